@@ -1,0 +1,53 @@
+"""Go-style channels and select for Trio.
+
+The layers, from the bottom; an import never points down this list:
+
+- `csp.errors`: the errors, and their kinds
+- ``_duration``, ``_checkpoint``: Go's durations; how often a ready operation lets other tasks run
+- ``_waiters``: parked tasks, their queues, and why no wake-up is lost
+- ``_source``: what can be received from: the protocol, and the waiting all sources share
+- ``_channel`` with ``_ends``: channels, and their two ends for code written against Trio
+- ``_select``, ``_selector``: wait for several at once, ad hoc or registered
+- ``_alarm``, ``_timers``: timers that are channels
+- `csp.websocket`: the WebSocket client, a driver of its own
+"""
+
+from csp import errors
+from csp._channel import Channel, ChannelStatistics, SendCase
+from csp._checkpoint import OPERATIONS_PER_VISIT, budgeted_checkpoint
+from csp._duration import Duration, parse_duration
+from csp._ends import ReceiveEnd, SendEnd
+from csp._select import Case, SelectResult, select
+from csp._selector import Selector
+from csp._source import Moment, ReceiveCase, Source
+from csp._timers import Ticker, Timer, TimerChannel, after, never, tick
+from csp._waiters import Received
+from csp.errors import ChannelClosedError
+
+__all__ = [
+    "OPERATIONS_PER_VISIT",
+    "Case",
+    "Channel",
+    "ChannelClosedError",
+    "ChannelStatistics",
+    "Duration",
+    "Moment",
+    "ReceiveCase",
+    "ReceiveEnd",
+    "Received",
+    "SelectResult",
+    "Selector",
+    "SendCase",
+    "SendEnd",
+    "Source",
+    "Ticker",
+    "Timer",
+    "TimerChannel",
+    "after",
+    "budgeted_checkpoint",
+    "errors",
+    "never",
+    "parse_duration",
+    "select",
+    "tick",
+]

@@ -1,0 +1,103 @@
+"""Wakes what is parked on timers: one system task a Trio run, with a heap of deadlines.
+
+A timer is in the heap only while somebody is parked on it or a selector watches it. One that is disarmed again keeps
+its entry until that comes up or the heap is cleaned, because most timers in a select are replaced before they are
+due.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from typing import Protocol
+
+import trio
+from trio.lowlevel import RunVar, spawn_system_task
+
+_MIN_HEAP_TO_CLEAN = 64
+
+
+class Alarmed(Protocol):
+    """A timer, as the alarm sees it."""
+
+    entry: float | None
+    """The time of its entry in the heap; None if there is none."""
+    armed: bool
+    """Whether it wants to be told."""
+
+    def due(self) -> None:
+        """Called at the time of `entry`, disarmed."""
+
+
+class Alarm:
+    """The deadlines of one Trio run."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Alarmed]] = []
+        self._sequence = itertools.count()
+        self._armed = 0
+        self._sleep = trio.CancelScope()
+
+    def arm(self, timer: Alarmed, deadline: float) -> None:
+        """Have ``timer.due`` called at ``deadline``."""
+        timer.armed = True
+        self._armed += 1
+        if timer.entry != deadline:
+            timer.entry = deadline
+            heapq.heappush(self._heap, (deadline, next(self._sequence), timer))
+            self._sleep.deadline = min(self._sleep.deadline, deadline)
+
+    def disarm(self, timer: Alarmed) -> None:
+        """Take back `arm`."""
+        timer.armed = False
+        self._armed -= 1
+        if len(self._heap) > _MIN_HEAP_TO_CLEAN and len(self._heap) > 2 * self._armed:
+            self._clean()
+
+    def _clean(self) -> None:
+        """Drop the entries nobody waits for: amortised, O(1) a disarmed timer."""
+        kept: list[tuple[float, int, Alarmed]] = []
+        for entry in self._heap:
+            deadline, _, timer = entry
+            if timer.entry != deadline:
+                continue
+            if timer.armed:
+                kept.append(entry)
+            else:
+                timer.entry = None
+        heapq.heapify(kept)
+        self._heap = kept
+
+    async def run(self) -> None:
+        """Sleep until the next deadline, again and again."""
+        while True:
+            self._sleep = trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf)
+            with self._sleep:
+                await trio.sleep_forever()
+            self._ring(trio.current_time())
+
+    def _ring(self, now: float) -> None:
+        while self._heap and self._heap[0][0] <= now:
+            deadline, _, timer = heapq.heappop(self._heap)
+            if timer.entry != deadline:
+                continue  # It was set to another time since, which has an entry of its own.
+            timer.entry = None
+            if timer.armed:
+                timer.armed = False
+                self._armed -= 1
+                timer.due()
+
+
+_alarm: RunVar[Alarm] = RunVar("csp_alarm")
+
+
+def current_alarm() -> Alarm:
+    """Return the alarm of the current Trio run, starting it if this is its first use."""
+    try:
+        return _alarm.get()
+    except LookupError:
+        alarm = Alarm()
+        _alarm.set(alarm)
+        spawn_system_task(alarm.run, name="csp timers")
+        return alarm

@@ -1,0 +1,345 @@
+"""Channels: a buffer of Trio's, and queues of our own around it.
+
+The buffer and its bound are a Trio memory channel, used through its nowait pair only. Nobody ever waits in it: a task
+that has to wait, in a plain operation or in a select, waits in the queues described in `csp._waiters`, because a
+select must be able to leave all its queues in one step. The memory channel is opened when the first value is
+buffered, so that an idle or unbuffered channel stays small.
+
+Invariants, outside of a method:
+
+- a value is buffered only while no receiver is parked, and a sender is parked only while the buffer is full (a select
+  that both sends to and receives from one unbuffered channel may stand in both queues: it never serves itself,
+  because it has left them whenever it runs);
+- a closed channel has no parked waiter.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast, final
+
+import trio
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    enable_ki_protection,
+    wait_task_rescheduled,
+)
+
+from csp._checkpoint import visit_due
+from csp._ends import ReceiveEnd, SendEnd
+from csp._source import Moment, Source
+from csp._waiters import Queue, Received, Waiter, count, first, join, leave
+from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError
+
+T = TypeVar("T")
+
+
+class ChannelStatistics(NamedTuple):
+    """A snapshot of a channel, as `Channel.statistics` returns it."""
+
+    buffered: int
+    capacity: float
+    tasks_waiting_send: int
+    tasks_waiting_receive: int
+    selectors: int
+    dropped: int
+    closed: bool
+
+
+@final
+class Channel(Source[T]):
+    """A first-in, first-out channel between tasks, as in Go.
+
+    Args:
+        capacity: how many values it buffers: 0 for none (a send meets a receive), `math.inf` for no bound.
+        overflow: what a send to a full buffer does: wait, or, without ever waiting, drop the oldest value buffered
+            (``"drop_oldest"``) or the one being sent (``"drop_newest"``).
+
+    Raises:
+        InvalidError: capacity is negative, or 0 with an ``overflow`` that drops; or ``overflow`` is another word.
+        InvalidTypeError: capacity is neither an int nor `math.inf`.
+    """
+
+    __slots__ = (
+        "_abandoned",
+        "_buffer",
+        "_buffered",
+        "_capacity",
+        "_cause",
+        "_closed",
+        "_dropped",
+        "_overflow",
+        "_senders",
+    )
+
+    def __init__(self, capacity: float = 0, *, overflow: Literal["drop_oldest", "drop_newest"] | None = None) -> None:
+        super().__init__()
+        if capacity != math.inf and (not isinstance(capacity, int) or isinstance(capacity, bool)):
+            raise InvalidTypeError(f"capacity must be an int of at least 0 or math.inf, not {capacity!r}")
+        if capacity < 0:
+            raise InvalidError(f"capacity must be at least 0, not {capacity}")
+        if overflow not in (None, "drop_oldest", "drop_newest"):
+            raise InvalidError(f'overflow must be "drop_oldest", "drop_newest" or None, not {overflow!r}')
+        if overflow and not capacity:
+            raise InvalidError(f"overflow={overflow!r} needs a capacity of at least 1, not 0")
+        self._capacity = capacity
+        self._overflow = overflow
+        self._buffer: tuple[trio.MemorySendChannel[T], trio.MemoryReceiveChannel[T]] | None = None
+        self._buffered = 0
+        self._senders: Queue = None
+        self._closed = False
+        self._cause: BaseException | None = None
+        # Closed by its receiving end: what senders get then is BrokenResourceError.
+        self._abandoned = False
+        self._dropped = 0
+
+    # Sending ---------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def send(self, value: T) -> None:
+        """Send a value, waiting until a receiver takes it or there is room in the buffer.
+
+        Waiting senders are served in the order they came. If cancelled, the value was not sent. See
+        `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+
+        Raises:
+            ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
+        """
+        if self.can_send():
+            await checkpoint_if_cancelled()
+            try:
+                self.send_nowait(value)
+            finally:
+                # Also when it raises: a loop that ignores the error must not starve the others.
+                if visit_due():
+                    await cancel_shielded_checkpoint()
+            return
+        waiter = SendWaiter(self, value)
+        self.park_sender(waiter)
+        await wait_task_rescheduled(waiter.abort)
+
+    @enable_ki_protection
+    def send_nowait(self, value: T) -> None:
+        """Send a value without waiting.
+
+        Raises:
+            trio.WouldBlock: no receiver waits and there is no room; the value was not sent.
+            ChannelClosedError: the channel is closed; the value was not sent.
+        """
+        if self._closed:
+            raise self.closed_error()
+        if (self._receivers is not None or self._watches) and not self._buffered and self.hand_over(value):
+            return
+        if self._buffered >= self._capacity:
+            if self._overflow is None:
+                raise trio.WouldBlock
+            self._dropped += 1
+            if self._overflow == "drop_newest":
+                return
+            self._pop()
+        self._push(value)
+        if self._watches:
+            self.notify()
+
+    def can_send(self) -> bool:
+        """Tell whether `send_nowait` would not block: it would succeed, or raise because the channel is closed."""
+        return (
+            self._buffered < self._capacity
+            or self._receivers is not None
+            or self._closed
+            or self._overflow is not None
+            or any(watch.parked for watch in self._watches)
+        )
+
+    def case_send(self, value: T) -> SendCase[T]:
+        """Return the case of `select` that sends a value here."""
+        return SendCase(self, value)
+
+    def park_sender(self, waiter: Waiter) -> None:
+        """Put a waiter at the end of the queue of senders; it stays until it is served or leaves."""
+        self._senders = waiter if self._senders is None else join(self._senders, waiter)
+        if self._watches:
+            self.notify()
+
+    def unpark_sender(self, waiter: Waiter) -> None:
+        """Take a waiter out of the queue of senders, if it is there."""
+        self._senders = None if self._senders is waiter else leave(self._senders, waiter)
+
+    # Receiving -------------------------------------------------------------------------------------------------------
+
+    def is_ready(self, moment: Moment) -> bool:
+        """Tell whether `receive_nowait` would not block."""
+        return self._buffered > 0 or self._senders is not None or self._closed
+
+    @enable_ki_protection
+    def receive_nowait(self) -> Received[T]:
+        """Take the next value without waiting.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
+
+        Raises:
+            trio.WouldBlock: the channel is open, and nothing is buffered and no sender waits.
+        """
+        if self._buffered:
+            value = self._pop()
+            if self._senders is not None:
+                # The place goes to the sender that has waited longest.
+                self._push(cast("T", first(self._senders).offer(self)))
+            return Received(value, True)
+        if self._senders is not None:
+            return Received(cast("T", first(self._senders).offer(self)), True)
+        if self._closed:
+            return Received(cast("T", None), False)
+        raise trio.WouldBlock
+
+    def _push(self, value: T) -> None:
+        if self._buffer is None:
+            self._buffer = trio.open_memory_channel[T](self._capacity)
+        self._buffer[0].send_nowait(value)
+        self._buffered += 1
+
+    def _pop(self) -> T:
+        assert self._buffer is not None
+        self._buffered -= 1
+        return self._buffer[1].receive_nowait()
+
+    # Closing ---------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    def close(self, cause: BaseException | None = None) -> None:
+        """Close the channel: no more sends; what is buffered stays receivable.
+
+        Waiting senders get `ChannelClosedError`, waiting receivers ``(None, False)``. Closing again does nothing: the
+        first cause stays.
+
+        Args:
+            cause: the error that ends the stream of values, for `cause` and for ``async for`` to raise.
+        """
+        if cause is not None and not isinstance(cause, BaseException):
+            raise InvalidTypeError(f"cause must be an exception or None, not {cause!r}")
+        if self._closed:
+            return
+        self._closed = True
+        self._cause = cause
+        while self._senders is not None:
+            first(self._senders).fail(self)
+        while self._receivers is not None:
+            first(self._receivers).fail(self)
+        self.notify()
+
+    @enable_ki_protection
+    def abandon(self) -> None:
+        """Close the channel from its receiving end: what is buffered is discarded too."""
+        self._abandoned = True
+        while self._buffered:
+            self._pop()
+        self.close()
+
+    def closed_error(self) -> ChannelClosedError:
+        """Return a new error for a sender that finds the channel closed."""
+        error = ChannelClosedError("cannot send: the channel is closed")
+        error.__cause__ = self._cause
+        return error
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether the channel is closed; values may still be buffered."""
+        return self._closed
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the channel was closed by its receiving end."""
+        return self._abandoned
+
+    @property
+    def cause(self) -> BaseException | None:
+        """The exception the channel was closed with, or None."""
+        return self._cause
+
+    @property
+    def capacity(self) -> float:
+        """How many values the channel buffers; `math.inf` for no bound."""
+        return self._capacity
+
+    def __len__(self) -> int:
+        """Return how many values are buffered."""
+        return self._buffered
+
+    def __bool__(self) -> bool:
+        # An empty channel must not look like no channel.
+        return True
+
+    def statistics(self) -> ChannelStatistics:
+        """Return counts of what is buffered and who waits; a parked `Selector` counts among ``selectors`` only."""
+        return ChannelStatistics(
+            buffered=self._buffered,
+            capacity=self._capacity,
+            tasks_waiting_send=count(self._senders),
+            tasks_waiting_receive=count(self._receivers),
+            selectors=len(self._watches),
+            dropped=self._dropped,
+            closed=self._closed,
+        )
+
+    @property
+    def sender(self) -> SendEnd[T]:
+        """The channel as a `trio.abc.SendChannel`, for code that is written against Trio."""
+        return SendEnd(self)
+
+    @property
+    def receiver(self) -> ReceiveEnd[T]:
+        """The channel as a `trio.abc.ReceiveChannel`, for code that is written against Trio."""
+        return ReceiveEnd(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<csp.Channel {state}, {self._buffered} of {self._capacity} buffered, at {id(self):#x}>"
+
+
+class SendCase(Generic[T]):
+    """The case of `select` that sends a value to a channel."""
+
+    __slots__ = ("channel", "value")
+
+    def __init__(self, channel: Channel[T], value: T) -> None:
+        self.channel = channel
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"<send case of {self.channel!r}>"
+
+
+class SendWaiter(Waiter):
+    """A task parked in `Channel.send`."""
+
+    __slots__ = ("_channel", "_failed", "_value")
+
+    def __init__(self, channel: Channel[Any], value: object) -> None:
+        super().__init__()
+        self._channel = channel
+        self._value = value
+        self._failed = False
+
+    def offer(self, source: object) -> object:
+        self.leave()
+        self.wake()
+        return self._value
+
+    def fail(self, source: object) -> None:
+        self.leave()
+        self._failed = True
+        self.wake()
+
+    def deliver(self, source: object, value: object, ok: bool) -> None:
+        raise AssertionError("a sender receives nothing")  # pragma: no cover  # never in a queue of receivers
+
+    def leave(self) -> None:
+        self._channel.unpark_sender(self)
+
+    def unwrap(self) -> object:
+        if self._failed:
+            raise self._channel.closed_error()
+        return None

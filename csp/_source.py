@@ -1,0 +1,242 @@
+"""What can be received from: the protocol behind every receive case, and the waiting that all sources share.
+
+A source of your own is a subclass of `Source` with two methods: `is_ready` and `receive_nowait`. Whenever a value
+turns up, it offers the value to whoever is parked (`hand_over`) and otherwise keeps it and says so (`notify`).
+Everything else, ``await source.receive()``, iteration, `select` and `Selector`, comes from here, for channels and
+timers and for yours.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+
+import trio
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    enable_ki_protection,
+    wait_task_rescheduled,
+)
+
+from csp._checkpoint import visit_due
+from csp._waiters import Queue, Received, Waiter, first, join, leave
+from csp.errors import ChannelClosedError, Error, renew
+
+T = TypeVar("T")
+
+
+class Moment:
+    """One reading of Trio's clock, taken when first asked for.
+
+    A select asks each of its timers whether it is due; all must mean the same moment, and a select without timers must
+    not pay for reading the clock.
+    """
+
+    _time: float | None = None
+
+    def time(self) -> float:
+        """Return `trio.current_time` as it was at the first call."""
+        if self._time is None:
+            self._time = trio.current_time()
+        return self._time
+
+
+class Watch(Protocol):
+    """A `Selector`'s standing interest in a source."""
+
+    @property
+    def parked(self) -> bool:
+        """Whether a task is parked in the selector, so that a value can be handed to it."""
+        ...
+
+    def deliver(self, value: object, ok: bool) -> None:
+        """Hand a value to the task that has been parked in the selector longest."""
+
+    def notify(self) -> None:
+        """Tell the selector that the source is ready."""
+
+
+class Source(ABC, Generic[T]):
+    """Something that gives values, one at a time, to whoever receives first.
+
+    Not thread-safe: a source belongs to one Trio run, like everything in Trio that is not said to be otherwise.
+    """
+
+    __slots__ = ("__weakref__", "_receivers", "_selectors_turn", "_watches")
+
+    _receivers: Queue
+    _watches: tuple[Watch, ...]
+    # Plain receivers and parked selectors take turns, so that neither starves.
+    _selectors_turn: bool
+
+    one_shot: ClassVar[bool] = False
+    """Whether the source falls silent for ever after its first value, so that a `Selector` may forget it then."""
+
+    def __init__(self) -> None:
+        self._receivers = None
+        self._watches = ()
+        self._selectors_turn = False
+
+    # What a subclass provides ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def is_ready(self, moment: Moment) -> bool:
+        """Tell whether `receive_nowait` would succeed at ``moment``."""
+
+    @abstractmethod
+    def receive_nowait(self) -> Received[T]:
+        """Take the next value without waiting.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
+
+        Raises:
+            trio.WouldBlock: there is nothing to take now.
+        """
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What the source was closed with, or None."""
+        return None
+
+    # What a subclass calls -------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    def hand_over(self, value: T) -> bool:
+        """Give a value to a task that is parked here, if there is one; tell whether there was.
+
+        Tasks in `receive` and in `select` are served in the order they came; a `Selector` in which a task is parked
+        takes turns with them.
+        """
+        if self._watches and (self._receivers is None or self._selectors_turn):
+            for position, watch in enumerate(self._watches):
+                if watch.parked:
+                    self._selectors_turn = False
+                    if len(self._watches) > 1:
+                        # Served selectors go to the back of the line.
+                        self._watches = self._watches[position + 1 :] + self._watches[: position + 1]
+                    watch.deliver(value, True)
+                    return True
+        if self._receivers is None:
+            return False
+        self._selectors_turn = True
+        first(self._receivers).deliver(self, value, True)
+        return True
+
+    @enable_ki_protection
+    def notify(self) -> None:
+        """Tell the selectors that watch this source that it is ready."""
+        for watch in self._watches:
+            watch.notify()
+
+    # Waiting ---------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def receive(self) -> Received[T]:
+        """Take the next value, waiting until there is one or the source is closed.
+
+        Values come in the order they were sent; waiting receivers are served in the order they came. If cancelled,
+        nothing is lost: the next receiver gets the value. See `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
+        """
+        if self.is_ready(Moment()):
+            await checkpoint_if_cancelled()
+            received = self.receive_nowait()
+            if visit_due():
+                await cancel_shielded_checkpoint()
+            return received
+        waiter = ReceiveWaiter(self)
+        self.park(waiter)
+        return cast("Received[T]", await wait_task_rescheduled(waiter.abort))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        """Take the next value; end when the source is closed and drained.
+
+        Raises:
+            StopAsyncIteration: it was closed without a cause.
+            Error: it was closed with a cause: a fresh error each time, raised from the cause and of its type if the
+                cause is one of `csp.errors`, else a `ChannelClosedError`.
+        """
+        value, ok = await self.receive()
+        if ok:
+            return value
+        cause = self.cause
+        if cause is None:
+            raise StopAsyncIteration
+        if isinstance(cause, Error):
+            raise renew(cause, cause.message) from cause
+        raise ChannelClosedError(f"channel closed by an error: {cause!r}") from cause
+
+    def case_receive(self) -> ReceiveCase[T]:
+        """Return the case of `select` that receives from here; equal to every other one of the same source."""
+        return ReceiveCase(self)
+
+    @enable_ki_protection
+    def park(self, waiter: Waiter) -> None:
+        """Put a waiter at the end of the queue; it stays until it is served or leaves."""
+        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+
+    @enable_ki_protection
+    def unpark(self, waiter: Waiter) -> None:
+        """Take a waiter out of the queue, if it is there."""
+        self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
+
+    @enable_ki_protection
+    def watch(self, watch: Watch) -> None:
+        """Add a selector's interest."""
+        self._watches = (*self._watches, watch)
+
+    @enable_ki_protection
+    def unwatch(self, watch: Watch) -> None:
+        """Drop a selector's interest, if it is there."""
+        self._watches = tuple(other for other in self._watches if other is not watch)
+
+
+class ReceiveCase(Generic[T]):
+    """The case of `select` and `Selector` that receives from a source."""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, channel: Source[T]) -> None:
+        self.channel = channel
+
+    def __eq__(self, other: object) -> bool:
+        # pyright takes the narrowed type for ReceiveCase[Unknown].
+        return isinstance(other, ReceiveCase) and other.channel is self.channel  # pyright: ignore[reportUnknownMemberType]
+
+    def __hash__(self) -> int:
+        return id(self.channel)
+
+    def __repr__(self) -> str:
+        return f"<receive case of {self.channel!r}>"
+
+
+class ReceiveWaiter(Waiter):
+    """A task parked in `Source.receive`."""
+
+    __slots__ = ("_received", "_source")
+
+    def __init__(self, source: Source[Any]) -> None:
+        super().__init__()
+        self._source = source
+
+    def deliver(self, source: object, value: object, ok: bool) -> None:
+        self.leave()
+        self._received = Received(value, ok)
+        self.wake()
+
+    def fail(self, source: object) -> None:
+        self.deliver(source, None, False)
+
+    def offer(self, source: object) -> object:
+        raise AssertionError("a receiver has nothing to send")  # pragma: no cover  # never in a queue of senders
+
+    def leave(self) -> None:
+        self._source.unpark(self)
+
+    def unwrap(self) -> object:
+        return self._received

@@ -1,0 +1,286 @@
+"""Timers: channels that give the time.
+
+A timer is a deadline and nothing more. It is due when Trio's clock has reached the deadline, whoever looks; only
+while a task is parked on it, or a selector watches it, is it registered with the run's `csp._alarm.Alarm`. So a timer
+that is forgotten costs nothing, and there is no background task to stop and no value in flight that `stop` or `reset`
+could miss.
+
+The semantics are those of Go 1.23 (package time, "NewTimer"): after `stop` or `reset` no stale value is received.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Never, final
+
+import trio
+
+from csp._alarm import current_alarm
+from csp._duration import Duration, parse_duration
+from csp._source import Moment, Source, Watch
+from csp._waiters import Received, Waiter
+from csp.errors import InvalidError, NoContextError
+
+_SILENT = math.inf
+
+
+class TimerChannel(Source[float]):
+    """The receiving side of a timer: a channel of the times, by `trio.current_time`, at which it was due.
+
+    Never closed. It can only be received from.
+    """
+
+    __slots__ = ("_deadline", "armed", "entry")
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__()
+        self._deadline = deadline
+        self.armed = False
+        self.entry: float | None = None
+
+    @property
+    def closed(self) -> bool:
+        """False: a timer falls silent instead."""
+        return False
+
+    def is_ready(self, moment: Moment) -> bool:
+        """Tell whether the timer is due and its value not taken yet."""
+        return self._deadline != _SILENT and self._deadline <= moment.time()
+
+    @trio.lowlevel.enable_ki_protection
+    def receive_nowait(self) -> Received[float]:
+        """Take the time at which the timer was due.
+
+        Raises:
+            trio.WouldBlock: it is not due, or its value was taken.
+        """
+        moment = Moment()
+        if not self.is_ready(moment):
+            raise trio.WouldBlock
+        time = self._expire(moment.time())
+        self._arm()
+        return Received(time, True)
+
+    @trio.lowlevel.enable_ki_protection
+    def set_deadline(self, deadline: float) -> bool:
+        """Be due at another time, or never with `math.inf`; return whether a value was still to come or to be taken."""
+        was_active = self._deadline != _SILENT
+        if self.armed:
+            current_alarm().disarm(self)
+        self._deadline = deadline
+        self._arm()
+        return was_active
+
+    def _expire(self, now: float) -> float:
+        """Return the time to give, and set the deadline after it."""
+        time, self._deadline = self._deadline, _SILENT
+        return time
+
+    def _arm(self) -> None:
+        """Register with the alarm if anybody waits."""
+        if not self.armed and self._deadline != _SILENT and (self._receivers is not None or self._watches):
+            current_alarm().arm(self, self._deadline)
+
+    def _disarm(self) -> None:
+        """Unregister if nobody waits any more."""
+        if self.armed and self._receivers is None and not self._watches:
+            current_alarm().disarm(self)
+
+    def due(self) -> None:
+        """Called by the alarm when the deadline has come: serve one waiter, or tell the selectors."""
+        if self._receivers is not None or any(watch.parked for watch in self._watches):
+            self.hand_over(self._expire(trio.current_time()))
+            self._arm()
+        else:
+            # The value stays to be taken; nobody is parked, so there is nothing to be woken for until then.
+            self.notify()
+
+    def park(self, waiter: Waiter) -> None:
+        super().park(waiter)
+        self._arm()
+
+    def unpark(self, waiter: Waiter) -> None:
+        super().unpark(waiter)
+        self._disarm()
+
+    def watch(self, watch: Watch) -> None:
+        super().watch(watch)
+        self._arm()
+
+    def unwatch(self, watch: Watch) -> None:
+        super().unwatch(watch)
+        self._disarm()
+
+    def __repr__(self) -> str:
+        state = "silent" if self._deadline == _SILENT else f"due at {self._deadline:.3f}"
+        return f"<{type(self).__name__} {state}, at {id(self):#x}>"
+
+
+@final
+class AfterChannel(TimerChannel):
+    """What `after` returns: a timer that cannot be set again."""
+
+    __slots__ = ()
+
+    one_shot: ClassVar[bool] = True
+
+
+@final
+class TickerChannel(TimerChannel):
+    """A timer that is due again and again, on a grid that no delay shifts."""
+
+    __slots__ = ("_period", "_start")
+
+    def __init__(self, start: float, period: float) -> None:
+        super().__init__(start + period)
+        self.set_grid(start, period)
+
+    def set_grid(self, start: float, period: float) -> None:
+        """Be due at ``start + period``, ``start + 2 * period``, and so on; see `set_deadline` for the first."""
+        self._start = start
+        self._period = period
+
+    def _expire(self, now: float) -> float:
+        # Multiples of the period from the start, so that rounding does not add up over many ticks.
+        ticks = math.floor((now - self._start) / self._period)
+        time = max(self._start + ticks * self._period, self._deadline)
+        self._deadline = self._start + (ticks + 1) * self._period
+        if self._deadline <= time:
+            self._deadline = self._start + (ticks + 2) * self._period
+        return time
+
+
+@final
+class NeverChannel(Source[Never]):
+    """A channel that never gives anything, like a nil channel in Go."""
+
+    __slots__ = ()
+
+    @property
+    def closed(self) -> bool:
+        """False: it is never closed."""
+        return False
+
+    def is_ready(self, moment: Moment) -> bool:
+        return False
+
+    def receive_nowait(self) -> Received[Never]:
+        """Raise `trio.WouldBlock`."""
+        raise trio.WouldBlock
+
+    # Nothing ever wakes a waiter, so none is kept.
+    def park(self, waiter: Waiter) -> None: ...
+    def unpark(self, waiter: Waiter) -> None: ...
+    def watch(self, watch: Watch) -> None: ...
+    def unwatch(self, watch: Watch) -> None: ...
+
+    def __repr__(self) -> str:
+        return "<csp.never()>"
+
+
+@final
+class Timer:
+    """A timer that can be stopped and set again, as Go's ``time.Timer``.
+
+    Args:
+        duration: how long until it is due: a Go duration string such as ``"1m30s"``, or a timedelta.
+
+    Raises:
+        InvalidError: the duration is malformed, or not above 0.
+        InvalidTypeError: it is a bare number, which has no unit, or of another wrong type.
+        NoContextError: called outside a Trio run.
+    """
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, duration: Duration) -> None:
+        self._channel = TimerChannel(_now() + _positive(duration, "Timer's duration"))
+
+    @property
+    def channel(self) -> TimerChannel:
+        """Gives the time at which the timer was due, once; then it is silent until `reset`."""
+        return self._channel
+
+    def stop(self) -> bool:
+        """Stop the timer; nothing is received from it afterwards, not even a value that was due.
+
+        Returns whether it was running, or was due with its value not taken.
+        """
+        return self._channel.set_deadline(_SILENT)
+
+    def reset(self, duration: Duration) -> bool:
+        """Set the timer anew, whether it runs, is due, or was stopped; a value not taken yet is dropped.
+
+        What is parked on `channel` goes on waiting, for the new time. Returns what `stop` would have.
+        """
+        return self._channel.set_deadline(_now() + _positive(duration, "Timer.reset's duration"))
+
+
+@final
+class Ticker:
+    """A timer that is due again and again, as Go's ``time.Ticker``.
+
+    The ticks stay on a grid from the start, however late they are received. Of several that were due and not received,
+    only the latest is kept.
+
+    Args:
+        duration: the time between two ticks; errors are those of `Timer`.
+    """
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, duration: Duration) -> None:
+        self._channel = TickerChannel(_now(), _positive(duration, "Ticker's duration"))
+
+    @property
+    def channel(self) -> TickerChannel:
+        """Gives the time of each tick."""
+        return self._channel
+
+    def stop(self) -> bool:
+        """Stop ticking; nothing is received afterwards. Returns whether it was ticking."""
+        return self._channel.set_deadline(_SILENT)
+
+    def reset(self, duration: Duration) -> bool:
+        """Start a new grid now, with another time between ticks. Returns whether it was ticking."""
+        start, period = _now(), _positive(duration, "Ticker.reset's duration")
+        self._channel.set_grid(start, period)
+        return self._channel.set_deadline(start + period)
+
+
+def after(duration: Duration) -> AfterChannel:
+    """Return a channel that gives one value when ``duration`` has passed, and then stays silent (it is not closed).
+
+    The value is the `trio.current_time` at which it was due. With a duration of 0 or less it is ready at once. It needs
+    no nursery and no clean-up: a forgotten one costs nothing. See Go's ``time.After``.
+
+    Raises: as `Timer` does, except that a duration need not be above 0.
+    """
+    return AfterChannel(_now() + parse_duration(duration, name="after's duration"))
+
+
+def tick(duration: Duration) -> TickerChannel:
+    """Return the channel of a new `Ticker` that is never stopped. See Go's ``time.Tick``."""
+    return TickerChannel(_now(), _positive(duration, "tick's duration"))
+
+
+_never = NeverChannel()
+
+
+def never() -> NeverChannel:
+    """Return the channel that never gives anything; receiving from it waits until cancelled."""
+    return _never
+
+
+def _now() -> float:
+    try:
+        return trio.current_time()
+    except RuntimeError:
+        raise NoContextError("timers need a running Trio: create them inside trio.run") from None
+
+
+def _positive(duration: Duration, name: str) -> float:
+    seconds = parse_duration(duration, name=name)
+    if seconds <= 0:
+        raise InvalidError(f"{name} must be above 0, not {duration!r}")
+    return seconds

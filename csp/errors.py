@@ -1,0 +1,215 @@
+"""The errors this package raises: one root, a kind for programs, a sentence for people.
+
+Every error is an `Error` and tells its `Kind`, whether trying again can help, and details. A subclass exists
+where somebody reacts differently to it, and also derives from the builtin that a Python programmer would catch:
+`ValueError` for an argument out of range, `ConnectionError` for a connection, and so on.
+"""
+
+from __future__ import annotations
+
+import copy
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeVar, overload
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "ALREADY_EXISTS",
+    "CANCELED",
+    "CONFLICT",
+    "INTERNAL",
+    "INVALID",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RATE_LIMITED",
+    "TIMEOUT",
+    "UNAVAILABLE",
+    "UNKNOWN",
+    "ChannelClosedError",
+    "ConnectTimeoutError",
+    "ConnectionFailedError",
+    "Error",
+    "InvalidError",
+    "InvalidTypeError",
+    "Kind",
+    "NoContextError",
+    "is_kind",
+    "wrap",
+]
+
+
+class Kind(StrEnum):
+    """What sort of failure an `Error` is; each member's value is its name."""
+
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    INVALID = "INVALID"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+    CANCELED = "CANCELED"
+    CONFLICT = "CONFLICT"
+    TIMEOUT = "TIMEOUT"
+    RATE_LIMITED = "RATE_LIMITED"
+    UNKNOWN = "UNKNOWN"
+
+
+NOT_FOUND = Kind.NOT_FOUND
+ALREADY_EXISTS = Kind.ALREADY_EXISTS
+INVALID = Kind.INVALID
+PERMISSION_DENIED = Kind.PERMISSION_DENIED
+UNAVAILABLE = Kind.UNAVAILABLE
+INTERNAL = Kind.INTERNAL
+CANCELED = Kind.CANCELED
+CONFLICT = Kind.CONFLICT
+TIMEOUT = Kind.TIMEOUT
+RATE_LIMITED = Kind.RATE_LIMITED
+UNKNOWN = Kind.UNKNOWN
+
+
+class Error(Exception):
+    """Root of the errors of this package.
+
+    Attributes:
+        message: one sentence for a person; also ``str(error)``.
+        kind: the `Kind` of failure, for programs.
+        retryable: whether trying the same again can succeed; None if that is not known.
+        details: facts about the failure by name (a close code, an HTTP status), or None.
+    """
+
+    message: str
+    kind: Kind
+    retryable: bool | None
+    details: Mapping[str, object] | None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Kind | str,
+        retryable: bool | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = _kind(kind)
+        self.retryable = retryable
+        self.details = None if details is None else dict(details)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r}, kind={self.kind}, retryable={self.retryable})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The default would call the class with the message alone, and miss the keyword arguments.
+        return (_rebuild, (type(self), self.args), self.__dict__)
+
+
+class InvalidError(Error, ValueError):
+    """An argument or option is out of range or malformed; nothing was done."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Kind | str = Kind.INVALID,
+        retryable: bool | None = False,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, kind=kind, retryable=retryable, details=details)
+
+
+class InvalidTypeError(InvalidError, TypeError):
+    """An argument or option is of the wrong type, or unknown; nothing was done."""
+
+
+class NoContextError(Error, RuntimeError):
+    """Called where it cannot work: outside a Trio run, or without the nursery it needs."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Kind | str = Kind.INTERNAL,
+        retryable: bool | None = False,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, kind=kind, retryable=retryable, details=details)
+
+
+class ChannelClosedError(Error, trio.ClosedResourceError):
+    """Sending on a channel that is closed, or that closed while the sender waited.
+
+    ``__cause__`` is what the channel was closed with, if anything.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Kind | str = Kind.UNAVAILABLE,
+        retryable: bool | None = False,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, kind=kind, retryable=retryable, details=details)
+
+
+class ConnectionFailedError(Error, ConnectionError):
+    """A connection could not be made, ended in failure, or was used after its end."""
+
+
+class ConnectTimeoutError(ConnectionFailedError, TimeoutError):
+    """A connection could not be made in the time allowed for it."""
+
+
+ExceptionT = TypeVar("ExceptionT", bound=BaseException)
+ErrorT = TypeVar("ErrorT", bound=Error)
+
+
+def is_kind(error: BaseException | None, kind: Kind | str) -> bool:
+    """Tell whether ``error`` is an `Error` of this kind; False for anything else, None included."""
+    return isinstance(error, Error) and error.kind is _kind(kind)
+
+
+@overload
+def wrap(error: ErrorT, text: str) -> ErrorT: ...
+@overload
+def wrap(error: BaseException, text: str) -> Error: ...
+def wrap(error: BaseException, text: str) -> Error:
+    """Return a new error that puts ``text`` before the message of ``error``.
+
+    One of ours keeps its type, kind, retryable, details and ``__cause__``; the original stays as it was. Anything
+    else becomes an `Error` of kind UNKNOWN caused by it.
+    """
+    if isinstance(error, Error):
+        return renew(error, f"{text}: {error.message}")
+    wrapped = Error(f"{text}: {error}", kind=Kind.UNKNOWN)
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def renew(error: ErrorT, message: str) -> ErrorT:
+    """Return a fresh error like ``error`` with another message: same type and fields, no traceback yet."""
+    fresh = copy.copy(error)
+    fresh.args = (message,)
+    fresh.message = message
+    fresh.__cause__ = error.__cause__
+    return fresh
+
+
+def _rebuild(cls: type[Error], args: tuple[object, ...]) -> Error:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    return error
+
+
+def _kind(kind: Kind | str) -> Kind:
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise InvalidError(f"kind must be one of {', '.join(Kind)}, not {kind!r}") from None
