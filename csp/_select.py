@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast, overload
 
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
@@ -19,6 +19,12 @@ from csp._waiters import Waiter
 from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
 
 Case: TypeAlias = ReceiveCase[T] | SendCase[T]
 _AnyCase: TypeAlias = ReceiveCase[Any] | SendCase[Any]
@@ -29,7 +35,7 @@ _rng = random.Random()
 _GUESSES = 2
 
 
-class SelectResult(NamedTuple, Generic[T]):
+class SelectResult(NamedTuple, Generic[T_co]):
     """Which case was performed, and what came of it.
 
     Attributes:
@@ -42,7 +48,7 @@ class SelectResult(NamedTuple, Generic[T]):
     """
 
     channel: object
-    value: T
+    value: T_co
     ok: bool
     default: bool
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
@@ -51,8 +57,50 @@ class SelectResult(NamedTuple, Generic[T]):
 _DEFAULT: SelectResult[Any] = SelectResult(None, None, True, True, -1)
 
 
+# Cases of different types: the value is of one of them.
+@overload
+async def select(case1: Case[T1] | None, /, *, default: bool = ..., priority: bool = ...) -> SelectResult[T1]: ...
+@overload
+async def select(
+    case1: Case[T1] | None, case2: Case[T2] | None, /, *, default: bool = ..., priority: bool = ...
+) -> SelectResult[T1 | T2]: ...
+@overload
+async def select(
+    case1: Case[T1] | None,
+    case2: Case[T2] | None,
+    case3: Case[T3] | None,
+    /,
+    *,
+    default: bool = ...,
+    priority: bool = ...,
+) -> SelectResult[T1 | T2 | T3]: ...
+@overload
+async def select(
+    case1: Case[T1] | None,
+    case2: Case[T2] | None,
+    case3: Case[T3] | None,
+    case4: Case[T4] | None,
+    /,
+    *,
+    default: bool = ...,
+    priority: bool = ...,
+) -> SelectResult[T1 | T2 | T3 | T4]: ...
+@overload
+async def select(
+    case1: Case[T1] | None,
+    case2: Case[T2] | None,
+    case3: Case[T3] | None,
+    case4: Case[T4] | None,
+    case5: Case[T5] | None,
+    /,
+    *,
+    default: bool = ...,
+    priority: bool = ...,
+) -> SelectResult[T1 | T2 | T3 | T4 | T5]: ...
+@overload
+async def select(*cases: Case[T] | None, default: bool = ..., priority: bool = ...) -> SelectResult[T]: ...
 @enable_ki_protection
-async def select(*cases: Case[T] | None, default: bool = False, priority: bool = False) -> SelectResult[T]:
+async def select(*cases: _AnyCase | None, default: bool = False, priority: bool = False) -> SelectResult[Any]:
     """Perform exactly one of the cases, waiting until one is ready.
 
     A receive is ready when there is a value, or when its channel is closed and drained (``ok`` is then False); a send
@@ -77,10 +125,10 @@ async def select(*cases: Case[T] | None, default: bool = False, priority: bool =
     if chosen is None and not default:
         waiter = SelectWaiter(cases)
         waiter.park()
-        return cast("SelectResult[T]", await wait_task_rescheduled(waiter.abort))
+        return cast("SelectResult[Any]", await wait_task_rescheduled(waiter.abort))
     await checkpoint_if_cancelled()
     try:
-        return _DEFAULT if chosen is None else _perform(chosen, cast("Case[T]", cases[chosen]))
+        return _DEFAULT if chosen is None else _perform(chosen, cast("_AnyCase", cases[chosen]))
     finally:
         # Also when it raises: a loop that ignores the error must not starve the others.
         if visit_due():

@@ -23,7 +23,7 @@ from csp._checkpoint import visit_due
 from csp._waiters import Queue, Received, Waiter, first, join, leave
 from csp.errors import ChannelClosedError, Error, renew
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Moment:
@@ -57,7 +57,7 @@ class Watch(Protocol):
         """Tell the selector that the source is ready."""
 
 
-class Source(ABC, Generic[T]):
+class Source(ABC, Generic[T_co]):
     """Something that gives values, one at a time, to whoever receives first.
 
     Not thread-safe: a source belongs to one Trio run, like everything in Trio that is not said to be otherwise.
@@ -85,7 +85,7 @@ class Source(ABC, Generic[T]):
         """Tell whether `receive_nowait` would succeed at ``moment``."""
 
     @abstractmethod
-    def receive_nowait(self) -> Received[T]:
+    def receive_nowait(self) -> Received[T_co]:
         """Take the next value without waiting.
 
         Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
@@ -102,7 +102,7 @@ class Source(ABC, Generic[T]):
     # What a subclass calls -------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    def hand_over(self, value: T) -> bool:
+    def hand_over(self, value: object) -> bool:
         """Give a value to a task that is parked here, if there is one; tell whether there was.
 
         Tasks in `receive` and in `select` are served in the order they came; a `Selector` in which a task is parked
@@ -132,7 +132,7 @@ class Source(ABC, Generic[T]):
     # Waiting ---------------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    async def receive(self) -> Received[T]:
+    async def receive(self) -> Received[T_co]:
         """Take the next value, waiting until there is one or the source is closed.
 
         Values come in the order they were sent; waiting receivers are served in the order they came. If cancelled,
@@ -148,12 +148,12 @@ class Source(ABC, Generic[T]):
             return received
         waiter = ReceiveWaiter(self)
         self.park(waiter)
-        return cast("Received[T]", await wait_task_rescheduled(waiter.abort))
+        return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> T:
+    async def __anext__(self) -> T_co:
         """Take the next value; end when the source is closed and drained.
 
         Raises:
@@ -171,7 +171,7 @@ class Source(ABC, Generic[T]):
             raise renew(cause, cause.message) from cause
         raise ChannelClosedError(f"channel closed by an error: {cause!r}") from cause
 
-    def case_receive(self) -> ReceiveCase[T]:
+    def case_receive(self) -> ReceiveCase[T_co]:
         """Return the case of `select` that receives from here; equal to every other one of the same source."""
         return ReceiveCase(self)
 
@@ -196,12 +196,12 @@ class Source(ABC, Generic[T]):
         self._watches = tuple(other for other in self._watches if other is not watch)
 
 
-class ReceiveCase(Generic[T]):
+class ReceiveCase(Generic[T_co]):
     """The case of `select` and `Selector` that receives from a source."""
 
     __slots__ = ("channel",)
 
-    def __init__(self, channel: Source[T]) -> None:
+    def __init__(self, channel: Source[T_co]) -> None:
         self.channel = channel
 
     def __eq__(self, other: object) -> bool:

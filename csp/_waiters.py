@@ -39,16 +39,16 @@ from trio.lowlevel import Abort, current_task, reschedule
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Received(NamedTuple, Generic[T]):
+class Received(NamedTuple, Generic[T_co]):
     """What a receive gives: ``(value, True)``, or ``(None, False)`` from a channel that is closed and drained.
 
     ``value`` is typed as a value although it is None when ``ok`` is False: look at ``ok`` first.
     """
 
-    value: T
+    value: T_co
     ok: bool
 
 

@@ -1,0 +1,215 @@
+"""`connect`: dial, shake hands, and keep what belongs to the connection inside one block."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, final
+
+import trio
+
+from csp.errors import ConnectionFailedError, ConnectTimeoutError, InvalidError, InvalidTypeError, Kind, NoContextError
+from trio_csp_websocket._client import Client
+from trio_csp_websocket._connection import Connection
+from trio_csp_websocket._constants import CloseCode
+from trio_csp_websocket._options import ConnectOptions, Options, parse_options
+from trio_csp_websocket._transport import SocketTransport, StreamTransport, Transport
+from trio_csp_websocket._url import Target, parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from types import TracebackType
+
+
+Dial: TypeAlias = "Callable[[Target, ssl.SSLContext | None], Awaitable[Transport]]"
+"""Opens the byte stream to a target."""
+
+
+def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
+    """Open a WebSocket connection and close it at the end of the block.
+
+    Leaving the block closes the connection: with code 1000; after an exception with 1011, and the exception comes out
+    as it is; when cancelled, at once. Nothing of the connection outlives the block, and how it ended is never raised
+    here: see `Client.error`.
+
+    With ``client = await connect(url, nursery=nursery)`` the connection runs in a task of that nursery instead, until
+    it is closed. Nothing of it ever cancels the nursery.
+
+    Args:
+        url: ``ws://`` or ``wss://``; credentials in it are sent as Basic authorization.
+        options: see `ConnectOptions`.
+
+    Raises:
+        InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
+        InvalidTypeError: the same for a wrong type or an unknown option.
+        NoContextError: awaited without a nursery, or entered outside a Trio run.
+        ConnectionFailedError: entered or awaited, and no connection could be made. Kind INTERNAL; retryable except
+        after a
+            refusal that a retry will not change. `ConnectTimeoutError` if it took longer than ``dial_timeout``.
+    """
+    nursery = options.get("nursery")
+    if nursery is not None and not isinstance(nursery, trio.Nursery):
+        raise InvalidTypeError(f"nursery must be a trio.Nursery, not {nursery!r}")
+    target = parse_url(url)
+    checked = parse_options(options)
+    if checked.ssl_context is not None and not target.secure:
+        raise InvalidError("ssl_context must not be given for a ws: URL; write wss:")
+    return Connecting(target, checked, nursery)
+
+
+@final
+class Connecting:
+    """What `connect` returns: enter it with ``async with``, or await it if it was given a nursery. Once."""
+
+    def __init__(
+        self, target: Target, options: Options, nursery: trio.Nursery | None = None, *, dial: Dial | None = None
+    ) -> None:
+        self._target = target
+        self._options = options
+        self._caller_nursery = nursery
+        self._dial = dial or _dial
+        self._used = False
+
+    def __await__(self) -> Generator[Any, Any, Client]:
+        return self._start().__await__()
+
+    async def _start(self) -> Client:
+        if self._caller_nursery is None:
+            raise NoContextError(
+                "connect was awaited without a nursery: write `async with websocket.connect(url) as client`, or "
+                "`client = await websocket.connect(url, nursery=nursery)`"
+            )
+        client: Client = await self._caller_nursery.start(self._run)
+        return client
+
+    async def _run(self, *, task_status: trio.TaskStatus[Client]) -> None:
+        async with self as client:
+            task_status.started(client)
+            await self._connection.delivered.wait()
+            await self._connection.finished.wait()
+
+    async def __aenter__(self) -> Client:
+        if not trio.lowlevel.in_trio_task():
+            raise NoContextError("connect works inside trio.run only")
+        if self._used:
+            raise NoContextError("this connect(...) was used before; call connect again for another connection")
+        self._used = True
+        # Entered by hand, because what comes out of the block must not pass through the nursery: it would come out in
+        # an exception group. Our own tasks raise nothing that a user should see.
+        self._nursery_manager = trio.open_nursery()
+        self._nursery = await self._nursery_manager.__aenter__()
+        try:
+            with trio.fail_after(self._options.dial_timeout_seconds):
+                self._connection = await self._open()
+        except trio.TooSlowError:
+            await self._exit_nursery()
+            raise ConnectTimeoutError(
+                f"no connection to {self._target.url} within {self._options.dial_timeout_seconds:g} s",
+                kind=Kind.INTERNAL,
+                retryable=True,
+            ) from None
+        except BaseException:
+            await self._exit_nursery()
+            raise
+        return Client(self._connection, self._target.url)
+
+    async def _open(self) -> Connection:
+        """Connect and shake hands."""
+        transport = await self._dial(self._target, self._options.ssl_context)
+        connection = Connection(transport, self._options, self._nursery)
+        headers = list(self._options.headers)
+        credentials = self._target.authorization
+        if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
+            headers.append((b"Authorization", credentials.encode("ascii")))
+        try:
+            await connection.open(self._target, headers)
+        except BaseException:
+            await connection.abort("it could not be opened")
+            raise
+        return connection
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if exc is None:
+                await self._connection.close(CloseCode.NORMAL, "")
+            elif isinstance(exc, Exception):
+                await self._connection.close(CloseCode.INTERNAL_ERROR, "")
+            else:
+                # Cancelled, or interrupted by the keyboard: no time to wait for the peer.
+                await self._connection.give_up(CloseCode.GOING_AWAY)
+        except trio.Cancelled:
+            # The exception from the block, if there is one, is on its way out through the cancelled scope already.
+            if exc is None:
+                raise
+        finally:
+            await self._exit_nursery()
+
+    async def _exit_nursery(self) -> None:
+        """End our tasks. They end when cancelled, and that is not the caller's concern: only bugs come out of here."""
+        self._nursery.cancel_scope.cancel()
+        try:
+            await self._nursery_manager.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            _, failures = group.split(trio.Cancelled)
+            if failures is not None:
+                raise failures.exceptions[0] if len(failures.exceptions) == 1 else failures from None
+
+
+async def _dial(target: Target, ssl_context: ssl.SSLContext | None) -> Transport:
+    """Open the TCP connection, and TLS on it where the URL says so."""
+    try:
+        stream = await trio.open_tcp_stream(target.host, target.port)
+    except OSError as error:
+        raise _not_connected(target, _leaf_reasons(error)) from error
+    if not target.secure:
+        return SocketTransport(stream)
+    tls_stream = trio.SSLStream(
+        stream,
+        _verifying_context() if ssl_context is None else ssl_context,
+        server_hostname=target.host.rstrip("."),
+        https_compatible=True,
+    )
+    try:
+        await tls_stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(tls_stream)
+        raise _not_connected(target, f"TLS failed: {_tls_reason(error)}") from error
+    except BaseException:
+        await trio.aclose_forcefully(tls_stream)
+        raise
+    return StreamTransport(tls_stream)
+
+
+@functools.cache
+def _verifying_context() -> ssl.SSLContext:
+    # Loading the system's authorities takes tens of milliseconds.
+    return ssl.create_default_context()
+
+
+def _not_connected(target: Target, reason: str) -> ConnectionFailedError:
+    return ConnectionFailedError(
+        f"cannot connect to {target.host} port {target.port}: {reason}", kind=Kind.INTERNAL, retryable=True
+    )
+
+
+def _leaf_reasons(error: OSError) -> str:
+    """Say why no address of a host could be connected to."""
+    # Trio's error comes from that of the only address tried, or from a group of those of several.
+    attempts: Sequence[object] = getattr(error.__cause__, "exceptions", (error.__cause__ or error,))
+    # Trio puts each address in front; what the system says is behind.
+    reasons = [str(getattr(attempt, "strerror", None) or attempt).rpartition("): ")[2] for attempt in attempts]
+    return "; ".join(dict.fromkeys(reasons))
+
+
+def _tls_reason(error: trio.BrokenResourceError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return cause.reason or str(cause)
+    return "the server broke the connection off"

@@ -1,0 +1,334 @@
+"""The data plane: the stream that trio-websocket is given, and that owns the connection.
+
+trio-websocket carries out the opening and the closing handshake and answers pings. Everything else a connection does
+passes beneath it, here:
+
+    server <-> transport <-> Connection <-> trio-websocket     handshakes, pings, closes
+                               |    ^
+          client.channel() <- data  frames <- writer <- client.send(), client.ping()
+
+trio-websocket's reader task calls `Connection.receive_some`, as it would on a socket. That call reads from the
+transport, keeps the data messages and pongs, and returns only when there is something for trio-websocket: the answer
+to the handshake, a ping to answer, the peer's close. So this file runs in trio-websocket's reader task, and ends when
+that does.
+
+Reading stops while the client's channel is full, and with it the answering of pings that have not been read yet;
+those that have been read are answered first. Closing wakes a reader that waits for the consumer: from then on data is
+discarded.
+
+The end of a connection, whoever brought it about, is written down once, in `ending`; the client's channel closes when
+all that came before it is delivered. A verdict on the peer is told to trio-websocket as if the peer had sent it in a
+close frame: its answer to that is the close frame the peer gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, cast
+
+import trio
+import trio_websocket
+from trio.lowlevel import enable_ki_protection
+
+import csp
+from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket._ending import Ending, closed_by_peer, failed_by_us, lost
+from trio_csp_websocket._frames import (
+    CLOSE,
+    PING,
+    PONG,
+    Decoder,
+    Message,
+    close_payload,
+    encode_from_server,
+    parse_close,
+)
+from trio_csp_websocket._handshake import Handshake
+from trio_csp_websocket._pings import Pings
+from trio_csp_websocket._writer import Writer
+
+if TYPE_CHECKING:
+    from trio_csp_websocket._options import Options
+    from trio_csp_websocket._transport import Transport
+    from trio_csp_websocket._url import Target
+
+_MIN_READ_BYTES = 64 * 1024
+_MAX_READ_BYTES = 1024 * 1024
+
+# How long a refusal's body may take to arrive; it only goes into the error's details.
+_REFUSAL_BODY_SECONDS = 1.0
+
+
+class Connection(trio.abc.Stream):
+    """One WebSocket connection, beneath trio-websocket.
+
+    Args:
+        transport: a stream to the server, which the connection owns from now on.
+        options: the client's options.
+        nursery: where its tasks run; cancelling it must be followed by `abort`.
+    """
+
+    def __init__(self, transport: Transport, options: Options, nursery: trio.Nursery) -> None:
+        self.transport = transport
+        self.writer = Writer(transport)
+        self.decoder = Decoder(options.read_limit_bytes)
+        self.messages = csp.Channel[Message](options.channel_capacity)
+        self.pings = Pings()
+        self.handshake = Handshake(options.protocols)
+        self.ending: Ending | None = None
+        self.finished = trio.Event()
+        """Set when the transport is closed."""
+        self.delivered = trio.Event()
+        """Set when the client's channel is closed behind all that was received, or discarded."""
+        self._protocols = options.protocols
+        self._nursery = nursery
+        self._close_timeout_seconds = options.close_timeout_seconds
+        self._open = False
+        self._opening = trio.CancelScope()
+        self._refusal: ConnectionFailedError | None = None
+        # Frames for trio-websocket that it has not fetched yet. Of several pings it gets the latest: see Writer.
+        self._ping: bytes | None = None
+        self._close: bytes | None = None
+        # Closed when data is no longer wanted: a reader that waits for the consumer selects on it.
+        self._unwanted = csp.Channel[None]()
+        self._close_sent = False
+        self._lost = False
+        self._giving_up: trio.CancelScope | None = None
+
+    # What the client calls -------------------------------------------------------------------------------------------
+
+    async def open(self, target: Target, headers: list[tuple[bytes, bytes]]) -> None:
+        """Carry out the opening handshake, through trio-websocket.
+
+        Raises:
+            ConnectionFailedError: the server's answer was no valid acceptance.
+        """
+        self._nursery.start_soon(self.writer.run)
+        with self._opening:
+            self._websocket = await trio_websocket.wrap_client_stream(
+                self._nursery,
+                # Annotated more narrowly than it is: any Trio stream will do, and nothing of a socket is used.
+                cast("trio.SocketStream", self),
+                target.host_header,
+                target.resource,
+                subprotocols=self._protocols,
+                extra_headers=headers,
+            )
+        if self._refusal is not None:
+            raise self._refusal
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol the server chose."""
+        return self._websocket.subprotocol
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection: the closing handshake, then the transport, all within the close timeout.
+
+        If cancelled, the transport is closed at once.
+        """
+        try:
+            with trio.move_on_after(self._close_timeout_seconds):
+                if self.ending is None and not self._close_sent:
+                    self._stop_delivering()
+                    await self._websocket.aclose(code, reason)
+                await self.finished.wait()
+        finally:
+            if not self.finished.is_set():
+                await self.abort("it was closed, and the peer did not answer in time")
+
+    async def give_up(self, code: int) -> None:
+        """Try to send a close frame without waiting, and close the transport at once; for a cancelled caller."""
+        with trio.CancelScope(shield=True) as self._giving_up:
+            if self.ending is None and not self._close_sent:
+                self._stop_delivering()
+                # Cancelled by our own send_all, as soon as it has the close frame.
+                await self._websocket.aclose(code)
+        await self.abort("it was given up")
+
+    @enable_ki_protection
+    async def abort(self, how: str) -> None:
+        """Close the transport at once, even when cancelled; nothing waits on this connection afterwards."""
+        self._unwanted.close()
+        self._lose(how)
+        self._close_messages()
+        await self._shut()
+
+    # What trio-websocket calls ---------------------------------------------------------------------------------------
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send the request of the handshake; later, hand a control frame to the writer without waiting."""
+        if not self._open:
+            self.handshake.request_sent(bytes(data))
+            await self.transport.send_all(data)
+        elif self._giving_up is not None:
+            await self.writer.send_last(bytes(data))
+            self._giving_up.cancel()
+        else:
+            self.writer.send_control(bytes(data))
+
+    @enable_ki_protection
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Run the connection until there is something for trio-websocket, and return that; b"" when it has ended."""
+        if not self._open:
+            return await self._receive_handshake()
+        while self._ping is None and self._close is None:
+            if self.ending is not None:
+                await self._finish()
+                return b""
+            await self._deliver()
+            await self._read()
+        controls = (self._ping or b"") + (self._close or b"")
+        self._ping = self._close = None
+        return controls
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Return at once: `send_all` never waits."""
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Wait until the connection has ended; whoever closes it sees to it that it does."""
+        if self._giving_up is None and self._open:
+            await self.finished.wait()
+        else:
+            await self.transport.aclose()
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    async def _receive_handshake(self) -> bytes:
+        try:
+            head, rest = await self._read_handshake()
+        except ConnectionFailedError as refusal:
+            self._refusal = refusal
+            self._opening.cancel()
+            return b""
+        self._open = True
+        self._take_in(rest)
+        return head
+
+    async def _read_handshake(self) -> tuple[bytes, bytes]:
+        """Read the answer to the handshake; return its head, and what came after it."""
+        answer = None
+        try:
+            while answer is None and not self.handshake.refused:
+                answer = self.handshake.feed(await self.transport.receive_some(_MIN_READ_BYTES))
+            with trio.move_on_after(_REFUSAL_BODY_SECONDS):
+                while answer is None:
+                    answer = self.handshake.feed(await self.transport.receive_some(_MIN_READ_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionFailedError(
+                f"the connection broke during the handshake: {error}", kind=Kind.INTERNAL, retryable=True
+            ) from error
+        if answer is None:
+            raise self.handshake.refusal()
+        return answer
+
+    async def _read(self) -> None:
+        """Read a block and take it in, or note the end."""
+        size = min(max(self.decoder.missing, _MIN_READ_BYTES), _MAX_READ_BYTES)
+        try:
+            block = await self.transport.receive_some(size)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._lose(str(error) or "the connection broke")
+            return
+        if block:
+            self._take_in(block)
+        else:
+            self._lose("the peer closed it without a close frame")
+
+    def _take_in(self, block: bytes) -> None:
+        """Parse a block; deliver what there is room for, and act on control frames."""
+        controls = self.decoder.feed(block)
+        self._deliver_now()
+        for opcode, payload in controls:
+            if opcode == PING:
+                # Once our close is sent, nothing may follow it; trio-websocket would try.
+                self._ping = None if self._close_sent else encode_from_server(PING, payload)
+            elif opcode == PONG:
+                self.pings.answered(payload)
+            else:
+                self._close = encode_from_server(CLOSE, payload)
+                self._end(closed_by_peer(*parse_close(payload), asked=self._close_sent))
+        if self.decoder.violation is not None and self.ending is None:
+            violation = self.decoder.violation
+            self._close = encode_from_server(CLOSE, close_payload(violation.code, violation.reason))
+            self._end(failed_by_us(violation, asked=self._close_sent))
+
+    # Delivering ------------------------------------------------------------------------------------------------------
+
+    def _deliver_now(self) -> None:
+        """Put what there is room for into the client's channel; discard everything if it is not wanted."""
+        waiting = self.decoder.messages
+        if self.messages.closed:
+            self._unwanted.close()
+        if self._unwanted.closed:
+            waiting.clear()
+        while waiting and self.messages.can_send():
+            self.messages.send_nowait(waiting.popleft())
+
+    async def _deliver(self) -> None:
+        """Wait until all that was read is in the client's channel, or unwanted."""
+        waiting = self.decoder.messages
+        while waiting:
+            try:
+                sent = await csp.select(
+                    self._unwanted.case_receive(), self.messages.case_send(waiting[0]), priority=True
+                )
+            except csp.ChannelClosedError:
+                sent = None
+            if sent is not None and sent.channel is self.messages:
+                waiting.popleft()
+            self._deliver_now()
+
+    def _stop_delivering(self) -> None:
+        """Our close is about to go out: data is not wanted any more, and wakes nobody."""
+        self._close_sent = True
+        self._unwanted.close()
+        self.decoder.messages.clear()
+        self._ping = None
+
+    # Ending ----------------------------------------------------------------------------------------------------------
+
+    def _lose(self, how: str) -> None:
+        self._lost = True
+        self.writer.fail(trio.BrokenResourceError(how))
+        self._end(lost(how, asked=self._close_sent))
+
+    def _end(self, ending: Ending) -> None:
+        """Write down how the connection ended, and close the client's channel behind what was received."""
+        if self.ending is not None:
+            return
+        self.ending = ending
+        if self.decoder.messages and not self._unwanted.closed:
+            # The consumer may take its time; the closing of the socket does not wait for it.
+            self._nursery.start_soon(self._deliver_rest, name="csp.websocket delivery")
+        else:
+            self._close_messages()
+
+    async def _deliver_rest(self) -> None:
+        await self._deliver()
+        self._close_messages()
+
+    def _close_messages(self) -> None:
+        assert self.ending is not None
+        self.messages.close(self.ending.error)
+        self.delivered.set()
+
+    async def _finish(self) -> None:
+        """Close the transport so that the close frame arrives: a reset, which unread data causes, could overtake it."""
+        with trio.move_on_after(self._close_timeout_seconds):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                if not self._lost:
+                    await self.writer.flush()
+                    await self.transport.send_eof()
+                    while await self.transport.receive_some(_MIN_READ_BYTES):
+                        pass
+        await self._shut()
+
+    async def _shut(self) -> None:
+        self.writer.fail(trio.ClosedResourceError("the connection is closed"))
+        self.pings.close()
+        try:
+            await self.transport.aclose()
+        finally:
+            self.finished.set()

@@ -1,0 +1,167 @@
+"""The options of `connect`: what callers write, checked and turned into what the driver needs."""
+
+from __future__ import annotations
+
+import math
+import re
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
+
+import csp
+from csp.errors import InvalidError, InvalidTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import trio
+
+Timeout: TypeAlias = float | str | timedelta | None
+"""Milliseconds, a Go duration string such as ``"10s"``, or a timedelta, above 0; None for no limit."""
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The keyword arguments of `connect`. Anything out of range is an `InvalidError` before any I/O."""
+
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None
+    """Headers to send with the handshake, besides its own."""
+    protocols: Iterable[str] | None
+    """Subprotocols to offer, the preferred first; the server's choice is `Client.subprotocol`."""
+    dial_timeout: Timeout
+    """The limit for name resolution, TCP, TLS and handshake together. 30 s."""
+    close_timeout: Timeout
+    """The limit for `Client.close`, and for the peer to end the connection after a close. 10 s."""
+    channel_capacity: int
+    """How many messages `Client.channel` buffers before reading stops: 1 to 10000. 16."""
+    read_limit: int
+    """The largest message accepted, in bytes: up to 134217728, 0 for the default. 16 MiB."""
+    ssl_context: ssl.SSLContext | None
+    """For ``wss:`` URLs; by default one that verifies the server's certificate against the system's authorities."""
+    nursery: trio.Nursery | None
+    """For ``await connect(...)``: where the connection's task runs."""
+
+
+_DEFAULT_DIAL_TIMEOUT = "30s"
+_DEFAULT_CLOSE_TIMEOUT = "10s"
+_DEFAULT_CHANNEL_CAPACITY = 16
+_MAX_CHANNEL_CAPACITY = 10_000
+_DEFAULT_READ_LIMIT = 16 * 1024 * 1024
+_MAX_READ_LIMIT = 128 * 1024 * 1024
+
+# RFC 9110, section 5.6.2; also the grammar of a subprotocol (RFC 6455, section 4.1).
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_HANDSHAKE_HEADERS = frozenset(("host", "upgrade", "connection", "content-length", "transfer-encoding"))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Checked options."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    protocols: tuple[str, ...]
+    dial_timeout_seconds: float
+    close_timeout_seconds: float
+    channel_capacity: int
+    read_limit_bytes: int
+    ssl_context: ssl.SSLContext | None
+
+
+def parse_options(given: Mapping[str, object]) -> Options:
+    """Check the keyword arguments of `connect`.
+
+    Raises:
+        InvalidError: one is out of range or malformed; the text names it, its value and the bound.
+        InvalidTypeError: one is of the wrong type, or there is no such option.
+    """
+    known = ConnectOptions.__annotations__
+    for name in given:
+        if name not in known:
+            raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted(known))}")
+    ssl_context = given.get("ssl_context")
+    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+        raise InvalidTypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
+    return Options(
+        headers=_headers(given.get("headers")),
+        protocols=_protocols(given.get("protocols")),
+        dial_timeout_seconds=_seconds("dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT)),
+        close_timeout_seconds=_seconds("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
+        channel_capacity=_whole_number(
+            "channel_capacity", given.get("channel_capacity", _DEFAULT_CHANNEL_CAPACITY), 1, _MAX_CHANNEL_CAPACITY
+        ),
+        read_limit_bytes=_whole_number("read_limit", given.get("read_limit", 0), 0, _MAX_READ_LIMIT)
+        or _DEFAULT_READ_LIMIT,
+        ssl_context=ssl_context,
+    )
+
+
+def _seconds(name: str, timeout: object) -> float:
+    """Return a timeout in seconds, `math.inf` for None."""
+    if timeout is None:
+        return math.inf
+    if isinstance(timeout, int | float) and not isinstance(timeout, bool):
+        seconds = timeout / 1000
+    elif isinstance(timeout, str | timedelta):
+        seconds = csp.parse_duration(timeout, name=name)
+    else:
+        raise InvalidTypeError(
+            f'{name} must be a number of milliseconds, a string such as "10s", a timedelta or None, not {timeout!r}'
+        )
+    if not 0 < seconds < math.inf:
+        raise InvalidError(f"{name} must be above 0 and finite, or None for no limit, not {timeout!r}")
+    return seconds
+
+
+def _whole_number(name: str, number: object, least: int, most: int) -> int:
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InvalidTypeError(f"{name} must be a whole number, not {number!r}")
+    if not least <= number <= most:
+        raise InvalidError(f"{name} must be {least} to {most}, not {number}")
+    return number
+
+
+def _headers(headers: object) -> tuple[tuple[bytes, bytes], ...]:
+    if headers is None:
+        return ()
+    if isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
+        raise InvalidTypeError(f"headers must be a mapping or an iterable of pairs, not {type(headers).__name__}")
+    pairs = cast("Iterable[object]", headers.items() if isinstance(headers, Mapping) else headers)
+    return tuple(_header(pair) for pair in pairs)
+
+
+def _header(pair: object) -> tuple[bytes, bytes]:
+    # The value may be a secret, so no error shows it.
+    if not isinstance(pair, tuple | list) or len(cast("Sequence[object]", pair)) != 2:
+        raise InvalidTypeError("headers must be pairs of a name and a value")
+    name, value = cast("Sequence[object]", pair)
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise InvalidTypeError(f"headers must have strings as names and values, not as in {name!r}")
+    if not _TOKEN.fullmatch(name):
+        raise InvalidError(f"headers must have names without spaces and separators, not {name!r}")
+    if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
+        raise InvalidError(f"headers must not contain {name!r}: it belongs to the handshake")
+    if _CONTROL_CHARACTER.search(value):
+        raise InvalidError(f"headers must not contain control characters such as line breaks, as {name!r} does")
+    try:
+        return name.encode("ascii"), value.strip(" \t").encode("latin-1")
+    except UnicodeEncodeError:
+        raise InvalidError(f"headers must have values in Latin-1, unlike that of {name!r}") from None
+
+
+def _protocols(protocols: object) -> tuple[str, ...]:
+    if protocols is None:
+        return ()
+    if isinstance(protocols, str | bytes) or not isinstance(protocols, Iterable):
+        raise InvalidTypeError(f"protocols must be an iterable of strings, not {protocols!r}")
+    names: list[str] = []
+    for name in cast("Iterable[object]", protocols):
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"protocols must be strings, not {name!r}")
+        if not _TOKEN.fullmatch(name):
+            raise InvalidError(f"protocols must be names without spaces and separators, not {name!r}")
+        if name in names:
+            raise InvalidError(f"protocols must be different, and {name!r} comes twice")
+        names.append(name)
+    return tuple(names)

@@ -1,0 +1,61 @@
+"""Pings sent and not yet answered (RFC 6455, sections 5.5.2 and 5.5.3)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import trio
+
+import csp
+
+MAX_OUTSTANDING = 1024
+
+
+class _Ping(NamedTuple):
+    payload: bytes
+    time: float
+    answer: csp.Channel[float]
+
+
+class Pings:
+    """Matches pongs to pings and measures the round trips."""
+
+    def __init__(self) -> None:
+        self._outstanding: deque[_Ping] = deque()
+        self.latency: float | None = None
+        """The latest round-trip time in seconds."""
+
+    def __len__(self) -> int:
+        return len(self._outstanding)
+
+    def sent(self, payload: bytes) -> csp.Channel[float]:
+        """Note a ping; return the channel for its round-trip time."""
+        answer = csp.Channel[float](1)
+        self._outstanding.append(_Ping(payload, trio.current_time(), answer))
+        return answer
+
+    def take_back(self, answer: csp.Channel[float]) -> None:
+        """Forget a ping that was not sent after all."""
+        self._outstanding = deque(ping for ping in self._outstanding if ping.answer is not answer)
+
+    def answered(self, payload: bytes) -> None:
+        """Take in a pong. It answers the oldest ping with its payload, and those before it, which the peer may skip.
+
+        One that answers nothing is unsolicited, and ignored.
+        """
+        if all(ping.payload != payload for ping in self._outstanding):
+            return
+        now = trio.current_time()
+        while True:
+            ping = self._outstanding.popleft()
+            self.latency = now - ping.time
+            ping.answer.send_nowait(self.latency)
+            ping.answer.close()
+            if ping.payload == payload:
+                return
+
+    def close(self) -> None:
+        """Close the channels of all pings without an answer: none will come."""
+        while self._outstanding:
+            self._outstanding.popleft().answer.close()

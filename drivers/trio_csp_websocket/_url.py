@@ -1,0 +1,135 @@
+"""WebSocket URLs (RFC 6455, section 3), parsed and normalised: what is shown and checked is what is dialled."""
+
+from __future__ import annotations
+
+import base64
+import re
+import string
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
+
+import idna
+
+from csp.errors import InvalidError, InvalidTypeError
+
+_DEFAULT_PORTS = {"ws": 80, "wss": 443}
+_UNRESERVED = frozenset((string.ascii_letters + string.digits + "-._~").encode())
+# What stands in a path as it is, besides the unreserved (RFC 3986, section 3.3); the rest is percent-encoded. Of a
+# query, only what is no ASCII.
+_PATH_SAFE = "!$&'()*+,/:;=@%"
+_QUERY_SAFE = string.punctuation
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a URL leads."""
+
+    url: str
+    """The normalised URL, without credentials."""
+    secure: bool
+    host: str
+    """For name resolution and TLS: without brackets."""
+    port: int
+    host_header: str
+    resource: str
+    """Path and query, as they go into the request line."""
+    authorization: str | None
+    """The Authorization header made of the URL's credentials."""
+
+
+def parse_url(url: str) -> Target:
+    """Parse and normalise a ``ws:`` or ``wss:`` URL.
+
+    Scheme and host become lower case, an international host name its ASCII form, a default port is dropped, unreserved
+    characters are percent-decoded and dot segments resolved (RFC 3986, section 6.2.2); the query stays as it is.
+
+    Raises:
+        InvalidError: it is malformed, or not a WebSocket URL. The text of the error shows no credentials.
+    """
+    if not isinstance(url, str):
+        raise InvalidTypeError(f"url must be a string, not {type(url).__name__}")
+    # urlsplit would drop some of these silently.
+    if re.search(r"[\x00-\x20\x7f]", url):
+        raise InvalidError("url must not contain spaces or control characters")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidError(f"url is malformed: {error}") from None
+    if parts.scheme not in _DEFAULT_PORTS:
+        found = f"have the scheme {parts.scheme!r}" if parts.scheme else "be without a scheme"
+        raise InvalidError(f'url must start with "ws://" or "wss://", not {found}')
+    if "#" in url:
+        raise InvalidError("url must not have a fragment (#...): it would not be sent")
+    if port == 0:
+        raise InvalidError("url must have a port of 1 to 65535, not 0")
+    host = _host(parts)
+    bracketed = f"[{host}]" if ":" in host else host
+    default_port = _DEFAULT_PORTS[parts.scheme]
+    host_header = bracketed if port in (None, default_port) else f"{bracketed}:{port}"
+    resource = _path(parts.path) + (f"?{quote(parts.query, safe=_QUERY_SAFE)}" if "?" in url else "")
+    return Target(
+        url=f"{parts.scheme}://{host_header}{resource}",
+        secure=parts.scheme == "wss",
+        host=host,
+        port=port or default_port,
+        host_header=host_header,
+        resource=resource,
+        authorization=_authorization(parts),
+    )
+
+
+def _host(parts: SplitResult) -> str:
+    host = (parts.hostname or "").lower()
+    if not host:
+        raise InvalidError("url must name a host")
+    if parts.netloc.rpartition("@")[2].startswith("["):
+        try:
+            return str(IPv6Address(host))
+        except AddressValueError:
+            raise InvalidError(f"url has an invalid IPv6 address: {host!r}") from None
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise InvalidError(f"url has an invalid host name: {error}") from None
+    labels = host.removesuffix(".").split(".")
+    if not _HOST.fullmatch(host) or not all(1 <= len(label) <= 63 for label in labels) or len(host) > 253:
+        raise InvalidError(f"url has an invalid host name: {host!r}")
+    return host
+
+
+def _path(path: str) -> str:
+    """Return a path percent-encoded where it must be and nowhere else, without dot segments."""
+    if any(escape[1] is None for escape in _ESCAPE.finditer(path)):
+        raise InvalidError("url has a % in its path that is not followed by two hexadecimal digits")
+    path = _ESCAPE.sub(_normalised_escape, quote(path, safe=_PATH_SAFE))
+    # RFC 3986, section 5.2.4.
+    segments: list[str] = []
+    names = path.split("/")[1:] or [""]
+    for name in names:
+        if name == "..":
+            del segments[-1:]
+        elif name != ".":
+            segments.append(name)
+    if names[-1] in (".", ".."):
+        segments.append("")
+    return "/" + "/".join(segments)
+
+
+def _normalised_escape(escape: re.Match[str]) -> str:
+    byte = int(escape[1], 16)
+    return chr(byte) if byte in _UNRESERVED else escape[0].upper()
+
+
+def _authorization(parts: SplitResult) -> str | None:
+    """Return Basic credentials (RFC 7617) for the user and password of a URL, if it has them."""
+    if parts.username is None:
+        return None
+    user, password = unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or "")
+    if b":" in user:
+        raise InvalidError("url has a user name with a colon, which Basic authorization cannot express")
+    return "Basic " + base64.b64encode(user + b":" + password).decode("ascii")

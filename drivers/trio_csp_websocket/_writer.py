@@ -1,0 +1,212 @@
+"""The one place where a connection's frames are written, so that none is ever cut in two or overtaken.
+
+A send goes to the socket at once when nobody is ahead of it and the system takes it. Otherwise it waits in line, and
+the writer task writes it. A frame has *begun* once it is encoded: from then on the writer finishes it, whatever
+becomes of the task that sent it. A send that is cancelled before that is taken out of the line, and nothing of it
+goes out.
+
+Control frames come from trio-websocket, in the very task that reads the connection. Handing one over therefore never
+waits, or a large send to a peer that echoes would block the reading that alone can unblock it. They are put between
+data frames; of the pongs not yet written only the latest counts (RFC 6455, section 5.5.3), which bounds what a peer's
+pings can pile up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+import csp
+from trio_csp_websocket._frames import BINARY_FRAME, CLOSE, TEXT_FRAME, Encoder
+
+if TYPE_CHECKING:
+    from trio_csp_websocket._transport import Transport
+
+# Frames that wait are written together up to this size.
+_COALESCED_BYTES = 64 * 1024
+
+
+class _Outgoing:
+    """A frame that somebody waits for."""
+
+    __slots__ = ("begun", "done", "failure", "opcode", "payload")
+
+    def __init__(self, opcode: int, payload: bytes, *, begun: bool = False) -> None:
+        self.opcode = opcode
+        self.payload = payload
+        self.begun = begun
+        self.done = trio.Event()
+        self.failure: Exception | None = None
+
+
+class Writer:
+    """Writes frames to a transport, in the order they came."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._encoder = Encoder()
+        self._line: deque[_Outgoing] = deque()
+        self._pong: bytes | None = None
+        self._close: bytes | None = None
+        self._close_begun = False
+        # What a synchronous write left over, to be written before anything else.
+        self._rest: memoryview | None = None
+        # The frames being written by the task, or of which `_rest` is left.
+        self._begun: list[_Outgoing] = []
+        self._writing = False
+        self._work = trio.Event()
+        self._idle = trio.Event()
+        self._failure: Exception | None = None
+        self.messages_sent = 0
+        self.payload_bytes_sent = 0
+
+    # Handing frames over ---------------------------------------------------------------------------------------------
+
+    async def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
+        """Write a data frame or a ping, waiting until it is written.
+
+        If cancelled before it began, nothing goes out; if later, all of it does.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke before all of it was written.
+            trio.ClosedResourceError: the connection is closed, or a close frame is on its way.
+        """
+        await csp.budgeted_checkpoint()
+        if self._failure is not None or self._close is not None:
+            raise trio.ClosedResourceError("the connection has ended, or is being closed")
+        if self._transport.synchronous and not self._busy():
+            if self._write_now(self._encode(opcode, payload)):
+                return
+            outgoing = _Outgoing(opcode, b"", begun=True)
+            self._begun.append(outgoing)
+        else:
+            outgoing = _Outgoing(opcode, bytes(payload))
+            self._line.append(outgoing)
+        self._work.set()
+        try:
+            await outgoing.done.wait()
+        except trio.Cancelled:
+            if not outgoing.begun and not outgoing.done.is_set():
+                self._line.remove(outgoing)
+            raise
+        if outgoing.failure is not None:
+            raise outgoing.failure
+
+    def send_control(self, frame: bytes) -> None:
+        """Take a pong or close frame, as trio-websocket encoded it; never waits, and never fails."""
+        if self._failure is not None or self._close is not None:
+            return
+        if frame[0] & 0x0F == CLOSE:
+            self._close = frame
+        else:
+            self._pong = frame
+        if self._transport.synchronous and not self._writing and self._rest is None and not self._line:
+            # What waits now is this frame alone, or a pong and this close.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                self._write_now(self._next_frames())
+        if self._busy():
+            self._work.set()
+
+    async def send_last(self, frame: bytes) -> None:
+        """Try to write a close frame without waiting, on a connection that is given up."""
+        if self._failure is None and self._close is None and not self._writing and self._rest is None:
+            self._close = frame
+            self._close_begun = True
+            await self._transport.send_last(frame)
+
+    async def flush(self) -> None:
+        """Wait until everything handed over is written, or cannot be."""
+        while self._busy():
+            await self._idle.wait()
+
+    def fail(self, failure: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
+        """Give up: everybody who waits gets this error, everybody who comes `trio.ClosedResourceError`."""
+        if self._failure is not None:
+            return
+        self._failure = failure
+        waiting = [*self._begun, *self._line]
+        self._begun.clear()
+        self._line.clear()
+        self._rest = self._pong = None
+        self._writing = False
+        for outgoing in waiting:
+            outgoing.failure = failure
+            outgoing.done.set()
+        self._became_idle()
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Write what waits, until cancelled or the connection breaks."""
+        try:
+            while self._failure is None:
+                await self._work.wait()
+                while self._busy():
+                    self._writing = True
+                    await self._transport.send_all(self._rest if self._rest is not None else self._next_frames())
+                    self._written()
+                self._work = trio.Event()
+                self._became_idle()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.fail(error)
+
+    def _busy(self) -> bool:
+        """Whether there is a frame that is not written yet."""
+        return self._failure is None and (
+            self._writing
+            or self._rest is not None
+            or bool(self._line)
+            or self._pong is not None
+            or (self._close is not None and not self._close_begun)
+        )
+
+    def _next_frames(self) -> bytes:
+        """Take the next frames out of the line, as many as are worth one system call, and encode them."""
+        frames: list[bytes] = []
+        size = 0
+        if self._pong is not None:
+            frames.append(self._pong)
+            self._pong = None
+        while self._line and size < _COALESCED_BYTES:
+            outgoing = self._line.popleft()
+            outgoing.begun = True
+            self._begun.append(outgoing)
+            frames.append(self._encode(outgoing.opcode, outgoing.payload))
+            size += len(frames[-1])
+        if self._close is not None and not self._line:
+            frames.append(self._close)
+            self._close_begun = True
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
+        if opcode in (TEXT_FRAME, BINARY_FRAME):
+            self.messages_sent += 1
+            self.payload_bytes_sent += len(payload)
+        return self._encoder.encode(opcode, payload)
+
+    def _write_now(self, frames: bytes) -> bool:
+        """Write what the system takes at once and keep the rest; tell whether that was all."""
+        try:
+            sent = self._transport.send_now(frames)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.fail(error)
+            raise
+        if sent == len(frames):
+            return True
+        self._rest = memoryview(frames)[sent:]
+        return False
+
+    def _written(self) -> None:
+        """Note that what was begun is written."""
+        self._rest = None
+        self._writing = False
+        for outgoing in self._begun:
+            outgoing.done.set()
+        self._begun.clear()
+
+    def _became_idle(self) -> None:
+        self._idle.set()
+        self._idle = trio.Event()
