@@ -60,8 +60,8 @@ def parse_url(url: str) -> Target:
     except ValueError as error:
         raise InvalidError(f"url is malformed: {error}") from None
     if parts.scheme not in _DEFAULT_PORTS:
-        found = f"have the scheme {parts.scheme!r}" if parts.scheme else "be without a scheme"
-        raise InvalidError(f'url must start with "ws://" or "wss://", not {found}')
+        found = f', not "{parts.scheme}:"' if parts.scheme else ""
+        raise InvalidError(f'url must start with "ws://" or "wss://"{found}')
     if "#" in url:
         raise InvalidError("url must not have a fragment (#...): it would not be sent")
     if port == 0:
