@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, NamedTuple, Self, final
 
 import trio
@@ -13,7 +12,6 @@ from trio_csp_websocket._frames import MAX_CONTROL_PAYLOAD, MAX_REASON_BYTES, PI
 from trio_csp_websocket._pings import MAX_OUTSTANDING
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from email.message import Message as Headers
 
     from typing_extensions import Buffer
@@ -89,8 +87,10 @@ class Client:
             ConnectionFailedError: the connection broke, or has ended before. Kind INTERNAL, not retryable.
         """
         opcode, payload = _encoded(data, type)
-        with self._failures("sending failed", retryable=False):
+        try:
             await self._connection.writer.send(opcode, payload)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._failure("sending failed", error, retryable=False) from self.error or error
 
     async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
         """Send a ping and return at once, with a channel for the answer (RFC 6455, section 5.5.2).
@@ -121,10 +121,11 @@ class Client:
             )
         answer = pings.sent(data)
         try:
-            with self._failures("ping failed", retryable=True):
-                await self._connection.writer.send(PING, data)
-        except BaseException:
+            await self._connection.writer.send(PING, data)
+        except BaseException as error:
             pings.take_back(answer)
+            if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
+                raise self._failure("ping failed", error, retryable=True) from self.error or error
             raise
         return answer
 
@@ -219,20 +220,14 @@ class Client:
         state = "open" if self.close_code is None else f"ended with {self.close_code}"
         return f"<csp.websocket.Client {state}, {self._url}>"
 
-    @contextlib.contextmanager
-    def _failures(self, what: str, *, retryable: bool) -> Generator[None]:
-        """Translate the writer's errors."""
-        try:
-            yield
-        except trio.ClosedResourceError:
-            code = "" if self.close_code is None else f" (code {self.close_code})"
-            raise ConnectionFailedError(
-                f"{what}: the connection has ended{code}", kind=Kind.INTERNAL, retryable=False
-            ) from self.error
-        except trio.BrokenResourceError as error:
-            raise ConnectionFailedError(
+    def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
+        """Return what the writer's error is to a user."""
+        if isinstance(error, trio.BrokenResourceError):
+            return ConnectionFailedError(
                 f"{what}: the connection broke: {error}", kind=Kind.INTERNAL, retryable=retryable
-            ) from error
+            )
+        code = "" if self.close_code is None else f" (code {self.close_code})"
+        return ConnectionFailedError(f"{what}: the connection has ended{code}", kind=Kind.INTERNAL, retryable=False)
 
 
 def _encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray | memoryview]:  # noqa: A002

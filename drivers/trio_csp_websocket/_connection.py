@@ -270,14 +270,9 @@ class Connection(trio.abc.Stream):
         """Wait until all that was read is in the client's channel, or unwanted."""
         waiting = self.decoder.messages
         while waiting:
-            try:
-                sent = await csp.select(
-                    self._unwanted.case_receive(), self.messages.case_send(waiting[0]), priority=True
-                )
-            except csp.ChannelClosedError:
-                sent = None
-            if sent is not None and sent.channel is self.messages:
-                waiting.popleft()
+            message = waiting.popleft()
+            with contextlib.suppress(csp.ChannelClosedError):
+                await csp.select(self._unwanted.case_receive(), self.messages.case_send(message), priority=True)
             self._deliver_now()
 
     def _stop_delivering(self) -> None:
