@@ -46,7 +46,8 @@ class Alarm:
         if timer.entry != deadline:
             timer.entry = deadline
             heapq.heappush(self._heap, (deadline, next(self._sequence), timer))
-            self._sleep.deadline = min(self._sleep.deadline, deadline)
+            if deadline < self._sleep.deadline:  # noqa: PLR1730  # setting it, even to what it is, costs Trio 2 us
+                self._sleep.deadline = deadline
 
     def disarm(self, timer: Alarmed) -> None:
         """Take back `arm`."""

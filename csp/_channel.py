@@ -28,8 +28,8 @@ from trio.lowlevel import (
 
 from csp._checkpoint import visit_due
 from csp._ends import ReceiveEnd, SendEnd
-from csp._source import Moment, Source
-from csp._waiters import Queue, Received, Waiter, count, first, join, leave
+from csp._source import Moment, ReceiveWaiter, Source
+from csp._waiters import Queue, Received, Waiter, count, first, join, leave, new_tuple
 from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class Channel(Source[T]):
         Raises:
             ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
         """
-        if self.can_send():
+        if self._buffered < self._capacity or self.can_send():
             await checkpoint_if_cancelled()
             try:
                 self.send_nowait(value)
@@ -173,6 +173,26 @@ class Channel(Source[T]):
         return self._buffered > 0 or self._senders is not None or self._closed
 
     @enable_ki_protection
+    async def receive(self) -> Received[T]:
+        """Take the next value, waiting until there is one or the channel is closed.
+
+        Values come in the order they were sent; waiting receivers are served in the order they came. If cancelled,
+        nothing is lost: the next receiver gets the value. See `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
+        """
+        # As in Source, without the detour over is_ready: this is the hottest path there is.
+        if self._buffered or self._senders is not None or self._closed:
+            await checkpoint_if_cancelled()
+            received = self.receive_nowait()
+            if visit_due():
+                await cancel_shielded_checkpoint()
+            return received
+        waiter = ReceiveWaiter(self)
+        self.park(waiter)
+        return cast("Received[T]", await wait_task_rescheduled(waiter.abort))
+
+    @enable_ki_protection
     def receive_nowait(self) -> Received[T]:
         """Take the next value without waiting.
 
@@ -186,9 +206,11 @@ class Channel(Source[T]):
             if self._senders is not None:
                 # The place goes to the sender that has waited longest.
                 self._push(cast("T", first(self._senders).offer(self)))
-            return Received(value, True)
+            received: Received[T] = new_tuple(Received, (value, True))
+            return received
         if self._senders is not None:
-            return Received(cast("T", first(self._senders).offer(self)), True)
+            received = new_tuple(Received, (first(self._senders).offer(self), True))
+            return received
         if self._closed:
             return Received(cast("T", None), False)
         raise trio.WouldBlock

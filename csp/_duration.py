@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from datetime import timedelta
@@ -24,6 +25,9 @@ _NANOSECONDS = {
 # Go keeps a duration in a signed 64-bit count of nanoseconds: about 292 years.
 _MAX_NANOSECONDS = 2**63 - 1
 
+# Long strings are not kept: they are nobody's literals.
+_MAX_CACHED_LENGTH = 32
+
 _TERM = re.compile(r"(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 
 
@@ -43,7 +47,9 @@ def parse_duration(duration: Duration, *, name: str = "duration") -> float:
         InvalidError: the string is malformed, or the duration is beyond Go's 292 years.
     """
     if isinstance(duration, str):
-        return _parse(duration, name) / 1e9
+        # Timers are made with the same few literals again and again.
+        parse = _parse_cached if len(duration) <= _MAX_CACHED_LENGTH else _parse
+        return parse(duration, name) / 1e9
     if isinstance(duration, timedelta):
         if abs(duration / timedelta(microseconds=1)) * 1000 > _MAX_NANOSECONDS:
             raise InvalidError(f"{name} must be within 292 years, not {duration!r}")
@@ -73,6 +79,9 @@ def _parse(text: str, name: str) -> int:
         if total > limit:
             raise InvalidError(f"{name} must be within 292 years, not {_shorten(text)}")
     return -total if negative else total
+
+
+_parse_cached = functools.lru_cache(maxsize=64)(_parse)
 
 
 def _nanoseconds(term: re.Match[str]) -> int:

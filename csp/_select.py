@@ -15,7 +15,7 @@ from trio.lowlevel import (
 from csp._channel import SendCase
 from csp._checkpoint import visit_due
 from csp._source import Moment, ReceiveCase
-from csp._waiters import Waiter
+from csp._waiters import Waiter, new_tuple
 from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
@@ -28,6 +28,8 @@ T5 = TypeVar("T5")
 
 Case: TypeAlias = ReceiveCase[T] | SendCase[T]
 _AnyCase: TypeAlias = ReceiveCase[Any] | SendCase[Any]
+
+_CASE_TYPES = frozenset((ReceiveCase, SendCase, type(None)))
 
 _rng = random.Random()
 
@@ -118,9 +120,8 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
         InvalidTypeError: an argument is not a case; nothing was done.
         ChannelClosedError: a send was chosen, or woken, whose channel is closed; nothing was sent.
     """
-    for position, case in enumerate(cases):
-        if case is not None and case.__class__ is not ReceiveCase and case.__class__ is not SendCase:
-            raise _not_a_case(position, case)
+    if not _CASE_TYPES.issuperset(map(type, cases)):
+        raise _not_a_case(cases)
     chosen = _choose(cases, priority)
     if chosen is None and not default:
         waiter = SelectWaiter(cases)
@@ -166,12 +167,15 @@ def _is_ready(case: _AnyCase | None, moment: Moment) -> bool:
 def _perform(index: int, case: Case[T]) -> SelectResult[T]:
     if isinstance(case, ReceiveCase):
         value, ok = case.channel.receive_nowait()
-        return SelectResult(case.channel, value, ok, False, index)
-    case.channel.send_nowait(case.value)
-    return SelectResult(case.channel, case.value, True, False, index)
+    else:
+        value, ok = case.value, True
+        case.channel.send_nowait(value)
+    result: SelectResult[T] = new_tuple(SelectResult, (case.channel, value, ok, False, index))
+    return result
 
 
-def _not_a_case(position: int, case: object) -> InvalidTypeError:
+def _not_a_case(cases: tuple[object, ...]) -> InvalidTypeError:
+    position, case = next((position, case) for position, case in enumerate(cases) if type(case) not in _CASE_TYPES)
     hint = "; write channel.case_receive()" if hasattr(case, "case_receive") else ""
     return InvalidTypeError(f"argument {position} of select must be a case or None, not {case!r}{hint}")
 
@@ -231,7 +235,7 @@ class SelectWaiter(Waiter):
 
     def _complete(self, source: object, value: object, ok: bool, index: int) -> None:
         self.leave()
-        self._result: SelectResult[Any] = SelectResult(source, value, ok, False, index)
+        self._result: SelectResult[Any] = new_tuple(SelectResult, (source, value, ok, False, index))
         self.wake()
 
     def unwrap(self) -> object:

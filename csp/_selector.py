@@ -29,7 +29,7 @@ from csp._channel import SendCase
 from csp._checkpoint import visit_due
 from csp._select import SelectResult
 from csp._source import Moment, ReceiveCase, Source
-from csp._waiters import Queue, Waiter, first, join, leave
+from csp._waiters import Queue, Waiter, first, join, leave, new_tuple
 from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
@@ -139,6 +139,8 @@ class Selector(Generic[T]):
             return result
         if iterating and not self._watches:
             await checkpoint_if_cancelled()
+            if visit_due():
+                await cancel_shielded_checkpoint()
             return None
         if self._closed:
             raise trio.ClosedResourceError("the selector is closed")
@@ -167,7 +169,8 @@ class Selector(Generic[T]):
         elif self._given >= _VALUES_IN_A_ROW:
             self._given = 0
             self._ready.rotate(-1)
-        return SelectResult(watch.source, cast("T", value), ok, False, watch.index)
+        result: SelectResult[T] = new_tuple(SelectResult, (watch.source, value, ok, False, watch.index))
+        return result
 
     def _pass_on(self, watch: _Watch) -> None:
         """Take the head off the ready queue; its source has nothing more to give now."""
@@ -239,7 +242,9 @@ class _Watch:
         selector = self._selector()
         assert selector is not None
         assert selector._parked is not None
-        first(selector._parked).deliver(selector, SelectResult(self.source, value, ok, False, self.index), True)
+        first(selector._parked).deliver(
+            selector, new_tuple(SelectResult, (self.source, value, ok, False, self.index)), True
+        )
         if not ok or self.source.one_shot:
             selector._drop(self)
 

@@ -20,7 +20,7 @@ from trio.lowlevel import (
 )
 
 from csp._checkpoint import visit_due
-from csp._waiters import Queue, Received, Waiter, first, join, leave
+from csp._waiters import Queue, Received, Waiter, first, join, leave, new_tuple
 from csp.errors import ChannelClosedError, Error, renew
 
 T_co = TypeVar("T_co", covariant=True)
@@ -226,7 +226,7 @@ class ReceiveWaiter(Waiter):
 
     def deliver(self, source: object, value: object, ok: bool) -> None:
         self.leave()
-        self._received = Received(value, ok)
+        self._received = new_tuple(Received, (value, ok))
         self.wake()
 
     def fail(self, source: object) -> None:
