@@ -14,7 +14,7 @@ The layers, from the bottom; an import never points down this list:
 
 from csp import errors
 from csp._channel import Channel, ChannelStatistics, SendCase
-from csp._checkpoint import OPERATIONS_PER_VISIT, budgeted_checkpoint
+from csp._checkpoint import OPERATIONS_PER_VISIT, visit_due
 from csp._duration import Duration, parse_duration
 from csp._ends import ReceiveEnd, SendEnd
 from csp._select import Case, SelectResult, select
@@ -44,10 +44,10 @@ __all__ = [
     "Timer",
     "TimerChannel",
     "after",
-    "budgeted_checkpoint",
     "errors",
     "never",
     "parse_duration",
     "select",
     "tick",
+    "visit_due",
 ]

@@ -22,12 +22,15 @@ class Alarmed(Protocol):
     """A timer, as the alarm sees it."""
 
     entry: float | None
-    """The time of its entry in the heap; None if there is none."""
-    armed: bool
-    """Whether it wants to be told."""
+    """The time of its entry in the heap; None if there is none. The alarm's to set."""
+
+    @property
+    def armed(self) -> bool:
+        """Whether it wants to be told."""
+        ...
 
     def due(self) -> None:
-        """Called at the time of `entry`, disarmed."""
+        """Called at the time of `entry`; it is not armed from then on."""
 
 
 class Alarm:
@@ -41,7 +44,6 @@ class Alarm:
 
     def arm(self, timer: Alarmed, deadline: float) -> None:
         """Have ``timer.due`` called at ``deadline``."""
-        timer.armed = True
         self._armed += 1
         if timer.entry != deadline:
             timer.entry = deadline
@@ -50,8 +52,7 @@ class Alarm:
                 self._sleep.deadline = deadline
 
     def disarm(self, timer: Alarmed) -> None:
-        """Take back `arm`."""
-        timer.armed = False
+        """Take back `arm`; the timer must say so in ``armed`` before it is armed again."""
         self._armed -= 1
         if len(self._heap) > _MIN_HEAP_TO_CLEAN and len(self._heap) > 2 * self._armed:
             self._clean()
@@ -85,7 +86,6 @@ class Alarm:
                 continue  # It was set to another time since, which has an entry of its own.
             timer.entry = None
             if timer.armed:
-                timer.armed = False
                 self._armed -= 1
                 timer.due()
 

@@ -206,14 +206,14 @@ class Channel(Source[T]):
             if self._senders is not None:
                 # The place goes to the sender that has waited longest.
                 self._push(cast("T", first(self._senders).offer(self)))
-            received: Received[T] = new_tuple(Received, (value, True))
-            return received
-        if self._senders is not None:
-            received = new_tuple(Received, (first(self._senders).offer(self), True))
-            return received
-        if self._closed:
+        elif self._senders is not None:
+            value = cast("T", first(self._senders).offer(self))
+        elif self._closed:
             return Received(cast("T", None), False)
-        raise trio.WouldBlock
+        else:
+            raise trio.WouldBlock
+        received: Received[T] = new_tuple(Received, (value, True))
+        return received
 
     def _push(self, value: T) -> None:
         if self._buffer is None:
@@ -354,9 +354,6 @@ class SendWaiter(Waiter):
         self.leave()
         self._failed = True
         self.wake()
-
-    def deliver(self, source: object, value: object, ok: bool) -> None:
-        raise AssertionError("a sender receives nothing")  # pragma: no cover  # never in a queue of receivers
 
     def leave(self) -> None:
         self._channel.unpark_sender(self)

@@ -6,17 +6,14 @@ scheduler; but operations that complete at once visit it only every `OPERATIONS_
 a program: 32 ready operations with a millisecond of work each keep the other tasks waiting for 32 ms, and
 `trio.testing.assert_checkpoints` does not hold for a single operation.
 
-The count is kept in a context variable, and so never shared between two threads' runs by accident: a task inherits
-the counter of the task that started it, and whichever task runs, it comes to a visit after at most 32 operations of
-its own.
+The count is kept for each thread, and so for each Trio run that is active: whichever task runs, it comes to a visit
+after at most 32 operations of its own.
 """
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+import threading
 from typing import Final
-
-from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 OPERATIONS_PER_VISIT: Final = 32
 
@@ -28,28 +25,25 @@ class _Budget:
         self.left = OPERATIONS_PER_VISIT
 
 
-_budget: ContextVar[_Budget | None] = ContextVar("csp_checkpoint_budget", default=None)
+# An object in a plain threading.local is the cheapest to get at: a context variable costs the same, and is copied into
+# threads; an integer in the local itself, or a subclass of it, costs half as much again.
+_thread = threading.local()
 
 
 def visit_due() -> bool:
-    """Count one completed operation; tell whether it is time to visit the scheduler."""
-    budget = _budget.get()
-    if budget is None:
-        budget = _Budget()
-        _budget.set(budget)
+    """Count one completed operation of the current thread; tell whether it is time to visit the scheduler.
+
+    For a source of your own, after an operation that did not wait::
+
+        if csp.visit_due():
+            await trio.lowlevel.cancel_shielded_checkpoint()
+    """
+    try:
+        budget: _Budget = _thread.budget
+    except AttributeError:
+        budget = _thread.budget = _Budget()
     budget.left -= 1
     if budget.left > 0:
         return False
     budget.left = OPERATIONS_PER_VISIT
     return True
-
-
-async def budgeted_checkpoint() -> None:
-    """Count one operation of a source of your own, and let other tasks run if 32 have completed since they last could.
-
-    Always a cancellation point. Call it before the operation takes effect: when it raises `trio.Cancelled`, nothing
-    must have happened yet.
-    """
-    await checkpoint_if_cancelled()
-    if visit_due():
-        await cancel_shielded_checkpoint()

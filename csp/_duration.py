@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from datetime import timedelta
 from typing import TypeAlias
@@ -56,8 +55,12 @@ def parse_duration(duration: Duration, *, name: str = "duration") -> float:
         return duration.total_seconds()
     if isinstance(duration, int | float) and not isinstance(duration, bool):
         # 30 could be seconds or milliseconds; make the caller say which.
-        hint = f' (write "{duration}s" or "{duration}ms")' if math.isfinite(duration) else ""
-        raise InvalidTypeError(f"{name} must be a string with a unit or a timedelta, not the number {duration!r}{hint}")
+        if not -_MAX_NANOSECONDS < duration < _MAX_NANOSECONDS:
+            raise InvalidTypeError(f"{name} must be a string with a unit or a timedelta, not a number such as this")
+        raise InvalidTypeError(
+            f"{name} must be a string with a unit or a timedelta, not the number {duration!r} "
+            f'(write "{duration}s" or "{duration}ms")'
+        )
     raise InvalidTypeError(f'{name} must be a string such as "1m30s" or a timedelta, not {duration!r}')
 
 

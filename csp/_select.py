@@ -124,7 +124,7 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
         raise _not_a_case(cases)
     chosen = _choose(cases, priority)
     if chosen is None and not default:
-        waiter = SelectWaiter(cases)
+        waiter = SelectWaiter(cases, priority)
         waiter.park()
         return cast("SelectResult[Any]", await wait_task_rescheduled(waiter.abort))
     await checkpoint_if_cancelled()
@@ -183,12 +183,14 @@ def _not_a_case(cases: tuple[object, ...]) -> InvalidTypeError:
 class SelectWaiter(Waiter):
     """A task parked in `select`, in the queue of every one of its cases."""
 
-    __slots__ = ("_cases", "_closed", "_result")
+    __slots__ = ("_cases", "_closed", "_priority", "_result")
 
-    def __init__(self, cases: tuple[_AnyCase | None, ...]) -> None:
+    def __init__(self, cases: tuple[_AnyCase | None, ...], priority: bool) -> None:
         super().__init__()
         self._cases = cases
+        self._priority = priority
         self._closed: SendCase[Any] | None = None
+        self._result: SelectResult[Any] | None = None
 
     def park(self) -> None:
         for case in self._cases:
@@ -212,6 +214,14 @@ class SelectWaiter(Waiter):
         index, _ = self._pick(source, receives=True, sends=False)
         self._complete(source, value, ok, index)
 
+    def take(self) -> None:
+        # Several timers can be due at once; which of them it is follows the same rules as without waiting.
+        chosen = _choose(self._cases, self._priority)
+        assert chosen is not None
+        self.leave()
+        self._result = _perform(chosen, cast("_AnyCase", self._cases[chosen]))
+        self.wake()
+
     def offer(self, source: object) -> object:
         index, case = self._pick(source, receives=False, sends=True)
         value: object = cast("SendCase[Any]", case).value
@@ -225,17 +235,19 @@ class SelectWaiter(Waiter):
         self._complete(source, None, False, index)
 
     def _pick(self, source: object, *, receives: bool, sends: bool) -> tuple[int, _AnyCase]:
-        """Choose among the own cases that ``source`` has just made ready, uniformly."""
+        """Choose among the own cases that ``source`` has just made ready."""
         candidates = [
             (index, case)
             for index, case in enumerate(self._cases)
             if case is not None and case.channel is source and (receives if isinstance(case, ReceiveCase) else sends)
         ]
-        return candidates[int(_rng.random() * len(candidates))] if len(candidates) > 1 else candidates[0]
+        if self._priority or len(candidates) == 1:
+            return candidates[0]
+        return candidates[int(_rng.random() * len(candidates))]
 
     def _complete(self, source: object, value: object, ok: bool, index: int) -> None:
         self.leave()
-        self._result: SelectResult[Any] = new_tuple(SelectResult, (source, value, ok, False, index))
+        self._result = new_tuple(SelectResult, (source, value, ok, False, index))
         self.wake()
 
     def unwrap(self) -> object:

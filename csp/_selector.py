@@ -95,6 +95,7 @@ class Selector(Generic[T]):
             KeyError: no equal case is in the selector.
         """
         self._drop(self._watches[case])
+        self._end_iteration_if_empty()
 
     @enable_ki_protection
     def close(self) -> None:
@@ -102,6 +103,7 @@ class Selector(Generic[T]):
         self._closed = True
         for watch in tuple(self._watches.values()):
             self._drop(watch)
+        self._end_iteration_if_empty()
         while self._parked is not None:
             first(self._parked).fail(self)
 
@@ -134,15 +136,16 @@ class Selector(Generic[T]):
         if self._has_ready():
             await checkpoint_if_cancelled()
             result = self._take()
+            self._end_iteration_if_empty()
             if visit_due():
                 await cancel_shielded_checkpoint()
             return result
-        if iterating and not self._watches:
+        if self._closed or (iterating and not self._watches):
             await checkpoint_if_cancelled()
             if visit_due():
                 await cancel_shielded_checkpoint()
-            return None
-        if self._closed:
+            if iterating:
+                return None
             raise trio.ClosedResourceError("the selector is closed")
         waiter = _SelectorWaiter(self, iterating)
         self._parked = join(self._parked, waiter)
@@ -183,11 +186,12 @@ class Selector(Generic[T]):
         watch.dropped = True
         watch.source.unwatch(watch)
         del self._watches[watch.case]
-        if not self._watches:
-            self._ready.clear()
-            self._end_iteration()
 
-    def _end_iteration(self) -> None:
+    def _end_iteration_if_empty(self) -> None:
+        """Wake the tasks that iterate, if the last case is gone; called when its last value is handed out."""
+        if self._watches:
+            return
+        self._ready.clear()
         waiting = self._parked
         parked = [] if waiting is None else [waiting] if isinstance(waiting, Waiter) else list(waiting)
         for waiter in parked:
@@ -247,6 +251,7 @@ class _Watch:
         )
         if not ok or self.source.one_shot:
             selector._drop(self)
+            selector._end_iteration_if_empty()
 
     def notify(self) -> None:
         if self.queued:
@@ -256,8 +261,11 @@ class _Watch:
             return
         self.queued = True
         selector._ready.append(self)
-        if selector._parked is not None and selector._has_ready():
-            first(selector._parked).deliver(selector, selector._take(), True)
+        # A channel that is added can have values for several of the tasks that are parked.
+        while selector._parked is not None and selector._has_ready():
+            waiter = first(selector._parked)
+            waiter.deliver(selector, selector._take(), True)
+        selector._end_iteration_if_empty()
 
 
 class _SelectorWaiter(Waiter):
@@ -279,9 +287,6 @@ class _SelectorWaiter(Waiter):
     def fail(self, source: object) -> None:
         self._closed = True
         self.deliver(source, None, False)
-
-    def offer(self, source: object) -> object:
-        raise AssertionError("a selector has nothing to send")  # pragma: no cover  # never in a queue of senders
 
     def leave(self) -> None:
         self._selector._parked = leave(self._selector._parked, self)

@@ -126,7 +126,11 @@ class Source(ABC, Generic[T_co]):
     @enable_ki_protection
     def notify(self) -> None:
         """Tell the selectors that watch this source that it is ready."""
-        for watch in self._watches:
+        watches = self._watches
+        if len(watches) > 1:
+            # The first to be told may take it all; next time it is another's turn.
+            self._watches = watches[1:] + watches[:1]
+        for watch in watches:
             watch.notify()
 
     # Waiting ---------------------------------------------------------------------------------------------------------
@@ -232,8 +236,8 @@ class ReceiveWaiter(Waiter):
     def fail(self, source: object) -> None:
         self.deliver(source, None, False)
 
-    def offer(self, source: object) -> object:
-        raise AssertionError("a receiver has nothing to send")  # pragma: no cover  # never in a queue of senders
+    def take(self) -> None:
+        self.deliver(self._source, *self._source.receive_nowait())
 
     def leave(self) -> None:
         self._source.unpark(self)

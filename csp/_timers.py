@@ -14,11 +14,12 @@ import math
 from typing import ClassVar, Never, final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
-from csp._alarm import current_alarm
+from csp._alarm import Alarm, current_alarm
 from csp._duration import Duration, parse_duration
 from csp._source import Moment, Source, Watch
-from csp._waiters import Received, Waiter
+from csp._waiters import Received, Waiter, first
 from csp.errors import InvalidError, NoContextError
 
 _SILENT = math.inf
@@ -30,12 +31,15 @@ class TimerChannel(Source[float]):
     Never closed. It can only be received from.
     """
 
-    __slots__ = ("_deadline", "armed", "entry")
+    __slots__ = ("_alarm", "_deadline", "_rung", "entry")
 
     def __init__(self, deadline: float) -> None:
         super().__init__()
         self._deadline = deadline
-        self.armed = False
+        # The alarm has rung for this deadline, and the value waits to be taken.
+        self._rung = False
+        # Where the timer is registered, while it is.
+        self._alarm: Alarm | None = None
         self.entry: float | None = None
 
     @property
@@ -43,11 +47,16 @@ class TimerChannel(Source[float]):
         """False: a timer falls silent instead."""
         return False
 
+    @property
+    def armed(self) -> bool:
+        """Whether the timer is registered with the run's alarm, because somebody waits for it."""
+        return self._alarm is not None
+
     def is_ready(self, moment: Moment) -> bool:
         """Tell whether the timer is due and its value not taken yet."""
         return self._deadline != _SILENT and self._deadline <= moment.time()
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def receive_nowait(self) -> Received[float]:
         """Take the time at which the timer was due.
 
@@ -57,43 +66,59 @@ class TimerChannel(Source[float]):
         moment = Moment()
         if not self.is_ready(moment):
             raise trio.WouldBlock
-        time = self._expire(moment.time())
-        self._arm()
+        time, deadline = self._expire(moment.time())
+        self.set_deadline(deadline)
         return Received(time, True)
 
-    @trio.lowlevel.enable_ki_protection
+    @enable_ki_protection
     def set_deadline(self, deadline: float) -> bool:
         """Be due at another time, or never with `math.inf`; return whether a value was still to come or to be taken."""
         was_active = self._deadline != _SILENT
-        if self.armed:
-            current_alarm().disarm(self)
         self._deadline = deadline
+        self._rung = False
+        self._unregister()
         self._arm()
         return was_active
 
-    def _expire(self, now: float) -> float:
-        """Return the time to give, and set the deadline after it."""
-        time, self._deadline = self._deadline, _SILENT
-        return time
+    def _expire(self, now: float) -> tuple[float, float]:
+        """Return the time to give for a deadline that has come, and the deadline after it."""
+        return self._deadline, _SILENT
 
     def _arm(self) -> None:
-        """Register with the alarm if anybody waits."""
-        if not self.armed and self._deadline != _SILENT and (self._receivers is not None or self._watches):
-            current_alarm().arm(self, self._deadline)
+        """Register with the alarm if somebody waits for it to ring."""
+        if self._alarm is None and self._deadline != _SILENT and (self._receivers is not None or self._is_watched()):
+            self._alarm = current_alarm()
+            self._alarm.arm(self, self._deadline)
 
     def _disarm(self) -> None:
         """Unregister if nobody waits any more."""
-        if self.armed and self._receivers is None and not self._watches:
-            current_alarm().disarm(self)
+        if self._receivers is None and not self._is_watched():
+            self._unregister()
 
+    def _unregister(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.disarm(self)
+
+    def _is_watched(self) -> bool:
+        # Selectors need to be told once; then they know that there is something to take.
+        return bool(self._watches) and not self._rung
+
+    @enable_ki_protection
     def due(self) -> None:
-        """Called by the alarm when the deadline has come: serve one waiter, or tell the selectors."""
-        if self._receivers is not None or any(watch.parked for watch in self._watches):
-            self.hand_over(self._expire(trio.current_time()))
-            self._arm()
-        else:
-            # The value stays to be taken; nobody is parked, so there is nothing to be woken for until then.
+        """Called by the alarm when the deadline has come, unregistered: serve who waits, or tell the selectors."""
+        self._alarm = None
+        # A waiter that is served may take this value, or that of another of its timers that is due as well.
+        while self._receivers is not None and self.is_ready(Moment()):
+            if self._selectors_turn and any(watch.parked for watch in self._watches):
+                break
+            self._selectors_turn = True
+            first(self._receivers).take()
+        if self._watches and self.is_ready(Moment()):
+            self._selectors_turn = False
+            self._rung = True
             self.notify()
+        self._arm()
 
     def park(self, waiter: Waiter) -> None:
         super().park(waiter)
@@ -133,21 +158,28 @@ class TickerChannel(TimerChannel):
 
     def __init__(self, start: float, period: float) -> None:
         super().__init__(start + period)
-        self.set_grid(start, period)
-
-    def set_grid(self, start: float, period: float) -> None:
-        """Be due at ``start + period``, ``start + 2 * period``, and so on; see `set_deadline` for the first."""
         self._start = start
         self._period = period
 
-    def _expire(self, now: float) -> float:
-        # Multiples of the period from the start, so that rounding does not add up over many ticks.
-        ticks = math.floor((now - self._start) / self._period)
-        time = max(self._start + ticks * self._period, self._deadline)
-        self._deadline = self._start + (ticks + 1) * self._period
-        if self._deadline <= time:
-            self._deadline = self._start + (ticks + 2) * self._period
-        return time
+    @enable_ki_protection
+    def restart(self, start: float, period: float) -> bool:
+        """Be due at ``start + period``, ``start + 2 * period``, and so on; return what `set_deadline` does."""
+        self._start = start
+        self._period = period
+        return self.set_deadline(start + period)
+
+    def _expire(self, now: float) -> tuple[float, float]:
+        # Multiples of the period from the start, so that rounding does not add up over many ticks; and then the
+        # division's own rounding may be off by one.
+        number = math.floor((now - self._start) / self._period)
+        while self._tick(number + 1) <= now:
+            number += 1
+        while self._tick(number) > now:
+            number -= 1
+        return self._tick(number), self._tick(number + 1)
+
+    def _tick(self, number: int) -> float:
+        return self._start + number * self._period
 
 
 @final
@@ -243,9 +275,7 @@ class Ticker:
 
     def reset(self, duration: Duration) -> bool:
         """Start a new grid now, with another time between ticks. Returns whether it was ticking."""
-        start, period = _now(), _positive(duration, "Ticker.reset's duration")
-        self._channel.set_grid(start, period)
-        return self._channel.set_deadline(start + period)
+        return self._channel.restart(_now(), _positive(duration, "Ticker.reset's duration"))
 
 
 def after(duration: Duration) -> AfterChannel:

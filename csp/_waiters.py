@@ -7,6 +7,7 @@ A task that has to wait makes a *waiter*, puts it into the queue of each channel
 synchronously, from the task that caused it:
 
 - `Waiter.deliver`: here is a value (or the news that the channel is closed);
+- `Waiter.take`: time has come for some of what you wait for; take one of them;
 - `Waiter.offer`: give me the value you wait to send;
 - `Waiter.fail`: the channel you wait on is closed.
 
@@ -74,17 +75,21 @@ class Waiter(outcome.Outcome[object]):
     def __hash__(self) -> int:  # type: ignore[override]  # attrs set it to None in Outcome
         return id(self)
 
-    @abstractmethod
     def deliver(self, source: object, value: object, ok: bool) -> None:
         """Complete a receive from ``source`` with what it gives."""
+        raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
-    @abstractmethod
+    def take(self) -> None:
+        """Complete an operation that is ready now, of those waited for; one of them is."""
+        raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
+
     def offer(self, source: object) -> object:
         """Complete a send to ``source`` and return the value sent."""
+        raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
-    @abstractmethod
     def fail(self, source: object) -> None:
         """Complete whatever waits on ``source`` with the news that it is closed."""
+        raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
     @abstractmethod
     def leave(self) -> None:

@@ -198,7 +198,10 @@ def renew(error: ErrorT, message: str) -> ErrorT:
     fresh = copy.copy(error)
     fresh.args = (message,)
     fresh.message = message
-    fresh.__cause__ = error.__cause__
+    if error.__cause__ is not None:
+        fresh.__cause__ = error.__cause__
+    if hasattr(fresh, "__notes__"):
+        fresh.__notes__ = list(fresh.__notes__)
     return fresh
 
 

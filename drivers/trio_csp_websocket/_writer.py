@@ -74,11 +74,13 @@ class Writer:
             trio.BrokenResourceError: the connection broke before all of it was written.
             trio.ClosedResourceError: the connection is closed, or a close frame is on its way.
         """
-        await csp.budgeted_checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._failure is not None or self._close is not None:
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
         if self._transport.synchronous and not self._busy():
             if self._write_now(self._encode(opcode, payload)):
+                if csp.visit_due():
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             outgoing = _Outgoing(opcode, b"", begun=True)
             self._begun.append(outgoing)

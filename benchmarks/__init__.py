@@ -1,0 +1,1 @@
+"""What csp costs, next to what one would use without it; see README.md."""

@@ -1,0 +1,47 @@
+"""A time limit on each receive, that never passes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import csp
+from benchmarks._measure import Stopwatch, Workload, microseconds
+from benchmarks.channels import CAPACITY, produce, produce_memory
+
+
+async def _select_after(capacity: int, count: int, stopwatch: Stopwatch) -> None:
+    channel = csp.Channel[None](capacity)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(produce, channel)
+        await wait_all_tasks_blocked()
+        with stopwatch:
+            for _ in range(count):
+                await csp.select(channel.case_receive(), csp.after("30s").case_receive())
+        nursery.cancel_scope.cancel()
+
+
+async def _move_on_after(capacity: int, count: int, stopwatch: Stopwatch) -> None:
+    sender, receiver = trio.open_memory_channel[None](capacity)
+    async with trio.open_nursery() as nursery, receiver:
+        nursery.start_soon(produce_memory, sender)
+        await wait_all_tasks_blocked()
+        with stopwatch:
+            for _ in range(count):
+                with trio.move_on_after(30):
+                    await receiver.receive()
+        nursery.cancel_scope.cancel()
+
+
+def _after_workload(name: str, capacity: int) -> Workload:
+    return Workload(
+        f"select with a new after, {name}",
+        microseconds(partial(_select_after, capacity)),
+        {"move_on_after": microseconds(partial(_move_on_after, capacity))},
+        ratio_target=0.50,
+    )
+
+
+WORKLOADS = (_after_workload("capacity 100", CAPACITY), _after_workload("unbuffered", 0))

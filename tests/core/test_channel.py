@@ -1,0 +1,459 @@
+"""Channels: buffer, order, overflow, closing, causes, counts. What waits is in ``test_waiting.py``."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import csp
+from csp import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+# Making one -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 10_000, math.inf])
+def test_capacity_is_what_was_asked_for(capacity: float) -> None:
+    assert csp.Channel[int](capacity).capacity == capacity
+
+
+def test_a_channel_is_unbuffered_by_default() -> None:
+    assert csp.Channel[int]().capacity == 0
+
+
+@pytest.mark.parametrize("capacity", [1.0, 0.5, math.nan, -math.inf, True, "1", None])
+def test_a_capacity_that_is_no_whole_number_is_a_type_error(capacity: Any) -> None:
+    with pytest.raises(errors.InvalidTypeError, match=r"capacity must be an int of at least 0 or math\.inf"):
+        csp.Channel[int](capacity)
+
+
+def test_a_negative_capacity_is_invalid() -> None:
+    with pytest.raises(errors.InvalidError, match="capacity must be at least 0, not -1") as caught:
+        csp.Channel[int](-1)
+    assert caught.value.kind is errors.INVALID
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_an_unbuffered_channel_cannot_overflow(overflow: Any) -> None:
+    with pytest.raises(errors.InvalidError, match="needs a capacity of at least 1"):
+        csp.Channel[int](0, overflow=overflow)
+
+
+@pytest.mark.parametrize("overflow", ["drop", "", 1])
+def test_an_unknown_overflow_is_invalid(overflow: Any) -> None:
+    with pytest.raises(errors.InvalidError, match="overflow must be"):
+        csp.Channel[int](1, overflow=overflow)
+
+
+def test_a_channel_is_true_even_when_empty() -> None:
+    channel = csp.Channel[int](1)
+    assert len(channel) == 0
+    assert bool(channel) is True
+
+
+def test_channels_compare_by_identity() -> None:
+    one, other = csp.Channel[int](), csp.Channel[int]()
+    assert one != other
+    assert len({one, other, one}) == 2
+
+
+def test_a_channel_can_be_made_and_used_outside_of_a_run() -> None:
+    channel = csp.Channel[int](1)
+    channel.send_nowait(1)
+    assert channel.receive_nowait() == (1, True)
+    channel.close()
+
+
+def test_repr_shows_the_state() -> None:
+    channel = csp.Channel[int](3)
+    channel.send_nowait(1)
+    assert "open, 1 of 3 buffered" in repr(channel)
+    channel.close()
+    assert "closed, 1 of 3 buffered" in repr(channel)
+    assert repr(channel) in repr(channel.case_receive())
+    assert repr(channel) in repr(channel.case_send(1))
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def test_values_come_in_the_order_they_were_sent() -> None:
+    channel = csp.Channel[int](math.inf)
+    for value in range(100):
+        channel.send_nowait(value)
+    assert [channel.receive_nowait().value for _ in range(100)] == list(range(100))
+
+
+@pytest.mark.parametrize("capacity", [0, 1])
+async def test_none_is_a_value(capacity: int) -> None:
+    channel = csp.Channel[None](capacity)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.send, None)
+        assert await channel.receive() == (None, True)
+
+
+async def test_a_result_has_names() -> None:
+    channel = csp.Channel[int](1)
+    await channel.send(1)
+    received = await channel.receive()
+    assert received.value == 1
+    assert received.ok
+
+
+@pytest.mark.parametrize("capacity", [0, 2])
+def test_send_nowait_blocks_rather_than_exceed_the_capacity(capacity: int) -> None:
+    channel = csp.Channel[int](capacity)
+    for value in range(capacity):
+        channel.send_nowait(value)
+    with pytest.raises(trio.WouldBlock):
+        channel.send_nowait(9)
+    assert len(channel) == capacity
+
+
+def test_receive_nowait_blocks_when_there_is_nothing() -> None:
+    with pytest.raises(trio.WouldBlock):
+        csp.Channel[int](1).receive_nowait()
+
+
+async def test_a_freed_place_goes_to_a_waiting_sender_before_a_new_one() -> None:
+    channel = csp.Channel[int](1)
+    channel.send_nowait(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.send, 2)
+        await wait_all_tasks_blocked()
+        assert channel.receive_nowait() == (1, True)
+        with pytest.raises(trio.WouldBlock):
+            channel.send_nowait(3)
+        assert channel.receive_nowait() == (2, True)
+
+
+async def test_ready_operations_do_not_visit_the_scheduler() -> None:
+    channel = csp.Channel[int](1)
+    ran: list[bool] = []
+
+    async def other() -> None:
+        ran.append(True)
+
+    async with trio.open_nursery() as nursery:
+        await wait_all_tasks_blocked()
+        nursery.start_soon(other)
+        await channel.send(1)
+        await channel.receive()
+        assert ran == []
+
+
+async def test_a_value_received_is_not_kept_alive() -> None:
+    class Value:
+        pass
+
+    channel = csp.Channel[Value](1)
+    await channel.send(Value())
+    value = weakref.ref((await channel.receive()).value)
+    gc.collect()
+    assert value() is None
+
+
+# Overflow -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("overflow", "kept"), [("drop_oldest", [3, 4]), ("drop_newest", [0, 1])])
+async def test_overflow_drops_instead_of_waiting(overflow: Any, kept: list[int]) -> None:
+    channel = csp.Channel[int](2, overflow=overflow)
+    for value in range(4):
+        await channel.send(value)
+    channel.send_nowait(4)
+    assert channel.statistics().dropped == 3
+    assert len(channel) == 2
+    channel.close()
+    assert [value async for value in channel] == kept
+
+
+@pytest.mark.parametrize(("overflow", "kept"), [("drop_oldest", 2), ("drop_newest", 1)])
+async def test_select_sends_to_a_full_channel_that_drops(overflow: Any, kept: int) -> None:
+    channel = csp.Channel[int](1, overflow=overflow)
+    channel.send_nowait(1)
+    result = await csp.select(channel.case_send(2), default=True)
+    assert not result.default
+    assert channel.receive_nowait() == (kept, True)
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+async def test_overflow_hands_over_to_a_waiting_receiver(overflow: Any) -> None:
+    channel = csp.Channel[int](1, overflow=overflow)
+    received: list[int] = []
+
+    async def receive() -> None:
+        received.append((await channel.receive()).value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        channel.send_nowait(1)
+        channel.send_nowait(2)
+    assert received == [1]
+    assert channel.receive_nowait() == (2, True)
+    assert channel.statistics().dropped == 0
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_a_closed_channel_that_drops_is_an_error_all_the_same(overflow: Any) -> None:
+    channel = csp.Channel[int](1, overflow=overflow)
+    channel.close()
+    with pytest.raises(csp.ChannelClosedError):
+        channel.send_nowait(1)
+    assert channel.statistics().dropped == 0
+
+
+def test_drop_oldest_tells_a_selector_once_only() -> None:
+    async def main() -> list[int]:
+        channel = csp.Channel[int](1, overflow="drop_oldest")
+        with csp.Selector(channel.case_receive()) as selector:
+            channel.send_nowait(1)
+            channel.send_nowait(2)
+            channel.close()
+            return [result.value async for result in selector if result.ok]
+
+    assert trio.run(main) == [2]
+
+
+# Closing --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_channel_is_open() -> None:
+    channel = csp.Channel[int]()
+    assert not channel.closed
+    assert channel.cause is None
+
+
+def test_buffered_values_outlive_a_close() -> None:
+    channel = csp.Channel[Any](2)
+    channel.send_nowait(1)
+    channel.close()
+    assert channel.closed
+    assert len(channel) == 1
+    assert channel.receive_nowait() == (1, True)
+    assert channel.receive_nowait() == (None, False)
+    assert channel.receive_nowait() == (None, False)
+
+
+def test_closing_again_does_nothing_and_the_first_cause_stays() -> None:
+    channel = csp.Channel[int]()
+    cause = OSError("first")
+    channel.close(cause)
+    channel.close(OSError("second"))
+    channel.close()
+    assert channel.cause is cause
+
+
+def test_a_close_without_cause_cannot_get_one_later() -> None:
+    channel = csp.Channel[int]()
+    channel.close()
+    channel.close(OSError("late"))
+    assert channel.cause is None
+
+
+@pytest.mark.parametrize("cause", ["broken", OSError, 0])
+def test_a_cause_that_is_no_exception_is_a_type_error_and_closes_nothing(cause: Any) -> None:
+    channel = csp.Channel[int]()
+    with pytest.raises(errors.InvalidTypeError, match="cause must be an exception or None"):
+        channel.close(cause)
+    assert not channel.closed
+
+
+@pytest.mark.parametrize("cause", [None, OSError("broken")])
+async def test_a_send_on_a_closed_channel_is_unavailable_because_of_the_cause(cause: OSError | None) -> None:
+    channel = csp.Channel[int](1)
+    channel.close(cause)
+    attempts: list[Callable[[], Awaitable[object]]] = [
+        lambda: channel.send(1),
+        lambda: csp.select(channel.case_send(1)),
+    ]
+    for attempt in attempts:
+        with pytest.raises(csp.ChannelClosedError) as caught:
+            await attempt()
+        assert caught.value.kind is errors.UNAVAILABLE
+        assert caught.value.retryable is False
+        assert caught.value.__cause__ is cause
+        assert isinstance(caught.value, trio.ClosedResourceError)
+    with pytest.raises(csp.ChannelClosedError) as caught:
+        channel.send_nowait(1)
+    assert caught.value.__cause__ is cause
+
+
+async def test_waiting_senders_get_fresh_errors_from_the_cause() -> None:
+    channel = csp.Channel[int]()
+    cause = OSError("broken")
+    caught: list[csp.ChannelClosedError] = []
+
+    async def send() -> None:
+        try:
+            await channel.send(1)
+        except csp.ChannelClosedError as error:
+            caught.append(error)
+
+    async def select() -> None:
+        try:
+            await csp.select(channel.case_send(1))
+        except csp.ChannelClosedError as error:
+            caught.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        nursery.start_soon(select)
+        await wait_all_tasks_blocked()
+        channel.close(cause)
+    assert [error.__cause__ for error in caught] == [cause, cause]
+    assert caught[0] is not caught[1]
+
+
+# Iterating ------------------------------------------------------------------------------------------------------------
+
+
+async def test_iteration_ends_when_closed_and_drained() -> None:
+    channel = csp.Channel[int](3)
+    for value in range(3):
+        channel.send_nowait(value)
+    channel.close()
+    assert [value async for value in channel] == [0, 1, 2]
+
+
+async def test_iteration_after_a_close_with_one_of_our_errors_raises_its_like() -> None:
+    class Broken(errors.Error):
+        def __init__(self, code: int) -> None:
+            super().__init__(f"code {code}", kind=errors.TIMEOUT, retryable=True, details={"code": code})
+
+    channel = csp.Channel[int](1)
+    cause = Broken(3)
+    channel.send_nowait(1)
+    channel.close(cause)
+    values: list[int] = []
+    with pytest.raises(Broken) as caught:
+        values.extend([value async for value in channel])  # the loop raises
+    error = caught.value
+    assert error is not cause
+    assert error.__cause__ is cause
+    assert (error.message, error.kind, error.retryable, error.details) == ("code 3", errors.TIMEOUT, True, {"code": 3})
+
+
+async def test_iteration_after_a_close_with_a_foreign_error_raises_closed() -> None:
+    channel = csp.Channel[int]()
+    cause = OSError("broken")
+    channel.close(cause)
+    with pytest.raises(csp.ChannelClosedError, match=r"OSError\('broken'\)") as caught:
+        await anext(channel)
+    assert caught.value.__cause__ is cause
+
+
+async def test_each_iteration_raises_a_fresh_error() -> None:
+    channel = csp.Channel[int]()
+    channel.close(errors.Error("late", kind=errors.TIMEOUT))
+    caught: list[errors.Error] = []
+    for _ in range(2):
+        try:
+            await anext(channel)
+        except errors.Error as error:
+            caught.append(error)
+    assert len(caught) == 2
+    assert caught[0] is not caught[1]
+
+
+async def test_values_come_before_the_cause() -> None:
+    channel = csp.Channel[Any](1)
+    channel.send_nowait(1)
+    channel.close(OSError("broken"))
+    assert await anext(channel) == 1
+    assert await channel.receive() == (None, False)
+
+
+async def test_a_waiting_iteration_raises_the_cause() -> None:
+    channel = csp.Channel[int]()
+    cause = errors.Error("late", kind=errors.TIMEOUT)
+
+    async def iterate() -> None:
+        with pytest.raises(errors.Error, match="late") as caught:
+            await anext(channel)
+        assert caught.value.__cause__ is cause
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(iterate)
+        await wait_all_tasks_blocked()
+        channel.close(cause)
+
+
+# Cases and counts -----------------------------------------------------------------------------------------------------
+
+
+def test_receive_cases_are_equal_when_their_channels_are_the_same() -> None:
+    one, other = csp.Channel[int](), csp.Channel[int]()
+    assert one.case_receive() == one.case_receive()
+    assert hash(one.case_receive()) == hash(one.case_receive())
+    assert one.case_receive() != other.case_receive()
+    assert one.case_receive() != one
+    assert one.case_receive().channel is one
+
+
+async def test_statistics_count_everything() -> None:
+    channel = csp.Channel[int](2)
+    assert channel.statistics() == (0, 2, 0, 0, 0, 0, False)
+
+    async def wait(operation: Callable[[], Any]) -> None:
+        with trio.CancelScope():
+            await operation()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait, channel.receive)
+        nursery.start_soon(wait, lambda: csp.select(channel.case_receive()))
+        await wait_all_tasks_blocked()
+        assert channel.statistics().tasks_waiting_receive == 4
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        channel.send_nowait(1)
+        channel.send_nowait(2)
+        nursery.start_soon(channel.send, 3)
+        nursery.start_soon(lambda: csp.select(channel.case_send(4)))
+        await wait_all_tasks_blocked()
+        with csp.Selector(channel.case_receive()):
+            statistics = channel.statistics()
+        assert (statistics.buffered, statistics.tasks_waiting_send, statistics.selectors) == (2, 2, 1)
+        nursery.cancel_scope.cancel()
+    channel.close()
+    assert channel.statistics() == (2, 2, 0, 0, 0, 0, True)
+
+
+async def test_a_hundred_waiters_can_leave_in_any_order() -> None:
+    channel = csp.Channel[int]()
+    scopes = [trio.CancelScope() for _ in range(100)]
+
+    async def wait(scope: trio.CancelScope) -> None:
+        with scope:
+            await channel.receive()
+
+    async with trio.open_nursery() as nursery:
+        for scope in scopes:
+            nursery.start_soon(wait, scope)
+        await wait_all_tasks_blocked()
+        for left, scope in enumerate(scopes[::2] + scopes[1::2], start=1):
+            scope.cancel()
+            assert channel.statistics().tasks_waiting_receive == 100 - left
+
+
+async def test_no_memory_channel_is_opened_before_a_value_is_buffered() -> None:
+    channel = csp.Channel[int](3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.receive)
+        await wait_all_tasks_blocked()
+        await channel.send(1)
+    assert channel._buffer is None
+    await channel.send(2)
+    assert channel._buffer is not None
+    assert channel._buffer[0].statistics().max_buffer_size == 3

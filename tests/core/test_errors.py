@@ -1,0 +1,236 @@
+"""What the errors carry, and what survives wrapping, copying and pickling."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import trio
+
+import csp
+from csp import errors
+
+NAMES = [
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "INVALID",
+    "PERMISSION_DENIED",
+    "UNAVAILABLE",
+    "INTERNAL",
+    "CANCELED",
+    "CONFLICT",
+    "TIMEOUT",
+    "RATE_LIMITED",
+    "UNKNOWN",
+]
+
+
+class StatusError(errors.Error):
+    """A subclass as a driver might write it: a signature of its own, a field of its own."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}", kind=errors.UNAVAILABLE, retryable=True, details={"status": status})
+        self.status = status
+
+
+class SocketError(errors.ConnectionFailedError):
+    """A subclass of an OSError, whose constructor is a special one, with two arguments of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port} is down", kind=errors.INTERNAL, retryable=True)
+        self.host = host
+        self.port = port
+
+
+def test_kinds_are_exactly_the_specified_ones() -> None:
+    assert [kind.value for kind in errors.Kind] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kind_is_its_name_and_a_name_of_the_module(name: str) -> None:
+    kind = errors.Kind[name]
+    assert kind == name
+    assert str(kind) == name
+    assert getattr(errors, name) is kind
+    assert name in errors.__all__
+
+
+def test_fields_are_what_was_given() -> None:
+    error = errors.Error("too many", kind=errors.RATE_LIMITED, retryable=True, details={"limit": 3})
+    assert error.message == str(error) == "too many"
+    assert error.kind is errors.RATE_LIMITED
+    assert error.retryable is True
+    assert error.details == {"limit": 3}
+
+
+def test_retryable_and_details_are_unknown_by_default() -> None:
+    error = errors.Error("no", kind=errors.CONFLICT)
+    assert error.retryable is None
+    assert error.details is None
+
+
+def test_details_are_a_copy() -> None:
+    details = {"limit": 3}
+    error = errors.Error("too many", kind=errors.RATE_LIMITED, details=details)
+    details["limit"] = 4
+    assert error.details == {"limit": 3}
+
+
+def test_a_kind_can_be_given_by_name() -> None:
+    assert errors.Error("late", kind="TIMEOUT").kind is errors.TIMEOUT
+
+
+def test_a_kind_that_does_not_exist_is_invalid() -> None:
+    with pytest.raises(errors.InvalidError, match="'BOGUS'") as caught:
+        errors.Error("x", kind="BOGUS")
+    assert caught.value.__suppress_context__
+
+
+def test_repr_shows_the_state() -> None:
+    error = errors.Error("late", kind=errors.TIMEOUT, retryable=True)
+    assert repr(error) == "Error('late', kind=TIMEOUT, retryable=True)"
+
+
+def test_is_kind_compares_the_kind_of_our_errors() -> None:
+    error = errors.Error("late", kind=errors.TIMEOUT)
+    assert errors.is_kind(error, errors.TIMEOUT)
+    assert errors.is_kind(error, "TIMEOUT")
+    assert not errors.is_kind(error, errors.INTERNAL)
+
+
+@pytest.mark.parametrize("other", [None, TimeoutError("late"), trio.Cancelled])
+def test_is_kind_is_false_for_anything_else(other: BaseException | None) -> None:
+    assert not errors.is_kind(other, errors.TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("cls", "builtin", "kind"),
+    [
+        (errors.InvalidError, ValueError, errors.INVALID),
+        (errors.InvalidTypeError, TypeError, errors.INVALID),
+        (errors.InvalidTypeError, ValueError, errors.INVALID),
+        (errors.NoContextError, RuntimeError, errors.INTERNAL),
+        (errors.ChannelClosedError, trio.ClosedResourceError, errors.UNAVAILABLE),
+    ],
+)
+def test_a_subclass_is_caught_as_the_builtin_and_is_not_retryable(
+    cls: type[errors.InvalidError | errors.NoContextError | errors.ChannelClosedError],
+    builtin: type[Exception],
+    kind: errors.Kind,
+) -> None:
+    error = cls("no")
+    assert isinstance(error, builtin)
+    assert isinstance(error, errors.Error)
+    assert error.kind is kind
+    assert error.retryable is False
+
+
+@pytest.mark.parametrize("cls", [errors.ConnectionFailedError, errors.ConnectTimeoutError])
+def test_connection_errors_are_caught_as_connection_error(cls: type[errors.ConnectionFailedError]) -> None:
+    assert isinstance(cls("down", kind=errors.INTERNAL), ConnectionError)
+
+
+def test_a_connect_timeout_is_caught_as_timeout_error() -> None:
+    assert issubclass(errors.ConnectTimeoutError, TimeoutError)
+
+
+def test_wrap_puts_the_text_in_front_and_leaves_the_original() -> None:
+    error = errors.Error("late", kind=errors.TIMEOUT)
+    wrapped = errors.wrap(error, "reading")
+    assert str(wrapped) == wrapped.message == "reading: late"
+    assert wrapped.args == ("reading: late",)
+    assert str(error) == error.message == "late"
+
+
+def test_wrap_keeps_kind_retryable_details_and_cause() -> None:
+    error = errors.Error("late", kind=errors.TIMEOUT, retryable=True, details={"seconds": 3})
+    error.__cause__ = OSError("root")
+    wrapped = errors.wrap(error, "reading")
+    assert wrapped.kind is errors.TIMEOUT
+    assert wrapped.retryable is True
+    assert wrapped.details == {"seconds": 3}
+    assert wrapped.__cause__ is error.__cause__
+
+
+@pytest.mark.parametrize("error", [StatusError(503), SocketError("example.com", 80)])
+def test_wrap_keeps_the_type_and_own_fields_of_a_subclass(error: errors.Error) -> None:
+    wrapped = errors.wrap(error, "calling")
+    assert type(wrapped) is type(error)
+    assert wrapped.message == f"calling: {error.message}"
+    assert {**vars(wrapped), "message": error.message} == vars(error)
+
+
+def test_wrap_starts_without_a_traceback() -> None:
+    error = StatusError(500)
+    with pytest.raises(StatusError):
+        raise error
+    assert error.__traceback__ is not None
+    assert errors.wrap(error, "calling").__traceback__ is None
+
+
+def test_wrap_does_not_hide_the_context_of_an_error_without_cause() -> None:
+    error = StatusError(500)
+
+    def fail() -> None:
+        try:
+            raise OSError("root")
+        except OSError:
+            raise errors.wrap(error, "calling")  # noqa: B904  # the implicit context is the subject
+
+    with pytest.raises(StatusError) as caught:
+        fail()
+    assert isinstance(caught.value.__context__, OSError)
+    assert not caught.value.__suppress_context__
+
+
+def test_a_note_on_a_wrapped_error_leaves_the_original() -> None:
+    error = StatusError(500)
+    error.add_note("first")
+    errors.wrap(error, "calling").add_note("second")
+    assert error.__notes__ == ["first"]
+
+
+def test_wrap_of_a_foreign_error_is_unknown_and_caused_by_it() -> None:
+    error = OSError("root")
+    wrapped = errors.wrap(error, "reading")
+    assert type(wrapped) is errors.Error
+    assert wrapped.message == "reading: root"
+    assert wrapped.kind is errors.UNKNOWN
+    assert wrapped.retryable is None
+    assert wrapped.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Error("late", kind=errors.TIMEOUT, retryable=True, details={"seconds": 3}),
+        errors.InvalidError("bad"),
+        errors.InvalidTypeError("bad"),
+        errors.NoContextError("where"),
+        errors.ChannelClosedError("shut", details={"code": 1006}),
+        errors.ConnectionFailedError("down", kind=errors.INTERNAL, retryable=True),
+        errors.ConnectTimeoutError("late", kind=errors.INTERNAL, retryable=True),
+        StatusError(503),
+        SocketError("example.com", 80),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
+def test_copies_are_equal_in_every_field(error: errors.Error, how: str) -> None:
+    again: errors.Error
+    if how == "copy":
+        again = copy.copy(error)
+    elif how == "deepcopy":
+        again = copy.deepcopy(error)
+    else:
+        again = pickle.loads(pickle.dumps(error))
+    assert again is not error
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert again.args == error.args
+    assert vars(again) == vars(error)
+
+
+def test_the_closed_error_is_exported_at_the_top() -> None:
+    assert csp.ChannelClosedError is errors.ChannelClosedError

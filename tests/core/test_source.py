@@ -1,0 +1,227 @@
+"""A source of one's own, by the public protocol alone: it can be received from in every way there is."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import csp
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+
+class Mailbox(csp.Source[T], Generic[T]):
+    """An unbounded queue of letters: what a user of the package might write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.letters: deque[T] = deque()
+
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # it has no clock
+        return bool(self.letters)
+
+    def receive_nowait(self) -> csp.Received[T]:
+        if not self.letters:
+            raise trio.WouldBlock
+        return csp.Received(self.letters.popleft(), True)
+
+    def post(self, letter: T) -> None:
+        if not self.hand_over(letter):
+            self.letters.append(letter)
+            self.notify()
+
+
+class Last(Mailbox[T]):
+    """Gives one letter and no more."""
+
+    one_shot = True
+
+
+class Sealed(Mailbox[T]):
+    """Closed from the beginning: what was posted, then the end."""
+
+    def __init__(self, *letters: T, cause: BaseException | None = None) -> None:
+        super().__init__()
+        self.letters.extend(letters)
+        self._cause = cause
+
+    @property
+    def cause(self) -> BaseException | None:
+        return self._cause
+
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # it has no clock
+        return True
+
+    def receive_nowait(self) -> csp.Received[T]:
+        return super().receive_nowait() if self.letters else csp.Received(None, False)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def by_receive(mailbox: Mailbox[str]) -> str:
+    return (await mailbox.receive()).value
+
+
+async def by_async_for(mailbox: Mailbox[str]) -> str:
+    return await anext(mailbox)
+
+
+async def by_select(mailbox: Mailbox[str]) -> str:
+    result = await csp.select(csp.Channel[str]().case_receive(), mailbox.case_receive())
+    assert result.channel is mailbox
+    return result.value
+
+
+async def by_selector(mailbox: Mailbox[str]) -> str:
+    with csp.Selector(csp.Channel[str]().case_receive(), mailbox.case_receive()) as selector:
+        result = await selector.select()
+        assert result.channel is mailbox
+        return result.value
+
+
+each_way = pytest.mark.parametrize("receive", [by_receive, by_async_for, by_select, by_selector])
+
+
+def test_a_source_must_say_what_it_gives() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        csp.Source()  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
+
+
+def test_a_source_has_no_cause_and_is_not_one_shot_by_default() -> None:
+    assert Mailbox[str]().cause is None
+    assert not Mailbox.one_shot
+
+
+@each_way
+async def test_what_it_holds_is_received_at_once(receive: Callable[[Mailbox[str]], Awaitable[str]]) -> None:
+    mailbox = Mailbox[str]()
+    mailbox.post("a")
+    mailbox.post("b")
+    assert [await receive(mailbox), await receive(mailbox)] == ["a", "b"]
+
+
+@each_way
+async def test_what_it_gets_later_wakes_a_receiver(receive: Callable[[Mailbox[str]], Awaitable[str]]) -> None:
+    mailbox = Mailbox[str]()
+    received: list[str] = []
+
+    async def run() -> None:
+        received.append(await receive(mailbox))
+
+    async with trio.open_nursery() as nursery:
+        for letter in "ab":
+            nursery.start_soon(run)
+            await wait_all_tasks_blocked()
+            mailbox.post(letter)
+            assert not mailbox.letters
+            await wait_all_tasks_blocked()
+    assert received == ["a", "b"]
+
+
+@each_way
+async def test_a_cancelled_receiver_takes_nothing(receive: Callable[[Mailbox[str]], Awaitable[str]]) -> None:
+    mailbox = Mailbox[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive, mailbox)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    mailbox.post("a")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await receive(mailbox)
+    assert scope.cancelled_caught
+    assert mailbox.receive_nowait() == ("a", True)
+
+
+async def test_a_closed_source_ends_its_iteration() -> None:
+    assert [letter async for letter in Sealed("a", "b")] == ["a", "b"]
+
+
+async def test_a_source_closed_with_a_cause_raises_it() -> None:
+    cause = OSError("fire")
+    with pytest.raises(csp.ChannelClosedError) as caught:
+        await anext(Sealed[str](cause=cause))
+    assert caught.value.__cause__ is cause
+
+
+async def test_a_closed_source_leaves_a_selector() -> None:
+    sealed = Sealed("a")
+    with csp.Selector(sealed.case_receive()) as selector:
+        assert [(result.value, result.ok) async for result in selector] == [("a", True), (None, False)]
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_a_one_shot_source_leaves_a_selector_after_its_value(parked: bool) -> None:
+    last = Last[str]()
+    received: list[str] = []
+
+    async def iterate() -> None:
+        with csp.Selector(last.case_receive()) as selector:
+            received.extend([result.value async for result in selector])
+
+    if not parked:
+        last.post("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(iterate)
+        if parked:
+            await wait_all_tasks_blocked()
+            last.post("a")
+    assert received == ["a"]
+
+
+@each_way
+async def test_a_notification_without_a_value_wakes_nobody(receive: Callable[[Mailbox[str]], Awaitable[str]]) -> None:
+    mailbox = Mailbox[str]()
+    received: list[str] = []
+
+    async def run() -> None:
+        received.append(await receive(mailbox))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        mailbox.notify()
+        await wait_all_tasks_blocked()
+        assert received == []
+        mailbox.post("a")
+    assert received == ["a"]
+
+
+async def test_hand_over_tells_whether_anybody_took_it() -> None:
+    mailbox = Mailbox[str]()
+    assert not mailbox.hand_over("a")
+    with csp.Selector(mailbox.case_receive()):
+        assert not mailbox.hand_over("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.receive)
+        await wait_all_tasks_blocked()
+        assert mailbox.hand_over("b")
+        assert not mailbox.hand_over("c")
+
+
+async def test_a_source_can_check_in_with_the_budget_of_its_own_operations() -> None:
+    visited: list[bool] = []
+
+    async def other() -> None:
+        visited.append(True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        for _ in range(2 * csp.OPERATIONS_PER_VISIT):
+            if csp.visit_due():
+                await trio.lowlevel.cancel_shielded_checkpoint()
+        assert visited == [True]
+
+
+async def test_a_moment_is_the_time_of_its_first_question(mock_clock: trio.testing.MockClock) -> None:
+    moment = csp.Moment()
+    mock_clock.jump(1)
+    assert moment.time() == 1
+    mock_clock.jump(1)
+    assert moment.time() == 1
+    assert csp.Moment().time() == 2

@@ -1,0 +1,125 @@
+"""The public API as type checkers see it; mypy and pyright check this file, and it runs as well."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Never, assert_type
+
+import csp
+from csp import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import trio
+
+
+async def test_channel() -> None:
+    channel = csp.Channel[int](3)
+    assert_type(await channel.send(1), None)
+    assert_type(channel.send_nowait(2), None)
+    assert_type(await channel.receive(), csp.Received[int])
+    assert_type(channel.receive_nowait(), csp.Received[int])
+    channel.send_nowait(3)
+    value, ok = await channel.receive()
+    assert_type(value, int)
+    assert_type(ok, bool)
+    assert_type(channel.case_receive(), csp.ReceiveCase[int])
+    assert_type(channel.case_send(1), csp.SendCase[int])
+    assert_type(channel.capacity, float)
+    assert_type(len(channel), int)
+    assert_type(channel.statistics(), csp.ChannelStatistics)
+    assert_type(channel.close(OSError()), None)
+    assert_type(channel.closed, bool)
+    assert_type(channel.cause, BaseException | None)
+
+
+async def test_iteration() -> None:
+    channel = csp.Channel[str](1)
+    channel.send_nowait("a")
+    channel.close()
+    async for value in channel:
+        assert_type(value, str)
+
+
+async def test_ends() -> None:
+    channel = csp.Channel[int](1)
+    sender: trio.abc.SendChannel[int] = channel.sender
+    receiver: trio.abc.ReceiveChannel[int] = channel.receiver
+    assert_type(channel.sender, csp.SendEnd[int])
+    assert_type(channel.receiver, csp.ReceiveEnd[int])
+    await sender.send(1)
+    assert_type(await receiver.receive(), int)
+
+
+async def test_select_with_one_type() -> None:
+    channel = csp.Channel[int](2)
+    result = await csp.select(channel.case_send(1), None)
+    assert_type(result, csp.SelectResult[int])
+    assert_type(result.value, int)
+    assert_type(result.ok, bool)
+    assert_type(result.default, bool)
+    assert_type(result.index, int)
+    assert_type(result.channel, object)
+
+
+async def test_select_with_one_type_of_channel_and_a_default() -> None:
+    channel = csp.Channel[str](2)
+    result = await csp.select(channel.case_receive(), default=True, priority=True)
+    assert_type(result, csp.SelectResult[str])
+
+
+async def test_select_with_different_types() -> None:
+    numbers, words = csp.Channel[int](1), csp.Channel[str](1)
+    numbers.send_nowait(1)
+    result = await csp.select(numbers.case_receive(), words.case_receive(), csp.after("1s").case_receive())
+    value: object = result.value
+    assert value == 1
+
+
+async def test_selector() -> None:
+    channel = csp.Channel[int](3)
+    for number in range(3):
+        channel.send_nowait(number)
+    with csp.Selector(channel.case_receive()) as selector:
+        assert_type(selector, csp.Selector[int])
+        assert_type(await selector.select(), csp.SelectResult[int])
+        async for result in selector:
+            assert_type(result, csp.SelectResult[int])
+            break
+        assert_type(selector.remove(channel.case_receive()), None)
+        assert_type(len(selector), int)
+
+
+async def test_timers() -> None:
+    after = csp.after(timedelta(0))
+    assert_type(await after.receive(), csp.Received[float])
+    source: csp.Source[float] = after
+    assert_type(source.case_receive(), csp.ReceiveCase[float])
+    channel: csp.TimerChannel = csp.tick("1s")
+    assert_type(channel.case_receive(), csp.ReceiveCase[float])
+    timer = csp.Timer("1s")
+    assert_type(timer.channel, csp.TimerChannel)
+    assert_type(timer.stop(), bool)
+    assert_type(timer.reset("1s"), bool)
+    ticker = csp.Ticker("1s")
+    assert_type(ticker.stop(), bool)
+    assert_type(ticker.reset("1s"), bool)
+    assert_type(csp.never().case_receive(), csp.ReceiveCase[Never])
+    assert_type(csp.parse_duration("1s"), float)
+
+
+def test_errors() -> None:
+    error = errors.Error("late", kind=errors.TIMEOUT)
+    assert_type(error.kind, errors.Kind)
+    assert_type(error.retryable, bool | None)
+    details: Mapping[str, object] | None = error.details
+    assert details is None
+    assert_type(errors.wrap(errors.InvalidError("no"), "text"), errors.InvalidError)
+    assert_type(errors.wrap(OSError(), "text"), errors.Error)
+    assert_type(errors.is_kind(None, errors.TIMEOUT), bool)
+
+
+def test_what_is_exported_exists() -> None:
+    assert all(hasattr(csp, name) for name in csp.__all__)
+    assert all(hasattr(errors, name) for name in errors.__all__)
