@@ -6,19 +6,20 @@ The layers, from the bottom; an import never points down this list:
 - ``_duration``, ``_checkpoint``: Go's durations; how often a ready operation lets other tasks run
 - ``_waiters``: parked tasks, their queues, and why no wake-up is lost
 - ``_source``: what can be received from: the protocol, and the waiting all sources share
-- ``_channel`` with ``_ends``: channels, and their two ends for code written against Trio
+- ``_channel`` with ``_sending`` and ``_ends``: channels; what waits to send; a channel's ends for code written for Trio
 - ``_select``, ``_selector``: wait for several at once, ad hoc or registered
 - ``_alarm``, ``_timers``: timers that are channels
 - `csp.websocket`: the WebSocket client, a driver of its own
 """
 
 from csp import errors
-from csp._channel import Channel, ChannelStatistics, SendCase
+from csp._channel import Channel, ChannelStatistics
 from csp._checkpoint import OPERATIONS_PER_VISIT, visit_due
 from csp._duration import Duration, parse_duration
 from csp._ends import ReceiveEnd, SendEnd
 from csp._select import Case, SelectResult, select
 from csp._selector import Selector
+from csp._sending import SendCase
 from csp._source import Moment, ReceiveCase, Source
 from csp._timers import Ticker, Timer, TimerChannel, after, never, tick
 from csp._waiters import Received

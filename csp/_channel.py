@@ -16,7 +16,7 @@ Invariants, outside of a method:
 from __future__ import annotations
 
 import math
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast, final
+from typing import Literal, NamedTuple, TypeVar, cast, final
 
 import trio
 from trio.lowlevel import (
@@ -28,6 +28,7 @@ from trio.lowlevel import (
 
 from csp._checkpoint import visit_due
 from csp._ends import ReceiveEnd, SendEnd
+from csp._sending import SendCase, SendWaiter
 from csp._source import Moment, ReceiveWaiter, Source
 from csp._waiters import Queue, Received, Waiter, count, first, join, leave, new_tuple
 from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError
@@ -319,46 +320,3 @@ class Channel(Source[T]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<csp.Channel {state}, {self._buffered} of {self._capacity} buffered, at {id(self):#x}>"
-
-
-class SendCase(Generic[T]):
-    """The case of `select` that sends a value to a channel."""
-
-    __slots__ = ("channel", "value")
-
-    def __init__(self, channel: Channel[T], value: T) -> None:
-        self.channel = channel
-        self.value = value
-
-    def __repr__(self) -> str:
-        return f"<send case of {self.channel!r}>"
-
-
-class SendWaiter(Waiter):
-    """A task parked in `Channel.send`."""
-
-    __slots__ = ("_channel", "_failed", "_value")
-
-    def __init__(self, channel: Channel[Any], value: object) -> None:
-        super().__init__()
-        self._channel = channel
-        self._value = value
-        self._failed = False
-
-    def offer(self, source: object) -> object:
-        self.leave()
-        self.wake()
-        return self._value
-
-    def fail(self, source: object) -> None:
-        self.leave()
-        self._failed = True
-        self.wake()
-
-    def leave(self) -> None:
-        self._channel.unpark_sender(self)
-
-    def unwrap(self) -> object:
-        if self._failed:
-            raise self._channel.closed_error()
-        return None

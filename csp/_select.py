@@ -12,8 +12,8 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from csp._channel import SendCase
 from csp._checkpoint import visit_due
+from csp._sending import SendCase
 from csp._source import Moment, ReceiveCase
 from csp._waiters import Waiter, new_tuple
 from csp.errors import InvalidTypeError

@@ -25,9 +25,9 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from csp._channel import SendCase
 from csp._checkpoint import visit_due
 from csp._select import SelectResult
+from csp._sending import SendCase
 from csp._source import Moment, ReceiveCase, Source
 from csp._waiters import Queue, Waiter, first, join, leave, new_tuple
 from csp.errors import InvalidTypeError

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, TypeVar, overload
 
 import trio
 
@@ -95,7 +95,7 @@ class Error(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.kind = _kind(kind)
+        self.kind = _checked(kind)
         self.retryable = retryable
         self.details = None if details is None else dict(details)
 
@@ -110,53 +110,38 @@ class Error(Exception):
         return (_rebuild, (type(self), self.args), self.__dict__)
 
 
-class InvalidError(Error, ValueError):
+class _OneKindError(Error):
+    """An error whose class says its kind, and that no retry will help."""
+
+    _kind: ClassVar[Kind]
+
+    def __init__(self, message: str, *, details: Mapping[str, object] | None = None) -> None:
+        super().__init__(message, kind=self._kind, retryable=False, details=details)
+
+
+class InvalidError(_OneKindError, ValueError):
     """An argument or option is out of range or malformed; nothing was done."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        kind: Kind | str = Kind.INVALID,
-        retryable: bool | None = False,
-        details: Mapping[str, object] | None = None,
-    ) -> None:
-        super().__init__(message, kind=kind, retryable=retryable, details=details)
+    _kind = Kind.INVALID
 
 
 class InvalidTypeError(InvalidError, TypeError):
     """An argument or option is of the wrong type, or unknown; nothing was done."""
 
 
-class NoContextError(Error, RuntimeError):
+class NoContextError(_OneKindError, RuntimeError):
     """Called where it cannot work: outside a Trio run, or without the nursery it needs."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        kind: Kind | str = Kind.INTERNAL,
-        retryable: bool | None = False,
-        details: Mapping[str, object] | None = None,
-    ) -> None:
-        super().__init__(message, kind=kind, retryable=retryable, details=details)
+    _kind = Kind.INTERNAL
 
 
-class ChannelClosedError(Error, trio.ClosedResourceError):
+class ChannelClosedError(_OneKindError, trio.ClosedResourceError):
     """Sending on a channel that is closed, or that closed while the sender waited.
 
     ``__cause__`` is what the channel was closed with, if anything.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        kind: Kind | str = Kind.UNAVAILABLE,
-        retryable: bool | None = False,
-        details: Mapping[str, object] | None = None,
-    ) -> None:
-        super().__init__(message, kind=kind, retryable=retryable, details=details)
+    _kind = Kind.UNAVAILABLE
 
 
 class ConnectionFailedError(Error, ConnectionError):
@@ -173,7 +158,7 @@ ErrorT = TypeVar("ErrorT", bound=Error)
 
 def is_kind(error: BaseException | None, kind: Kind | str) -> bool:
     """Tell whether ``error`` is an `Error` of this kind; False for anything else, None included."""
-    return isinstance(error, Error) and error.kind is _kind(kind)
+    return isinstance(error, Error) and error.kind is _checked(kind)
 
 
 @overload
@@ -211,7 +196,7 @@ def _rebuild(cls: type[Error], args: tuple[object, ...]) -> Error:
     return error
 
 
-def _kind(kind: Kind | str) -> Kind:
+def _checked(kind: Kind | str) -> Kind:
     try:
         return Kind(kind)
     except ValueError:

@@ -33,10 +33,8 @@ MUTATORS = {
         "abandon",
         "park_sender",
         "unpark_sender",
-        "offer",
-        "fail",
-        "leave",
     },
+    "_sending.py": {"offer", "fail", "leave"},
     "_select.py": {"_perform", "park", "leave", "deliver", "take", "offer", "fail", "_complete"},
     "_selector.py": {
         "add",
@@ -314,7 +312,7 @@ def test_an_interrupted_hand_over_is_complete(at: tuple[str, str], restore_profi
 
 @pytest.mark.parametrize(
     "at",
-    [("_channel.py", "receive_nowait"), ("_channel.py", "_pop"), ("_channel.py", "offer"), ("_channel.py", "_push")],
+    [("_channel.py", "receive_nowait"), ("_channel.py", "_pop"), ("_sending.py", "offer"), ("_channel.py", "_push")],
     ids=lambda at: at[1],
 )
 def test_an_interrupted_receive_with_a_sender_behind_is_complete(at: tuple[str, str], restore_profile: None) -> None:
@@ -396,11 +394,13 @@ def test_an_interrupted_wake_of_a_selector_is_complete(function: str, restore_pr
     assert channel.statistics().selectors == 0
 
 
-@pytest.mark.parametrize("function", ["close", "fail", "unpark_sender"])
-def test_an_interrupted_close_wakes_everybody(function: str, restore_profile: None) -> None:
+@pytest.mark.parametrize(
+    ("file", "function"), [("_channel.py", "close"), ("_sending.py", "fail"), ("_channel.py", "unpark_sender")]
+)
+def test_an_interrupted_close_wakes_everybody(file: str, function: str, restore_profile: None) -> None:
     channel = csp.Channel[int]()
     failed: list[bool] = []
-    interrupt = Interrupt("_channel.py", function)
+    interrupt = Interrupt(file, function)
 
     async def send() -> None:
         with trio.CancelScope(shield=True):

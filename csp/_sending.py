@@ -1,0 +1,55 @@
+"""The sending side of a channel: the case of a select that sends, and a task that waits to send."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from csp._waiters import Waiter
+
+if TYPE_CHECKING:
+    from csp._channel import Channel
+
+T = TypeVar("T")
+
+
+class SendCase(Generic[T]):
+    """The case of `select` that sends a value to a channel."""
+
+    __slots__ = ("channel", "value")
+
+    def __init__(self, channel: Channel[T], value: T) -> None:
+        self.channel = channel
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"<send case of {self.channel!r}>"
+
+
+class SendWaiter(Waiter):
+    """A task parked in `Channel.send`."""
+
+    __slots__ = ("_channel", "_failed", "_value")
+
+    def __init__(self, channel: Channel[Any], value: object) -> None:
+        super().__init__()
+        self._channel = channel
+        self._value = value
+        self._failed = False
+
+    def offer(self, source: object) -> object:
+        self.leave()
+        self.wake()
+        return self._value
+
+    def fail(self, source: object) -> None:
+        self.leave()
+        self._failed = True
+        self.wake()
+
+    def leave(self) -> None:
+        self._channel.unpark_sender(self)
+
+    def unwrap(self) -> object:
+        if self._failed:
+            raise self._channel.closed_error()
+        return None
