@@ -130,7 +130,7 @@ class Channel(Source[T]):
         """
         if self._closed:
             raise self.closed_error()
-        if (self._receivers is not None or self._watches) and not self._buffered and self.hand_over(value):
+        if (self._receivers is not None or self._watches) and not self._buffered and self._hand_over(value):
             return
         if self._buffered >= self._capacity:
             if self._overflow is None:
@@ -142,6 +142,27 @@ class Channel(Source[T]):
         self._push(value)
         if self._watches:
             self.notify()
+
+    def _hand_over(self, value: T) -> bool:
+        """Give a value being sent to a task that is parked here, if there is one; tell whether there was.
+
+        Tasks in `receive` and in `select` are served in the order they came; a `Selector` in which a task is parked
+        takes turns with them.
+        """
+        if self._watches and (self._receivers is None or self._selectors_turn):
+            for position, watch in enumerate(self._watches):
+                if watch.parked:
+                    self._selectors_turn = False
+                    if len(self._watches) > 1:
+                        # Served selectors go to the back of the line.
+                        self._watches = self._watches[position + 1 :] + self._watches[: position + 1]
+                    watch.deliver(value)
+                    return True
+        if self._receivers is None:
+            return False
+        self._selectors_turn = True
+        first(self._receivers).deliver(self, value, True)
+        return True
 
     def can_send(self) -> bool:
         """Tell whether `send_nowait` would not block: it would succeed, or raise because the channel is closed."""

@@ -37,6 +37,8 @@ T = TypeVar("T")
 # How many values one ready channel gives before the next one's turn.
 _VALUES_IN_A_ROW = 16
 
+_MIN_QUEUE_TO_CLEAN = 64
+
 
 @final
 class Selector(Generic[T]):
@@ -182,10 +184,12 @@ class Selector(Generic[T]):
         self._given = 0
 
     def _drop(self, watch: _Watch) -> None:
-        """Forget a case. If it is in the ready queue it is skipped there later, which keeps this O(1)."""
+        """Forget a case. If it is in the ready queue it is skipped there later, so that this is O(1), amortised."""
         watch.dropped = True
         watch.source.unwatch(watch)
         del self._watches[watch.case]
+        if len(self._ready) > 2 * len(self._watches) + _MIN_QUEUE_TO_CLEAN:
+            self._ready = deque(watch for watch in self._ready if not watch.dropped)
 
     def _end_iteration_if_empty(self) -> None:
         """Wake the tasks that iterate, if the last case is gone; called when its last value is handed out."""
@@ -242,16 +246,12 @@ class _Watch:
         selector = self._selector()
         return selector is not None and selector._parked is not None
 
-    def deliver(self, value: object, ok: bool) -> None:
+    def deliver(self, value: object) -> None:
         selector = self._selector()
         assert selector is not None
         assert selector._parked is not None
-        first(selector._parked).deliver(
-            selector, new_tuple(SelectResult, (self.source, value, ok, False, self.index)), True
-        )
-        if not ok or self.source.one_shot:
-            selector._drop(self)
-            selector._end_iteration_if_empty()
+        result = new_tuple(SelectResult, (self.source, value, True, False, self.index))
+        first(selector._parked).deliver(selector, result, True)
 
     def notify(self) -> None:
         if self.queued:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from csp._waiters import Waiter
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@final
 class SendCase(Generic[T]):
     """The case of `select` that sends a value to a channel."""
 

@@ -1,15 +1,14 @@
 """What can be received from: the protocol behind every receive case, and the waiting that all sources share.
 
-A source of your own is a subclass of `Source` with two methods: `is_ready` and `receive_nowait`. Whenever a value
-turns up, it offers the value to whoever is parked (`hand_over`) and otherwise keeps it and says so (`notify`).
-Everything else, ``await source.receive()``, iteration, `select` and `Selector`, comes from here, for channels and
-timers and for yours.
+A source of your own is a subclass of `Source` with two methods, `is_ready` and `receive_nowait`, that calls `serve`
+whenever it has become ready. Everything else, ``await source.receive()``, iteration, `select` and `Selector`, comes
+from here, for channels and timers and for yours.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, final
 
 import trio
 from trio.lowlevel import (
@@ -50,7 +49,7 @@ class Watch(Protocol):
         """Whether a task is parked in the selector, so that a value can be handed to it."""
         ...
 
-    def deliver(self, value: object, ok: bool) -> None:
+    def deliver(self, value: object) -> None:
         """Hand a value to the task that has been parked in the selector longest."""
 
     def notify(self) -> None:
@@ -102,26 +101,24 @@ class Source(ABC, Generic[T_co]):
     # What a subclass calls -------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    def hand_over(self, value: object) -> bool:
-        """Give a value to a task that is parked here, if there is one; tell whether there was.
+    def serve(self) -> None:
+        """Give what there is to take to the tasks that wait for it; to be called whenever the source became ready.
 
-        Tasks in `receive` and in `select` are served in the order they came; a `Selector` in which a task is parked
-        takes turns with them.
+        That is when a value has turned up, and when there will be no more: `receive_nowait` then returns
+        ``(None, False)``, and every task that waits gets that.
         """
-        if self._watches and (self._receivers is None or self._selectors_turn):
-            for position, watch in enumerate(self._watches):
-                if watch.parked:
-                    self._selectors_turn = False
-                    if len(self._watches) > 1:
-                        # Served selectors go to the back of the line.
-                        self._watches = self._watches[position + 1 :] + self._watches[: position + 1]
-                    watch.deliver(value, True)
-                    return True
-        if self._receivers is None:
-            return False
-        self._selectors_turn = True
-        first(self._receivers).deliver(self, value, True)
-        return True
+        while self.is_ready(Moment()):
+            parked = any(watch.parked for watch in self._watches)
+            if self._receivers is not None and not (parked and self._selectors_turn):
+                self._selectors_turn = True
+                # A select may take another of its cases, if several have become ready at this moment.
+                first(self._receivers).take()
+            else:
+                # Selectors in which a task is parked take at once, the others know now that they can.
+                self._selectors_turn = False
+                self.notify()
+                if not parked:
+                    break
 
     @enable_ki_protection
     def notify(self) -> None:
@@ -200,6 +197,7 @@ class Source(ABC, Generic[T_co]):
         self._watches = tuple(other for other in self._watches if other is not watch)
 
 
+@final
 class ReceiveCase(Generic[T_co]):
     """The case of `select` and `Selector` that receives from a source."""
 

@@ -19,7 +19,7 @@ from trio.lowlevel import enable_ki_protection
 from csp._alarm import Alarm, current_alarm
 from csp._duration import Duration, parse_duration
 from csp._source import Moment, Source, Watch
-from csp._waiters import Received, Waiter, first
+from csp._waiters import Received, Waiter
 from csp.errors import InvalidError, NoContextError
 
 _SILENT = math.inf
@@ -108,16 +108,9 @@ class TimerChannel(Source[float]):
     def due(self) -> None:
         """Called by the alarm when the deadline has come, unregistered: serve who waits, or tell the selectors."""
         self._alarm = None
-        # A waiter that is served may take this value, or that of another of its timers that is due as well.
-        while self._receivers is not None and self.is_ready(Moment()):
-            if self._selectors_turn and any(watch.parked for watch in self._watches):
-                break
-            self._selectors_turn = True
-            first(self._receivers).take()
-        if self._watches and self.is_ready(Moment()):
-            self._selectors_turn = False
-            self._rung = True
-            self.notify()
+        self.serve()
+        # If nobody took it, the selectors know now; the alarm is needed again after the next deadline.
+        self._rung = self.is_ready(Moment())
         self._arm()
 
     def park(self, waiter: Waiter) -> None:

@@ -23,10 +23,11 @@ CORE = str(Path(csp.__file__).parent)
 # Every function that changes a queue, a buffer or a timer, by file.
 MUTATORS = {
     "_waiters.py": {"join", "leave", "wake"},
-    "_source.py": {"hand_over", "notify", "park", "unpark", "watch", "unwatch", "deliver", "take", "leave"},
+    "_source.py": {"serve", "notify", "park", "unpark", "watch", "unwatch", "deliver", "take", "leave"},
     "_channel.py": {
         "send_nowait",
         "receive_nowait",
+        "_hand_over",
         "_push",
         "_pop",
         "close",
@@ -276,7 +277,7 @@ def is_quiet(channel: csp.Channel[int]) -> bool:
 
 HAND_OVER = [
     ("_channel.py", "send_nowait"),
-    ("_source.py", "hand_over"),
+    ("_channel.py", "_hand_over"),
     ("_source.py", "deliver"),
     ("_source.py", "unpark"),
     ("_waiters.py", "wake"),

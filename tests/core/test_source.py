@@ -33,9 +33,8 @@ class Mailbox(csp.Source[T], Generic[T]):
         return csp.Received(self.letters.popleft(), True)
 
     def post(self, letter: T) -> None:
-        if not self.hand_over(letter):
-            self.letters.append(letter)
-            self.notify()
+        self.letters.append(letter)
+        self.serve()
 
 
 class Last(Mailbox[T]):
@@ -192,18 +191,6 @@ async def test_a_notification_without_a_value_wakes_nobody(receive: Callable[[Ma
     assert received == ["a"]
 
 
-async def test_hand_over_tells_whether_anybody_took_it() -> None:
-    mailbox = Mailbox[str]()
-    assert not mailbox.hand_over("a")
-    with csp.Selector(mailbox.case_receive()):
-        assert not mailbox.hand_over("a")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(mailbox.receive)
-        await wait_all_tasks_blocked()
-        assert mailbox.hand_over("b")
-        assert not mailbox.hand_over("c")
-
-
 async def test_a_source_can_check_in_with_the_budget_of_its_own_operations() -> None:
     visited: list[bool] = []
 
@@ -225,3 +212,89 @@ async def test_a_moment_is_the_time_of_its_first_question(mock_clock: trio.testi
     mock_clock.jump(1)
     assert moment.time() == 1
     assert csp.Moment().time() == 2
+
+
+class Stream(Mailbox[T]):
+    """Ends when it is told to."""
+
+    ended = False
+
+    def is_ready(self, moment: csp.Moment) -> bool:
+        return self.ended or super().is_ready(moment)
+
+    def receive_nowait(self) -> csp.Received[T]:
+        if self.ended and not self.letters:
+            return csp.Received(None, False)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        return super().receive_nowait()
+
+    def end(self) -> None:
+        self.ended = True
+        self.serve()
+
+
+async def test_the_end_of_a_source_reaches_everybody_who_waits() -> None:
+    stream = Stream[str]()
+    ends: list[bool] = []
+
+    async def receive() -> None:
+        ends.append((await stream.receive()).ok)
+
+    async def select() -> None:
+        ends.append((await csp.select(csp.never().case_receive(), stream.case_receive())).ok)
+
+    async def iterate() -> None:
+        ends.extend([True async for _ in stream])
+        ends.append(False)
+
+    async def select_from_selector() -> None:
+        with csp.Selector(stream.case_receive()) as selector:
+            ends.append((await selector.select()).ok)
+            assert len(selector) == 0
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for wait in (receive, select, iterate, select_from_selector):
+                nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            stream.end()
+    assert ends == [False] * 4
+
+
+async def test_tasks_that_receive_and_a_selector_take_turns() -> None:
+    mailbox = Mailbox[int]()
+    received: dict[str, list[int]] = {"receive": [], "select": []}
+
+    async def receive() -> None:
+        async for letter in mailbox:
+            received["receive"].append(letter)
+
+    async def select() -> None:
+        async for result in csp.Selector(mailbox.case_receive()):
+            received["select"].append(result.value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        nursery.start_soon(select)
+        for letter in range(6):
+            await wait_all_tasks_blocked()
+            mailbox.post(letter)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert received == {"receive": [0, 2, 4], "select": [1, 3, 5]}
+
+
+async def test_a_select_takes_the_first_of_two_sources_that_became_ready_together() -> None:
+    first, second = Mailbox[int](), Mailbox[int]()
+    results: list[int] = []
+
+    async def select() -> None:
+        result = await csp.select(first.case_receive(), second.case_receive(), priority=True)
+        results.append(result.index)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(select)
+        await wait_all_tasks_blocked()
+        first.letters.append(1)
+        second.post(2)
+    assert results == [0]
+    assert list(second.letters) == [2]

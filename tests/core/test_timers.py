@@ -638,13 +638,17 @@ async def test_priority_between_timers_does_not_depend_on_who_was_waited_for_bef
 
 
 async def test_priority_between_timers_that_are_noticed_together_is_the_order_of_cases(mock_clock: MockClock) -> None:
-    late, early = csp.after("2s"), csp.after("1s")
-    async with trio.open_nursery() as nursery:
-        waiting = Waiting(nursery)
-        await waiting.start(lambda: csp.select(late.case_receive(), early.case_receive(), priority=True))
-        mock_clock.jump(3)
-    assert [result.channel for _, result in waiting.times] == [late]
-    assert early.receive_nowait() == (1, True)
+    async def select(late: csp.TimerChannel, early: csp.TimerChannel) -> None:
+        result = await csp.select(late.case_receive(), early.case_receive(), priority=True)
+        assert result.channel is late
+
+    for _ in range(20):
+        late, early = csp.after("2s"), csp.after("1s")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(select, late, early)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(3)
+        early.receive_nowait()
 
 
 async def test_parked_timers_with_one_deadline_are_chosen_uniformly(autojump_clock: MockClock) -> None:
@@ -657,22 +661,35 @@ async def test_parked_timers_with_one_deadline_are_chosen_uniformly(autojump_clo
     assert all(60 < chosen[index] < 140 for index in range(3)), chosen
 
 
+async def collect(order: list[str], name: str, operation: Callable[[], Awaitable[object]]) -> None:
+    """Perform an operation again and again, noting its name for each value."""
+    while True:
+        await operation()
+        order.append(name)
+
+
 async def test_plain_receivers_and_a_parked_selector_take_turns_on_a_ticker(autojump_clock: MockClock) -> None:
     channel = csp.tick("1s")
     order: list[str] = []
-
-    async def collect(name: str, operation: Callable[[], Awaitable[object]]) -> None:
-        while True:
-            await operation()
-            order.append(name)
-
     with csp.Selector(channel.case_receive()) as selector:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(collect, "plain", channel.receive)
-            nursery.start_soon(collect, "selector", selector.select)
+            nursery.start_soon(collect, order, "plain", channel.receive)
+            nursery.start_soon(collect, order, "selector", selector.select)
             await trio.sleep(6.5)
             nursery.cancel_scope.cancel()
     assert order in (["plain", "selector"] * 3, ["selector", "plain"] * 3)
+
+
+async def test_two_parked_selectors_take_turns_on_a_ticker(autojump_clock: MockClock) -> None:
+    channel = csp.tick("1s")
+    order: list[str] = []
+    with csp.Selector(channel.case_receive()) as a, csp.Selector(channel.case_receive()) as b:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(collect, order, "a", a.select)
+            nursery.start_soon(collect, order, "b", b.select)
+            await trio.sleep(6.5)
+            nursery.cancel_scope.cancel()
+    assert "".join(order) in ("ababab", "bababa")
 
 
 async def test_a_select_asks_all_timers_about_one_moment(mock_clock: MockClock) -> None:
