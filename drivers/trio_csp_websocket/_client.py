@@ -230,17 +230,17 @@ class Client:
         return ConnectionFailedError(f"{what}: the connection has ended{code}", kind=Kind.INTERNAL, retryable=False)
 
 
-def _encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray | memoryview]:  # noqa: A002
+def _encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002
     """Return opcode and payload for a message."""
-    if type not in (None, TEXT, BINARY) or isinstance(type, bool):
+    if type is not None and (type not in (TEXT, BINARY) or isinstance(type, bool) or not isinstance(type, int)):
         raise InvalidError(f"type must be TEXT (1) or BINARY (2), not {type!r}")
     if isinstance(data, str):
         return TEXT if type is None else type, _utf_8(data, name)
     if isinstance(data, bytes | bytearray):
-        payload: bytes | bytearray | memoryview = data
+        payload: bytes | bytearray = data
     else:
         try:
-            payload = memoryview(data).cast("B")  # type: ignore[arg-type]  # whether it is a buffer is the question
+            payload = memoryview(data).tobytes()  # type: ignore[arg-type]  # whether it is a buffer is the question
         except TypeError:
             raise InvalidTypeError(f"{name} must be a str or bytes-like, not {data.__class__.__name__}") from None
     if type == TEXT:

@@ -7,6 +7,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from csp.errors import ConnectionFailedError, ConnectTimeoutError, InvalidError, InvalidTypeError, Kind, NoContextError
 from trio_csp_websocket._client import Client
@@ -74,6 +75,7 @@ class Connecting:
         return self._start().__await__()
 
     async def _start(self) -> Client:
+        _check_context()
         if self._caller_nursery is None:
             raise NoContextError(
                 "connect was awaited without a nursery: write `async with websocket.connect(url) as client`, or "
@@ -88,9 +90,9 @@ class Connecting:
             await self._connection.delivered.wait()
             await self._connection.finished.wait()
 
+    @enable_ki_protection
     async def __aenter__(self) -> Client:
-        if not trio.lowlevel.in_trio_task():
-            raise NoContextError("connect works inside trio.run only")
+        _check_context()
         if self._used:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
@@ -128,6 +130,7 @@ class Connecting:
             raise
         return connection
 
+    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -158,6 +161,11 @@ class Connecting:
             _, failures = group.split(trio.Cancelled)
             if failures is not None:
                 raise failures.exceptions[0] if len(failures.exceptions) == 1 else failures from None
+
+
+def _check_context() -> None:
+    if not trio.lowlevel.in_trio_task():
+        raise NoContextError("connect works inside trio.run only")
 
 
 async def _dial(target: Target, ssl_context: ssl.SSLContext | None) -> Transport:

@@ -32,6 +32,7 @@ from trio.lowlevel import enable_ki_protection
 
 import csp
 from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket._constants import CloseCode
 from trio_csp_websocket._ending import Ending, closed_by_peer, failed_by_us, lost
 from trio_csp_websocket._frames import (
     CLOSE,
@@ -89,6 +90,8 @@ class Connection(trio.abc.Stream):
         # Frames for trio-websocket that it has not fetched yet. Of several pings it gets the latest: see Writer.
         self._ping: bytes | None = None
         self._close: bytes | None = None
+        # What to answer the peer's close with, if not with what trio-websocket says.
+        self._close_answer: bytes | None = None
         # Closed when data is no longer wanted: a reader that waits for the consumer selects on it.
         self._unwanted = csp.Channel[None]()
         self._close_sent = False
@@ -97,6 +100,7 @@ class Connection(trio.abc.Stream):
 
     # What the client calls -------------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def open(self, target: Target, headers: list[tuple[bytes, bytes]]) -> None:
         """Carry out the opening handshake, through trio-websocket.
 
@@ -122,6 +126,7 @@ class Connection(trio.abc.Stream):
         """The subprotocol the server chose."""
         return self._websocket.subprotocol
 
+    @enable_ki_protection
     async def close(self, code: int, reason: str) -> None:
         """Close the connection: the closing handshake, then the transport, all within the close timeout.
 
@@ -130,17 +135,21 @@ class Connection(trio.abc.Stream):
         try:
             with trio.move_on_after(self._close_timeout_seconds):
                 if self.ending is None and not self._close_sent:
+                    self._close_sent = True
                     self._stop_delivering()
                     await self._websocket.aclose(code, reason)
+                self._stop_delivering()
                 await self.finished.wait()
         finally:
             if not self.finished.is_set():
                 await self.abort("it was closed, and the peer did not answer in time")
 
+    @enable_ki_protection
     async def give_up(self, code: int) -> None:
         """Try to send a close frame without waiting, and close the transport at once; for a cancelled caller."""
         with trio.CancelScope(shield=True) as self._giving_up:
             if self.ending is None and not self._close_sent:
+                self._close_sent = True
                 self._stop_delivering()
                 # Cancelled by our own send_all, as soon as it has the close frame.
                 await self._websocket.aclose(code)
@@ -149,21 +158,22 @@ class Connection(trio.abc.Stream):
     @enable_ki_protection
     async def abort(self, how: str) -> None:
         """Close the transport at once, even when cancelled; nothing waits on this connection afterwards."""
-        self._unwanted.close()
+        self._stop_delivering()
         self._lose(how)
-        self._close_messages()
         await self._shut()
 
     # What trio-websocket calls ---------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send the request of the handshake; later, hand a control frame to the writer without waiting."""
         if not self._open:
-            self.handshake.request_sent(bytes(data))
-            await self.transport.send_all(data)
+            await self._send_request(bytes(data))
         elif self._giving_up is not None:
             await self.writer.send_last(bytes(data))
             self._giving_up.cancel()
+        elif self._close_answer is not None:
+            self.writer.send_control(self.writer.encode(CLOSE, self._close_answer))
         else:
             self.writer.send_control(bytes(data))
 
@@ -186,6 +196,7 @@ class Connection(trio.abc.Stream):
         """Return at once: `send_all` never waits."""
         await trio.lowlevel.checkpoint()
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         """Wait until the connection has ended; whoever closes it sees to it that it does."""
         if self._giving_up is None and self._open:
@@ -195,12 +206,24 @@ class Connection(trio.abc.Stream):
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
+    async def _send_request(self, request: bytes) -> None:
+        self.handshake.request_sent(request)
+        try:
+            await self.transport.send_all(request)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._refuse(_broken_handshake(error))
+            raise
+
+    def _refuse(self, refusal: ConnectionFailedError) -> None:
+        """Have `open` raise an error: trio-websocket would wait for ever."""
+        self._refusal = refusal
+        self._opening.cancel()
+
     async def _receive_handshake(self) -> bytes:
         try:
             head, rest = await self._read_handshake()
         except ConnectionFailedError as refusal:
-            self._refusal = refusal
-            self._opening.cancel()
+            self._refuse(refusal)
             return b""
         self._open = True
         self._take_in(rest)
@@ -216,9 +239,8 @@ class Connection(trio.abc.Stream):
                 while answer is None:
                     answer = self.handshake.feed(await self.transport.receive_some(_MIN_READ_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise ConnectionFailedError(
-                f"the connection broke during the handshake: {error}", kind=Kind.INTERNAL, retryable=True
-            ) from error
+            if not self.handshake.refused:
+                raise _broken_handshake(error) from error
         if answer is None:
             raise self.handshake.refusal()
         return answer
@@ -247,12 +269,21 @@ class Connection(trio.abc.Stream):
             elif opcode == PONG:
                 self.pings.answered(payload)
             else:
-                self._close = encode_from_server(CLOSE, payload)
-                self._end(closed_by_peer(*parse_close(payload), asked=self._close_sent))
+                self._take_in_close(payload)
         if self.decoder.violation is not None and self.ending is None:
             violation = self.decoder.violation
             self._close = encode_from_server(CLOSE, close_payload(violation.code, violation.reason))
             self._end(failed_by_us(violation, asked=self._close_sent))
+
+    def _take_in_close(self, payload: bytes) -> None:
+        code, reason = parse_close(payload)
+        if code == CloseCode.BAD_GATEWAY:
+            # wsproto does not know this code, and would send no answer: it is told of a close without a code.
+            self._close_answer = payload
+            self._close = encode_from_server(CLOSE, b"")
+        else:
+            self._close = encode_from_server(CLOSE, payload)
+        self._end(closed_by_peer(code, reason, asked=self._close_sent))
 
     # Delivering ------------------------------------------------------------------------------------------------------
 
@@ -276,11 +307,12 @@ class Connection(trio.abc.Stream):
             self._deliver_now()
 
     def _stop_delivering(self) -> None:
-        """Our close is about to go out: data is not wanted any more, and wakes nobody."""
-        self._close_sent = True
+        """Data is not wanted any more; a reader that waits for the consumer goes on."""
         self._unwanted.close()
         self.decoder.messages.clear()
         self._ping = None
+        if self.ending is not None:
+            self._close_messages()
 
     # Ending ----------------------------------------------------------------------------------------------------------
 
@@ -327,3 +359,9 @@ class Connection(trio.abc.Stream):
             await self.transport.aclose()
         finally:
             self.finished.set()
+
+
+def _broken_handshake(error: Exception) -> ConnectionFailedError:
+    return ConnectionFailedError(
+        f"the connection broke during the handshake: {error}", kind=Kind.INTERNAL, retryable=True
+    )

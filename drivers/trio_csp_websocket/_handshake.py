@@ -15,7 +15,7 @@ from wsproto.utilities import generate_accept_token
 from csp.errors import ConnectionFailedError, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 # The whole head of the answer may be this large.
 _MAX_HEAD_BYTES = 64 * 1024
@@ -135,8 +135,7 @@ class Handshake:
         if protocols and (len(protocols) > 1 or protocols[0] not in self._protocols):
             offered = ", ".join(self._protocols) or "none"
             raise self._invalid(f"it chose the subprotocol {', '.join(protocols)!r}, and {offered} was offered")
-        lines = [b"HTTP/1.1 101 Switching Protocols", *(name + b": " + value for name, value in event.headers)]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
+        return _canonical_head(event.headers)
 
     def _invalid(self, reason: str) -> ConnectionFailedError:
         return _bad_answer(
@@ -147,6 +146,17 @@ class Handshake:
 
 def _bad_answer(message: str, details: dict[str, object] | None = None) -> ConnectionFailedError:
     return ConnectionFailedError(message, kind=Kind.INTERNAL, retryable=True, details=details)
+
+
+def _canonical_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the head of a valid answer as wsproto understands it: the headers checked here in their plainest form."""
+    lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
+    lines += [
+        name + b": " + value
+        for name, value in headers
+        if name not in (b"upgrade", b"connection", b"sec-websocket-extensions")
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def _joined(headers: Headers[str, str]) -> dict[str, str]:

@@ -50,6 +50,9 @@ _MAX_CHANNEL_CAPACITY = 10_000
 _DEFAULT_READ_LIMIT = 16 * 1024 * 1024
 _MAX_READ_LIMIT = 128 * 1024 * 1024
 
+# As far as Go's durations go.
+_MAX_MILLISECONDS = 2**63 / 1_000_000
+
 # RFC 9110, section 5.6.2; also the grammar of a subprotocol (RFC 6455, section 4.1).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -102,7 +105,7 @@ def _seconds(name: str, timeout: object) -> float:
     if timeout is None:
         return math.inf
     if isinstance(timeout, int | float) and not isinstance(timeout, bool):
-        seconds = timeout / 1000
+        seconds = timeout / 1000 if -_MAX_MILLISECONDS <= timeout <= _MAX_MILLISECONDS else math.inf
     elif isinstance(timeout, str | timedelta):
         seconds = csp.parse_duration(timeout, name=name)
     else:

@@ -50,8 +50,9 @@ class Pings:
         while True:
             ping = self._outstanding.popleft()
             self.latency = now - ping.time
-            ping.answer.send_nowait(self.latency)
-            ping.answer.close()
+            if not ping.answer.closed:
+                ping.answer.send_nowait(self.latency)
+                ping.answer.close()
             if ping.payload == payload:
                 return
 

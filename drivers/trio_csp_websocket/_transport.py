@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
@@ -40,7 +41,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def send_last(self, frame: bytes) -> None:
-        """Try to write a last frame without waiting for the network."""
+        """Try to write a last frame without waiting for the network; that it cannot be written is no error."""
 
     @abstractmethod
     async def send_eof(self) -> None:
@@ -102,7 +103,8 @@ class SocketTransport(Transport):
         await trio.lowlevel.checkpoint()
 
     async def send_last(self, frame: bytes) -> None:
-        self.send_now(frame)
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self.send_now(frame)
 
     async def send_eof(self) -> None:
         try:
@@ -150,8 +152,13 @@ class StreamTransport(Transport):
             self.bytes_sent += len(view)
 
     async def send_last(self, frame: bytes) -> None:
+        async def send() -> None:
+            # Busy if a task that was cancelled has not left the stream yet: then a frame is cut in two anyway.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                await self._stream.send_all(frame)
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stream.send_all, frame)
+            nursery.start_soon(send)
             for _ in range(_PASSES_FOR_LAST_FRAME):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()

@@ -52,13 +52,17 @@ def parse_url(url: str) -> Target:
     if not isinstance(url, str):
         raise InvalidTypeError(f"url must be a string, not {type(url).__name__}")
     # urlsplit would drop some of these silently.
-    if re.search(r"[\x00-\x20\x7f]", url):
-        raise InvalidError("url must not contain spaces or control characters")
+    if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
+        raise InvalidError("url must not contain spaces, control characters or surrogates")
+    # The texts of urllib's own errors can contain the credentials.
     try:
         parts = urlsplit(url)
+    except ValueError:
+        raise InvalidError("url is malformed: what follows the scheme names no valid host") from None
+    try:
         port = parts.port
-    except ValueError as error:
-        raise InvalidError(f"url is malformed: {error}") from None
+    except ValueError:
+        raise InvalidError("url must have a port of 1 to 65535, if it has one") from None
     if parts.scheme not in _DEFAULT_PORTS:
         found = f', not "{parts.scheme}:"' if parts.scheme else ""
         raise InvalidError(f'url must start with "ws://" or "wss://"{found}')
@@ -70,6 +74,10 @@ def parse_url(url: str) -> Target:
     bracketed = f"[{host}]" if ":" in host else host
     default_port = _DEFAULT_PORTS[parts.scheme]
     host_header = bracketed if port in (None, default_port) else f"{bracketed}:{port}"
+    try:
+        host_header.encode("idna")  # as wsproto will
+    except UnicodeError:
+        raise InvalidError("url has a host name of one label that is too long for a Host header with a port") from None
     resource = _path(parts.path) + (f"?{quote(parts.query, safe=_QUERY_SAFE)}" if "?" in url else "")
     return Target(
         url=f"{parts.scheme}://{host_header}{resource}",
@@ -86,11 +94,14 @@ def _host(parts: SplitResult) -> str:
     host = (parts.hostname or "").lower()
     if not host:
         raise InvalidError("url must name a host")
-    if parts.netloc.rpartition("@")[2].startswith("["):
+    location = parts.netloc.rpartition("@")[2]
+    if location.startswith("["):
         try:
+            if "%" in host or not re.fullmatch(r"\[[^]]*\](:[0-9]*)?", location):
+                raise AddressValueError
             return str(IPv6Address(host))
         except AddressValueError:
-            raise InvalidError(f"url has an invalid IPv6 address: {host!r}") from None
+            raise InvalidError(f"url has an invalid IPv6 address: {location.partition(']')[0]}]") from None
     if not host.isascii():
         try:
             host = idna.encode(host, uts46=True).decode("ascii")

@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 import csp
 from trio_csp_websocket._frames import BINARY_FRAME, CLOSE, TEXT_FRAME, Encoder
@@ -65,6 +66,7 @@ class Writer:
 
     # Handing frames over ---------------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
         """Write a data frame or a ping, waiting until it is written.
 
@@ -78,7 +80,7 @@ class Writer:
         if self._failure is not None or self._close is not None:
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
         if self._transport.synchronous and not self._busy():
-            if self._write_now(self._encode(opcode, payload)):
+            if self._write_now(self.encode(opcode, payload)):
                 if csp.visit_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return
@@ -97,6 +99,7 @@ class Writer:
         if outgoing.failure is not None:
             raise outgoing.failure
 
+    @enable_ki_protection
     def send_control(self, frame: bytes) -> None:
         """Take a pong or close frame, as trio-websocket encoded it; never waits, and never fails."""
         if self._failure is not None or self._close is not None:
@@ -112,11 +115,13 @@ class Writer:
         if self._busy():
             self._work.set()
 
+    @enable_ki_protection
     async def send_last(self, frame: bytes) -> None:
-        """Try to write a close frame without waiting, on a connection that is given up."""
-        if self._failure is None and self._close is None and not self._writing and self._rest is None:
-            self._close = frame
-            self._close_begun = True
+        """Try to write a close frame without waiting, on a connection that is given up; what waits is dropped."""
+        between_frames = not self._writing and self._rest is None
+        usable = self._failure is None and self._close is None and between_frames
+        self.fail(trio.ClosedResourceError("the connection was given up"))
+        if usable:
             await self._transport.send_last(frame)
 
     async def flush(self) -> None:
@@ -124,6 +129,7 @@ class Writer:
         while self._busy():
             await self._idle.wait()
 
+    @enable_ki_protection
     def fail(self, failure: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
         """Give up: everybody who waits gets this error, everybody who comes `trio.ClosedResourceError`."""
         if self._failure is not None:
@@ -141,6 +147,7 @@ class Writer:
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Write what waits, until cancelled or the connection breaks."""
         try:
@@ -176,14 +183,15 @@ class Writer:
             outgoing = self._line.popleft()
             outgoing.begun = True
             self._begun.append(outgoing)
-            frames.append(self._encode(outgoing.opcode, outgoing.payload))
+            frames.append(self.encode(outgoing.opcode, outgoing.payload))
             size += len(frames[-1])
         if self._close is not None and not self._line:
             frames.append(self._close)
             self._close_begun = True
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
-    def _encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
+    def encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
+        """Return a frame that is about to be written."""
         if opcode in (TEXT_FRAME, BINARY_FRAME):
             self.messages_sent += 1
             self.payload_bytes_sent += len(payload)
