@@ -80,16 +80,13 @@ class Handshake:
     def _next_event(self, *, ended: bool) -> object:
         """Return h11's next event; one that is not HTTP, or not complete, is an error."""
         try:
-            event = self._http.next_event()
+            return self._http.next_event()
         except h11.RemoteProtocolError as error:
             if self._response is not None:
                 raise self.refusal() from None
             if ended:
                 raise _bad_answer("the server closed the connection in the middle of the handshake") from None
             raise _bad_answer(f"the server did not answer in HTTP: {error}") from None
-        if isinstance(event, h11.ConnectionClosed) and self._response is None:
-            raise _bad_answer("the server closed the connection without an answer")
-        return event
 
     @property
     def refused(self) -> bool:

@@ -74,7 +74,7 @@ class SocketTransport(Transport):
             try:
                 data = self._socket.recv(max_bytes)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._open_socket())
+                await trio.lowlevel.wait_readable(self._socket)
             except OSError as error:
                 raise self._translated(error) from error
             else:
@@ -99,7 +99,7 @@ class SocketTransport(Transport):
                     taken = self.send_now(rest)
                 sent += taken
                 if not taken:
-                    await trio.lowlevel.wait_writable(self._open_socket())
+                    await trio.lowlevel.wait_writable(self._socket)
         await trio.lowlevel.checkpoint()
 
     async def send_last(self, frame: bytes) -> None:
@@ -116,11 +116,6 @@ class SocketTransport(Transport):
         if self._socket.fileno() != -1:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
-
-    def _open_socket(self) -> socket.socket:
-        if self._socket.fileno() == -1:
-            raise trio.ClosedResourceError("the connection was closed")
-        return self._socket
 
     def _translated(self, error: OSError) -> trio.ClosedResourceError | trio.BrokenResourceError:
         if self._socket.fileno() == -1:

@@ -310,3 +310,26 @@ async def test_sends_cancelled_at_random_never_corrupt_or_reorder_the_stream(
     assert arrived == sorted(set(arrived))
     assert set(sent) <= set(arrived)
     assert len(sent) < 300
+
+
+async def test_a_server_that_is_silent_in_the_tls_handshake_is_given_up_in_time() -> None:
+    async def server(peer: Peer) -> None:
+        await peer.read(1)
+        await peer.expect_gone()
+
+    async with raw_server(server) as url:
+        with pytest.raises(ConnectTimeoutError):
+            async with websocket.connect(url.replace("ws:", "wss:"), dial_timeout="50ms"):
+                pytest.fail("connected")
+
+
+async def test_a_reset_in_the_tls_handshake_is_a_failed_connection() -> None:
+    async def server(peer: Peer) -> None:
+        await peer.read(1)
+        peer.reset()
+
+    async with raw_server(server) as url:
+        with pytest.raises(ConnectionFailedError, match="TLS failed: the server broke the connection off") as caught:
+            async with websocket.connect(url.replace("ws:", "wss:")):
+                pytest.fail("connected")
+    assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
