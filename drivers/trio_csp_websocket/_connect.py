@@ -189,7 +189,7 @@ async def _dial(target: Target, ssl_context: ssl.SSLContext | None) -> Transport
         raise _not_connected(target, f"TLS failed: {_tls_reason(error)}") from error
     except BaseException:
         await trio.aclose_forcefully(tls_stream)
-        raise
+        raise  # pragma: no cover  # when it is Cancelled, closing has raised it again
     return StreamTransport(tls_stream)
 
 

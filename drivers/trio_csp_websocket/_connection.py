@@ -170,8 +170,10 @@ class Connection(trio.abc.Stream):
         if not self._open:
             await self._send_request(bytes(data))
         elif self._giving_up is not None:
-            await self.writer.send_last(bytes(data))
-            self._giving_up.cancel()
+            # A pong that is on its way through trio-websocket must not take the close frame's place.
+            if data[0] & 0x0F == CLOSE:
+                await self.writer.send_last(bytes(data))
+                self._giving_up.cancel()
         elif self._close_answer is not None:
             self.writer.send_control(self.writer.encode(CLOSE, self._close_answer))
         else:

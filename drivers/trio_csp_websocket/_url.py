@@ -77,7 +77,7 @@ def parse_url(url: str) -> Target:
     try:
         host_header.encode("idna")  # as wsproto will
     except UnicodeError:
-        raise InvalidError("url has a host name of one label that is too long for a Host header with a port") from None
+        raise InvalidError("url has a host name whose last part is too long to stand before a port") from None
     resource = _path(parts.path) + (f"?{quote(parts.query, safe=_QUERY_SAFE)}" if "?" in url else "")
     return Target(
         url=f"{parts.scheme}://{host_header}{resource}",

@@ -413,7 +413,8 @@ async def test_the_answers_channel_closes_when_the_connection_does(last: bytes, 
     async with connecting(server) as client:
         answers = [await client.ping() for _ in range(3)]
         await ended(server, last)
-        assert [await answer.receive() for answer in answers] == [ENDED] * 3
+        assert [(len(answer), answer.closed) for answer in answers] == [(0, True)] * 3
+        assert await answers[0].receive() == ENDED
 
 
 async def test_a_pong_in_the_block_with_the_close_counts(autojump_clock: MockClock) -> None:
@@ -630,9 +631,10 @@ async def test_the_read_limit_is_the_option(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, read_limit=10) as client:
         server.send(frame(BINARY, bytes(10)), frame(BINARY, bytes(11))[:2])
+        await wait_all_tasks_blocked()
+        assert client.close_code == 1009
         assert (await client.receive()).ok
         assert await client.receive() == ENDED
-        assert client.close_code == 1009
 
 
 # Receiving ------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from tests.websocket._server import (
     frame,
     text,
 )
+from trio_csp_websocket._frames import CLOSE, Encoder
 from trio_csp_websocket._transport import SocketTransport, StreamTransport
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ def details(error: errors.Error | None) -> dict[str, object]:
 async def drained(client: Client) -> list[str | bytes]:
     """Receive until the channel is closed; return the data."""
     received: list[str | bytes] = []
-    while (message := await client.receive()).ok:
-        received.append(message.value.data)
+    with trio.fail_after(1000):
+        while (message := await client.receive()).ok:
+            received.append(message.value.data)
     return received
 
 
@@ -650,6 +652,18 @@ async def test_interrupted_during_a_send_gives_nothing_but_the_interrupt(
             await interrupted(server, steps)
         assert server.closed
         assert not server.unparsed
+
+
+async def test_a_pong_does_not_take_the_place_of_the_last_close_frame(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server) as client:
+        connection = client._connection
+        # trio-websocket answers a ping while the connection is being given up.
+        connection._giving_up = trio.CancelScope()
+        await connection.send_all(Encoder().encode(PONG, b""))
+        assert not connection._giving_up.cancel_called
+        connection._giving_up = None
+    assert [received.opcode for received in server.frames] == [CLOSE]
 
 
 async def test_an_exception_while_cancelled_comes_out_at_once(autojump_clock: MockClock) -> None:

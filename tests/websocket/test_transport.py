@@ -392,11 +392,23 @@ async def test_a_stream_that_cannot_end_one_direction_goes_on() -> None:
 
 
 async def test_a_last_frame_that_is_stuck_is_given_up_after_a_few_passes_of_the_scheduler(
+    nursery: trio.Nursery,
     autojump_clock: MockClock,
 ) -> None:
     stream = Whole()
     stream.outgoing.send_all_hook = trio.sleep_forever
+    passes = 0
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(count)
     start = trio.current_time()
     await StreamTransport(stream).send_last(b"last")
+    assert passes < 50
     assert trio.current_time() == start
     await stream.aclose()
+    nursery.cancel_scope.cancel()

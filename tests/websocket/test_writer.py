@@ -419,6 +419,7 @@ async def test_a_close_frame_goes_out_behind_the_data_and_pong_that_wait(
     await wait_all_tasks_blocked()
     frames = transport.frames()
     assert frames[-1] == Frame(CLOSE, b"\x03\xe8")
+    assert [frame.opcode for frame in frames].count(CLOSE) == 1
     assert Frame(PONG, b"pong") in frames
     assert [frame.payload[0] for frame in frames if frame.opcode == BINARY] == list(range(6))
     nursery.cancel_scope.cancel()
