@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import csp
+import trio_csp_websocket
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
-CORE = sorted(path for path in (ROOT / "csp").glob("**/*.py") if path.stem != "websocket")
-DRIVERS = sorted((ROOT / "drivers").glob("**/*.py"))
+# Where they are imported from: the checkout, or wherever they are installed.
+CSP = Path(csp.__file__).parent
+DRIVER = Path(trio_csp_websocket.__file__).parent
+CORE = sorted(path for path in CSP.glob("**/*.py") if path.stem != "websocket")
+DRIVERS = sorted(DRIVER.glob("**/*.py"))
 DRIVERS_LIBRARIES = {"trio_websocket", "wsproto", "h11"}
-DRIVERS_PACKAGES = {path.name for path in (ROOT / "drivers").glob("*/")}
+DRIVERS_PACKAGES = {DRIVER.name}
 # Checkers and tests are not part of the product.
-PRODUCT = [*CORE, ROOT / "csp" / "websocket.py"]
+PRODUCT = [*CORE, CSP / "websocket.py"]
 
 
 def runtime_imports(path: Path) -> Iterator[str]:
@@ -52,7 +57,7 @@ def all_imports(path: Path) -> set[str]:
 
 def listed_layers() -> dict[str, int]:
     """Return the place of each module in the list of ``csp/__init__.py``'s docstring, bottom first."""
-    docstring = ast.get_docstring(ast.parse((ROOT / "csp" / "__init__.py").read_text(encoding="utf-8")))
+    docstring = ast.get_docstring(ast.parse((CSP / "__init__.py").read_text(encoding="utf-8")))
     assert docstring is not None
     bullets = [line for line in docstring.splitlines() if line.startswith("- ")]
     return {
@@ -125,7 +130,7 @@ def test_importing_the_core_loads_no_driver() -> None:
     import sys
 
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import csp; "
+        f"import sys; sys.path.insert(0, {str(CSP.parent)!r}); import csp; "
         f"print(sorted({DRIVERS_LIBRARIES | DRIVERS_PACKAGES!r} & set(sys.modules)))"
     )
     # In a process of its own: this one may have loaded them for another test.
