@@ -7,6 +7,7 @@ due.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import math
@@ -29,6 +30,11 @@ class Alarmed(Protocol):
         """Whether it wants to be told."""
         ...
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a task is parked for it now."""
+        ...
+
     def due(self) -> None:
         """Called at the time of `entry`; it is not armed from then on."""
 
@@ -41,9 +47,12 @@ class Alarm:
         self._sequence = itertools.count()
         self._armed = 0
         self._sleep = trio.CancelScope()
+        self._running = False
 
     def arm(self, timer: Alarmed, deadline: float) -> None:
         """Have ``timer.due`` called at ``deadline``."""
+        if not self._running:
+            self._start()
         self._armed += 1
         if timer.entry != deadline:
             timer.entry = deadline
@@ -71,13 +80,31 @@ class Alarm:
         heapq.heapify(kept)
         self._heap = kept
 
-    async def run(self) -> None:
-        """Sleep until the next deadline, again and again."""
-        while True:
-            self._sleep = trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf)
-            with self._sleep:
-                await trio.sleep_forever()
-            self._ring(trio.current_time())
+    def _start(self) -> None:
+        # Fails where the run has no system tasks any more, in the finalizer of an async generator. Who waits there is
+        # cancelled, unless it is shielded: then nothing can wake it.
+        with contextlib.suppress(RuntimeError):
+            spawn_system_task(self._run, name="csp timers")
+            self._running = True
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._sleep_and_ring()
+        except trio.Cancelled:
+            # The main task has ended. Who still waits for a timer is shielded, and gets what it waits for.
+            with trio.CancelScope(shield=True):
+                while any(timer.awaited for _, _, timer in self._heap):
+                    await self._sleep_and_ring()
+            raise
+        finally:
+            self._running = False
+
+    async def _sleep_and_ring(self) -> None:
+        self._sleep = trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf)
+        with self._sleep:
+            await trio.sleep_forever()
+        self._ring(trio.current_time())
 
     def _ring(self, now: float) -> None:
         while self._heap and self._heap[0][0] <= now:
@@ -94,11 +121,10 @@ _alarm: RunVar[Alarm] = RunVar("csp_alarm")
 
 
 def current_alarm() -> Alarm:
-    """Return the alarm of the current Trio run, starting it if this is its first use."""
+    """Return the alarm of the current Trio run."""
     try:
         return _alarm.get()
     except LookupError:
         alarm = Alarm()
         _alarm.set(alarm)
-        spawn_system_task(alarm.run, name="csp timers")
         return alarm

@@ -323,7 +323,7 @@ class Channel(Source[T]):
             capacity=self._capacity,
             tasks_waiting_send=count(self._senders),
             tasks_waiting_receive=count(self._receivers),
-            selectors=len(self._watches),
+            selectors=sum(watch.alive for watch in self._watches),
             dropped=self._dropped,
             closed=self._closed,
         )

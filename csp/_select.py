@@ -101,6 +101,8 @@ async def select(
 ) -> SelectResult[T1 | T2 | T3 | T4 | T5]: ...
 @overload
 async def select(*cases: Case[T] | None, default: bool = ..., priority: bool = ...) -> SelectResult[T]: ...
+@overload
+async def select(*cases: _AnyCase | None, default: bool = ..., priority: bool = ...) -> SelectResult[Any]: ...
 @enable_ki_protection
 async def select(*cases: _AnyCase | None, default: bool = False, priority: bool = False) -> SelectResult[Any]:
     """Perform exactly one of the cases, waiting until one is ready.
@@ -216,9 +218,10 @@ class SelectWaiter(Waiter):
 
     def take(self) -> None:
         # Several timers can be due at once; which of them it is follows the same rules as without waiting.
+        # Having left the queues, a select that sends to and receives from one channel does not take itself for another.
+        self.leave()
         chosen = _choose(self._cases, self._priority)
         assert chosen is not None
-        self.leave()
         self._result = _perform(chosen, cast("_AnyCase", self._cases[chosen]))
         self.wake()
 

@@ -208,10 +208,6 @@ class Selector(Generic[T]):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        for watch in tuple(self._watches.values()):
-            watch.source.unwatch(watch)
-
     def __len__(self) -> int:
         """Return how many cases there are."""
         return len(self._watches)
@@ -242,6 +238,10 @@ class _Watch:
         self.dropped = False
 
     @property
+    def alive(self) -> bool:
+        return self._selector() is not None
+
+    @property
     def parked(self) -> bool:
         selector = self._selector()
         return selector is not None and selector._parked is not None
@@ -258,6 +258,7 @@ class _Watch:
             return
         selector = self._selector()
         if selector is None:
+            self.source.unwatch(self)
             return
         self.queued = True
         selector._ready.append(self)

@@ -45,6 +45,11 @@ class Watch(Protocol):
     """A `Selector`'s standing interest in a source."""
 
     @property
+    def alive(self) -> bool:
+        """Whether the selector still exists; the garbage collector takes it at any time, in any thread."""
+        ...
+
+    @property
     def parked(self) -> bool:
         """Whether a task is parked in the selector, so that a value can be handed to it."""
         ...
@@ -188,8 +193,8 @@ class Source(ABC, Generic[T_co]):
 
     @enable_ki_protection
     def watch(self, watch: Watch) -> None:
-        """Add a selector's interest."""
-        self._watches = (*self._watches, watch)
+        """Add a selector's interest, and drop those of selectors that were forgotten."""
+        self._watches = (*(other for other in self._watches if other.alive), watch)
 
     @enable_ki_protection
     def unwatch(self, watch: Watch) -> None:

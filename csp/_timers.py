@@ -52,6 +52,11 @@ class TimerChannel(Source[float]):
         """Whether the timer is registered with the run's alarm, because somebody waits for it."""
         return self._alarm is not None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a task is parked for the timer, itself or in a selector."""
+        return self._receivers is not None or any(watch.parked for watch in self._watches)
+
     def is_ready(self, moment: Moment) -> bool:
         """Tell whether the timer is due and its value not taken yet."""
         return self._deadline != _SILENT and self._deadline <= moment.time()

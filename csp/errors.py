@@ -152,7 +152,6 @@ class ConnectTimeoutError(ConnectionFailedError, TimeoutError):
     """A connection could not be made in the time allowed for it."""
 
 
-ExceptionT = TypeVar("ExceptionT", bound=BaseException)
 ErrorT = TypeVar("ErrorT", bound=Error)
 
 

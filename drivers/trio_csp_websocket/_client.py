@@ -116,6 +116,7 @@ class Client:
             raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(data)}")
         pings = self._connection.pings
         if len(pings) >= MAX_OUTSTANDING:
+            await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
             raise ConnectionFailedError(
                 f"ping failed: {MAX_OUTSTANDING} pings are unanswered", kind=Kind.INTERNAL, retryable=True
             )
@@ -232,7 +233,9 @@ class Client:
 
 def _encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002
     """Return opcode and payload for a message."""
-    if type is not None and (type not in (TEXT, BINARY) or isinstance(type, bool) or not isinstance(type, int)):
+    if type is not None and (isinstance(type, bool) or not isinstance(type, int)):
+        raise InvalidTypeError(f"type must be TEXT (1) or BINARY (2), not {type!r}")
+    if type not in (None, TEXT, BINARY):
         raise InvalidError(f"type must be TEXT (1) or BINARY (2), not {type!r}")
     if isinstance(data, str):
         return TEXT if type is None else type, _utf_8(data, name)

@@ -24,6 +24,7 @@ close frame: its answer to that is the close frame the peer gets.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -81,6 +82,9 @@ class Connection(trio.abc.Stream):
         """Set when the transport is closed."""
         self.delivered = trio.Event()
         """Set when the client's channel is closed behind all that was received, or discarded."""
+        self.subprotocol: str | None = None
+        """What the server chose of those offered."""
+        self._websocket: trio_websocket.WebSocketConnection | None = None
         self._protocols = options.protocols
         self._nursery = nursery
         self._close_timeout_seconds = options.close_timeout_seconds
@@ -109,7 +113,7 @@ class Connection(trio.abc.Stream):
         """
         self._nursery.start_soon(self.writer.run)
         with self._opening:
-            self._websocket = await trio_websocket.wrap_client_stream(
+            websocket = await trio_websocket.wrap_client_stream(
                 self._nursery,
                 # Annotated more narrowly than it is: any Trio stream will do, and nothing of a socket is used.
                 cast("trio.SocketStream", self),
@@ -118,13 +122,10 @@ class Connection(trio.abc.Stream):
                 subprotocols=self._protocols,
                 extra_headers=headers,
             )
+            self._websocket = websocket
+            self.subprotocol = websocket.subprotocol
         if self._refusal is not None:
             raise self._refusal
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol the server chose."""
-        return self._websocket.subprotocol
 
     @enable_ki_protection
     async def close(self, code: int, reason: str) -> None:
@@ -132,12 +133,14 @@ class Connection(trio.abc.Stream):
 
         If cancelled, the transport is closed at once.
         """
+        if trio.current_effective_deadline() == -math.inf:
+            await self.give_up(code, reason)  # raises Cancelled
         try:
             with trio.move_on_after(self._close_timeout_seconds):
                 if self.ending is None and not self._close_sent:
                     self._close_sent = True
                     self._stop_delivering()
-                    await self._websocket.aclose(code, reason)
+                    await self._open_websocket().aclose(code, reason)
                 self._stop_delivering()
                 await self.finished.wait()
         finally:
@@ -145,15 +148,20 @@ class Connection(trio.abc.Stream):
                 await self.abort("it was closed, and the peer did not answer in time")
 
     @enable_ki_protection
-    async def give_up(self, code: int) -> None:
-        """Try to send a close frame without waiting, and close the transport at once; for a cancelled caller."""
+    async def give_up(self, code: int, reason: str = "") -> None:
+        """Try to send a close frame without waiting, and close the transport at once; for a caller in a hurry.
+
+        Raises:
+            trio.Cancelled: the caller is cancelled; all of it is done nevertheless.
+        """
         with trio.CancelScope(shield=True) as self._giving_up:
             if self.ending is None and not self._close_sent:
                 self._close_sent = True
                 self._stop_delivering()
                 # Cancelled by our own send_all, as soon as it has the close frame.
-                await self._websocket.aclose(code)
+                await self._open_websocket().aclose(code, reason)
         await self.abort("it was given up")
+        await trio.lowlevel.checkpoint()
 
     @enable_ki_protection
     async def abort(self, how: str) -> None:
@@ -161,6 +169,10 @@ class Connection(trio.abc.Stream):
         self._stop_delivering()
         self._lose(how)
         await self._shut()
+
+    def _open_websocket(self) -> trio_websocket.WebSocketConnection:
+        assert self._websocket is not None
+        return self._websocket
 
     # What trio-websocket calls ---------------------------------------------------------------------------------------
 
@@ -357,6 +369,7 @@ class Connection(trio.abc.Stream):
     async def _shut(self) -> None:
         self.writer.fail(trio.ClosedResourceError("the connection is closed"))
         self.pings.close()
+        self._websocket = None  # it refers to this as its stream; without the cycle all goes as soon as it can
         try:
             await self.transport.aclose()
         finally:

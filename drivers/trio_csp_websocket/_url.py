@@ -64,7 +64,8 @@ def parse_url(url: str) -> Target:
     except ValueError:
         raise InvalidError("url must have a port of 1 to 65535, if it has one") from None
     if parts.scheme not in _DEFAULT_PORTS:
-        found = f', not "{parts.scheme}:"' if parts.scheme else ""
+        # Without "://", what looks like a scheme can be a user's name.
+        found = f', not "{parts.scheme}:"' if "://" in url else ""
         raise InvalidError(f'url must start with "ws://" or "wss://"{found}')
     if "#" in url:
         raise InvalidError("url must not have a fragment (#...): it would not be sent")
@@ -138,9 +139,9 @@ def _normalised_escape(escape: re.Match[str]) -> str:
 
 def _authorization(parts: SplitResult) -> str | None:
     """Return Basic credentials (RFC 7617) for the user and password of a URL, if it has them."""
-    if parts.username is None:
+    if not parts.username and not parts.password:
         return None
-    user, password = unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or "")
+    user, password = unquote_to_bytes(parts.username or ""), unquote_to_bytes(parts.password or "")
     if b":" in user:
         raise InvalidError("url has a user name with a colon, which Basic authorization cannot express")
     return "Basic " + base64.b64encode(user + b":" + password).decode("ascii")

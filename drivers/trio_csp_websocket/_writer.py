@@ -14,7 +14,7 @@ pings can pile up.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
@@ -49,7 +49,8 @@ class Writer:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._encoder = Encoder()
-        self._line: deque[_Outgoing] = deque()
+        # Ordered as they came; a dict, because any of them may be cancelled.
+        self._line: OrderedDict[_Outgoing, None] = OrderedDict()
         self._pong: bytes | None = None
         self._close: bytes | None = None
         self._close_begun = False
@@ -78,6 +79,8 @@ class Writer:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._failure is not None or self._close is not None:
+            if csp.visit_due():  # a loop that ignores the error must not starve the others
+                await trio.lowlevel.cancel_shielded_checkpoint()
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
         if self._transport.synchronous and not self._busy():
             if self._write_now(self.encode(opcode, payload)):
@@ -88,16 +91,16 @@ class Writer:
             self._begun.append(outgoing)
         else:
             outgoing = _Outgoing(opcode, bytes(payload))
-            self._line.append(outgoing)
+            self._line[outgoing] = None
         self._work.set()
         try:
             await outgoing.done.wait()
         except trio.Cancelled:
-            if not outgoing.begun and not outgoing.done.is_set():
-                self._line.remove(outgoing)
+            self._line.pop(outgoing, None)
             raise
         if outgoing.failure is not None:
-            raise outgoing.failure
+            # A fresh one: the one that is kept must not collect the tracebacks of all who failed.
+            raise type(outgoing.failure)(*outgoing.failure.args)
 
     @enable_ki_protection
     def send_control(self, frame: bytes) -> None:
@@ -180,7 +183,7 @@ class Writer:
             frames.append(self._pong)
             self._pong = None
         while self._line and size < _COALESCED_BYTES:
-            outgoing = self._line.popleft()
+            outgoing, _ = self._line.popitem(last=False)
             outgoing.begun = True
             self._begun.append(outgoing)
             frames.append(self.encode(outgoing.opcode, outgoing.payload))

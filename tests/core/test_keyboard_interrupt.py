@@ -201,13 +201,13 @@ def test_every_change_is_protected(restore_profile: None) -> None:
     assert unprotected == set()
 
 
-def test_forgetting_a_selector_is_protected(restore_profile: None) -> None:
-    # An interrupt inside of __del__ would be swallowed.
-    protected: dict[str, bool] = {}
+def test_forgetting_a_selector_changes_nothing_at_that_moment(restore_profile: None) -> None:
+    # The garbage collector takes it in the middle of anything, and in any thread.
+    changed: list[str] = []
 
     def hook(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and (function := mutator(frame)):
-            protected[function[1]] = trio.lowlevel.currently_ki_protected()
+            changed.append(function[1])
 
     async def main() -> None:
         timer = csp.Timer("1h")
@@ -218,7 +218,7 @@ def test_forgetting_a_selector_is_protected(restore_profile: None) -> None:
         sys.setprofile(None)
 
     trio.run(main)
-    assert protected == {"unwatch": True, "_disarm": True, "_unregister": True, "disarm": True}
+    assert changed == []
 
 
 def test_the_hook_sees_what_is_not_protected(restore_profile: None) -> None:

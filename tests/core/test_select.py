@@ -17,6 +17,8 @@ from csp import _select, errors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trio.testing import MockClock
+
     from csp import Channel, SelectResult
 
 
@@ -415,3 +417,11 @@ async def test_a_cancelled_select_keeps_no_value_alive() -> None:
     del nursery
     gc.collect()
     assert reference() is None
+
+
+async def test_a_select_that_could_serve_itself_takes_the_timer_that_is_due(autojump_clock: MockClock) -> None:
+    channel = csp.Channel[int]()
+    timeout = csp.after("1s")
+    r = await csp.select(channel.case_send(1), channel.case_receive(), timeout.case_receive())
+    assert (r.channel, r.value) == (timeout, 1.0)
+    assert channel.statistics()[2:4] == (0, 0)

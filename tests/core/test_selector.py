@@ -525,6 +525,15 @@ def test_a_watch_whose_selector_is_gone_is_ignored(unraisable: list[object]) -> 
     assert unraisable == []
 
 
+async def test_selectors_that_are_forgotten_again_and_again_leave_nothing_behind() -> None:
+    channel = csp.Channel[int](1)
+    for _ in range(100):
+        csp.Selector(channel.case_receive())
+    assert len(channel._watches) == 1
+    channel.send_nowait(1)
+    assert len(channel._watches) == 0
+
+
 def test_a_selector_with_a_timer_can_be_forgotten_after_the_run(unraisable: list[object]) -> None:
     kept: list[csp.Selector[float]] = []
 

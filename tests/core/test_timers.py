@@ -19,7 +19,7 @@ from csp import _select, _timers, errors
 from csp._alarm import _MIN_HEAP_TO_CLEAN, Alarm, current_alarm
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from csp import SelectResult
 
@@ -115,6 +115,7 @@ class Bell:
     def __init__(self, ring: Callable[[], None]) -> None:
         self.entry: float | None = None
         self.armed = True
+        self.awaited = False
         self.due = ring
 
 
@@ -952,14 +953,64 @@ async def test_the_count_of_armed_timers_is_exact(autojump_clock: MockClock) -> 
     assert alarm._armed == 0
 
 
-async def test_an_alarm_that_starts_with_a_deadline_keeps_it(autojump_clock: MockClock) -> None:
+async def test_an_alarm_starts_with_its_first_deadline_and_takes_an_earlier_one(autojump_clock: MockClock) -> None:
     rung: list[float] = []
     alarm = Alarm()
     alarm.arm(Bell(lambda: rung.append(trio.current_time())), 3)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(alarm.run)
-        await trio.sleep(1)
-        alarm.arm(Bell(lambda: rung.append(trio.current_time())), 2)
-        await trio.sleep(10)
-        nursery.cancel_scope.cancel()
+    await trio.sleep(1)
+    alarm.arm(Bell(lambda: rung.append(trio.current_time())), 2)
+    await trio.sleep(10)
     assert rung == [2, 3]
+
+
+# The end of a run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("used_before", [True, False])
+@pytest.mark.parametrize("by_selector", [True, False])
+def test_a_shielded_clean_up_of_a_system_task_gets_its_timer(used_before: bool, by_selector: bool) -> None:
+    received: list[float] = []
+
+    async def system_task() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                timer = csp.after("5s")
+                if by_selector:
+                    received.append((await csp.Selector(timer.case_receive()).select()).value)
+                else:
+                    received.append((await timer.receive()).value)
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(system_task)
+        await trio.sleep(1)
+        if used_before:
+            await csp.after("1s").receive()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert received == [7 if used_before else 6]
+
+
+def test_a_timer_in_the_finalizer_of_an_async_generator_is_cancelled_like_everything_there() -> None:
+    ended: list[str] = []
+
+    async def generator() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            try:
+                await csp.after("5s").receive()
+            except trio.Cancelled:
+                ended.append("cancelled")
+                raise
+
+    kept: list[object] = []
+
+    async def main() -> None:
+        started = generator()
+        kept.append(started)
+        await anext(started)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert ended == ["cancelled"]

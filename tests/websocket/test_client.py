@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import enum
 import json
 from typing import TYPE_CHECKING, Any
@@ -774,3 +775,29 @@ def test_the_face_exports_what_the_specification_names() -> None:
     assert (websocket.TEXT, websocket.BINARY) == (1, 2)
     for name in websocket.__all__:
         assert hasattr(websocket, name)
+
+
+@pytest.mark.parametrize("deed", ["send", "ping", "ping too often"])
+async def test_a_loop_that_ignores_errors_does_not_starve_the_others(autojump_clock: MockClock, deed: str) -> None:
+    server = Server()
+    async with connecting(server) as client:
+        if deed == "ping too often":
+            for _ in range(1024):
+                await client.ping()
+        else:
+            await client.close()
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await trio.lowlevel.checkpoint()
+                ticks += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tick)
+            for _ in range(320):
+                with contextlib.suppress(ConnectionFailedError):
+                    await (client.send("data") if deed == "send" else client.ping())
+            nursery.cancel_scope.cancel()
+        assert ticks >= 5

@@ -666,6 +666,40 @@ async def test_a_pong_does_not_take_the_place_of_the_last_close_frame(autojump_c
     assert [received.opcode for received in server.frames] == [CLOSE]
 
 
+@pytest.mark.parametrize(("leave", "code"), [("normally", 1000), ("by an error", 1011), ("by close", 3000)])
+async def test_leaving_under_a_cancelled_scope_still_tries_a_close_frame(
+    autojump_clock: MockClock, leave: str, code: int
+) -> None:
+    server = Server(answers_close=False)
+    start = trio.current_time()
+    with trio.CancelScope() as scope, contextlib.suppress(ValueError):
+        async with connecting(server) as client:
+            scope.cancel()
+            if leave == "by an error":
+                raise ValueError
+            if leave == "by close":
+                await client.close(3000, "enough")
+    assert scope.cancelled_caught == (leave != "by an error")
+    assert [received.opcode for received in server.frames] == [CLOSE]
+    assert server.frames[0].payload[:2] == code.to_bytes(2, "big")
+    assert server.closed
+    assert trio.current_time() == start
+
+
+async def test_a_finished_connection_is_no_reference_cycle(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, protocols=[]) as client:
+        pass
+    reference = weakref.ref(client._connection)
+    gc.disable()
+    try:
+        del client
+        await wait_all_tasks_blocked()
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 async def test_an_exception_while_cancelled_comes_out_at_once(autojump_clock: MockClock) -> None:
     server = Server(answers_close=False)
     start = trio.current_time()
