@@ -22,21 +22,21 @@ _MIN_HEAP_TO_CLEAN = 64
 class Alarmed(Protocol):
     """A timer, as the alarm sees it."""
 
-    entry: float | None
+    _entry: float | None
     """The time of its entry in the heap; None if there is none. The alarm's to set."""
 
     @property
-    def armed(self) -> bool:
+    def _armed(self) -> bool:
         """Whether it wants to be told."""
         ...
 
     @property
-    def awaited(self) -> bool:
+    def _awaited(self) -> bool:
         """Whether a task is parked for it now."""
         ...
 
-    def due(self) -> None:
-        """Called at the time of `entry`; it is not armed from then on."""
+    def _due(self) -> None:
+        """Called at the time of `_entry`; it is not armed from then on."""
 
 
 class Alarm:
@@ -50,18 +50,18 @@ class Alarm:
         self._running = False
 
     def arm(self, timer: Alarmed, deadline: float) -> None:
-        """Have ``timer.due`` called at ``deadline``."""
+        """Have ``timer._due`` called at ``deadline``."""
         if not self._running:
             self._start()
         self._armed += 1
-        if timer.entry != deadline:
-            timer.entry = deadline
+        if timer._entry != deadline:
+            timer._entry = deadline
             heapq.heappush(self._heap, (deadline, next(self._sequence), timer))
             if deadline < self._sleep.deadline:  # noqa: PLR1730  # setting it, even to what it is, costs Trio 2 us
                 self._sleep.deadline = deadline
 
     def disarm(self, timer: Alarmed) -> None:
-        """Take back `arm`; the timer must say so in ``armed`` before it is armed again."""
+        """Take back `arm`; the timer must say so in ``_armed`` before it is armed again."""
         self._armed -= 1
         if len(self._heap) > _MIN_HEAP_TO_CLEAN and len(self._heap) > 2 * self._armed:
             self._clean()
@@ -71,12 +71,12 @@ class Alarm:
         kept: list[tuple[float, int, Alarmed]] = []
         for entry in self._heap:
             deadline, _, timer = entry
-            if timer.entry != deadline:
+            if timer._entry != deadline:
                 continue
-            if timer.armed:
+            if timer._armed:
                 kept.append(entry)
             else:
-                timer.entry = None
+                timer._entry = None
         heapq.heapify(kept)
         self._heap = kept
 
@@ -94,7 +94,7 @@ class Alarm:
         except trio.Cancelled:
             # The main task has ended. Who still waits for a timer is shielded, and gets what it waits for.
             with trio.CancelScope(shield=True):
-                while any(timer.awaited for _, _, timer in self._heap):
+                while any(timer._awaited for _, _, timer in self._heap):
                     await self._sleep_and_ring()
             raise
         finally:
@@ -109,12 +109,12 @@ class Alarm:
     def _ring(self, now: float) -> None:
         while self._heap and self._heap[0][0] <= now:
             deadline, _, timer = heapq.heappop(self._heap)
-            if timer.entry != deadline:
+            if timer._entry != deadline:
                 continue  # It was set to another time since, which has an entry of its own.
-            timer.entry = None
-            if timer.armed:
+            timer._entry = None
+            if timer._armed:
                 self._armed -= 1
-                timer.due()
+                timer._due()
 
 
 _alarm: RunVar[Alarm] = RunVar("csp_alarm")

@@ -117,7 +117,7 @@ class Channel(Source[T]):
                     await cancel_shielded_checkpoint()
             return
         waiter = SendWaiter(self, value)
-        self.park_sender(waiter)
+        self._park_sender(waiter)
         await wait_task_rescheduled(waiter.abort)
 
     @enable_ki_protection
@@ -129,7 +129,7 @@ class Channel(Source[T]):
             ChannelClosedError: the channel is closed; the value was not sent.
         """
         if self._closed:
-            raise self.closed_error()
+            raise self._closed_error()
         if (self._receivers is not None or self._watches) and not self._buffered and self._hand_over(value):
             return
         if self._buffered >= self._capacity:
@@ -141,7 +141,7 @@ class Channel(Source[T]):
             self._pop()
         self._push(value)
         if self._watches:
-            self.notify()
+            self._notify()
 
     def _hand_over(self, value: T) -> bool:
         """Give a value being sent to a task that is parked here, if there is one; tell whether there was.
@@ -178,13 +178,13 @@ class Channel(Source[T]):
         """Return the case of `select` that sends a value here."""
         return SendCase(self, value)
 
-    def park_sender(self, waiter: Waiter) -> None:
+    def _park_sender(self, waiter: Waiter) -> None:
         """Put a waiter at the end of the queue of senders; it stays until it is served or leaves."""
         self._senders = waiter if self._senders is None else join(self._senders, waiter)
         if self._watches:
-            self.notify()
+            self._notify()
 
-    def unpark_sender(self, waiter: Waiter) -> None:
+    def _unpark_sender(self, waiter: Waiter) -> None:
         """Take a waiter out of the queue of senders, if it is there."""
         self._senders = None if self._senders is waiter else leave(self._senders, waiter)
 
@@ -211,7 +211,7 @@ class Channel(Source[T]):
                 await cancel_shielded_checkpoint()
             return received
         waiter = ReceiveWaiter(self)
-        self.park(waiter)
+        self._park(waiter)
         return cast("Received[T]", await wait_task_rescheduled(waiter.abort))
 
     @enable_ki_protection
@@ -270,17 +270,17 @@ class Channel(Source[T]):
             first(self._senders).fail(self)
         while self._receivers is not None:
             first(self._receivers).fail(self)
-        self.notify()
+        self._notify()
 
     @enable_ki_protection
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Close the channel from its receiving end: what is buffered is discarded too."""
         self._abandoned = True
         while self._buffered:
             self._pop()
         self.close()
 
-    def closed_error(self) -> ChannelClosedError:
+    def _closed_error(self) -> ChannelClosedError:
         """Return a new error for a sender that finds the channel closed."""
         error = ChannelClosedError("cannot send: the channel is closed")
         error.__cause__ = self._cause
@@ -292,11 +292,6 @@ class Channel(Source[T]):
     def closed(self) -> bool:
         """Whether the channel is closed; values may still be buffered."""
         return self._closed
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether the channel was closed by its receiving end."""
-        return self._abandoned
 
     @property
     def cause(self) -> BaseException | None:

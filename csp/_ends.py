@@ -23,6 +23,9 @@ class SendEnd(trio.abc.SendChannel[T]):
     def __init__(self, channel: Channel[T]) -> None:
         self.channel = channel
 
+    def __repr__(self) -> str:
+        return f"<sender of {self.channel!r}>"
+
     async def send(self, value: T) -> None:
         """Send a value, as `Channel.send` does.
 
@@ -33,7 +36,7 @@ class SendEnd(trio.abc.SendChannel[T]):
         try:
             await self.channel.send(value)
         except ChannelClosedError:
-            if self.channel.abandoned:
+            if self.channel._abandoned:
                 raise trio.BrokenResourceError("the receiving end of the channel is closed") from None
             raise
 
@@ -52,6 +55,9 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
     def __init__(self, channel: Channel[T]) -> None:
         self.channel = channel
 
+    def __repr__(self) -> str:
+        return f"<receiver of {self.channel!r}>"
+
     async def receive(self) -> T:
         """Take the next value, as `Channel.receive` does.
 
@@ -63,7 +69,7 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
         value, ok = await self.channel.receive()
         if ok:
             return value
-        if self.channel.abandoned:
+        if self.channel._abandoned:
             raise trio.ClosedResourceError("this end of the channel is closed")
         if self.channel.cause is not None:
             raise trio.BrokenResourceError("the channel was closed by an error") from self.channel.cause
@@ -71,5 +77,5 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
 
     async def aclose(self) -> None:
         """Close the channel and discard what is buffered; senders get `trio.BrokenResourceError`."""
-        self.channel.abandon()
+        self.channel._abandon()
         await trio.lowlevel.checkpoint()

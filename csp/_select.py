@@ -127,7 +127,7 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
     chosen = _choose(cases, priority)
     if chosen is None and not default:
         waiter = SelectWaiter(cases, priority)
-        waiter.park()
+        waiter.enqueue()
         return cast("SelectResult[Any]", await wait_task_rescheduled(waiter.abort))
     await checkpoint_if_cancelled()
     try:
@@ -194,23 +194,23 @@ class SelectWaiter(Waiter):
         self._closed: SendCase[Any] | None = None
         self._result: SelectResult[Any] | None = None
 
-    def park(self) -> None:
+    def enqueue(self) -> None:
         for case in self._cases:
             if case is None:
                 continue
             if isinstance(case, ReceiveCase):
-                case.channel.park(self)
+                case.channel._park(self)
             else:
-                case.channel.park_sender(self)
+                case.channel._park_sender(self)
 
     def leave(self) -> None:
         for case in self._cases:
             if case is None:
                 continue
             if isinstance(case, ReceiveCase):
-                case.channel.unpark(self)
+                case.channel._unpark(self)
             else:
-                case.channel.unpark_sender(self)
+                case.channel._unpark_sender(self)
 
     def deliver(self, source: object, value: object, ok: bool) -> None:
         index, _ = self._pick(source, receives=True, sends=False)
@@ -255,5 +255,5 @@ class SelectWaiter(Waiter):
 
     def unwrap(self) -> object:
         if self._closed is not None:
-            raise self._closed.channel.closed_error()
+            raise self._closed.channel._closed_error()
         return self._result

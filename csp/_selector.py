@@ -6,9 +6,12 @@ the head of that queue, or parks without registering anywhere.
 
 The ready queue holds hints, not values: a value stays in its channel until it is handed out, so nothing is lost with
 a selector that is cancelled or dropped, and a watch whose source has meanwhile been emptied by somebody else is
-skipped. While a
-task is parked in the selector the queue is empty and no source is ready: a source that becomes ready then hands its
-value straight to the task.
+skipped. While a task is parked in the selector the queue is empty and no source is ready: a source that becomes ready
+then hands its value straight to the task.
+
+A source holds its watches, and a watch holds its selector weakly. Nothing happens at the moment a selector is
+forgotten, because the garbage collector chooses that moment, in whatever thread; its watches are dropped when the
+source next meets them.
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ class Selector(Generic[T]):
         watch = _Watch(self, case, self._added)
         self._added += 1
         self._watches[case] = watch
-        case.channel.watch(watch)
+        case.channel._watch(watch)
         if case.channel.is_ready(Moment()):
             watch.notify()
 
@@ -186,7 +189,7 @@ class Selector(Generic[T]):
     def _drop(self, watch: _Watch) -> None:
         """Forget a case. If it is in the ready queue it is skipped there later, so that this is O(1), amortised."""
         watch.dropped = True
-        watch.source.unwatch(watch)
+        watch.source._unwatch(watch)
         del self._watches[watch.case]
         if len(self._ready) > 2 * len(self._watches) + _MIN_QUEUE_TO_CLEAN:
             self._ready = deque(watch for watch in self._ready if not watch.dropped)
@@ -258,7 +261,7 @@ class _Watch:
             return
         selector = self._selector()
         if selector is None:
-            self.source.unwatch(self)
+            self.source._unwatch(self)
             return
         self.queued = True
         selector._ready.append(self)

@@ -48,9 +48,9 @@ class SendWaiter(Waiter):
         self.wake()
 
     def leave(self) -> None:
-        self._channel.unpark_sender(self)
+        self._channel._unpark_sender(self)
 
     def unwrap(self) -> object:
         if self._failed:
-            raise self._channel.closed_error()
+            raise self._channel._closed_error()
         return None

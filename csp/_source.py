@@ -121,12 +121,12 @@ class Source(ABC, Generic[T_co]):
             else:
                 # Selectors in which a task is parked take at once, the others know now that they can.
                 self._selectors_turn = False
-                self.notify()
+                self._notify()
                 if not parked:
                     break
 
     @enable_ki_protection
-    def notify(self) -> None:
+    def _notify(self) -> None:
         """Tell the selectors that watch this source that it is ready."""
         watches = self._watches
         if len(watches) > 1:
@@ -153,7 +153,7 @@ class Source(ABC, Generic[T_co]):
                 await cancel_shielded_checkpoint()
             return received
         waiter = ReceiveWaiter(self)
-        self.park(waiter)
+        self._park(waiter)
         return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
 
     def __aiter__(self) -> Self:
@@ -182,22 +182,22 @@ class Source(ABC, Generic[T_co]):
         return ReceiveCase(self)
 
     @enable_ki_protection
-    def park(self, waiter: Waiter) -> None:
+    def _park(self, waiter: Waiter) -> None:
         """Put a waiter at the end of the queue; it stays until it is served or leaves."""
         self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
 
     @enable_ki_protection
-    def unpark(self, waiter: Waiter) -> None:
+    def _unpark(self, waiter: Waiter) -> None:
         """Take a waiter out of the queue, if it is there."""
         self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
 
     @enable_ki_protection
-    def watch(self, watch: Watch) -> None:
+    def _watch(self, watch: Watch) -> None:
         """Add a selector's interest, and drop those of selectors that were forgotten."""
         self._watches = (*(other for other in self._watches if other.alive), watch)
 
     @enable_ki_protection
-    def unwatch(self, watch: Watch) -> None:
+    def _unwatch(self, watch: Watch) -> None:
         """Drop a selector's interest, if it is there."""
         self._watches = tuple(other for other in self._watches if other is not watch)
 
@@ -243,7 +243,7 @@ class ReceiveWaiter(Waiter):
         self.deliver(self._source, *self._source.receive_nowait())
 
     def leave(self) -> None:
-        self._source.unpark(self)
+        self._source._unpark(self)
 
     def unwrap(self) -> object:
         return self._received

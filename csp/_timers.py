@@ -31,7 +31,7 @@ class TimerChannel(Source[float]):
     Never closed. It can only be received from.
     """
 
-    __slots__ = ("_alarm", "_deadline", "_rung", "entry")
+    __slots__ = ("_alarm", "_deadline", "_entry", "_rung")
 
     def __init__(self, deadline: float) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class TimerChannel(Source[float]):
         self._rung = False
         # Where the timer is registered, while it is.
         self._alarm: Alarm | None = None
-        self.entry: float | None = None
+        self._entry: float | None = None
 
     @property
     def closed(self) -> bool:
@@ -48,12 +48,12 @@ class TimerChannel(Source[float]):
         return False
 
     @property
-    def armed(self) -> bool:
+    def _armed(self) -> bool:
         """Whether the timer is registered with the run's alarm, because somebody waits for it."""
         return self._alarm is not None
 
     @property
-    def awaited(self) -> bool:
+    def _awaited(self) -> bool:
         """Whether a task is parked for the timer, itself or in a selector."""
         return self._receivers is not None or any(watch.parked for watch in self._watches)
 
@@ -72,11 +72,11 @@ class TimerChannel(Source[float]):
         if not self.is_ready(moment):
             raise trio.WouldBlock
         time, deadline = self._expire(moment.time())
-        self.set_deadline(deadline)
+        self._set_deadline(deadline)
         return Received(time, True)
 
     @enable_ki_protection
-    def set_deadline(self, deadline: float) -> bool:
+    def _set_deadline(self, deadline: float) -> bool:
         """Be due at another time, or never with `math.inf`; return whether a value was still to come or to be taken."""
         was_active = self._deadline != _SILENT
         self._deadline = deadline
@@ -110,7 +110,7 @@ class TimerChannel(Source[float]):
         return bool(self._watches) and not self._rung
 
     @enable_ki_protection
-    def due(self) -> None:
+    def _due(self) -> None:
         """Called by the alarm when the deadline has come, unregistered: serve who waits, or tell the selectors."""
         self._alarm = None
         self.serve()
@@ -118,25 +118,25 @@ class TimerChannel(Source[float]):
         self._rung = self.is_ready(Moment())
         self._arm()
 
-    def park(self, waiter: Waiter) -> None:
-        super().park(waiter)
+    def _park(self, waiter: Waiter) -> None:
+        super()._park(waiter)
         self._arm()
 
-    def unpark(self, waiter: Waiter) -> None:
-        super().unpark(waiter)
+    def _unpark(self, waiter: Waiter) -> None:
+        super()._unpark(waiter)
         self._disarm()
 
-    def watch(self, watch: Watch) -> None:
-        super().watch(watch)
+    def _watch(self, watch: Watch) -> None:
+        super()._watch(watch)
         self._arm()
 
-    def unwatch(self, watch: Watch) -> None:
-        super().unwatch(watch)
+    def _unwatch(self, watch: Watch) -> None:
+        super()._unwatch(watch)
         self._disarm()
 
     def __repr__(self) -> str:
         state = "silent" if self._deadline == _SILENT else f"due at {self._deadline:.3f}"
-        return f"<{type(self).__name__} {state}, at {id(self):#x}>"
+        return f"<csp.{type(self).__name__} {state}, at {id(self):#x}>"
 
 
 @final
@@ -160,11 +160,11 @@ class TickerChannel(TimerChannel):
         self._period = period
 
     @enable_ki_protection
-    def restart(self, start: float, period: float) -> bool:
-        """Be due at ``start + period``, ``start + 2 * period``, and so on; return what `set_deadline` does."""
+    def _restart(self, start: float, period: float) -> bool:
+        """Be due at ``start + period``, ``start + 2 * period``, and so on; return what `_set_deadline` does."""
         self._start = start
         self._period = period
-        return self.set_deadline(start + period)
+        return self._set_deadline(start + period)
 
     def _expire(self, now: float) -> tuple[float, float]:
         # Multiples of the period from the start, so that rounding does not add up over many ticks; and then the
@@ -199,10 +199,10 @@ class NeverChannel(Source[Never]):
         raise trio.WouldBlock
 
     # Nothing ever wakes a waiter, so none is kept.
-    def park(self, waiter: Waiter) -> None: ...
-    def unpark(self, waiter: Waiter) -> None: ...
-    def watch(self, watch: Watch) -> None: ...
-    def unwatch(self, watch: Watch) -> None: ...
+    def _park(self, waiter: Waiter) -> None: ...
+    def _unpark(self, waiter: Waiter) -> None: ...
+    def _watch(self, watch: Watch) -> None: ...
+    def _unwatch(self, watch: Watch) -> None: ...
 
     def __repr__(self) -> str:
         return "<csp.never()>"
@@ -236,14 +236,17 @@ class Timer:
 
         Returns whether it was running, or was due with its value not taken.
         """
-        return self._channel.set_deadline(_SILENT)
+        return self._channel._set_deadline(_SILENT)
 
     def reset(self, duration: Duration) -> bool:
         """Set the timer anew, whether it runs, is due, or was stopped; a value not taken yet is dropped.
 
         What is parked on `channel` goes on waiting, for the new time. Returns what `stop` would have.
         """
-        return self._channel.set_deadline(_now() + _positive(duration, "Timer.reset's duration"))
+        return self._channel._set_deadline(_now() + _positive(duration, "Timer.reset's duration"))
+
+    def __repr__(self) -> str:
+        return f"<csp.Timer of {self._channel!r}>"
 
 
 @final
@@ -269,11 +272,14 @@ class Ticker:
 
     def stop(self) -> bool:
         """Stop ticking; nothing is received afterwards. Returns whether it was ticking."""
-        return self._channel.set_deadline(_SILENT)
+        return self._channel._set_deadline(_SILENT)
 
     def reset(self, duration: Duration) -> bool:
         """Start a new grid now, with another time between ticks. Returns whether it was ticking."""
-        return self._channel.restart(_now(), _positive(duration, "Ticker.reset's duration"))
+        return self._channel._restart(_now(), _positive(duration, "Ticker.reset's duration"))
+
+    def __repr__(self) -> str:
+        return f"<csp.Ticker of {self._channel!r}>"
 
 
 def after(duration: Duration) -> AfterChannel:

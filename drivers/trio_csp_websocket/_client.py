@@ -79,7 +79,7 @@ class Client:
         Args:
             data: a str goes as a text message, anything bytes-like as a binary one.
             type: `TEXT` or `BINARY` to say otherwise. A str as `BINARY` goes as its UTF-8; bytes as `TEXT` must be
-            UTF-8.
+                UTF-8.
 
         Raises:
             InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is no valid text.

@@ -45,8 +45,7 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
         InvalidTypeError: the same for a wrong type or an unknown option.
         NoContextError: awaited without a nursery, or entered outside a Trio run.
         ConnectionFailedError: entered or awaited, and no connection could be made. Kind INTERNAL; retryable except
-        after a
-            refusal that a retry will not change. `ConnectTimeoutError` if it took longer than ``dial_timeout``.
+            after a refusal that a retry will not change. `ConnectTimeoutError` if it took longer than ``dial_timeout``.
     """
     nursery = options.get("nursery")
     if nursery is not None and not isinstance(nursery, trio.Nursery):
@@ -70,6 +69,9 @@ class Connecting:
         self._caller_nursery = nursery
         self._dial = dial or _dial
         self._used = False
+
+    def __repr__(self) -> str:
+        return f"<csp.websocket.connect({self._target.url!r})>"
 
     def __await__(self) -> Generator[Any, Any, Client]:
         return self._start().__await__()

@@ -3,9 +3,8 @@
 `Decoder` is the receiving hot path. It works on whole blocks as they were read: a frame that lies in the block is
 recognised by its first two bytes and its payload sliced out once. Only what is rare leaves that loop: fragments,
 control frames, frames larger than a block. Data goes into `Decoder.messages`; control frames are returned, because
-somebody has to act on them, and
-nothing needs to know how they lay between the messages: a ping or pong may overtake data, and after a close comes
-nothing.
+somebody has to act on them, and nothing needs to know how they lay between the messages: a ping or pong may overtake
+data, and after a close comes nothing.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def broken() -> csp.Channel[int]:
 
 def abandoned() -> csp.Channel[int]:
     channel = csp.Channel[int]()
-    channel.abandon()
+    channel._abandon()
     return channel
 
 

@@ -61,7 +61,7 @@ async def test_closing_the_receiver_discards_what_is_buffered() -> None:
     channel.send_nowait(2)
     await channel.receiver.aclose()
     assert channel.closed
-    assert channel.abandoned
+    assert channel._abandoned
     assert len(channel) == 0
     assert channel.receive_nowait() == (None, False)
 
@@ -146,3 +146,9 @@ async def test_a_selector_is_told_when_the_receiver_closes() -> None:
     with csp.Selector(channel.case_receive()) as selector:
         await channel.receiver.aclose()
         assert await selector.select() == (channel, None, False, False, 0)
+
+
+def test_reprs_show_the_channel() -> None:
+    channel = csp.Channel[int](2)
+    assert repr(channel.sender) == f"<sender of {channel!r}>"
+    assert repr(channel.receiver) == f"<receiver of {channel!r}>"

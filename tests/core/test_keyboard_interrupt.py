@@ -23,7 +23,7 @@ CORE = str(Path(csp.__file__).parent)
 # Every function that changes a queue, a buffer or a timer, by file.
 MUTATORS = {
     "_waiters.py": {"join", "leave", "wake"},
-    "_source.py": {"serve", "notify", "park", "unpark", "watch", "unwatch", "deliver", "take", "leave"},
+    "_source.py": {"serve", "_notify", "_park", "_unpark", "_watch", "_unwatch", "deliver", "take", "leave"},
     "_channel.py": {
         "send_nowait",
         "receive_nowait",
@@ -31,12 +31,12 @@ MUTATORS = {
         "_push",
         "_pop",
         "close",
-        "abandon",
-        "park_sender",
-        "unpark_sender",
+        "_abandon",
+        "_park_sender",
+        "_unpark_sender",
     },
     "_sending.py": {"offer", "fail", "leave"},
-    "_select.py": {"_perform", "park", "leave", "deliver", "take", "offer", "fail", "_complete"},
+    "_select.py": {"_perform", "enqueue", "leave", "deliver", "take", "offer", "fail", "_complete"},
     "_selector.py": {
         "add",
         "remove",
@@ -53,16 +53,16 @@ MUTATORS = {
     },
     "_timers.py": {
         "receive_nowait",
-        "set_deadline",
-        "restart",
+        "_set_deadline",
+        "_restart",
         "_arm",
         "_disarm",
         "_unregister",
-        "due",
-        "park",
-        "unpark",
-        "watch",
-        "unwatch",
+        "_due",
+        "_park",
+        "_unpark",
+        "_watch",
+        "_unwatch",
     },
     "_alarm.py": {"arm", "disarm", "_clean", "_ring"},
 }
@@ -279,7 +279,7 @@ HAND_OVER = [
     ("_channel.py", "send_nowait"),
     ("_channel.py", "_hand_over"),
     ("_source.py", "deliver"),
-    ("_source.py", "unpark"),
+    ("_source.py", "_unpark"),
     ("_waiters.py", "wake"),
 ]
 
@@ -396,7 +396,7 @@ def test_an_interrupted_wake_of_a_selector_is_complete(function: str, restore_pr
 
 
 @pytest.mark.parametrize(
-    ("file", "function"), [("_channel.py", "close"), ("_sending.py", "fail"), ("_channel.py", "unpark_sender")]
+    ("file", "function"), [("_channel.py", "close"), ("_sending.py", "fail"), ("_channel.py", "_unpark_sender")]
 )
 def test_an_interrupted_close_wakes_everybody(file: str, function: str, restore_profile: None) -> None:
     channel = csp.Channel[int]()
@@ -425,7 +425,7 @@ def test_an_interrupted_close_wakes_everybody(file: str, function: str, restore_
     assert is_quiet(channel)
 
 
-@pytest.mark.parametrize("function", ["restart", "set_deadline", "_unregister", "_arm"])
+@pytest.mark.parametrize("function", ["_restart", "_set_deadline", "_unregister", "_arm"])
 def test_an_interrupted_reset_is_complete(function: str, restore_profile: None) -> None:
     interrupt = Interrupt("_timers.py", function)
     ticks: list[float] = []

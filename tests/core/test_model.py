@@ -303,7 +303,7 @@ class Model:
             model.buffer.append(received(ending)[0])
         return (model.buffer.pop(0), True) if model.buffer else (None, False)
 
-    def closed_error(self, channel: int) -> Failure:
+    def _closed_error(self, channel: int) -> Failure:
         return Failure(csp.ChannelClosedError, self.channels[channel].cause)
 
     def attempt(self, case: Case, index: int = 0) -> Ending:
@@ -313,7 +313,7 @@ class Model:
         if not case.sends:
             return done(case.channel, *self.receive(case.channel), index)
         if self.channels[case.channel].closed:
-            return self.closed_error(case.channel)
+            return self._closed_error(case.channel)
         self.send(case.channel, case.value)
         return done(case.channel, case.value, True, index)
 
@@ -334,7 +334,7 @@ class Model:
             ending = self.seen.get(task, WOULD_BLOCK)
             # An error does not tell which case it was; any case that gives this error will do.
             refused = [i for i, case in allowed.items() if case.sends and self.channels[case.channel].closed]
-            refused = [i for i in refused if self.closed_error(ready[i].channel) == ending]
+            refused = [i for i in refused if self._closed_error(ready[i].channel) == ending]
             chosen = refused if isinstance(ending, Failure) else [i for i in allowed if i == ending.index]
             assert chosen, f"task {task}: {ending}, but ready were {allowed}"
             counts["chosen among several"] += len(ready) > 1
@@ -382,7 +382,7 @@ class Model:
         for waiting in self.waiting:
             if cases := waiting.on(do.channel):
                 counts["closed while parked"] += 1
-                error = self.closed_error(do.channel)
+                error = self._closed_error(do.channel)
                 self.end(waiting, *[error if case.sends else done(do.channel, None, False, i) for i, case in cases])
 
     def add(self, do: Do) -> None:

@@ -518,7 +518,7 @@ def test_a_watch_whose_selector_is_gone_is_ignored(unraisable: list[object]) -> 
     (watch,) = channel._watches
     del selector
     gc.collect()
-    channel.watch(watch)
+    channel._watch(watch)
     channel.send_nowait(1)
     assert not watch.parked
     assert channel.receive_nowait() == (1, True)

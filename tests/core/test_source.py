@@ -184,7 +184,7 @@ async def test_a_notification_without_a_value_wakes_nobody(receive: Callable[[Ma
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         await wait_all_tasks_blocked()
-        mailbox.notify()
+        mailbox.serve()
         await wait_all_tasks_blocked()
         assert received == []
         mailbox.post("a")

@@ -113,10 +113,10 @@ class Bell:
     """Something the alarm rings that is no timer."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
-        self.entry: float | None = None
-        self.armed = True
-        self.awaited = False
-        self.due = ring
+        self._entry: float | None = None
+        self._armed = True
+        self._awaited = False
+        self._due = ring
 
 
 @pytest.mark.parametrize("cancel_first", [False, True])
@@ -908,7 +908,7 @@ async def test_a_timer_can_be_waited_for_again_after_its_entry_was_cleaned(autoj
     await give_up(channel)
     for _ in range(3 * _MIN_HEAP_TO_CLEAN):
         await give_up(csp.after("60s"))
-    assert channel.entry is None
+    assert channel._entry is None
     assert await channel.receive() == (50, True)
     assert trio.current_time() == 50
 
@@ -961,6 +961,14 @@ async def test_an_alarm_starts_with_its_first_deadline_and_takes_an_earlier_one(
     alarm.arm(Bell(lambda: rung.append(trio.current_time())), 2)
     await trio.sleep(10)
     assert rung == [2, 3]
+
+
+async def test_reprs_say_when_a_timer_is_due(mock_clock: MockClock) -> None:
+    assert repr(csp.Timer("1s")).startswith("<csp.Timer of <csp.TimerChannel due at 1.000, at 0x")
+    assert repr(csp.Ticker("1s")).startswith("<csp.Ticker of <csp.TickerChannel due at 1.000, at 0x")
+    stopped = csp.Timer("1s")
+    stopped.stop()
+    assert "silent" in repr(stopped)
 
 
 # The end of a run -----------------------------------------------------------------------------------------------------

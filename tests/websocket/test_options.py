@@ -341,3 +341,9 @@ def test_a_nursery_of_another_type_is_invalid(value: object) -> None:
 async def test_a_nursery_is_taken_and_none_is_none(nursery: trio.Nursery) -> None:
     websocket.connect(URL, nursery=nursery)
     websocket.connect(URL, nursery=None)
+
+
+def test_what_connect_returns_shows_the_url_and_no_credentials() -> None:
+    assert repr(websocket.connect("ws://user:secret@server.test/feed")) == (
+        "<csp.websocket.connect('ws://server.test/feed')>"
+    )
