@@ -18,7 +18,7 @@ from trio_csp_websocket._transport import SocketTransport, StreamTransport, Tran
 from trio_csp_websocket._url import Target, parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
 
@@ -175,7 +175,9 @@ async def _dial(target: Target, ssl_context: ssl.SSLContext | None) -> Transport
     try:
         stream = await trio.open_tcp_stream(target.host, target.port)
     except OSError as error:
-        raise _not_connected(target, _leaf_reasons(error)) from error
+        attempts = _failed_attempts(error)
+        # The cause is a group only where several addresses failed, each in its own way.
+        raise _not_connected(target, _reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
     if not target.secure:
         return SocketTransport(stream)
     tls_stream = trio.SSLStream(
@@ -207,10 +209,13 @@ def _not_connected(target: Target, reason: str) -> ConnectionFailedError:
     )
 
 
-def _leaf_reasons(error: OSError) -> str:
-    """Say why no address of a host could be connected to."""
-    # Trio's error comes from that of the only address tried, or from a group of those of several.
-    attempts: Sequence[object] = getattr(error.__cause__, "exceptions", (error.__cause__ or error,))
+def _failed_attempts(error: OSError) -> list[BaseException]:
+    """Return why each address of a host could not be connected to: Trio tells it in the cause of its error."""
+    attempts = getattr(error.__cause__, "exceptions", None)
+    return [error.__cause__ or error] if attempts is None else list(attempts)
+
+
+def _reasons(attempts: list[BaseException]) -> str:
     # Trio puts each address in front; what the system says is behind.
     reasons = [str(getattr(attempt, "strerror", None) or attempt).rpartition("): ")[2] for attempt in attempts]
     return "; ".join(dict.fromkeys(reasons))

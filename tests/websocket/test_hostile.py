@@ -91,6 +91,7 @@ async def test_a_refused_port_fails_at_once_and_may_be_retried() -> None:
                 pytest.fail("connected")
     assert not isinstance(caught.value, ConnectTimeoutError)
     assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
 
 
 class Answer(NamedTuple):
