@@ -198,7 +198,7 @@ class Client:
     @property
     def response_headers(self) -> Headers[str, str]:
         """The headers of the server's answer to the handshake; names in any case."""
-        return self._connection.handshake.headers
+        return self._connection.response_headers
 
     @property
     def latency(self) -> float | None:

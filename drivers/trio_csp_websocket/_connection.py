@@ -32,7 +32,6 @@ import trio_websocket
 from trio.lowlevel import enable_ki_protection
 
 import csp
-from csp.errors import ConnectionFailedError, Kind
 from trio_csp_websocket._constants import CloseCode
 from trio_csp_websocket._ending import Ending, closed_by_peer, failed_by_us, lost
 from trio_csp_websocket._frames import (
@@ -45,20 +44,19 @@ from trio_csp_websocket._frames import (
     encode_from_server,
     parse_close,
 )
-from trio_csp_websocket._handshake import Handshake
+from trio_csp_websocket._opening import Opening
 from trio_csp_websocket._pings import Pings
 from trio_csp_websocket._writer import Writer
 
 if TYPE_CHECKING:
+    from email.message import Message as Headers
+
     from trio_csp_websocket._options import Options
     from trio_csp_websocket._transport import Transport
     from trio_csp_websocket._url import Target
 
 _MIN_READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024
-
-# How long a refusal's body may take to arrive; it only goes into the error's details.
-_REFUSAL_BODY_SECONDS = 1.0
 
 
 class Connection(trio.abc.Stream):
@@ -76,7 +74,6 @@ class Connection(trio.abc.Stream):
         self.decoder = Decoder(options.read_limit_bytes)
         self.messages = csp.Channel[Message](options.channel_capacity)
         self.pings = Pings()
-        self.handshake = Handshake(options.protocols)
         self.ending: Ending | None = None
         self.finished = trio.Event()
         """Set when the transport is closed."""
@@ -89,8 +86,7 @@ class Connection(trio.abc.Stream):
         self._nursery = nursery
         self._close_timeout_seconds = options.close_timeout_seconds
         self._open = False
-        self._opening = trio.CancelScope()
-        self._refusal: ConnectionFailedError | None = None
+        self._opening = Opening(transport, options.protocols)
         # Frames for trio-websocket that it has not fetched yet. Of several pings it gets the latest: see Writer.
         self._ping: bytes | None = None
         self._close: bytes | None = None
@@ -112,7 +108,7 @@ class Connection(trio.abc.Stream):
             ConnectionFailedError: the server's answer was no valid acceptance.
         """
         self._nursery.start_soon(self.writer.run)
-        with self._opening:
+        with self._opening.scope:
             websocket = await trio_websocket.wrap_client_stream(
                 self._nursery,
                 # Annotated more narrowly than it is: any Trio stream will do, and nothing of a socket is used.
@@ -124,8 +120,8 @@ class Connection(trio.abc.Stream):
             )
             self._websocket = websocket
             self.subprotocol = websocket.subprotocol
-        if self._refusal is not None:
-            raise self._refusal
+        if self._opening.refusal is not None:
+            raise self._opening.refusal
 
     @enable_ki_protection
     async def close(self, code: int, reason: str) -> None:
@@ -170,6 +166,11 @@ class Connection(trio.abc.Stream):
         self._lose(how)
         await self._shut()
 
+    @property
+    def response_headers(self) -> Headers[str, str]:
+        """The headers of the answer to the handshake."""
+        return self._opening.handshake.headers
+
     def _open_websocket(self) -> trio_websocket.WebSocketConnection:
         assert self._websocket is not None
         return self._websocket
@@ -180,7 +181,7 @@ class Connection(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send the request of the handshake; later, hand a control frame to the writer without waiting."""
         if not self._open:
-            await self._send_request(bytes(data))
+            await self._opening.send_request(bytes(data))
         elif self._giving_up is not None:
             # A pong that is on its way through trio-websocket must not take the close frame's place.
             if data[0] & 0x0F == CLOSE:
@@ -195,7 +196,7 @@ class Connection(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Run the connection until there is something for trio-websocket, and return that; b"" when it has ended."""
         if not self._open:
-            return await self._receive_handshake()
+            return await self._receive_answer()
         while self._ping is None and self._close is None:
             if self.ending is not None:
                 await self._finish()
@@ -220,44 +221,14 @@ class Connection(trio.abc.Stream):
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
-    async def _send_request(self, request: bytes) -> None:
-        self.handshake.request_sent(request)
-        try:
-            await self.transport.send_all(request)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._refuse(_broken_handshake(error))
-            raise
-
-    def _refuse(self, refusal: ConnectionFailedError) -> None:
-        """Have `open` raise an error: trio-websocket would wait for ever."""
-        self._refusal = refusal
-        self._opening.cancel()
-
-    async def _receive_handshake(self) -> bytes:
-        try:
-            head, rest = await self._read_handshake()
-        except ConnectionFailedError as refusal:
-            self._refuse(refusal)
+    async def _receive_answer(self) -> bytes:
+        answer = await self._opening.receive_answer()
+        if answer is None:
             return b""
+        head, rest = answer
         self._open = True
         self._take_in(rest)
         return head
-
-    async def _read_handshake(self) -> tuple[bytes, bytes]:
-        """Read the answer to the handshake; return its head, and what came after it."""
-        answer = None
-        try:
-            while answer is None and not self.handshake.refused:
-                answer = self.handshake.feed(await self.transport.receive_some(_MIN_READ_BYTES))
-            with trio.move_on_after(_REFUSAL_BODY_SECONDS):
-                while answer is None:
-                    answer = self.handshake.feed(await self.transport.receive_some(_MIN_READ_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            if not self.handshake.refused:
-                raise _broken_handshake(error) from error
-        if answer is None:
-            raise self.handshake.refusal()
-        return answer
 
     async def _read(self) -> None:
         """Read a block and take it in, or note the end."""
@@ -374,9 +345,3 @@ class Connection(trio.abc.Stream):
             await self.transport.aclose()
         finally:
             self.finished.set()
-
-
-def _broken_handshake(error: Exception) -> ConnectionFailedError:
-    return ConnectionFailedError(
-        f"the connection broke during the handshake: {error}", kind=Kind.INTERNAL, retryable=True
-    )
