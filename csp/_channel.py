@@ -150,14 +150,11 @@ class Channel(Source[T]):
         takes turns with them.
         """
         if self._watches and (self._receivers is None or self._selectors_turn):
-            for position, watch in enumerate(self._watches):
-                if watch.parked:
-                    self._selectors_turn = False
-                    if len(self._watches) > 1:
-                        # Served selectors go to the back of the line.
-                        self._watches = self._watches[position + 1 :] + self._watches[: position + 1]
-                    watch.deliver(value)
-                    return True
+            watch = self._next_parked()
+            if watch is not None:
+                self._selectors_turn = False
+                watch.deliver(value)
+                return True
         if self._receivers is None:
             return False
         self._selectors_turn = True

@@ -113,26 +113,31 @@ class Source(ABC, Generic[T_co]):
         ``(None, False)``, and every task that waits gets that.
         """
         while self.is_ready(Moment()):
-            parked = any(watch.parked for watch in self._watches)
-            if self._receivers is not None and not (parked and self._selectors_turn):
+            watch = self._next_parked() if self._receivers is None or self._selectors_turn else None
+            if watch is not None:
+                self._selectors_turn = False
+                watch.notify()  # a task is parked in its selector, so that it takes at once
+            elif self._receivers is not None:
                 self._selectors_turn = True
                 # A select may take another of its cases, if several have become ready at this moment.
                 first(self._receivers).take()
             else:
-                # Selectors in which a task is parked take at once, the others know now that they can.
-                self._selectors_turn = False
                 self._notify()
-                if not parked:
-                    break
+                break
+
+    def _next_parked(self) -> Watch | None:
+        """Return the selector whose turn it is among those with a parked task; it goes to the back of the line."""
+        for position, watch in enumerate(self._watches):
+            if watch.parked:
+                if len(self._watches) > 1:
+                    self._watches = (*self._watches[:position], *self._watches[position + 1 :], watch)
+                return watch
+        return None
 
     @enable_ki_protection
     def _notify(self) -> None:
         """Tell the selectors that watch this source that it is ready."""
-        watches = self._watches
-        if len(watches) > 1:
-            # The first to be told may take it all; next time it is another's turn.
-            self._watches = watches[1:] + watches[:1]
-        for watch in watches:
+        for watch in self._watches:
             watch.notify()
 
     # Waiting ---------------------------------------------------------------------------------------------------------

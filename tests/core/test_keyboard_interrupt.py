@@ -23,7 +23,18 @@ CORE = str(Path(csp.__file__).parent)
 # Every function that changes a queue, a buffer or a timer, by file.
 MUTATORS = {
     "_waiters.py": {"join", "leave", "wake"},
-    "_source.py": {"serve", "_notify", "_park", "_unpark", "_watch", "_unwatch", "deliver", "take", "leave"},
+    "_source.py": {
+        "serve",
+        "_next_parked",
+        "_notify",
+        "_park",
+        "_unpark",
+        "_watch",
+        "_unwatch",
+        "deliver",
+        "take",
+        "leave",
+    },
     "_channel.py": {
         "send_nowait",
         "receive_nowait",

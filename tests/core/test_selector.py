@@ -800,3 +800,33 @@ def test_adding_and_removing_a_ready_channel_again_and_again_takes_no_memory() -
         selector.remove(ready.case_receive())
     assert len(selector._ready) < 200
     assert len(ready) == 1
+
+
+async def test_a_value_that_was_buffered_does_not_change_whose_turn_it_is() -> None:
+    channel = csp.Channel[int](1)
+    served: list[int] = []
+    with csp.Selector(channel.case_receive()) as first, csp.Selector(channel.case_receive()) as second:
+
+        async def select(number: int, selector: csp.Selector[int]) -> None:
+            await selector.select()
+            served.append(number)
+
+        async with trio.open_nursery() as nursery:
+
+            async def both_wait() -> None:
+                nursery.start_soon(select, 1, first)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(select, 2, second)
+                await wait_all_tasks_blocked()
+
+            await both_wait()
+            for value in range(2):
+                channel.send_nowait(value)
+                await wait_all_tasks_blocked()
+            channel.send_nowait(2)  # buffered: nobody waits
+            assert channel.receive_nowait() == (2, True)
+            await both_wait()
+            channel.send_nowait(3)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert served == [1, 2, 1]
