@@ -95,7 +95,7 @@ class Writer:
         self._work.set()
         try:
             await outgoing.done.wait()
-        except trio.Cancelled:
+        except BaseException:  # Cancelled, or KeyboardInterrupt in its place
             self._line.pop(outgoing, None)
             raise
         if outgoing.failure is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
@@ -636,3 +637,29 @@ async def test_the_task_ends_when_the_writer_fails_while_it_writes(
     transport.open_gate()
     await wait_all_tasks_blocked()
     assert outcome == ["done"]
+
+
+def test_ctrl_c_while_waiting_in_line_sends_nothing() -> None:
+    transport: list[ScriptedTransport] = []
+
+    async def main() -> None:
+        transport.append(ScriptedTransport(room=3))
+        writer = Writer(transport[0])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.run)
+            nursery.start_soon(writer.send, TEXT, b"first")
+            await wait_all_tasks_blocked()
+
+            async def interrupt() -> None:
+                await wait_all_tasks_blocked()
+                signal.raise_signal(signal.SIGINT)
+
+            nursery.start_soon(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                await writer.send(TEXT, b"second")
+            transport[0].open_gate()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
+    assert [received.payload for received in transport[0].frames()] == [b"first"]
