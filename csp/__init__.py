@@ -3,6 +3,7 @@
 The layers, from the bottom; an import never points down this list:
 
 - `csp.errors`: the errors, and their kinds
+- `csp.security`: policies, and whether a context allows an action
 - ``_duration``, ``_checkpoint``: Go's durations; how often a ready operation lets other tasks run
 - ``_waiters``: parked tasks, their queues, and why no wake-up is lost
 - ``_source``: what can be received from: the protocol, and the waiting all sources share
@@ -12,7 +13,7 @@ The layers, from the bottom; an import never points down this list:
 - `csp.websocket`: the WebSocket client, a driver of its own
 """
 
-from csp import errors
+from csp import errors, security
 from csp._channel import Channel, ChannelStatistics
 from csp._checkpoint import OPERATIONS_PER_VISIT, visit_due
 from csp._duration import Duration, parse_duration
@@ -24,6 +25,8 @@ from csp._source import Moment, ReceiveCase, Source
 from csp._timers import Ticker, Timer, TimerChannel, after, never, tick
 from csp._waiters import Received
 from csp.errors import ChannelClosedError
+
+__version__ = "0.1.0"
 
 __all__ = [
     "OPERATIONS_PER_VISIT",
@@ -48,6 +51,7 @@ __all__ = [
     "errors",
     "never",
     "parse_duration",
+    "security",
     "select",
     "tick",
     "visit_due",

@@ -29,13 +29,14 @@ __all__ = [
     "UNAVAILABLE",
     "UNKNOWN",
     "ChannelClosedError",
-    "ConnectTimeoutError",
     "ConnectionFailedError",
+    "ConnectionTimeoutError",
     "Error",
     "InvalidError",
     "InvalidTypeError",
     "Kind",
     "NoContextError",
+    "PermissionDeniedError",
     "is_kind",
     "wrap",
 ]
@@ -129,6 +130,12 @@ class InvalidTypeError(InvalidError, TypeError):
     """An argument or option is of the wrong type, or unknown; nothing was done."""
 
 
+class PermissionDeniedError(_OneKindError, PermissionError):
+    """The security policies do not allow it; nothing was done."""
+
+    _kind = Kind.PERMISSION_DENIED
+
+
 class NoContextError(_OneKindError, RuntimeError):
     """Called where it cannot work: outside a Trio run, or without the nursery it needs."""
 
@@ -148,8 +155,8 @@ class ConnectionFailedError(Error, ConnectionError):
     """A connection could not be made, ended in failure, or was used after its end."""
 
 
-class ConnectTimeoutError(ConnectionFailedError, TimeoutError):
-    """A connection could not be made in the time allowed for it."""
+class ConnectionTimeoutError(ConnectionFailedError, TimeoutError):
+    """A connection was not made in the time allowed for it (kind INTERNAL), or one stalled for too long (TIMEOUT)."""
 
 
 ErrorT = TypeVar("ErrorT", bound=Error)

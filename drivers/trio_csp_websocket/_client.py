@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self, final
 
 import trio
 
-from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, InvalidTypeError, Kind
 from trio_csp_websocket._constants import BINARY, TEXT, CloseCode, is_sendable
 from trio_csp_websocket._frames import MAX_CONTROL_PAYLOAD, MAX_REASON_BYTES, PING, Message
 from trio_csp_websocket._pings import MAX_OUTSTANDING
+from trio_csp_websocket._writer import WriteTimeoutError
 
 if TYPE_CHECKING:
     from email.message import Message as Headers
@@ -42,7 +43,6 @@ class Client:
     def __init__(self, connection: Connection, url: str) -> None:
         self._connection = connection
         self._url = url
-        self._pings_sent = 0
 
     # Receiving -------------------------------------------------------------------------------------------------------
 
@@ -52,21 +52,21 @@ class Client:
         It closes when the connection has ended and all it received is taken. Its ``cause`` is then `error`. While it is
         full, nothing more is read from the server, and pings that were not read yet are not answered.
         """
-        return self._connection.messages
+        return self._connection.delivery.channel
 
     async def receive(self) -> csp.Received[Message]:
         """Take the next message: ``(message, True)``, or ``(None, False)`` once the connection has ended.
 
         Short for ``channel().receive()``.
         """
-        return await self._connection.messages.receive()
+        return await self._connection.delivery.channel.receive()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
         """Take the next message; when the connection has ended, end quietly or raise `error`."""
-        return await self._connection.messages.__anext__()
+        return await self._connection.delivery.channel.__anext__()
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
@@ -85,11 +85,13 @@ class Client:
             InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is no valid text.
             InvalidTypeError: ``data`` is neither a str nor bytes-like.
             ConnectionFailedError: the connection broke, or has ended before. Kind INTERNAL, not retryable.
+            ConnectionTimeoutError: it took longer than ``write_timeout``. Kind TIMEOUT, retryable. If the message had
+                begun to be written, the connection has ended; if not, nothing of it goes out.
         """
         opcode, payload = _encoded(data, type)
         try:
-            await self._connection.writer.send(opcode, payload)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            await self._connection.send(opcode, payload)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
             raise self._failure("sending failed", error, retryable=False) from self.error or error
 
     async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
@@ -106,15 +108,12 @@ class Client:
             InvalidTypeError: it is neither a str nor bytes-like.
             ConnectionFailedError: kind INTERNAL. The connection broke, or 1024 pings are unanswered: retryable. It has
                 ended before: not retryable.
+            ConnectionTimeoutError: it took longer than ``write_timeout``; see `send`.
         """
-        if payload is None:
-            self._pings_sent += 1
-            data = self._pings_sent.to_bytes(8, "big")
-        else:
-            data = bytes(_encoded(payload, BINARY, name="payload")[1])
+        pings = self._connection.pings
+        data = pings.new_payload() if payload is None else bytes(_encoded(payload, BINARY, name="payload")[1])
         if len(data) > MAX_CONTROL_PAYLOAD:
             raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(data)}")
-        pings = self._connection.pings
         if len(pings) >= MAX_OUTSTANDING:
             await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
             raise ConnectionFailedError(
@@ -122,10 +121,10 @@ class Client:
             )
         answer = pings.sent(data)
         try:
-            await self._connection.writer.send(PING, data)
+            await self._connection.send(PING, data)
         except BaseException as error:
             pings.take_back(answer)
-            if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
+            if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | WriteTimeoutError):
                 raise self._failure("ping failed", error, retryable=True) from self.error or error
             raise
         return answer
@@ -141,7 +140,7 @@ class Client:
 
         Args:
             code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, section 7.4).
-            reason: up to 123 bytes of UTF-8.
+            reason: up to 123 bytes of UTF-8, without line breaks and NUL.
 
         Raises:
             InvalidError: code or reason is out of range; nothing was sent.
@@ -153,6 +152,8 @@ class Client:
             raise InvalidError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {int(code)}")
         if not isinstance(reason, str):
             raise InvalidTypeError(f"reason must be a str, not {reason!r}")
+        if any(character in reason for character in "\r\n\0"):
+            raise InvalidError(f"reason must not contain line breaks or NUL, as {reason!r} does")
         size = len(_utf_8(reason, "reason"))
         if size > MAX_REASON_BYTES:
             raise InvalidError(f"reason must be at most {MAX_REASON_BYTES} bytes of UTF-8, not {size}")
@@ -162,7 +163,8 @@ class Client:
     def close_code(self) -> int | None:
         """The code the connection ended with; None while it is open.
 
-        Ours if we failed the connection (1002, 1007, 1009), else the peer's (1005 if it gave none), else 1006.
+        Ours if we failed the connection (1002, 1007, 1009; 1011 after a read or keepalive timeout), else the peer's
+        (1005 if it gave none), else 1006.
         """
         ending = self._connection.ending
         return None if ending is None else ending.code
@@ -178,7 +180,8 @@ class Client:
         """Why the connection ended, if not as it should; also the ``cause`` of `channel`.
 
         None while it is open, after our own `close`, and after a peer's close with 1000, 1001 or no code. Kind
-        UNAVAILABLE if the peer closed with another code or the connection was lost, INTERNAL if we failed it.
+        UNAVAILABLE if the peer closed with another code or the connection was lost, INTERNAL if we failed it,
+        and TIMEOUT (`ConnectionTimeoutError`) after a read, write or keepalive timeout.
         """
         ending = self._connection.ending
         return None if ending is None else ending.error
@@ -223,6 +226,8 @@ class Client:
 
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
         """Return what the writer's error is to a user."""
+        if isinstance(error, WriteTimeoutError):
+            return ConnectionTimeoutError(f"{what}: {error}", kind=Kind.TIMEOUT, retryable=True)
         if isinstance(error, trio.BrokenResourceError):
             return ConnectionFailedError(
                 f"{what}: the connection broke: {error}", kind=Kind.INTERNAL, retryable=retryable

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from csp.errors import ConnectionFailedError, ConnectTimeoutError, InvalidError, InvalidTypeError, Kind, NoContextError
+from csp import security
+from csp.errors import (
+    ConnectionFailedError,
+    ConnectionTimeoutError,
+    InvalidError,
+    InvalidTypeError,
+    Kind,
+    NoContextError,
+    PermissionDeniedError,
+)
 from trio_csp_websocket._client import Client
 from trio_csp_websocket._connection import Connection
 from trio_csp_websocket._constants import CloseCode
 from trio_csp_websocket._options import ConnectOptions, Options, parse_options
-from trio_csp_websocket._transport import SocketTransport, StreamTransport, Transport
+from trio_csp_websocket._transport import SocketTransport, StreamTransport, Transport, tls_reason
 from trio_csp_websocket._url import Target, parse_url
 
 if TYPE_CHECKING:
@@ -22,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-Dial: TypeAlias = "Callable[[Target, ssl.SSLContext | None], Awaitable[Transport]]"
+Dial: TypeAlias = "Callable[[Target, Options], Awaitable[Transport]]"
 """Opens the byte stream to a target."""
 
 
@@ -43,17 +52,21 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
     Raises:
         InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
         InvalidTypeError: the same for a wrong type or an unknown option.
+        PermissionDeniedError: entered or awaited, and `csp.security` does not allow ``websocket.connect``, or
+            ``websocket.connect.url`` of this URL in its normal form.
         NoContextError: awaited without a nursery, or entered outside a Trio run.
         ConnectionFailedError: entered or awaited, and no connection could be made. Kind INTERNAL; retryable except
-            after a refusal that a retry will not change. `ConnectTimeoutError` if it took longer than ``dial_timeout``.
+            after a refusal that a retry will not change. `ConnectionTimeoutError` if it took longer than
+            ``dial_timeout``.
     """
     nursery = options.get("nursery")
     if nursery is not None and not isinstance(nursery, trio.Nursery):
         raise InvalidTypeError(f"nursery must be a trio.Nursery, not {nursery!r}")
     target = parse_url(url)
     checked = parse_options(options)
-    if checked.ssl_context is not None and not target.secure:
-        raise InvalidError("ssl_context must not be given for a ws: URL; write wss:")
+    for name in ("ssl_context", "server_hostname"):
+        if options.get(name) is not None and not target.secure:
+            raise InvalidError(f"{name} must not be given for a ws: URL; write wss:")
     return Connecting(target, checked, nursery)
 
 
@@ -89,7 +102,7 @@ class Connecting:
     async def _run(self, *, task_status: trio.TaskStatus[Client]) -> None:
         async with self as client:
             task_status.started(client)
-            await self._connection.delivered.wait()
+            await self._connection.delivery.finished.wait()
             await self._connection.finished.wait()
 
     @enable_ki_protection
@@ -98,6 +111,7 @@ class Connecting:
         if self._used:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
+        self._check_allowed()
         # Entered by hand, because what comes out of the block must not pass through the nursery: it would come out in
         # an exception group. Our own tasks raise nothing that a user should see.
         self._nursery_manager = trio.open_nursery()
@@ -107,7 +121,7 @@ class Connecting:
                 self._connection = await self._open()
         except trio.TooSlowError:
             await self._exit_nursery()
-            raise ConnectTimeoutError(
+            raise ConnectionTimeoutError(
                 f"no connection to {self._target.url} within {self._options.dial_timeout_seconds:g} s",
                 kind=Kind.INTERNAL,
                 retryable=True,
@@ -117,9 +131,18 @@ class Connecting:
             raise
         return Client(self._connection, self._target.url)
 
+    def _check_allowed(self) -> None:
+        """Ask the security policies; each connection anew, and before any I/O."""
+        if not security.can("websocket.connect"):
+            raise PermissionDeniedError("connections are not allowed: websocket.connect is denied")
+        if not security.can("websocket.connect.url", self._target.url):
+            raise PermissionDeniedError(
+                f"connections to {self._target.url} are not allowed", details={"url": self._target.url}
+            )
+
     async def _open(self) -> Connection:
         """Connect and shake hands."""
-        transport = await self._dial(self._target, self._options.ssl_context)
+        transport = await self._dial(self._target, self._options)
         connection = Connection(transport, self._options, self._nursery)
         headers = list(self._options.headers)
         credentials = self._target.authorization
@@ -170,7 +193,7 @@ def _check_context() -> None:
         raise NoContextError("connect works inside trio.run only")
 
 
-async def _dial(target: Target, ssl_context: ssl.SSLContext | None) -> Transport:
+async def _dial(target: Target, options: Options) -> Transport:
     """Open the TCP connection, and TLS on it where the URL says so."""
     try:
         stream = await trio.open_tcp_stream(target.host, target.port)
@@ -182,15 +205,15 @@ async def _dial(target: Target, ssl_context: ssl.SSLContext | None) -> Transport
         return SocketTransport(stream)
     tls_stream = trio.SSLStream(
         stream,
-        _verifying_context() if ssl_context is None else ssl_context,
-        server_hostname=target.host.rstrip("."),
+        options.ssl_context or _verifying_context(),
+        server_hostname=options.server_hostname or target.host.rstrip("."),
         https_compatible=True,
     )
     try:
         await tls_stream.do_handshake()
     except trio.BrokenResourceError as error:
         await trio.aclose_forcefully(tls_stream)
-        raise _not_connected(target, f"TLS failed: {_tls_reason(error)}") from error
+        raise _not_connected(target, f"TLS failed: {tls_reason(error)}") from error
     except BaseException:
         await trio.aclose_forcefully(tls_stream)
         raise  # pragma: no cover  # when it is Cancelled, closing has raised it again
@@ -219,12 +242,3 @@ def _reasons(attempts: list[BaseException]) -> str:
     # Trio puts each address in front; what the system says is behind.
     reasons = [str(getattr(attempt, "strerror", None) or attempt).rpartition("): ")[2] for attempt in attempts]
     return "; ".join(dict.fromkeys(reasons))
-
-
-def _tls_reason(error: trio.BrokenResourceError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {cause.verify_message}"
-    if isinstance(cause, ssl.SSLError):
-        return cause.reason or str(cause)
-    return "the server broke the connection off"

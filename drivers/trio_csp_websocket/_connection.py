@@ -31,22 +31,17 @@ import trio
 import trio_websocket
 from trio.lowlevel import enable_ki_protection
 
-import csp
 from trio_csp_websocket._constants import CloseCode
-from trio_csp_websocket._ending import Ending, closed_by_peer, failed_by_us, lost
-from trio_csp_websocket._frames import (
-    CLOSE,
-    PING,
-    PONG,
-    Decoder,
-    Message,
-    close_payload,
-    encode_from_server,
-    parse_close,
-)
+from trio_csp_websocket._decoder import Decoder
+from trio_csp_websocket._deflate import Deflater, Inflater
+from trio_csp_websocket._delivery import Delivery
+from trio_csp_websocket._ending import Ending, closed_by_peer, failed_by_us, lost, stalled, write_timed_out
+from trio_csp_websocket._frames import CLOSE, PING, PONG, close_payload, encode_from_server, parse_close
+from trio_csp_websocket._negotiation import offer
 from trio_csp_websocket._opening import Opening
+from trio_csp_websocket._patience import Patience, PeerStalledError
 from trio_csp_websocket._pings import Pings
-from trio_csp_websocket._writer import Writer
+from trio_csp_websocket._writer import Writer, WriteTimeoutError
 
 if TYPE_CHECKING:
     from email.message import Message as Headers
@@ -70,30 +65,29 @@ class Connection(trio.abc.Stream):
 
     def __init__(self, transport: Transport, options: Options, nursery: trio.Nursery) -> None:
         self.transport = transport
-        self.writer = Writer(transport)
+        self.writer = Writer(transport, options.write_timeout_seconds)
         self.decoder = Decoder(options.read_limit_bytes)
-        self.messages = csp.Channel[Message](options.channel_capacity)
+        self.delivery = Delivery(self.decoder.messages, options.channel_capacity)
         self.pings = Pings()
         self.ending: Ending | None = None
         self.finished = trio.Event()
         """Set when the transport is closed."""
-        self.delivered = trio.Event()
-        """Set when the client's channel is closed behind all that was received, or discarded."""
         self.subprotocol: str | None = None
         """What the server chose of those offered."""
         self._websocket: trio_websocket.WebSocketConnection | None = None
-        self._protocols = options.protocols
+        self._options = options
         self._nursery = nursery
         self._close_timeout_seconds = options.close_timeout_seconds
         self._open = False
-        self._opening = Opening(transport, options.protocols)
+        self._opening = Opening(transport, options)
+        self._patience: Patience | None = None
+        if min(options.read_timeout_seconds, options.keepalive_seconds) < math.inf:
+            self._patience = Patience(transport, self.decoder, self.writer, self.pings, options)
         # Frames for trio-websocket that it has not fetched yet. Of several pings it gets the latest: see Writer.
         self._ping: bytes | None = None
         self._close: bytes | None = None
         # What to answer the peer's close with, if not with what trio-websocket says.
         self._close_answer: bytes | None = None
-        # Closed when data is no longer wanted: a reader that waits for the consumer selects on it.
-        self._unwanted = csp.Channel[None]()
         self._close_sent = False
         self._lost = False
         self._giving_up: trio.CancelScope | None = None
@@ -107,6 +101,9 @@ class Connection(trio.abc.Stream):
         Raises:
             ConnectionFailedError: the server's answer was no valid acceptance.
         """
+        extension = offer(self._options.compression)
+        if extension is not None:
+            headers = [*headers, (b"Sec-WebSocket-Extensions", extension.encode())]
         self._nursery.start_soon(self.writer.run)
         with self._opening.scope:
             websocket = await trio_websocket.wrap_client_stream(
@@ -115,13 +112,23 @@ class Connection(trio.abc.Stream):
                 cast("trio.SocketStream", self),
                 target.host_header,
                 target.resource,
-                subprotocols=self._protocols,
+                subprotocols=self._options.protocols,
                 extra_headers=headers,
             )
             self._websocket = websocket
             self.subprotocol = websocket.subprotocol
         if self._opening.refusal is not None:
             raise self._opening.refusal
+
+    async def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
+        """Write a frame: see `Writer.send`. One that has begun when its timeout expires ends the connection."""
+        try:
+            await self.writer.send(opcode, payload)
+        except WriteTimeoutError as error:
+            if error.begun:
+                self._break(str(error), write_timed_out(str(error), asked=self._close_sent))
+                await self._shut()
+            raise
 
     @enable_ki_protection
     async def close(self, code: int, reason: str) -> None:
@@ -130,7 +137,7 @@ class Connection(trio.abc.Stream):
         If cancelled, the transport is closed at once.
         """
         if trio.current_effective_deadline() == -math.inf:
-            await self.give_up(code, reason)  # raises Cancelled
+            await self.give_up(code, reason, asked=True)  # raises Cancelled
         try:
             with trio.move_on_after(self._close_timeout_seconds):
                 if self.ending is None and not self._close_sent:
@@ -144,18 +151,25 @@ class Connection(trio.abc.Stream):
                 await self.abort("it was closed, and the peer did not answer in time")
 
     @enable_ki_protection
-    async def give_up(self, code: int, reason: str = "") -> None:
+    async def give_up(self, code: int, reason: str = "", *, asked: bool = False) -> None:
         """Try to send a close frame without waiting, and close the transport at once; for a caller in a hurry.
+
+        Args:
+            code: for the close frame.
+            reason: likewise.
+            asked: whether the user asked for a close, so that this is no failure.
 
         Raises:
             trio.Cancelled: the caller is cancelled; all of it is done nevertheless.
         """
+        ending = lost("its block was cancelled", asked=asked or self._close_sent)
         with trio.CancelScope(shield=True) as self._giving_up:
             if self.ending is None and not self._close_sent:
                 self._close_sent = True
                 self._stop_delivering()
                 # Cancelled by our own send_all, as soon as it has the close frame.
                 await self._open_websocket().aclose(code, reason)
+        self._end(ending)
         await self.abort("it was given up")
         await trio.lowlevel.checkpoint()
 
@@ -201,8 +215,12 @@ class Connection(trio.abc.Stream):
             if self.ending is not None:
                 await self._finish()
                 return b""
-            await self._deliver()
-            await self._read()
+            await self.delivery.deliver()
+            if self.decoder.paused:
+                await trio.lowlevel.checkpoint()
+                self._take_in(b"")
+            else:
+                await self._read()
         controls = (self._ping or b"") + (self._close or b"")
         self._ping = self._close = None
         return controls
@@ -226,6 +244,11 @@ class Connection(trio.abc.Stream):
         if answer is None:
             return b""
         head, rest = answer
+        parameters = self._opening.handshake.deflate
+        if parameters is not None:
+            self.decoder.inflater = Inflater(parameters, self._options.read_limit_bytes)
+            self.writer.encoder.deflater = Deflater(parameters)
+            self.writer.encoder.compression_threshold_bytes = self._options.compression_threshold_bytes
         self._open = True
         self._take_in(rest)
         return head
@@ -233,8 +256,14 @@ class Connection(trio.abc.Stream):
     async def _read(self) -> None:
         """Read a block and take it in, or note the end."""
         size = min(max(self.decoder.missing, _MIN_READ_BYTES), _MAX_READ_BYTES)
+        # Once our close is sent, its own timeout is what counts.
+        source = self.transport if self._patience is None or self._close_sent else self._patience
         try:
-            block = await self.transport.receive_some(size)
+            block = await source.receive_some(size)
+        except PeerStalledError as error:
+            if self.ending is None and not self._close_sent:
+                self._fail(CloseCode.INTERNAL_ERROR, str(error), stalled(str(error)))
+            return
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._lose(str(error) or "the connection broke")
             return
@@ -246,7 +275,7 @@ class Connection(trio.abc.Stream):
     def _take_in(self, block: bytes) -> None:
         """Parse a block; deliver what there is room for, and act on control frames."""
         controls = self.decoder.feed(block)
-        self._deliver_now()
+        self.delivery.deliver_now()
         for opcode, payload in controls:
             if opcode == PING:
                 # Once our close is sent, nothing may follow it; trio-websocket would try.
@@ -257,8 +286,7 @@ class Connection(trio.abc.Stream):
                 self._take_in_close(payload)
         if self.decoder.violation is not None and self.ending is None:
             violation = self.decoder.violation
-            self._close = encode_from_server(CLOSE, close_payload(violation.code, violation.reason))
-            self._end(failed_by_us(violation, asked=self._close_sent))
+            self._fail(violation.code, violation.reason, failed_by_us(violation, asked=self._close_sent))
 
     def _take_in_close(self, payload: bytes) -> None:
         code, reason = parse_close(payload)
@@ -270,61 +298,32 @@ class Connection(trio.abc.Stream):
             self._close = encode_from_server(CLOSE, payload)
         self._end(closed_by_peer(code, reason, asked=self._close_sent))
 
-    # Delivering ------------------------------------------------------------------------------------------------------
-
-    def _deliver_now(self) -> None:
-        """Put what there is room for into the client's channel; discard everything if it is not wanted."""
-        waiting = self.decoder.messages
-        if self.messages.closed:
-            self._unwanted.close()
-        if self._unwanted.closed:
-            waiting.clear()
-        while waiting and self.messages.can_send():
-            self.messages.send_nowait(waiting.popleft())
-
-    async def _deliver(self) -> None:
-        """Wait until all that was read is in the client's channel, or unwanted."""
-        waiting = self.decoder.messages
-        while waiting:
-            message = waiting.popleft()
-            with contextlib.suppress(csp.ChannelClosedError):
-                await csp.select(self._unwanted.case_receive(), self.messages.case_send(message), priority=True)
-            self._deliver_now()
-
     def _stop_delivering(self) -> None:
         """Data is not wanted any more; a reader that waits for the consumer goes on."""
-        self._unwanted.close()
-        self.decoder.messages.clear()
+        self.delivery.stop()
         self._ping = None
-        if self.ending is not None:
-            self._close_messages()
 
     # Ending ----------------------------------------------------------------------------------------------------------
 
+    def _fail(self, code: int, reason: str, ending: Ending) -> None:
+        """End the connection by a verdict of ours, which trio-websocket takes for the peer's close, and answers."""
+        self._close = encode_from_server(CLOSE, close_payload(code, reason))
+        self._end(ending)
+
     def _lose(self, how: str) -> None:
+        self._break(how, lost(how, asked=self._close_sent))
+
+    def _break(self, how: str, ending: Ending) -> None:
+        """End the connection where nothing more can be sent."""
         self._lost = True
         self.writer.fail(trio.BrokenResourceError(how))
-        self._end(lost(how, asked=self._close_sent))
+        self._end(ending)
 
     def _end(self, ending: Ending) -> None:
         """Write down how the connection ended, and close the client's channel behind what was received."""
-        if self.ending is not None:
-            return
-        self.ending = ending
-        if self.decoder.messages and not self._unwanted.closed:
-            # The consumer may take its time; the closing of the socket does not wait for it.
-            self._nursery.start_soon(self._deliver_rest, name="csp.websocket delivery")
-        else:
-            self._close_messages()
-
-    async def _deliver_rest(self) -> None:
-        await self._deliver()
-        self._close_messages()
-
-    def _close_messages(self) -> None:
-        assert self.ending is not None
-        self.messages.close(self.ending.error)
-        self.delivered.set()
+        if self.ending is None:
+            self.ending = ending
+            self.delivery.end(ending.error, self._nursery)
 
     async def _finish(self) -> None:
         """Close the transport so that the close frame arrives: a reset, which unread data causes, could overtake it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from csp.errors import ConnectionFailedError, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from trio_csp_websocket._constants import CloseCode
 
 if TYPE_CHECKING:
@@ -51,6 +51,26 @@ def lost(how: str, *, asked: bool) -> Ending:
     """The connection ended without a close frame of the peer; ``asked`` if we had closed it."""
     code = CloseCode.ABNORMAL_CLOSURE
     return Ending(code, "", None if asked else _unavailable(f"the connection was lost: {how}", code, ""))
+
+
+def stalled(reason: str) -> Ending:
+    """The peer let us wait for too long, and is told so."""
+    return _timed_out(CloseCode.INTERNAL_ERROR, reason, f"the peer has sent {reason}")
+
+
+def write_timed_out(how: str, *, asked: bool) -> Ending:
+    """A frame could not be written in time; ``asked`` if we had closed the connection before."""
+    return lost(how, asked=True) if asked else _timed_out(CloseCode.ABNORMAL_CLOSURE, "", how)
+
+
+def _timed_out(code: int, reason: str, how: str) -> Ending:
+    error = ConnectionTimeoutError(
+        f"the connection timed out: {how}",
+        kind=Kind.TIMEOUT,
+        retryable=True,
+        details={"code": int(code), "reason": reason},
+    )
+    return Ending(code, reason, error)
 
 
 def _unavailable(message: str, code: int, reason: str) -> ConnectionFailedError:

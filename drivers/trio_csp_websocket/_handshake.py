@@ -13,9 +13,12 @@ import h11
 from wsproto.utilities import generate_accept_token
 
 from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket._negotiation import DeflateParameters, agreed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from trio_csp_websocket._constants import Compression
 
 # The whole head of the answer may be this large.
 _MAX_HEAD_BYTES = 64 * 1024
@@ -32,16 +35,20 @@ class Handshake:
 
     Args:
         protocols: the subprotocols that were offered.
+        compression: the compression that was offered.
     """
 
-    def __init__(self, protocols: Sequence[str]) -> None:
+    def __init__(self, protocols: Sequence[str], compression: Compression) -> None:
         self._protocols = protocols
+        self._compression = compression
         self._expected_accept = b""
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
         self._response: h11.Response | None = None
         self._body = b""
         self.headers: Headers[str, str] = Headers()
         """The headers of the answer, once there is one."""
+        self.deflate: DeflateParameters | None = None
+        """How messages are compressed, if the answer agrees to it."""
 
     def request_sent(self, request: bytes) -> None:
         """Take note of the request: its key determines the answer."""
@@ -126,8 +133,10 @@ class Handshake:
         if [value.strip().encode("latin-1") for value in accept] != [self._expected_accept]:
             raise self._invalid("its Sec-WebSocket-Accept header does not match the key sent")
         extensions = ", ".join(self.headers.get_all("sec-websocket-extensions", []))
-        if extensions:
-            raise self._invalid(f"it wants the extension {extensions!r}, and none was offered")
+        try:
+            self.deflate = agreed(extensions, self._compression)
+        except ValueError as error:
+            raise self._invalid(str(error)) from None
         protocols = self.headers.get_all("sec-websocket-protocol", [])
         if protocols and (len(protocols) > 1 or protocols[0] not in self._protocols):
             offered = ", ".join(self._protocols) or "none"

@@ -10,8 +10,7 @@ from csp.errors import ConnectionFailedError, Kind
 from trio_csp_websocket._handshake import Handshake
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from trio_csp_websocket._options import Options
     from trio_csp_websocket._transport import Transport
 
 _READ_BYTES = 64 * 1024
@@ -27,8 +26,8 @@ class Opening:
     is cancelled then, and raises `refusal` afterwards.
     """
 
-    def __init__(self, transport: Transport, protocols: Sequence[str]) -> None:
-        self.handshake = Handshake(protocols)
+    def __init__(self, transport: Transport, options: Options) -> None:
+        self.handshake = Handshake(options.protocols, options.compression)
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
         self._transport = transport

@@ -8,10 +8,13 @@ import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
+from trio_csp_websocket._constants import Compression
+from trio_csp_websocket._url import normalized_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,20 +34,45 @@ class ConnectOptions(TypedDict, total=False):
     """Subprotocols to offer, the preferred first; the server's choice is `Client.subprotocol`."""
     dial_timeout: Timeout
     """The limit for name resolution, TCP, TLS and handshake together. 30 s."""
-    close_timeout: Timeout
-    """The limit for `Client.close`, and for the peer to end the connection after a close. 10 s."""
+    read_timeout: Timeout
+    """The limit for the wait for a whole message. Pings do not extend it; time in which the channel is full does not
+    count. None."""
+    write_timeout: Timeout
+    """The limit for a send or ping. One that has begun to be written by then breaks the connection. None."""
+    compression: Compression | int
+    """Whether to offer permessage-deflate (RFC 7692), and if messages refer to earlier ones. DISABLED."""
+    compression_threshold: int
+    """The size in bytes from which messages are sent compressed: 0 to 104857600. 128, or 512 for NO_CONTEXT."""
+    read_limit: int
+    """The largest message accepted, in bytes, after inflating: up to 134217728, 0 for the default. 16 MiB."""
     channel_capacity: int
     """How many messages `Client.channel` buffers before reading stops: 1 to 10000. 16."""
-    read_limit: int
-    """The largest message accepted, in bytes: up to 134217728, 0 for the default. 16 MiB."""
     ssl_context: ssl.SSLContext | None
     """For ``wss:`` URLs; by default one that verifies the server's certificate against the system's authorities."""
+    server_hostname: str | None
+    """The name in the server's certificate, also sent as SNI, if it is not the URL's host."""
+    origin: str | None
+    """The Origin header, for servers that want to see one (RFC 6454, section 7). None."""
+    user_agent: str | None
+    """The User-Agent header, None for none. ``trio-csp/`` and the version."""
+    keepalive: Timeout
+    """A ping is sent after this long without a byte from the server, and after as long again the connection is failed.
+    Time in which the channel is full does not count. None."""
+    close_timeout: Timeout
+    """The limit for `Client.close`, and for the peer to end the connection after a close. 10 s."""
     nursery: trio.Nursery | None
     """For ``await connect(...)``: where the connection's task runs."""
 
 
 _DEFAULT_DIAL_TIMEOUT = "30s"
 _DEFAULT_CLOSE_TIMEOUT = "10s"
+_DEFAULT_THRESHOLDS = {
+    Compression.DISABLED: 128,
+    Compression.CONTEXT_TAKEOVER: 128,
+    Compression.NO_CONTEXT: 512,
+}
+_MAX_THRESHOLD = 100 * 1024 * 1024
+_DEFAULT_USER_AGENT = f"trio-csp/{csp.__version__}"
 _DEFAULT_CHANNEL_CAPACITY = 16
 _MAX_CHANNEL_CAPACITY = 10_000
 _DEFAULT_READ_LIMIT = 16 * 1024 * 1024
@@ -64,12 +92,19 @@ class Options:
     """Checked options."""
 
     headers: tuple[tuple[bytes, bytes], ...]
+    """With Origin and User-Agent."""
     protocols: tuple[str, ...]
     dial_timeout_seconds: float
-    close_timeout_seconds: float
-    channel_capacity: int
+    read_timeout_seconds: float
+    write_timeout_seconds: float
+    compression: Compression
+    compression_threshold_bytes: int
     read_limit_bytes: int
+    channel_capacity: int
     ssl_context: ssl.SSLContext | None
+    server_hostname: str | None
+    keepalive_seconds: float
+    close_timeout_seconds: float
 
 
 def parse_options(given: Mapping[str, object]) -> Options:
@@ -86,17 +121,31 @@ def parse_options(given: Mapping[str, object]) -> Options:
     ssl_context = given.get("ssl_context")
     if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
         raise InvalidTypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
+    compression = Compression(
+        _whole_number("compression", given.get("compression", Compression.DISABLED), 0, max(Compression))
+    )
     return Options(
-        headers=_headers(given.get("headers")),
+        headers=_headers(given),
         protocols=_protocols(given.get("protocols")),
         dial_timeout_seconds=_seconds("dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT)),
-        close_timeout_seconds=_seconds("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
-        channel_capacity=_whole_number(
-            "channel_capacity", given.get("channel_capacity", _DEFAULT_CHANNEL_CAPACITY), 1, _MAX_CHANNEL_CAPACITY
+        read_timeout_seconds=_seconds("read_timeout", given.get("read_timeout")),
+        write_timeout_seconds=_seconds("write_timeout", given.get("write_timeout")),
+        compression=compression,
+        compression_threshold_bytes=_whole_number(
+            "compression_threshold",
+            given.get("compression_threshold", _DEFAULT_THRESHOLDS[compression]),
+            0,
+            _MAX_THRESHOLD,
         ),
         read_limit_bytes=_whole_number("read_limit", given.get("read_limit", 0), 0, _MAX_READ_LIMIT)
         or _DEFAULT_READ_LIMIT,
+        channel_capacity=_whole_number(
+            "channel_capacity", given.get("channel_capacity", _DEFAULT_CHANNEL_CAPACITY), 1, _MAX_CHANNEL_CAPACITY
+        ),
         ssl_context=ssl_context,
+        server_hostname=_server_hostname(given.get("server_hostname")),
+        keepalive_seconds=_seconds("keepalive", given.get("keepalive")),
+        close_timeout_seconds=_seconds("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
     )
 
 
@@ -125,13 +174,29 @@ def _whole_number(name: str, number: object, least: int, most: int) -> int:
     return number
 
 
-def _headers(headers: object) -> tuple[tuple[bytes, bytes], ...]:
+def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers to send: those given, then Origin and User-Agent."""
+    headers = given.get("headers")
     if headers is None:
-        return ()
+        headers = ()
     if isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
         raise InvalidTypeError(f"headers must be a mapping or an iterable of pairs, not {type(headers).__name__}")
     pairs = cast("Iterable[object]", headers.items() if isinstance(headers, Mapping) else headers)
-    return tuple(_header(pair) for pair in pairs)
+    encoded = [_header(pair) for pair in pairs]
+    names = {name.lower() for name, _ in encoded}
+    defaults = {} if b"user-agent" in names else {"user_agent": _DEFAULT_USER_AGENT}
+    for option, header in (("origin", b"Origin"), ("user_agent", b"User-Agent")):
+        value = {**defaults, **given}.get(option)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise InvalidTypeError(f"{option} must be a string or None, not {value!r}")
+        if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
+            raise InvalidError(f"{option} must be ASCII without control characters, and not empty, not {value!r}")
+        if header.lower() in names:
+            raise InvalidError(f"{option} must not be given together with a header {header.decode()!r}")
+        encoded.append((header, value.encode()))
+    return tuple(encoded)
 
 
 def _header(pair: object) -> tuple[bytes, bytes]:
@@ -151,6 +216,17 @@ def _header(pair: object) -> tuple[bytes, bytes]:
         return name.encode("ascii"), value.strip(" \t").encode("latin-1")
     except UnicodeEncodeError:
         raise InvalidError(f"headers must have values in Latin-1, unlike that of {name!r}") from None
+
+
+def _server_hostname(name: object) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"server_hostname must be a string or None, not {name!r}")
+    try:
+        return str(IPv6Address(name))
+    except AddressValueError:
+        return normalized_host(name, "server_hostname must be a host name or an address").removesuffix(".")
 
 
 def _protocols(protocols: object) -> tuple[str, ...]:

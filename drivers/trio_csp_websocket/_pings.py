@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import NamedTuple
 
@@ -23,11 +24,23 @@ class Pings:
 
     def __init__(self) -> None:
         self._outstanding: deque[_Ping] = deque()
+        self._payloads = itertools.count(1)
         self.latency: float | None = None
         """The latest round-trip time in seconds."""
 
     def __len__(self) -> int:
         return len(self._outstanding)
+
+    def new_payload(self) -> bytes:
+        """Return a payload that no other ping has had."""
+        return next(self._payloads).to_bytes(8, "big")
+
+    def probe(self) -> bytes:
+        """Note a ping for which nobody waits; return its payload."""
+        payload = self.new_payload()
+        if len(self) < MAX_OUTSTANDING:
+            self.sent(payload)
+        return payload
 
     def sent(self, payload: bytes) -> csp.Channel[float]:
         """Note a ping; return the channel for its round-trip time."""

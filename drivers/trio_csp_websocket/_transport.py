@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 # How many scheduler passes a last frame gets on a stream that cannot be written synchronously: a few locks and
 # checkpoints inside TLS and its socket, and no waiting for the network.
 _PASSES_FOR_LAST_FRAME = 10
+
+
+# TLS encrypts all it is given before it sends any; in slices this takes less memory, and its progress can be seen.
+_SLICE_BYTES = 256 * 1024
 
 
 class Transport(ABC):
@@ -133,7 +138,11 @@ class StreamTransport(Transport):
         self._stream = stream
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        data = bytes(await self._stream.receive_some(max_bytes))
+        try:
+            data = bytes(await self._stream.receive_some(max_bytes))
+        except trio.BrokenResourceError as error:
+            # What TLS has to say, it says in the cause: that it wants a certificate from us, for example.
+            raise trio.BrokenResourceError(tls_reason(error)) from error
         self.bytes_received += len(data)
         return data
 
@@ -143,8 +152,10 @@ class StreamTransport(Transport):
     async def send_all(self, data: Buffer) -> None:
         # Trio's streams take any buffer; their annotation names three types.
         with memoryview(data) as view:
-            await self._stream.send_all(view)
-            self.bytes_sent += len(view)
+            for start in range(0, len(view), _SLICE_BYTES):
+                with view[start : start + _SLICE_BYTES] as piece:
+                    await self._stream.send_all(piece)
+                    self.bytes_sent += len(piece)
 
     async def send_last(self, frame: bytes) -> None:
         async def send() -> None:
@@ -164,3 +175,15 @@ class StreamTransport(Transport):
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self._stream)
+
+
+def tls_reason(error: trio.BrokenResourceError) -> str:
+    """Return what went wrong, in words, where TLS may be what it was."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return cause.reason or str(cause)
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(error) or "the server broke the connection off"

@@ -71,7 +71,7 @@ def parse_url(url: str) -> Target:
         raise InvalidError("url must not have a fragment (#...): it would not be sent")
     if port == 0:
         raise InvalidError("url must have a port of 1 to 65535, not 0")
-    host = _host(parts)
+    host = _url_host(parts)
     bracketed = f"[{host}]" if ":" in host else host
     default_port = _DEFAULT_PORTS[parts.scheme]
     host_header = bracketed if port in (None, default_port) else f"{bracketed}:{port}"
@@ -91,8 +91,8 @@ def parse_url(url: str) -> Target:
     )
 
 
-def _host(parts: SplitResult) -> str:
-    host = (parts.hostname or "").lower()
+def _url_host(parts: SplitResult) -> str:
+    host = parts.hostname or ""
     if not host:
         raise InvalidError("url must name a host")
     location = parts.netloc.rpartition("@")[2]
@@ -103,14 +103,20 @@ def _host(parts: SplitResult) -> str:
             return str(IPv6Address(host))
         except AddressValueError:
             raise InvalidError(f"url has an invalid IPv6 address: {location.partition(']')[0]}]") from None
+    return normalized_host(host, "url has an invalid host name")
+
+
+def normalized_host(host: str, problem: str) -> str:
+    """Return a host name in its ASCII form and lower case, or raise an error that begins with ``problem``."""
+    host = host.lower()
     if not host.isascii():
         try:
             host = idna.encode(host, uts46=True).decode("ascii")
         except idna.IDNAError as error:
-            raise InvalidError(f"url has an invalid host name: {error}") from None
+            raise InvalidError(f"{problem}: {error}") from None
     labels = host.removesuffix(".").split(".")
     if not _HOST.fullmatch(host) or not all(1 <= len(label) <= 63 for label in labels) or len(host) > 253:
-        raise InvalidError(f"url has an invalid host name: {host!r}")
+        raise InvalidError(f"{problem}: {host!r}")
     return host
 
 

@@ -5,15 +5,16 @@ the writer task writes it. A frame has *begun* once it is encoded: from then on 
 becomes of the task that sent it. A send that is cancelled before that is taken out of the line, and nothing of it
 goes out.
 
-Control frames come from trio-websocket, in the very task that reads the connection. Handing one over therefore never
-waits, or a large send to a peer that echoes would block the reading that alone can unblock it. They are put between
-data frames; of the pongs not yet written only the latest counts (RFC 6455, section 5.5.3), which bounds what a peer's
-pings can pile up.
+Control frames come from the very task that reads the connection: trio-websocket's, and the pings of keepalive.
+Handing one over therefore never waits, or a large send to a peer that echoes would block the reading that alone can
+unblock it. They are put between data frames; of the pongs not yet written only the latest counts (RFC 6455, section
+5.5.3), which bounds what a peer's pings can pile up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
-from trio_csp_websocket._frames import BINARY_FRAME, CLOSE, TEXT_FRAME, Encoder
+from trio_csp_websocket._encoder import Encoder
+from trio_csp_websocket._frames import BINARY_FRAME, CLOSE, OPCODE, TEXT_FRAME
 
 if TYPE_CHECKING:
     from trio_csp_websocket._transport import Transport
@@ -43,15 +45,30 @@ class _Outgoing:
         self.failure: Exception | None = None
 
 
-class Writer:
-    """Writes frames to a transport, in the order they came."""
+class WriteTimeoutError(Exception):
+    """A send took longer than its timeout. If it had ``begun``, part of its frame may be on the wire."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, *, begun: bool, seconds: float) -> None:
+        super().__init__(f"it was not {'written' if begun else 'begun'} within {seconds:g} s")
+        self.begun = begun
+
+
+class Writer:
+    """Writes frames to a transport, in the order they came.
+
+    Args:
+        transport: where to.
+        timeout_seconds: how long a `send` may take.
+    """
+
+    def __init__(self, transport: Transport, timeout_seconds: float = math.inf) -> None:
+        self.encoder = Encoder()
         self._transport = transport
-        self._encoder = Encoder()
+        self._timeout_seconds = timeout_seconds
         # Ordered as they came; a dict, because any of them may be cancelled.
         self._line: OrderedDict[_Outgoing, None] = OrderedDict()
-        self._pong: bytes | None = None
+        # Pings and pongs by opcode, the latest of each.
+        self._controls: dict[int, bytes] = {}
         self._close: bytes | None = None
         self._close_begun = False
         # What a synchronous write left over, to be written before anything else.
@@ -76,13 +93,14 @@ class Writer:
         Raises:
             trio.BrokenResourceError: the connection broke before all of it was written.
             trio.ClosedResourceError: the connection is closed, or a close frame is on its way.
+            WriteTimeoutError: it took longer than the timeout.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._failure is not None or self._close is not None:
             if csp.visit_due():  # a loop that ignores the error must not starve the others
                 await trio.lowlevel.cancel_shielded_checkpoint()
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
-        if self._transport.synchronous and not self._busy():
+        if self._transport.synchronous and not self.busy:
             if self._write_now(self.encode(opcode, payload)):
                 if csp.visit_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
@@ -94,28 +112,32 @@ class Writer:
             self._line[outgoing] = None
         self._work.set()
         try:
-            await outgoing.done.wait()
-        except BaseException:  # Cancelled, or KeyboardInterrupt in its place
+            with trio.move_on_after(self._timeout_seconds):
+                await outgoing.done.wait()
+        finally:
+            # Not begun yet: timed out, cancelled, or interrupted by the keyboard.
             self._line.pop(outgoing, None)
-            raise
+        if not outgoing.done.is_set():
+            raise WriteTimeoutError(begun=outgoing.begun, seconds=self._timeout_seconds)
         if outgoing.failure is not None:
             # A fresh one: the one that is kept must not collect the tracebacks of all who failed.
             raise type(outgoing.failure)(*outgoing.failure.args)
 
     @enable_ki_protection
     def send_control(self, frame: bytes) -> None:
-        """Take a pong or close frame, as trio-websocket encoded it; never waits, and never fails."""
+        """Take an encoded ping, pong or close frame; never waits, and never fails."""
         if self._failure is not None or self._close is not None:
             return
-        if frame[0] & 0x0F == CLOSE:
+        opcode = frame[0] & OPCODE
+        if opcode == CLOSE:
             self._close = frame
         else:
-            self._pong = frame
+            self._controls[opcode] = frame
         if self._transport.synchronous and not self._writing and self._rest is None and not self._line:
-            # What waits now is this frame alone, or a pong and this close.
+            # What waits now are control frames alone.
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 self._write_now(self._next_frames())
-        if self._busy():
+        if self.busy:
             self._work.set()
 
     @enable_ki_protection
@@ -129,7 +151,7 @@ class Writer:
 
     async def flush(self) -> None:
         """Wait until everything handed over is written, or cannot be."""
-        while self._busy():
+        while self.busy:
             await self._idle.wait()
 
     @enable_ki_protection
@@ -141,7 +163,8 @@ class Writer:
         waiting = [*self._begun, *self._line]
         self._begun.clear()
         self._line.clear()
-        self._rest = self._pong = None
+        self._controls.clear()
+        self._rest = None
         self._writing = False
         for outgoing in waiting:
             outgoing.failure = failure
@@ -156,7 +179,7 @@ class Writer:
         try:
             while self._failure is None:
                 await self._work.wait()
-                while self._busy():
+                while self.busy:
                     self._writing = True
                     await self._transport.send_all(self._rest if self._rest is not None else self._next_frames())
                     self._written()
@@ -165,13 +188,14 @@ class Writer:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.fail(error)
 
-    def _busy(self) -> bool:
+    @property
+    def busy(self) -> bool:
         """Whether there is a frame that is not written yet."""
         return self._failure is None and (
             self._writing
             or self._rest is not None
             or bool(self._line)
-            or self._pong is not None
+            or bool(self._controls)
             or (self._close is not None and not self._close_begun)
         )
 
@@ -179,9 +203,8 @@ class Writer:
         """Take the next frames out of the line, as many as are worth one system call, and encode them."""
         frames: list[bytes] = []
         size = 0
-        if self._pong is not None:
-            frames.append(self._pong)
-            self._pong = None
+        frames.extend(self._controls.values())
+        self._controls.clear()
         while self._line and size < _COALESCED_BYTES:
             outgoing, _ = self._line.popitem(last=False)
             outgoing.begun = True
@@ -198,7 +221,7 @@ class Writer:
         if opcode in (TEXT_FRAME, BINARY_FRAME):
             self.messages_sent += 1
             self.payload_bytes_sent += len(payload)
-        return self._encoder.encode(opcode, payload)
+        return self.encoder.encode(opcode, payload)
 
     def _write_now(self, frames: bytes) -> bool:
         """Write what the system takes at once and keep the rest; tell whether that was all."""

@@ -126,13 +126,13 @@ def test_a_subclass_is_caught_as_the_builtin_and_is_not_retryable(
     assert error.retryable is False
 
 
-@pytest.mark.parametrize("cls", [errors.ConnectionFailedError, errors.ConnectTimeoutError])
+@pytest.mark.parametrize("cls", [errors.ConnectionFailedError, errors.ConnectionTimeoutError])
 def test_connection_errors_are_caught_as_connection_error(cls: type[errors.ConnectionFailedError]) -> None:
     assert isinstance(cls("down", kind=errors.INTERNAL), ConnectionError)
 
 
 def test_a_connect_timeout_is_caught_as_timeout_error() -> None:
-    assert issubclass(errors.ConnectTimeoutError, TimeoutError)
+    assert issubclass(errors.ConnectionTimeoutError, TimeoutError)
 
 
 def test_wrap_puts_the_text_in_front_and_leaves_the_original() -> None:
@@ -210,7 +210,7 @@ def test_wrap_of_a_foreign_error_is_unknown_and_caused_by_it() -> None:
         errors.NoContextError("where"),
         errors.ChannelClosedError("shut", details={"code": 1006}),
         errors.ConnectionFailedError("down", kind=errors.INTERNAL, retryable=True),
-        errors.ConnectTimeoutError("late", kind=errors.INTERNAL, retryable=True),
+        errors.ConnectionTimeoutError("late", kind=errors.INTERNAL, retryable=True),
         StatusError(503),
         SocketError("example.com", 80),
     ],

@@ -20,10 +20,10 @@ from trio_csp_websocket._transport import StreamTransport
 from trio_csp_websocket._url import parse_url
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable
     from email.message import Message as Headers
 
+    from trio_csp_websocket._options import Options
     from trio_csp_websocket._transport import Transport
     from trio_csp_websocket._url import Target
 
@@ -248,7 +248,7 @@ def connecting(
 ) -> Connecting:
     """Return what `connect` would, for a server in memory."""
 
-    async def dial_memory(_target: Target, _ssl_context: ssl.SSLContext | None) -> Transport:
+    async def dial_memory(_target: Target, _options: Options) -> Transport:
         return StreamTransport(server.stream) if dial is None else await dial()
 
     given: dict[str, Any] = dict(options)

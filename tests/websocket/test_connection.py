@@ -17,7 +17,7 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
 from csp import errors, websocket
-from csp.errors import ConnectionFailedError, ConnectTimeoutError, Kind, NoContextError
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind, NoContextError, is_kind
 from csp.websocket import Message
 from tests.websocket._server import (
     BINARY,
@@ -35,7 +35,8 @@ from tests.websocket._server import (
     frame,
     text,
 )
-from trio_csp_websocket._frames import CLOSE, Encoder
+from trio_csp_websocket._encoder import Encoder
+from trio_csp_websocket._frames import CLOSE
 from trio_csp_websocket._transport import SocketTransport, StreamTransport
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ async def test_a_bad_answer_is_an_error_at_once(answer: bytes, autojump_clock: M
     server = Server(answer_and_end)
     start = trio.current_time()
     error = await refused(server)
-    assert not isinstance(error, ConnectTimeoutError)
+    assert not isinstance(error, ConnectionTimeoutError)
     assert error.kind is Kind.INTERNAL
     assert error.retryable is True
     assert trio.current_time() == start
@@ -281,7 +282,7 @@ async def test_a_connection_that_breaks_at_the_request_is_an_error_at_once(autoj
     server.reset()
     start = trio.current_time()
     error = await refused(server)
-    assert not isinstance(error, ConnectTimeoutError)
+    assert not isinstance(error, ConnectionTimeoutError)
     assert trio.current_time() == start
 
 
@@ -309,7 +310,7 @@ async def test_an_empty_list_in_an_acceptance_is_answered_at_once(line: str, aut
 async def test_a_silent_server_is_given_up_after_the_dial_timeout(autojump_clock: MockClock) -> None:
     start = trio.current_time()
     error = await refused(Server(b""), dial_timeout="5s")
-    assert isinstance(error, ConnectTimeoutError)
+    assert isinstance(error, ConnectionTimeoutError)
     assert isinstance(error, TimeoutError)
     assert error.kind is Kind.INTERNAL
     assert error.retryable is True
@@ -578,7 +579,9 @@ async def test_cancelled_with_a_message_on_the_way_in_or_out_closes_at_once(
     assert scope.cancelled_caught
     assert server.closed
     assert trio.current_time() == start
-    assert [message.data for message in [message async for message in channels[0]]] == ["x"]
+    assert (await channels[0].receive()).value.data == "x"
+    assert await channels[0].receive() == ENDED
+    assert is_kind(channels[0].cause, Kind.UNAVAILABLE)
 
 
 async def ended_send(client: Client) -> None:
@@ -834,7 +837,7 @@ async def test_awaited_with_a_nursery_a_failure_comes_out_bare_and_leaves_the_nu
 
 async def test_awaited_with_a_nursery_a_timeout_comes_out_bare(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        with pytest.raises(ConnectTimeoutError):
+        with pytest.raises(ConnectionTimeoutError):
             await connecting(Server(b""), nursery=nursery)
 
 

@@ -17,13 +17,12 @@ from websockets.frames import Opcode as WebsocketsOpcode
 from websockets.protocol import Protocol, Side, State
 
 from tests.websocket._server import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, take_frame, text
+from trio_csp_websocket._decoder import Decoder
+from trio_csp_websocket._encoder import Encoder, _mask
 from trio_csp_websocket._frames import (
     Control,
-    Decoder,
-    Encoder,
     Message,
     ProtocolViolation,
-    _mask,
     close_payload,
     encode_from_server,
     parse_close,

@@ -12,6 +12,7 @@ import wsproto.events
 
 from csp.errors import ConnectionFailedError, Kind
 from tests.websocket._server import accept_key, accepting, text
+from trio_csp_websocket._constants import Compression
 from trio_csp_websocket._handshake import MAX_BODY_BYTES, Handshake
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ REQUEST = BytesHeaderParser().parsebytes("\r\n".join(REQUEST_LINES[1:]).encode()
 
 
 def handshake(*protocols: str) -> Handshake:
-    started = Handshake(protocols)
+    started = Handshake(protocols, Compression.DISABLED)
     started.request_sent("\r\n".join([*REQUEST_LINES, "", ""]).encode())
     return started
 
@@ -92,7 +93,7 @@ def test_the_head_can_be_understood_by_wsproto() -> None:
     request = client.send(
         wsproto.events.Request(host="server.test", target="/feed", subprotocols=["chat", "v2"], extra_headers=[])
     )
-    started = Handshake(("chat", "v2"))
+    started = Handshake(("chat", "v2"), Compression.DISABLED)
     started.request_sent(request)
     sent = BytesHeaderParser().parsebytes(request.partition(b"\r\n")[2])
     answer = started.feed(accepting(sent, "Sec-WebSocket-Protocol: v2", "Set-Cookie: a=1", "Set-Cookie: b=2"))
@@ -144,7 +145,7 @@ def test_no_subprotocol_is_accepted_although_some_were_offered() -> None:
 
 
 def test_a_request_with_very_large_headers_is_understood() -> None:
-    started = Handshake(())
+    started = Handshake((), Compression.DISABLED)
     started.request_sent("\r\n".join([*REQUEST_LINES, "X-Large: " + "x" * 100_000, "", ""]).encode())
     assert started.feed(accepted()) is not None
 
@@ -356,4 +357,4 @@ def test_an_informational_status_is_never_an_answer(status: int) -> None:
 
 def test_the_request_reaches_the_parser_as_h11_would_have_it() -> None:
     with pytest.raises(h11.RemoteProtocolError):
-        Handshake(()).request_sent(b"garbage\r\n\r\n")
+        Handshake((), Compression.DISABLED).request_sent(b"garbage\r\n\r\n")

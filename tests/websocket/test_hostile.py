@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import csp
 from csp import errors, websocket
-from csp.errors import ConnectionFailedError, ConnectTimeoutError, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from tests.websocket._peers import (
     BINARY,
     CLOSE,
@@ -89,7 +89,7 @@ async def test_a_refused_port_fails_at_once_and_may_be_retried() -> None:
         with pytest.raises(ConnectionFailedError, match=r"(?i)refused") as caught:
             async with websocket.connect(f"ws://127.0.0.1:{port}/"):
                 pytest.fail("connected")
-    assert not isinstance(caught.value, ConnectTimeoutError)
+    assert not isinstance(caught.value, ConnectionTimeoutError)
     assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
 
@@ -198,7 +198,7 @@ async def test_a_server_that_stops_talking_in_the_handshake_is_left_after_the_di
         await peer.expect_end()
 
     async with raw_server(server) as url:
-        with pytest.raises(ConnectTimeoutError, match=r"0\.05 s") as caught:
+        with pytest.raises(ConnectionTimeoutError, match=r"0\.05 s") as caught:
             async with websocket.connect(url, dial_timeout=50):
                 pytest.fail("connected")
         assert isinstance(caught.value, TimeoutError)

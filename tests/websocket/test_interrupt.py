@@ -161,7 +161,7 @@ def interrupting(target: object, name: str, monkeypatch: pytest.MonkeyPatch, *, 
 def test_ctrl_c_while_messages_are_parsed_is_raised_later_and_loses_none(
     name: str, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trio_csp_websocket._frames import Decoder
+    from trio_csp_websocket._decoder import Decoder
 
     async def server(peer: Peer) -> None:
         await peer.accept()

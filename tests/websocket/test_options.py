@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import csp
 from csp import websocket
 from csp.errors import InvalidError, InvalidTypeError, Kind
 from tests.websocket._server import URL
@@ -36,13 +37,19 @@ def parsed(**options: object) -> Options:
 
 def test_the_defaults_are_those_of_the_specification() -> None:
     assert parsed() == Options(
-        headers=(),
+        headers=((b"User-Agent", b"trio-csp/" + csp.__version__.encode()),),
         protocols=(),
         dial_timeout_seconds=30,
-        close_timeout_seconds=10,
-        channel_capacity=16,
+        read_timeout_seconds=math.inf,
+        write_timeout_seconds=math.inf,
+        compression=websocket.COMPRESSION.DISABLED,
+        compression_threshold_bytes=128,
         read_limit_bytes=16 * 1024 * 1024,
+        channel_capacity=16,
         ssl_context=None,
+        server_hostname=None,
+        keepalive_seconds=math.inf,
+        close_timeout_seconds=10,
     )
 
 

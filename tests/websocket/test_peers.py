@@ -11,7 +11,7 @@ import trio
 
 import csp
 from csp import websocket
-from csp.errors import ConnectionFailedError, ConnectTimeoutError, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from tests.websocket._peers import (
     LIMIT_SECONDS,
     AiohttpServer,
@@ -215,7 +215,7 @@ async def test_a_refusal_says_status_headers_and_body_at_once(
         async with connected(server.url(f"/refuse/{status}"), dial_timeout=None):
             pytest.fail("connected")
     error = caught.value
-    assert not isinstance(error, ConnectTimeoutError)
+    assert not isinstance(error, ConnectionTimeoutError)
     assert (error.kind, error.retryable) == (Kind.INTERNAL, retryable)
     assert error.details is not None
     assert error.details["status"] == status

@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import csp
 from tests.websocket._server import BINARY, CLOSE, PING, PONG, TEXT, Frame, take_frame
-from trio_csp_websocket._frames import Encoder
+from trio_csp_websocket._encoder import Encoder
 from trio_csp_websocket._transport import Transport
 from trio_csp_websocket._writer import Writer
 

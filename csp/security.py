@@ -1,0 +1,210 @@
+"""Who may do what: policies that a context carries, and the question whether an action is allowed.
+
+    readers = Scope([
+        Policy("websocket.connect", ""),
+        Policy("websocket.connect.url", "wss://api.example.com/*"),
+    ])
+    with security.context(actor=Actor("alice"), scope=readers):
+        ...  # here, and in tasks started from here, connections lead to api.example.com only
+
+The context is a context variable: a Trio task has that of the code that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast, final
+
+from csp.errors import InvalidError, InvalidTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["Actor", "Condition", "Policy", "Scope", "can", "context"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Somebody who acts.
+
+    Args:
+        id: what identifies the actor.
+        meta: facts about the actor, for conditions.
+    """
+
+    id: str
+    meta: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str):
+            raise InvalidTypeError(f"id must be a string, not {self.id!r}")
+        if not isinstance(self.meta, Mapping):
+            raise InvalidTypeError(f"meta must be a mapping, not {self.meta!r}")
+
+
+Condition: TypeAlias = Callable[[Actor | None, str, str, Mapping[str, object]], bool]
+"""Asked with actor, action, resource and meta whether a policy applies. One that raises denies."""
+
+
+@final
+class Policy:
+    """Allows or denies actions on resources.
+
+    A pattern is exact, or ends in ``*`` and matches what begins with what stands before it: ``*`` matches everything,
+    ``websocket.*`` matches ``websocket.connect`` and not ``websocket``.
+
+    Args:
+        actions: patterns of the actions it is about, one or several.
+        resources: patterns of the resources it is about, one or several.
+        effect: ``"allow"`` or ``"deny"``.
+        condition: when it applies; None for always.
+
+    Raises:
+        InvalidError: the effect is another, or a pattern has a ``*`` before its end.
+        InvalidTypeError: an argument is of the wrong type.
+    """
+
+    __slots__ = ("actions", "condition", "effect", "resources")
+
+    def __init__(
+        self,
+        actions: str | Iterable[str],
+        resources: str | Iterable[str],
+        effect: Literal["allow", "deny"] = "allow",
+        condition: Condition | None = None,
+    ) -> None:
+        self.actions = _patterns("actions", actions)
+        self.resources = _patterns("resources", resources)
+        if effect not in ("allow", "deny"):
+            raise InvalidError(f'effect must be "allow" or "deny", not {effect!r}')
+        # The coroutine of an async condition would be true whatever it returns.
+        if condition is not None and (inspect.iscoroutinefunction(condition) or not callable(condition)):
+            raise InvalidTypeError(f"condition must be a function that is not async, not {condition!r}")
+        self.effect = effect
+        self.condition = condition
+
+    def __repr__(self) -> str:
+        condition = "" if self.condition is None else f", condition={self.condition!r}"
+        return f"<csp.security.Policy {self.effect} {list(self.actions)} on {list(self.resources)}{condition}>"
+
+    def _verdict(self, actor: Actor | None, action: str, resource: str, meta: Mapping[str, object]) -> bool | None:
+        """Return whether it allows (True) or denies (False); None if it does not apply."""
+        if not (_matches(self.actions, action) and _matches(self.resources, resource)):
+            return None
+        if self.condition is not None:
+            try:
+                if not self.condition(actor, action, resource, meta):
+                    return None
+            except Exception:  # noqa: BLE001  # whatever went wrong, nobody knows whether it is allowed
+                return False
+        return self.effect == "allow"
+
+
+@final
+class Scope:
+    """A set of policies. Any of them that denies decides; otherwise any that allows."""
+
+    __slots__ = ("policies",)
+
+    def __init__(self, policies: Iterable[Policy]) -> None:
+        if not isinstance(policies, Iterable):
+            raise InvalidTypeError(f"policies must be an iterable of policies, not {policies!r}")
+        self.policies = tuple(policies)
+        for policy in self.policies:
+            if not isinstance(policy, Policy):
+                raise InvalidTypeError(f"policies must be csp.security.Policy objects, not {policy!r}")
+
+    def __repr__(self) -> str:
+        return f"<csp.security.Scope {list(self.policies)}>"
+
+
+class _Context(NamedTuple):
+    actor: Actor | None
+    scope: Scope | None
+    strict: bool
+
+
+_NOBODY = _Context(None, None, strict=False)
+_context = ContextVar("csp.security", default=_NOBODY)
+
+
+@contextlib.contextmanager
+def context(
+    *, actor: Actor | None = None, scope: Scope | None = None, strict: bool | None = None
+) -> Generator[None, None, None]:
+    """Act as ``actor`` within ``scope`` inside the block, and in tasks started there.
+
+    What is None stays as it is outside. ``strict`` says what happens where actor or scope is missing: everything that
+    no policy decides is then denied, and without ``strict`` allowed.
+
+    Raises:
+        InvalidTypeError: an argument is of the wrong type.
+    """
+    for name, value, expected in (("actor", actor, Actor), ("scope", scope, Scope), ("strict", strict, bool)):
+        if value is not None and not isinstance(value, expected):
+            raise InvalidTypeError(f"{name} must be a {expected.__name__} or None, not {value!r}")
+    outer = _context.get()
+    token = _context.set(
+        _Context(
+            outer.actor if actor is None else actor,
+            outer.scope if scope is None else scope,
+            outer.strict if strict is None else strict,
+        )
+    )
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def can(action: str, resource: str = "", meta: Mapping[str, object] | None = None) -> bool:
+    """Tell whether the context allows an action.
+
+    Any policy of the scope that denies it decides; otherwise any that allows it. Where none applies it is denied if
+    there are both an actor and a scope, and otherwise allowed unless the context is strict.
+
+    Args:
+        action: what is to be done, such as ``"websocket.connect"``.
+        resource: what it is to be done to.
+        meta: facts for conditions.
+
+    Raises:
+        InvalidTypeError: an argument is of the wrong type.
+    """
+    for name, value in (("action", action), ("resource", resource)):
+        if not isinstance(value, str):
+            raise InvalidTypeError(f"{name} must be a string, not {value!r}")
+    if meta is not None and not isinstance(meta, Mapping):
+        raise InvalidTypeError(f"meta must be a mapping or None, not {meta!r}")
+    actor, scope, strict = _context.get()
+    policies = () if scope is None else scope.policies
+    verdicts = {policy._verdict(actor, action, resource, meta or {}) for policy in policies}  # noqa: SLF001
+    if False in verdicts:
+        return False
+    if True in verdicts:
+        return True
+    return not strict and (actor is None or scope is None)
+
+
+def _patterns(name: str, patterns: object) -> tuple[str, ...]:
+    if isinstance(patterns, str):
+        patterns = (patterns,)
+    if isinstance(patterns, bytes) or not isinstance(patterns, Iterable):
+        raise InvalidTypeError(f"{name} must be a string or an iterable of strings, not {patterns!r}")
+    checked: list[str] = []
+    for pattern in cast("Iterable[object]", patterns):
+        if not isinstance(pattern, str):
+            raise InvalidTypeError(f"{name} must be strings, not {pattern!r}")
+        if "*" in pattern[:-1]:
+            raise InvalidError(f"{name} must have a * at their end only, not as in {pattern!r}")
+        checked.append(pattern)
+    return tuple(checked)
+
+
+def _matches(patterns: tuple[str, ...], name: str) -> bool:
+    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns)

@@ -1,0 +1,249 @@
+"""Receiving: the bytes a server sends become messages and control frames (RFC 6455, section 5). No I/O.
+
+This is the hot path. It works on whole blocks as they were read: a frame that lies in the block is recognised by its
+first two bytes and its payload sliced out once. Only what is rare leaves that loop: fragments, compressed messages,
+control frames, frames larger than a block. Data goes into `Decoder.messages`; control frames are returned, because
+somebody has to act on them, and nothing needs to know how they lay between the messages: a ping or pong may overtake
+data, and after a close comes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from trio_csp_websocket._constants import CloseCode
+from trio_csp_websocket._frames import (
+    BINARY_FRAME,
+    CLOSE,
+    COMPRESSED,
+    CONTINUATION,
+    CONTROL,
+    FIN,
+    MAX_CONTROL_PAYLOAD,
+    OPCODE,
+    PING,
+    PONG,
+    RESERVED_BITS,
+    TEXT_FRAME,
+    Control,
+    Message,
+    ProtocolViolation,
+    parse_close,
+    protocol_error,
+)
+
+if TYPE_CHECKING:
+    from trio_csp_websocket._deflate import Inflater
+
+_WHOLE_TEXT = FIN | TEXT_FRAME
+_WHOLE_BINARY = FIN | BINARY_FRAME
+
+# The beginning of a frame up to this size waits for the next block and is parsed again; beyond, its payload is
+# collected.
+_MAX_REPARSED = 4096
+
+# How much may be waiting that came out of compressed messages, before parsing pauses.
+_MAX_INFLATED_BYTES = 1024 * 1024
+
+
+class Decoder:
+    """Parses what a server sends after the handshake.
+
+    Args:
+        read_limit_bytes: the largest message to accept; one byte more is a violation with code 1009.
+    """
+
+    def __init__(self, read_limit_bytes: int) -> None:
+        self.messages: deque[Message] = deque()
+        self.violation: ProtocolViolation | None = None
+        """The verdict, once the peer has broken the protocol; everything it sends afterwards is ignored."""
+        self.paused = False
+        """Whether the block holds more than was parsed: feed ``b""`` once `messages` are taken."""
+        self.missing = 0
+        """How many bytes the payload being collected still lacks."""
+        self.inflater: Inflater | None = None
+        """Set if compressed messages may come."""
+        self.messages_received = 0
+        self.payload_bytes_received = 0
+        self._limit = read_limit_bytes
+        self._closed = False
+        self._rest = b""
+        self._collected = bytearray()
+        self._collected_head = 0
+        # What came out of compressed messages since `messages` was empty.
+        self._inflated = 0
+        # Deflate expands what it cannot compress.
+        self._compressed_limit = read_limit_bytes + read_limit_bytes // 16 + 1024
+        # The message being received; its fragments are None outside of one.
+        self._opcode = 0
+        self._compressed = False
+        self._fragments: bytearray | None = None
+
+    def feed(self, block: bytes) -> list[Control]:
+        """Take in what was read; append messages to `messages` and return the control frames, in order."""
+        controls: list[Control] = []
+        if self._closed:
+            return controls
+        self.paused = False
+        if not self.messages:
+            self._inflated = 0
+        try:
+            start = self._collect(block, controls) if self.missing else 0
+            if self._rest:
+                block = self._rest + block
+                self._rest = b""
+            self._parse(block, start, controls)
+        except ProtocolViolation as violation:
+            self.violation = violation
+            self._closed = True
+        return controls
+
+    def _parse(self, block: bytes, start: int, controls: list[Control]) -> None:
+        """Parse the frames of a block from ``start``; keep an incomplete one for the next block."""
+        add = self.messages.append
+        size = len(block)
+        while size - start >= 2 and not self._closed and not self.paused:
+            head = block[start]
+            length = block[start + 1]
+            payload_start = start + 2
+            if length > MAX_CONTROL_PAYLOAD:
+                extended = _extended_length(block, start)
+                if extended is None:
+                    break
+                length, payload_start = extended
+            plain = head in (_WHOLE_TEXT, _WHOLE_BINARY) and self._fragments is None and length <= self._limit
+            if not plain:
+                self._check_header(head, length)
+            end = payload_start + length
+            if end > size:
+                if length > _MAX_REPARSED:
+                    self._collected_head = head
+                    self._collected += block[payload_start:]
+                    self.missing = end - size
+                    return
+                break
+            if plain and head == _WHOLE_TEXT:
+                add(Message("text", _text(block[payload_start:end])))
+                self.messages_received += 1
+                self.payload_bytes_received += length
+            elif plain:
+                add(Message("binary", block[payload_start:end]))
+                self.messages_received += 1
+                self.payload_bytes_received += length
+            else:
+                self._finish_frame(head, block[payload_start:end], controls)
+            start = end
+        if start < size and not self._closed:
+            self._rest = block[start:] if start else block
+
+    def _collect(self, block: bytes, controls: list[Control]) -> int:
+        """Add to the payload being collected; return where in the block the next frame starts."""
+        taken = min(self.missing, len(block))
+        self._collected += block if taken == len(block) else block[:taken]
+        self.missing -= taken
+        if not self.missing:
+            payload = self._collected
+            self._collected = bytearray()
+            self._finish_frame(self._collected_head, payload, controls)
+        return taken
+
+    def _check_header(self, head: int, length: int) -> None:
+        """Refuse a frame by its header alone (RFC 6455, sections 5.2, 5.4 and 5.5)."""
+        opcode = head & OPCODE
+        # Only the first frame of a compressed message says so (RFC 7692, section 6).
+        starts_compressed = (
+            self.inflater is not None and head & RESERVED_BITS == COMPRESSED and opcode in (TEXT_FRAME, BINARY_FRAME)
+        )
+        if head & RESERVED_BITS and not starts_compressed:
+            raise protocol_error("a reserved bit is set")
+        if opcode & CONTROL:
+            if opcode not in (CLOSE, PING, PONG):
+                raise protocol_error(f"unknown control opcode {opcode}")
+            if not head & FIN:
+                raise protocol_error("a control frame is fragmented")
+            if length > MAX_CONTROL_PAYLOAD:
+                raise protocol_error(f"a control frame has {length} bytes of payload, more than 125")
+            return
+        if opcode not in (CONTINUATION, TEXT_FRAME, BINARY_FRAME):
+            raise protocol_error(f"unknown data opcode {opcode}")
+        if (opcode == CONTINUATION) != (self._fragments is not None):
+            raise protocol_error(
+                "a continuation without a message to continue"
+                if opcode == CONTINUATION
+                else "a new message inside a fragmented one"
+            )
+        self._check_length(length, compressed=starts_compressed or self._compressed)
+
+    def _check_length(self, length: int, *, compressed: bool) -> None:
+        """Refuse a data frame that can only be part of a message above the limit."""
+        if compressed:
+            if length > self._compressed_limit:
+                reason = f"a compressed frame of {length} bytes, too large for a message of {self._limit}"
+                raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
+            return
+        total = length + (len(self._fragments) if self._fragments is not None else 0)
+        if total > self._limit:
+            reason = f"a message of at least {total} bytes, more than {self._limit}"
+            raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
+
+    def _finish_frame(self, head: int, payload: bytes | bytearray, controls: list[Control]) -> None:
+        """Act on a complete frame whose header was checked."""
+        opcode = head & OPCODE
+        if opcode & CONTROL:
+            control = Control(opcode, bytes(payload))
+            if opcode == CLOSE:
+                parse_close(control.payload)  # a bad one is a violation instead
+                self._closed = True
+            controls.append(control)
+            return
+        ended = bool(head & FIN)
+        if opcode != CONTINUATION:
+            self._opcode = opcode
+            self._compressed = bool(head & COMPRESSED)
+        if self._compressed:
+            assert self.inflater is not None
+            payload = self.inflater.inflate(payload, end=ended)
+            # A block of a few KiB can hold messages of many MiB: they come out as they are taken.
+            self._inflated += len(payload)
+            self.paused = self._inflated >= _MAX_INFLATED_BYTES
+        if opcode != CONTINUATION and ended:
+            self._finish_message(payload)
+            return
+        if self._fragments is None:
+            self._fragments = bytearray()
+        self._fragments += payload
+        if ended:
+            payload, self._fragments = self._fragments, None
+            self._finish_message(payload)
+
+    def _finish_message(self, payload: bytes | bytearray) -> None:
+        if self._opcode == TEXT_FRAME:
+            self.messages.append(Message("text", _text(payload)))
+        else:
+            self.messages.append(Message("binary", bytes(payload)))
+        self.messages_received += 1
+        self.payload_bytes_received += len(payload)
+        self._compressed = False
+
+
+def _extended_length(block: bytes, start: int) -> tuple[int, int] | None:
+    """Return a frame's length of more than 125 bytes and where its payload starts; None if bytes are missing."""
+    short = block[start + 1]
+    if short > 127:
+        raise protocol_error("a frame from the server is masked")
+    width = 2 if short == 126 else 8
+    payload_start = start + 2 + width
+    if len(block) < payload_start:
+        return None
+    length = int.from_bytes(block[start + 2 : payload_start], "big")
+    if length < (126 if width == 2 else 1 << 16) or length >> 63:
+        raise protocol_error(f"a frame's length of {length} is not in its shortest form")
+    return length, payload_start
+
+
+def _text(payload: bytes | bytearray) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise ProtocolViolation(CloseCode.INVALID_PAYLOAD, "a text message is not UTF-8") from None

@@ -1,0 +1,73 @@
+"""How long a connection waits for its peer: the read timeout, and keepalive.
+
+Both count only while this side reads. Time in which the consumer lets the channel be full is nobody's fault but ours:
+the peer may well have sent something that lies in the socket.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_csp_websocket._frames import PING
+
+if TYPE_CHECKING:
+    from trio_csp_websocket._decoder import Decoder
+    from trio_csp_websocket._options import Options
+    from trio_csp_websocket._pings import Pings
+    from trio_csp_websocket._transport import Transport
+    from trio_csp_websocket._writer import Writer
+
+
+class PeerStalledError(Exception):
+    """The peer has let us wait for too long; the text says for what."""
+
+
+class Patience:
+    """Reads from a transport, within limits.
+
+    - The read timeout is for one whole message. Parts of it, pings and pongs do not extend it.
+    - After ``keepalive`` of silence a ping goes out, and after as long again the peer is given up. Any byte that
+      arrives ends the silence; so does, while we still have something to write, any byte that the system takes from
+      us: then the ping may not be on its way yet.
+    """
+
+    def __init__(self, transport: Transport, decoder: Decoder, writer: Writer, pings: Pings, options: Options) -> None:
+        self._transport = transport
+        self._decoder = decoder
+        self._writer = writer
+        self._pings = pings
+        self._read_timeout_seconds = options.read_timeout_seconds
+        self._keepalive_seconds = options.keepalive_seconds
+        # How long we have waited for the current message, and the number of messages before it.
+        self._waited_seconds = 0.0
+        self._messages_received = 0
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return what has arrived, waiting for at least a byte; b"" at the end.
+
+        Raises:
+            PeerStalledError: waiting took too long.
+        """
+        start = trio.current_time()
+        if self._decoder.messages_received != self._messages_received:
+            self._messages_received = self._decoder.messages_received
+            self._waited_seconds = 0.0
+        read_deadline = start + self._read_timeout_seconds - self._waited_seconds
+        silence_deadline = start + self._keepalive_seconds
+        probed_at: int | None = None
+        while True:
+            with trio.move_on_at(min(read_deadline, silence_deadline)):
+                block = await self._transport.receive_some(max_bytes)
+                self._waited_seconds += trio.current_time() - start
+                return block
+            now = trio.current_time()
+            if now >= read_deadline:
+                raise PeerStalledError(f"no message within {self._read_timeout_seconds:g} s")
+            if probed_at is None:
+                self._writer.send_control(self._writer.encode(PING, self._pings.probe()))
+            elif not self._writer.busy or self._transport.bytes_sent == probed_at:
+                raise PeerStalledError(f"nothing for {now - start:g} s, in spite of a ping")
+            probed_at = self._transport.bytes_sent
+            silence_deadline = now + self._keepalive_seconds
