@@ -1,6 +1,11 @@
 """The WebSocket driver of trio-csp. Import it as `csp.websocket`.
 
-From the bottom: ``_constants``; ``_frames``, ``_handshake``, ``_url``, ``_options`` and ``_ending``, which do no I/O;
-``_transport``; ``_opening``, ``_writer`` and ``_pings``; ``_connection``, the data plane beneath trio-websocket;
-``_client``; ``_connect``.
+From the bottom:
+
+- no I/O: ``_constants``, ``_frames``, ``_negotiation``, ``_deflate``, ``_decoder``, ``_encoder``, ``_url``,
+  ``_options``, ``_handshake``, ``_ending``
+- the byte stream: ``_transport``, and ``_dial``, which opens one
+- the parts of a connection: ``_opening``, ``_delivery``, ``_pings``, ``_writer``, ``_patience``
+- ``_connection``, the data plane beneath trio-websocket
+- ``_client`` and ``_connect``, what an application sees
 """

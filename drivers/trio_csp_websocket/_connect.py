@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import ssl
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, final
 
 import trio
@@ -11,7 +9,6 @@ from trio.lowlevel import enable_ki_protection
 
 from csp import security
 from csp.errors import (
-    ConnectionFailedError,
     ConnectionTimeoutError,
     InvalidError,
     InvalidTypeError,
@@ -22,13 +19,15 @@ from csp.errors import (
 from trio_csp_websocket._client import Client
 from trio_csp_websocket._connection import Connection
 from trio_csp_websocket._constants import CloseCode
+from trio_csp_websocket._dial import dial as dial_server
 from trio_csp_websocket._options import ConnectOptions, Options, parse_options
-from trio_csp_websocket._transport import SocketTransport, StreamTransport, Transport, tls_reason
 from trio_csp_websocket._url import Target, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
+
+    from trio_csp_websocket._transport import Transport
 
 
 Dial: TypeAlias = "Callable[[Target, Options], Awaitable[Transport]]"
@@ -80,7 +79,7 @@ class Connecting:
         self._target = target
         self._options = options
         self._caller_nursery = nursery
-        self._dial = dial or _dial
+        self._dial = dial or dial_server
         self._used = False
 
     def __repr__(self) -> str:
@@ -191,54 +190,3 @@ class Connecting:
 def _check_context() -> None:
     if not trio.lowlevel.in_trio_task():
         raise NoContextError("connect works inside trio.run only")
-
-
-async def _dial(target: Target, options: Options) -> Transport:
-    """Open the TCP connection, and TLS on it where the URL says so."""
-    try:
-        stream = await trio.open_tcp_stream(target.host, target.port)
-    except OSError as error:
-        attempts = _failed_attempts(error)
-        # The cause is a group only where several addresses failed, each in its own way.
-        raise _not_connected(target, _reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
-    if not target.secure:
-        return SocketTransport(stream)
-    tls_stream = trio.SSLStream(
-        stream,
-        options.ssl_context or _verifying_context(),
-        server_hostname=options.server_hostname or target.host.rstrip("."),
-        https_compatible=True,
-    )
-    try:
-        await tls_stream.do_handshake()
-    except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(tls_stream)
-        raise _not_connected(target, f"TLS failed: {tls_reason(error)}") from error
-    except BaseException:
-        await trio.aclose_forcefully(tls_stream)
-        raise  # pragma: no cover  # when it is Cancelled, closing has raised it again
-    return StreamTransport(tls_stream)
-
-
-@functools.cache
-def _verifying_context() -> ssl.SSLContext:
-    # Loading the system's authorities takes tens of milliseconds.
-    return ssl.create_default_context()
-
-
-def _not_connected(target: Target, reason: str) -> ConnectionFailedError:
-    return ConnectionFailedError(
-        f"cannot connect to {target.host} port {target.port}: {reason}", kind=Kind.INTERNAL, retryable=True
-    )
-
-
-def _failed_attempts(error: OSError) -> list[BaseException]:
-    """Return why each address of a host could not be connected to: Trio tells it in the cause of its error."""
-    attempts = getattr(error.__cause__, "exceptions", None)
-    return [error.__cause__ or error] if attempts is None else list(attempts)
-
-
-def _reasons(attempts: list[BaseException]) -> str:
-    # Trio puts each address in front; what the system says is behind.
-    reasons = [str(getattr(attempt, "strerror", None) or attempt).rpartition("): ")[2] for attempt in attempts]
-    return "; ".join(dict.fromkeys(reasons))

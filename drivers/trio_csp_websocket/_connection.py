@@ -120,6 +120,7 @@ class Connection(trio.abc.Stream):
         if self._opening.refusal is not None:
             raise self._opening.refusal
 
+    @enable_ki_protection
     async def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
         """Write a frame: see `Writer.send`. One that has begun when its timeout expires ends the connection."""
         try:

@@ -1,0 +1,71 @@
+"""Reaching a server: name resolution, TCP, and TLS where the URL says so."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from typing import TYPE_CHECKING
+
+import trio
+
+from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket._transport import SocketTransport, StreamTransport, Transport, tls_reason
+
+if TYPE_CHECKING:
+    from trio_csp_websocket._options import Options
+    from trio_csp_websocket._url import Target
+
+
+async def dial(target: Target, options: Options) -> Transport:
+    """Open the byte stream to a target.
+
+    Raises:
+        ConnectionFailedError: it cannot be reached, or TLS failed; the text says why. Retryable.
+    """
+    try:
+        stream = await trio.open_tcp_stream(target.host, target.port)
+    except OSError as error:
+        attempts = _failed_attempts(error)
+        # The cause is a group only where several addresses failed, each in its own way.
+        raise _not_connected(target, _reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
+    if not target.secure:
+        return SocketTransport(stream)
+    tls_stream = trio.SSLStream(
+        stream,
+        options.ssl_context or _verifying_context(),
+        server_hostname=options.server_hostname or target.host.rstrip("."),
+        https_compatible=True,
+    )
+    try:
+        await tls_stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(tls_stream)
+        raise _not_connected(target, f"TLS failed: {tls_reason(error)}") from error
+    except BaseException:
+        await trio.aclose_forcefully(tls_stream)
+        raise  # pragma: no cover  # when it is Cancelled, closing has raised it again
+    return StreamTransport(tls_stream)
+
+
+@functools.cache
+def _verifying_context() -> ssl.SSLContext:
+    # Loading the system's authorities takes tens of milliseconds.
+    return ssl.create_default_context()
+
+
+def _not_connected(target: Target, reason: str) -> ConnectionFailedError:
+    return ConnectionFailedError(
+        f"cannot connect to {target.host} port {target.port}: {reason}", kind=Kind.INTERNAL, retryable=True
+    )
+
+
+def _failed_attempts(error: OSError) -> list[BaseException]:
+    """Return why each address of a host could not be connected to: Trio tells it in the cause of its error."""
+    attempts = getattr(error.__cause__, "exceptions", None)
+    return [error.__cause__ or error] if attempts is None else list(attempts)
+
+
+def _reasons(attempts: list[BaseException]) -> str:
+    # Trio puts each address in front; what the system says is behind.
+    reasons = [str(getattr(attempt, "strerror", None) or attempt).rpartition("): ")[2] for attempt in attempts]
+    return "; ".join(dict.fromkeys(reasons))
