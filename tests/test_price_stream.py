@@ -91,11 +91,14 @@ def test_watches_an_exchange_made_with_websockets(exchange: str) -> None:
 
 def test_redraws_in_place_on_a_terminal() -> None:
     ours, theirs = pty.openpty()
-    with start("--seconds", "1.2", stdout=theirs) as process:
+    with start(stdout=theirs) as process:
         os.close(theirs)
         shown = b""
-        while chunk := read_terminal(ours):
+        while b"\x1b[5A" not in shown and (chunk := read_terminal(ours)):
             shown += chunk
+        process.send_signal(signal.SIGINT)
+        while read_terminal(ours):
+            pass
         assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""

@@ -90,7 +90,10 @@ class Connection(trio.abc.Stream):
         self._close_answer: bytes | None = None
         self._close_sent = False
         self._lost = False
-        self._giving_up: trio.CancelScope | None = None
+        self._giving_up = False
+        # Around the closing handshake. Cancelled once nothing is to be waited for: trio-websocket waits for its reader
+        # task, and that may have been cancelled.
+        self._handshaking = trio.CancelScope()
 
     # What the client calls -------------------------------------------------------------------------------------------
 
@@ -141,10 +144,7 @@ class Connection(trio.abc.Stream):
             await self.give_up(code, reason, asked=True)  # raises Cancelled
         try:
             with trio.move_on_after(self._close_timeout_seconds):
-                if self.ending is None and not self._close_sent:
-                    self._close_sent = True
-                    self._stop_delivering()
-                    await self._open_websocket().aclose(code, reason)
+                await self._shake_hands(code, reason)
                 self._stop_delivering()
                 await self.finished.wait()
         finally:
@@ -164,12 +164,9 @@ class Connection(trio.abc.Stream):
             trio.Cancelled: the caller is cancelled; all of it is done nevertheless.
         """
         ending = lost("its block was cancelled", asked=asked or self._close_sent)
-        with trio.CancelScope(shield=True) as self._giving_up:
-            if self.ending is None and not self._close_sent:
-                self._close_sent = True
-                self._stop_delivering()
-                # Cancelled by our own send_all, as soon as it has the close frame.
-                await self._open_websocket().aclose(code, reason)
+        self._giving_up = True
+        # Cancelled by our own send_all, as soon as it has the close frame.
+        await self._shake_hands(code, reason, shield=True)
         self._end(ending)
         await self.abort("it was given up")
         await trio.lowlevel.checkpoint()
@@ -186,9 +183,16 @@ class Connection(trio.abc.Stream):
         """The headers of the answer to the handshake."""
         return self._opening.handshake.headers
 
-    def _open_websocket(self) -> trio_websocket.WebSocketConnection:
+    async def _shake_hands(self, code: int, reason: str, *, shield: bool = False) -> None:
+        """Carry out the closing handshake, through trio-websocket, unless it has begun or there is no peer for it."""
+        if self.ending is not None or self._close_sent:
+            return
         assert self._websocket is not None
-        return self._websocket
+        self._close_sent = True
+        self._stop_delivering()
+        self._handshaking.shield = shield
+        with self._handshaking:
+            await self._websocket.aclose(code, reason)
 
     # What trio-websocket calls ---------------------------------------------------------------------------------------
 
@@ -197,11 +201,11 @@ class Connection(trio.abc.Stream):
         """Send the request of the handshake; later, hand a control frame to the writer without waiting."""
         if not self._open:
             await self._opening.send_request(bytes(data))
-        elif self._giving_up is not None:
+        elif self._giving_up:
             # A pong that is on its way through trio-websocket must not take the close frame's place.
             if data[0] & 0x0F == CLOSE:
                 await self.writer.send_last(bytes(data))
-                self._giving_up.cancel()
+                self._handshaking.cancel()
         elif self._close_answer is not None:
             self.writer.send_control(self.writer.encode(CLOSE, self._close_answer))
         else:
@@ -233,7 +237,7 @@ class Connection(trio.abc.Stream):
     @enable_ki_protection
     async def aclose(self) -> None:
         """Wait until the connection has ended; whoever closes it sees to it that it does."""
-        if self._giving_up is None and self._open:
+        if self._open and not self._giving_up:
             await self.finished.wait()
         else:
             await self.transport.aclose()
@@ -345,3 +349,4 @@ class Connection(trio.abc.Stream):
             await self.transport.aclose()
         finally:
             self.finished.set()
+            self._handshaking.cancel()

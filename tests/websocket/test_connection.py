@@ -662,10 +662,10 @@ async def test_a_pong_does_not_take_the_place_of_the_last_close_frame(autojump_c
     async with connecting(server) as client:
         connection = client._connection
         # trio-websocket answers a ping while the connection is being given up.
-        connection._giving_up = trio.CancelScope()
+        connection._giving_up = True
         await connection.send_all(Encoder().encode(PONG, b""))
-        assert not connection._giving_up.cancel_called
-        connection._giving_up = None
+        assert not connection._handshaking.cancel_called
+        connection._giving_up = False
     assert [received.opcode for received in server.frames] == [CLOSE]
 
 
@@ -878,6 +878,19 @@ async def test_in_a_nursery_that_is_cancelled_the_connection_closes_at_once(auto
     assert server.closed
     assert trio.current_time() == start
     assert client.channel().closed
+
+
+async def test_in_a_nursery_that_is_cancelled_a_task_that_closes_ends_at_once(autojump_clock: MockClock) -> None:
+    server = Server(answers_close=False)
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        client = await connecting(server, nursery=nursery, close_timeout=None)
+        nursery.cancel_scope.cancel()
+        # Both this task and that of the connection give it up now.
+        await client.close()
+    assert not server.unparsed
+    assert server.closed
+    assert trio.current_time() == start
 
 
 async def test_in_a_nursery_everything_received_is_delivered_although_the_connection_has_ended(
@@ -1501,6 +1514,30 @@ async def test_a_second_closer_that_is_cancelled_closes_at_once_for_both(autojum
             await client.close()
     assert server.closed
     assert trio.current_time() - start == pytest.approx(1)
+
+
+@pytest.mark.parametrize("close_timeout", [None, "10s"])
+async def test_a_task_outside_that_closes_ends_with_a_block_that_is_cancelled(
+    close_timeout: str | None, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    server = Server(answers_close=False)
+    ended = trio.Event()
+
+    async def close_it(client: Client) -> None:
+        await client.close()
+        ended.set()
+
+    start = trio.current_time()
+    with trio.CancelScope() as scope:
+        async with connecting(server, close_timeout=close_timeout) as client:
+            nursery.start_soon(close_it, client)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+    await ended.wait()
+    assert server.closes == [1000]
+    assert server.closed
+    assert trio.current_time() == start
 
 
 @pytest.mark.parametrize("ending", [close(1011), b""])

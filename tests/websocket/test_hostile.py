@@ -37,9 +37,13 @@ from tests.websocket._peers import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio.testing import MockClock
+
 MIB = 1 << 20
 # More than the system buffers between two loopback sockets.
 LARGE = 24 * MIB
+# Seconds. Less than the timeouts the client has by default, and more than a busy machine stalls.
+WELL_BEFORE_ANY_TIMEOUT = 8
 
 
 async def drained(client: websocket.Client) -> list[str | bytes]:
@@ -191,10 +195,15 @@ async def test_a_reset_instead_of_an_answer_is_a_failed_connection() -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 101 Swit", b"HTTP/1.1 100 Continue\r\n\r\n"])
-async def test_a_server_that_stops_talking_in_the_handshake_is_left_after_the_dial_timeout(said: bytes) -> None:
+async def test_a_server_that_stops_talking_in_the_handshake_is_left_after_the_dial_timeout(
+    said: bytes, mock_clock: MockClock
+) -> None:
     async def server(peer: Peer) -> None:
         await peer.read_request()
         await peer.send(said)
+        await wait_all_tasks_blocked()
+        # A timeout in real time could be over before the request is out.
+        mock_clock.jump(0.05)
         await peer.expect_end()
 
     async with raw_server(server) as url:
@@ -273,7 +282,7 @@ async def test_an_unusual_but_valid_answer_is_accepted(name: str) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
             await answer_close(peer)
 
-    async with raw_server(server, limit_seconds=5) as url, websocket.connect(url, dial_timeout="1s") as client:
+    async with raw_server(server, limit_seconds=WELL_BEFORE_ANY_TIMEOUT) as url, websocket.connect(url) as client:
         assert (await client.receive()).value.data == "hello"
 
 
@@ -501,7 +510,7 @@ async def test_a_peers_close_is_answered_in_kind_and_the_socket_closed(code: int
         # 1014 among them, which wsproto does not know.
         await expect_close(peer, code)
 
-    async with raw_server(server, limit_seconds=3) as url, websocket.connect(url) as client:
+    async with raw_server(server, limit_seconds=WELL_BEFORE_ANY_TIMEOUT) as url, websocket.connect(url) as client:
         assert await drained(client) == []
         assert (client.close_code, client.close_reason) == (code, "réason")
         assert (client.error is None) == (code in (1000, 1001))
@@ -552,7 +561,7 @@ async def test_the_channel_closes_although_the_block_is_left_before_all_is_deliv
     async with raw_server(server) as url:
         async with websocket.connect(url, channel_capacity=1) as client:
             await until(lambda: client.close_code is not None)
-        with trio.fail_after(1):
+        with trio.fail_after(WELL_BEFORE_ANY_TIMEOUT):
             assert "message" in await drained(client)
         assert client.channel().cause is client.error
 
@@ -563,7 +572,7 @@ async def test_a_close_after_the_peers_releases_the_callers_nursery() -> None:
         await expect_close(peer, 4000)
 
     async with raw_server(server) as url:
-        with trio.fail_after(1):
+        with trio.fail_after(WELL_BEFORE_ANY_TIMEOUT):
             async with trio.open_nursery() as nursery:
                 client = await websocket.connect(url, channel_capacity=1, nursery=nursery)
                 await until(lambda: client.close_code is not None)
@@ -620,12 +629,16 @@ async def test_a_cancelled_close_closes_the_socket_at_once() -> None:
 
 
 async def test_a_block_cancelled_while_it_closes_ends_at_once() -> None:
+    scope = trio.CancelScope()
+
     async def server(peer: Peer) -> None:
         await peer.accept()
-        await expect_close(peer, 1000)
+        assert parse_close(await peer.expect(CLOSE)) == (1000, "")
+        scope.cancel()
+        await peer.expect_end()
 
     async with raw_server(server) as url:
-        with trio.move_on_after(0.02) as scope:
+        with scope:
             async with websocket.connect(url, close_timeout=None):
                 pass
         assert scope.cancelled_caught
@@ -875,7 +888,7 @@ async def test_a_violation_after_our_close_ends_the_wait_for_the_peers() -> None
         await peer.send(frame(TEXT, b"\xff"))
         await peer.expect_end()
 
-    async with raw_server(server, limit_seconds=5) as url, websocket.connect(url) as client:
+    async with raw_server(server, limit_seconds=WELL_BEFORE_ANY_TIMEOUT) as url, websocket.connect(url) as client:
         await client.close()
         assert client.error is None
 
@@ -1028,7 +1041,7 @@ async def be_impatient(url: str, rng: random.Random) -> None:  # noqa: C901  # a
             pass
         else:
             assert client.close_code is not None
-            with trio.fail_after(2):
+            with trio.fail_after(WELL_BEFORE_ANY_TIMEOUT):
                 await drained(client)
 
 
