@@ -41,9 +41,21 @@ def test_error_table_names_the_error_classes() -> None:
         "TypeError",
         "RuntimeError",
         "ConnectionError",
+        "PermissionError",
         "TimeoutError",
     }
     assert named == {name for name in errors.__all__ if name.endswith("Error")} - {"Error"}
+
+
+def test_feature_table_names_tests_that_exist() -> None:
+    table = README[README.index("## Features compared") : README.index("## Deviations")]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "shown by" not in line]
+    assert rows
+    for row in rows:
+        found = re.search(r"`(test_\w+\.py)::(test_\w+)` \|$", row)
+        assert found is not None, row
+        source = (ROOT / "tests" / "websocket" / found[1]).read_text(encoding="utf-8")
+        assert re.search(rf"def {found[2]}\(", source), row
 
 
 def test_every_public_name_exists() -> None:
