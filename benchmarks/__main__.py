@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import channels, fan_in, memory, timers
+from benchmarks import channels, compression, fan_in, memory, timers
 from benchmarks._measure import Workload, describe_environment, format_table, run, write_json
 
 # A topic is a module with WORKLOADS; add new ones here.
-TOPICS = (channels, fan_in, timers, memory)
+TOPICS = (channels, fan_in, timers, memory, compression)
 
 
 def main() -> None:

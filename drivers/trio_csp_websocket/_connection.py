@@ -217,13 +217,14 @@ class Connection(trio.abc.Stream):
         if not self._open:
             return await self._receive_answer()
         while self._ping is None and self._close is None:
-            if self.ending is not None:
+            if self.ending is not None and not self.decoder.paused:
                 await self._finish()
                 return b""
             await self.delivery.deliver()
             if self.decoder.paused:
                 await trio.lowlevel.checkpoint()
                 self._take_in(b"")
+                self._end_delivery()
             else:
                 await self._read()
         controls = (self._ping or b"") + (self._close or b"")
@@ -307,6 +308,7 @@ class Connection(trio.abc.Stream):
         """Data is not wanted any more; a reader that waits for the consumer goes on."""
         self.delivery.stop()
         self._ping = None
+        self._end_delivery()
 
     # Ending ----------------------------------------------------------------------------------------------------------
 
@@ -328,7 +330,12 @@ class Connection(trio.abc.Stream):
         """Write down how the connection ended, and close the client's channel behind what was received."""
         if self.ending is None:
             self.ending = ending
-            self.delivery.end(ending.error, self._nursery)
+            self._end_delivery()
+
+    def _end_delivery(self) -> None:
+        """Close the client's channel behind what was received, once that is parsed or unwanted."""
+        if self.ending is not None and (not self.decoder.paused or self.delivery.stopped):
+            self.delivery.end(self.ending.error, self._nursery)
 
     async def _finish(self) -> None:
         """Close the transport so that the close frame arrives: a reset, which unread data causes, could overtake it."""

@@ -97,6 +97,7 @@ class Decoder:
         except ProtocolViolation as violation:
             self.violation = violation
             self._closed = True
+            self.paused = False
         return controls
 
     def _parse(self, block: bytes, start: int, controls: list[Control]) -> None:

@@ -55,7 +55,7 @@ class Deflater:
     def deflate(self, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a message compressed."""
         if not payload:
-            return _EMPTY_MESSAGE  # zlib would say nothing at all
+            return _EMPTY_MESSAGE  # zlib says nothing at all if flushed twice with nothing in between
         compressor, self._compressor = self._compressor, None
         if compressor is None:
             compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -self._window_bits, _MEMORY_LEVEL)
@@ -63,6 +63,10 @@ class Deflater:
         if self._takeover:
             self._compressor = compressor
         return compressed[: -len(_END_OF_MESSAGE)]
+
+    def start_afresh(self) -> None:
+        """Forget the context, because a message that was compressed is not sent."""
+        self._compressor = None
 
 
 class Inflater:
@@ -84,6 +88,7 @@ class Inflater:
         self._empty = True
         self._size = 0
         self._final_blocks = 0
+        self._behind_final_block = False
 
     def inflate(self, payload: bytes | bytearray, *, end: bool) -> bytes | bytearray:
         """Return what the payload of a message's next frame inflates to; ``end`` if it is the last.
@@ -97,7 +102,7 @@ class Inflater:
             if self._decompressor is None:
                 self._decompressor = zlib.decompressobj(-self._window_bits)
             try:
-                inflated = self._inflate(payload + _END_OF_MESSAGE if end else payload)
+                inflated = self._inflate(payload, end=end)
             except zlib.error as error:
                 raise _violation(f"a compressed message cannot be inflated: {error}") from None
         if end:
@@ -108,13 +113,12 @@ class Inflater:
                 self._window.clear()
         return inflated
 
-    def _inflate(self, data: bytes | bytearray) -> bytes | bytearray:
+    def _inflate(self, payload: bytes | bytearray, *, end: bool) -> bytes | bytearray:
         inflated: bytes | bytearray = b""
-        rest: Buffer | None
-        for chunk in (data,) if len(data) <= _INPUT_BYTES else _chunks(data):
-            rest = chunk
+        for chunk, last in _chunks(payload, end=end):
+            rest: Buffer | None = chunk
             while rest is not None:
-                piece, rest = self._step(rest)
+                piece, rest = self._step(rest, last=last)
                 if not inflated:
                     inflated = piece
                 else:
@@ -123,10 +127,17 @@ class Inflater:
                     inflated += piece
         return inflated
 
-    def _step(self, data: Buffer) -> tuple[bytes, bytes | None]:
-        """Return the next piece that comes out, and what is to be put in for the one after it; None if nothing."""
+    def _step(self, data: Buffer, *, last: bool) -> tuple[bytes, bytes | None]:
+        """Return the next piece that comes out, and what is to be put in for the one after it; None if nothing.
+
+        The ``last`` data of a message has the end of message at its end.
+        """
         decompressor = self._decompressor
         assert decompressor is not None
+        behind_final_block, self._behind_final_block = self._behind_final_block, False
+        if behind_final_block and last and data == _END_OF_MESSAGE:
+            # The sender should have put an empty block there, of which this is cut (RFC 7692, section 7.2.3.4).
+            return b"", None
         piece = decompressor.decompress(data, _OUTPUT_BYTES)
         self._size += len(piece)
         if self._size > self._limit:
@@ -141,14 +152,23 @@ class Inflater:
                 raise _violation(f"a compressed message has more than {_MAX_FINAL_BLOCKS} final blocks")
             reach = 1 << self._window_bits
             self._decompressor = zlib.decompressobj(-self._window_bits, zdict=window[-reach:])
+            self._behind_final_block = True
             return piece, decompressor.unused_data or None
         return piece, decompressor.unconsumed_tail if len(piece) == _OUTPUT_BYTES else None
 
 
-def _chunks(data: bytes | bytearray) -> Iterator[memoryview]:
-    with memoryview(data) as view:
+def _chunks(payload: bytes | bytearray, *, end: bool) -> Iterator[tuple[Buffer, bool]]:
+    """Yield a payload in pieces, at the ``end`` of a message with that end; and with each whether it has it."""
+    if len(payload) <= _INPUT_BYTES:
+        yield payload + _END_OF_MESSAGE if end else payload, end
+        return
+    with memoryview(payload) as view:
         for start in range(0, len(view), _INPUT_BYTES):
-            yield view[start : start + _INPUT_BYTES]
+            chunk = view[start : start + _INPUT_BYTES]
+            if end and start + _INPUT_BYTES >= len(view):
+                yield bytes(chunk) + _END_OF_MESSAGE, True
+            else:
+                yield chunk, False
 
 
 def _violation(reason: str) -> ProtocolViolation:

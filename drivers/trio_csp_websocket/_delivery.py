@@ -56,6 +56,11 @@ class Delivery:
         if self._ended:
             self._close()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether data is not wanted any more."""
+        return self._unwanted.closed
+
     def stop(self) -> None:
         """Discard what waits and what will come; whoever waits for the consumer goes on."""
         self._unwanted.close()
@@ -68,6 +73,8 @@ class Delivery:
 
         The consumer may take its time: a task waits for it, and the closing of the socket does not.
         """
+        if self._ended:
+            return
         self._ended = True
         self._cause = cause
         if self._delivering:

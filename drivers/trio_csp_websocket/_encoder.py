@@ -39,6 +39,14 @@ class Encoder:
         if self.deflater is not None and not opcode & CONTROL and len(payload) >= self.compression_threshold_bytes:
             opcode |= COMPRESSED
             payload = self.deflater.deflate(payload)
+            try:
+                return self._frame(opcode, payload)
+            except BaseException:
+                self.deflater.start_afresh()  # nothing that is sent may refer to it
+                raise
+        return self._frame(opcode, payload)
+
+    def _frame(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
         length = len(payload)
         key = self._next_key()
         if length < 126:

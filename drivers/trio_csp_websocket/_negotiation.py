@@ -22,6 +22,8 @@ _NAME = re.compile(rf"({_WORD})[ \t]*")
 _PARAMETER = re.compile(rf";[ \t]*({_WORD})[ \t]*(?:=[ \t]*(?:({_WORD})|\"({_WORD})\")[ \t]*)?")
 _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
 
+_MAX_SHOWN = 200
+
 
 class DeflateParameters(NamedTuple):
     """How both sides compress: whether each starts afresh with every message, and its window in bits."""
@@ -53,21 +55,21 @@ def agreed(answer: str, compression: Compression) -> DeflateParameters | None:
             position += 1
             continue
         name = _NAME.match(answer, position)
-        if name is None:
-            raise ValueError(f"its Sec-WebSocket-Extensions header is malformed: {answer!r}")
+        if name is None or answer[name.end() : name.end() + 1] not in ("", ",", ";"):
+            raise _malformed(answer)
         if name[1] != _EXTENSION or compression not in _OFFERS:
-            raise ValueError(f"it wants the extension {name[1]!r}, which was not offered")
+            raise ValueError(f"it wants the extension {_shown(name[1])}, which was not offered")
         if parameters is not None:
             raise ValueError(f"it wants the extension {name[1]!r} twice")
         position = name.end()
         found: dict[str, str | None] = {}
         while (parameter := _PARAMETER.match(answer, position)) is not None:
             if parameter[1] in found:
-                raise ValueError(f"it gives the parameter {parameter[1]!r} of {_EXTENSION} twice")
+                raise ValueError(f"it gives the parameter {_shown(parameter[1])} of {_EXTENSION} twice")
             found[parameter[1]] = parameter[2] or parameter[3]
             position = parameter.end()
         if position < len(answer) and answer[position] != ",":
-            raise ValueError(f"its Sec-WebSocket-Extensions header is malformed: {answer!r}")
+            raise _malformed(answer)
         parameters = _parameters(found)
         if compression is Compression.NO_CONTEXT:
             # A sender may always start afresh, whether or not the server has taken note of it.
@@ -83,12 +85,21 @@ def _parameters(found: dict[str, str | None]) -> DeflateParameters:
         elif name in ("client_max_window_bits", "server_max_window_bits"):
             valid = value is not None and _WINDOW_BITS.fullmatch(value) is not None
         else:
-            raise ValueError(f"it gives {_EXTENSION} the parameter {name!r}, which does not exist")
+            raise ValueError(f"it gives {_EXTENSION} the parameter {_shown(name)}, which does not exist")
         if not valid:
-            raise ValueError(f"it gives the parameter {name!r} of {_EXTENSION} the value {value!r}")
+            raise ValueError(f"it gives the parameter {name!r} of {_EXTENSION} the value {_shown(value)}")
     return DeflateParameters(
         client_no_context_takeover="client_no_context_takeover" in found,
         server_no_context_takeover="server_no_context_takeover" in found,
         client_max_window_bits=int(found.get("client_max_window_bits") or 15),
         server_max_window_bits=int(found.get("server_max_window_bits") or 15),
     )
+
+
+def _malformed(answer: str) -> ValueError:
+    return ValueError(f"its Sec-WebSocket-Extensions header is malformed: {_shown(answer)}")
+
+
+def _shown(text: str | None) -> str:
+    """Return what a server said as it is to be shown: not all of it, if that is long."""
+    return repr(text if text is None or len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")

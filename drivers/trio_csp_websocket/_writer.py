@@ -218,10 +218,11 @@ class Writer:
 
     def encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a frame that is about to be written."""
+        frame = self.encoder.encode(opcode, payload)
         if opcode in (TEXT_FRAME, BINARY_FRAME):
             self.messages_sent += 1
             self.payload_bytes_sent += len(payload)
-        return self.encoder.encode(opcode, payload)
+        return frame
 
     def _write_now(self, frames: bytes) -> bool:
         """Write what the system takes at once and keep the rest; tell whether that was all."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import zlib
 from email.parser import BytesHeaderParser
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from trio_csp_websocket._url import Target
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+COMPRESSED = 0x40
+"""The reserved bit of a compressed message's first frame (RFC 7692, section 6)."""
 URL = "ws://server.test/feed"
 
 # Of type object, because the type of `Received` says that there is a value.
@@ -41,6 +44,7 @@ class Frame(NamedTuple):
     opcode: int
     payload: bytes
     fin: bool = True
+    compressed: bool = False
 
 
 def frame(
@@ -73,11 +77,17 @@ def close(code: int | None = None, reason: str = "") -> bytes:
     return frame(CLOSE, b"" if code is None else code.to_bytes(2, "big") + reason.encode())
 
 
+def deflated(data: bytes, *, bits: int = 15, level: int = 6) -> bytes:
+    """Return the payload of a compressed message that stands alone; for 8 bits, 9 never refer further than 250 back."""
+    compressor = zlib.compressobj(level, zlib.DEFLATED, -max(bits, 9))
+    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
+
+
 def take_frame(data: bytes | bytearray) -> tuple[Frame, int] | None:
     """Return the first of a client's frames and its length in bytes; None if it is not complete."""
     if len(data) < 2:
         return None
-    assert not data[0] & 0x70, "a reserved bit is set"
+    assert not data[0] & 0x30, "a reserved bit is set"
     assert data[1] & 0x80, "the client did not mask a frame"
     length, start = data[1] & 0x7F, 2
     if length > 125:
@@ -87,7 +97,7 @@ def take_frame(data: bytes | bytearray) -> tuple[Frame, int] | None:
         return None
     key, end = data[start : start + 4], start + 4 + length
     payload = bytes(byte ^ key[index % 4] for index, byte in enumerate(data[start + 4 : end]))
-    return Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80)), end
+    return Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80), bool(data[0] & COMPRESSED)), end
 
 
 def accept_key(key: str) -> str:
@@ -110,7 +120,7 @@ class Server:
 
     Args:
         answer: what comes back for the request of the handshake: bytes, or a function of the request's headers; by
-            default an acceptance.
+            default an acceptance. If it agrees to permessage-deflate, the client may send compressed messages.
         answers_close: whether it answers the client's close frame and then ends the stream.
     """
 
@@ -124,6 +134,7 @@ class Server:
         self.answers_close = answers_close
         self.request_line = ""
         self.request: Headers[str, str] | None = None
+        self.compresses = False
         self.frames: list[Frame] = []
         self.unparsed = bytearray()
         """The beginning of a frame that has not come completely."""
@@ -203,12 +214,14 @@ class Server:
             self.request = BytesHeaderParser().parsebytes(bytes(headers))
             self.unparsed = rest
             answer = self.answer if isinstance(self.answer, bytes) else self.answer(self.request)
+            self.compresses = b"permessage-deflate" in answer
             if answer:
                 self.send(answer)
         while (taken := take_frame(self.unparsed)) is not None:
             frame, size = taken
             del self.unparsed[:size]
             assert not self.closes, f"the client sent {frame} after its close frame"
+            assert self.compresses or not frame.compressed, "a reserved bit is set"
             self.frames.append(frame)
             if frame.opcode == CLOSE and self.answers_close and not self.closed:
                 self.send(close(1000))

@@ -14,6 +14,7 @@ from csp.errors import ConnectionFailedError, Kind
 from tests.websocket._server import accept_key, accepting, text
 from trio_csp_websocket._constants import Compression
 from trio_csp_websocket._handshake import MAX_BODY_BYTES, Handshake
+from trio_csp_websocket._negotiation import DeflateParameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,15 +31,20 @@ REQUEST_LINES = (
 REQUEST = BytesHeaderParser().parsebytes("\r\n".join(REQUEST_LINES[1:]).encode())
 
 
-def handshake(*protocols: str) -> Handshake:
-    started = Handshake(protocols, Compression.DISABLED)
+def handshake(*protocols: str, compression: Compression = Compression.DISABLED) -> Handshake:
+    started = Handshake(protocols, compression)
     started.request_sent("\r\n".join([*REQUEST_LINES, "", ""]).encode())
     return started
 
 
-def failure(*answer: bytes, protocols: Sequence[str] = (), ended: bool = True) -> ConnectionFailedError:
+def failure(
+    *answer: bytes,
+    protocols: Sequence[str] = (),
+    compression: Compression = Compression.DISABLED,
+    ended: bool = True,
+) -> ConnectionFailedError:
     """Feed blocks, and the end of the stream if they are not enough; return the error that comes of it."""
-    started = handshake(*protocols)
+    started = handshake(*protocols, compression=compression)
 
     def feed() -> None:
         for block in (*answer, b"") if ended else answer:
@@ -148,6 +154,60 @@ def test_a_request_with_very_large_headers_is_understood() -> None:
     started = Handshake((), Compression.DISABLED)
     started.request_sent("\r\n".join([*REQUEST_LINES, "X-Large: " + "x" * 100_000, "", ""]).encode())
     assert started.feed(accepted()) is not None
+
+
+# Compression ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_agrees_to_compression_says_how() -> None:
+    started = handshake(compression=Compression.CONTEXT_TAKEOVER)
+    assert started.deflate is None
+    started.feed(accepted("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10"))
+    assert started.deflate == DeflateParameters(server_max_window_bits=10)
+
+
+def test_an_answer_without_an_extension_wants_no_compression() -> None:
+    for answer in (accepted(), accepted("Sec-WebSocket-Extensions:")):
+        started = handshake(compression=Compression.NO_CONTEXT)
+        assert started.feed(answer) is not None
+        assert started.deflate is None
+
+
+def test_the_head_for_trio_websocket_is_without_the_extension_and_otherwise_the_same() -> None:
+    plain = handshake(compression=Compression.CONTEXT_TAKEOVER)
+    plain_answer = plain.feed(accepted("X-More: yes"))
+    assert plain_answer is not None
+    lines = ["SEC-WebSocket-Extensions: ", "X-More: yes", "sec-websocket-extensions: permessage-deflate"]
+    started = handshake(compression=Compression.CONTEXT_TAKEOVER)
+    assert started.feed(accepted(*lines) + text("hi")) == (plain_answer[0], text("hi"))
+    assert b"extensions" not in plain_answer[0].lower()
+    # The application may want to know.
+    assert started.headers.get_all("Sec-WebSocket-Extensions") == ["", "permessage-deflate"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["permessage-deflate; client_max_window_bits=16"], "'16'"),
+        (["permessage-deflate; surprise"], "'surprise'"),
+        (["x-webkit-deflate-frame"], "'x-webkit-deflate-frame'"),
+        (["permessage-deflate, x-more"], "'x-more'"),
+        (["permessage-deflate", "permessage-deflate"], "twice"),
+        (["permessage-deflate", "x-more"], "'x-more'"),
+        (["permessage-deflate;"], "malformed"),
+        (["\u00fcber"], "malformed"),
+    ],
+)
+def test_an_answer_that_agrees_to_what_was_not_offered_is_refused_at_once(lines: Sequence[str], named: str) -> None:
+    answer = accepted(*(f"Sec-WebSocket-Extensions: {line}" for line in lines))
+    error = failure(answer, compression=Compression.CONTEXT_TAKEOVER, ended=False)
+    assert str(error).startswith("the server's answer to the handshake is invalid: it")
+    assert named in str(error)
+    assert error.retryable is True
+    assert details(error)["status"] == 101
+    headers = details(error)["headers"]
+    assert isinstance(headers, dict)
+    assert headers["sec-websocket-extensions"] == ", ".join(lines)
 
 
 # Invalid acceptances --------------------------------------------------------------------------------------------------
