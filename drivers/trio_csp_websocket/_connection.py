@@ -126,6 +126,10 @@ class Connection(trio.abc.Stream):
     @enable_ki_protection
     async def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
         """Write a frame: see `Writer.send`. One that has begun when its timeout expires ends the connection."""
+        if self.ending is not None:
+            # The close frame may not be out yet, and what goes ahead of it would be lost without a word.
+            await trio.lowlevel.checkpoint()
+            raise trio.ClosedResourceError("the connection has ended")
         try:
             await self.writer.send(opcode, payload)
         except WriteTimeoutError as error:

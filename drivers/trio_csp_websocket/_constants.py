@@ -46,8 +46,8 @@ class CloseCode(IntEnum):
 
 
 # The names of the specified interface.
-COMPRESSION = Compression
-CLOSE_CODES = CloseCode
+COMPRESSION: Final[type[Compression]] = Compression
+CLOSE_CODES: Final[type[CloseCode]] = CloseCode
 
 
 def is_sendable(code: int) -> bool:

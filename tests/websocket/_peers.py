@@ -1,6 +1,7 @@
-"""Servers for the loopback tests: raw TCP ones inside the test's own run, and those of two libraries in threads.
+"""Servers for the loopback tests: raw TCP ones inside the test's own run, and those of three libraries outside it.
 
 A raw server sends any bytes at any pace, and checks at its end that the client has left no socket and no task behind.
+The servers of `websockets` and `aiohttp` run in threads, that of npm's `ws` in a process of node.
 """
 
 from __future__ import annotations
@@ -13,28 +14,36 @@ import http
 import json
 import queue
 import re
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from urllib.parse import parse_qs
 
 import aiohttp
+import pytest
 import trio
 from aiohttp import web
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
-from websockets.typing import Subprotocol
+from websockets.typing import ExtensionParameter, Subprotocol
 
 from csp import websocket
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
+
+    from websockets.extensions import Extension
+    from websockets.frames import Frame as LibraryFrame
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 LIMIT_SECONDS = 15.0
@@ -273,12 +282,21 @@ class LibraryServer:
     ``/echo`` echoes; ``/close/CODE/REASON`` closes; ``/told`` reports how the client closed; ``/headers`` sends the
     request's headers; ``/ping`` pings five times and reports; ``/pinging`` pings at each message and sends the size of
     all so far; ``/count/N`` sends N numbers and closes; ``/refuse/STATUS`` refuses.
+
+    With ``?deflate`` it accepts permessage-deflate, if that is offered.
+
+    Args:
+        tls: for a server of ``wss:`` URLs.
     """
 
     name = ""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
+        self.requests: list[str] = []
+        """The paths that were asked for."""
+        self._tls = tls
+        self._held: list[asyncio.Event] = []
         self._reports: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -299,7 +317,7 @@ class LibraryServer:
             assert not self._thread.is_alive()
 
     def url(self, path: str, credentials: str = "") -> str:
-        return f"ws://{credentials}127.0.0.1:{self.port}{path}"
+        return f"{'ws' if self._tls is None else 'wss'}://{credentials}127.0.0.1:{self.port}{path}"
 
     def report(self, what: object) -> None:
         self._reports.put(what)
@@ -307,6 +325,27 @@ class LibraryServer:
     async def reported(self) -> Any:
         """Wait for the server's next report."""
         return await trio.to_thread.run_sync(lambda: self._reports.get(timeout=10))
+
+    def unread_reports(self) -> list[object]:
+        """Return the reports for which nobody has waited yet."""
+        unread: list[object] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                unread.append(self._reports.get_nowait())
+        return unread
+
+    def release(self) -> None:
+        """Let every connection go on that is held."""
+        assert self._loop is not None
+        held, self._held = self._held, []
+        for event in held:
+            self._loop.call_soon_threadsafe(event.set)
+
+    async def hold(self) -> None:
+        """Wait until the test calls `release`."""
+        event = asyncio.Event()
+        self._held.append(event)
+        await event.wait()
 
     def started(self, sockets: Sequence[Any], stop: asyncio.Event) -> None:
         self.port = sockets[0].getsockname()[1]
@@ -319,6 +358,18 @@ class LibraryServer:
 
 
 class WebsocketsServer(LibraryServer):
+    """More paths:
+
+    ``/send/COUNT/SIZE`` sends COUNT messages of SIZE zeros, and reports ``"sent"`` and then how the client closed;
+    ``/raw/HEX`` sends these bytes, whatever they are, and reports how the client closed; ``/pings`` pings without end,
+    and reports the same; ``/drop`` closes the socket without a close frame; ``/deaf`` says so and then does not read
+    anything until it is released, when it breaks the connection; ``/stall`` does not answer the handshake until then;
+    ``/forge`` answers it with a wrong accept key; ``/frames`` sends at each message whether it came compressed, and
+    its size on the wire; ``/fragments`` echoes in five fragments, with a ping before each.
+
+    ``?deflate`` takes the parameters of the extension along: ``?deflate&server_max_window_bits=10``.
+    """
+
     name = "websockets"
 
     async def _main(self) -> None:
@@ -327,7 +378,9 @@ class WebsocketsServer(LibraryServer):
             self._handle,
             "127.0.0.1",
             0,
-            process_request=self._refuse,
+            ssl=self._tls,
+            process_request=self._process_request,
+            process_response=self._process_response,
             select_subprotocol=self._choose,
             compression=None,
             max_size=1 << 26,
@@ -340,17 +393,35 @@ class WebsocketsServer(LibraryServer):
     def _note(self, server: Server, stop: asyncio.Event) -> None:
         self.started(list(server.sockets), stop)
 
-    def _refuse(self, _connection: ServerConnection, request: Request) -> Response | None:
+    async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        self.requests.append(request.path)
+        query = parse_qs(request.path.partition("?")[2], keep_blank_values=True)
+        if "deflate" in query:
+            connection.protocol.available_extensions = [
+                NotingDeflateFactory(
+                    server_no_context_takeover="server_no_context_takeover" in query,
+                    client_no_context_takeover="client_no_context_takeover" in query,
+                    server_max_window_bits=_bits(query, "server_max_window_bits"),
+                    client_max_window_bits=_bits(query, "client_max_window_bits"),
+                )
+            ]
+        if request.path == "/stall":
+            await self.hold()
         if not request.path.startswith("/refuse/"):
             return None
         status = http.HTTPStatus(int(request.path.removeprefix("/refuse/")))
         headers = Headers({"Content-Type": "text/plain", "X-Why": "because", "Content-Length": "2", "Location": "/"})
         return Response(status.value, status.phrase, headers, b"no")
 
+    def _process_response(self, _connection: ServerConnection, request: Request, response: Response) -> None:
+        if request.path == "/forge":
+            del response.headers["Sec-WebSocket-Accept"]
+            response.headers["Sec-WebSocket-Accept"] = base64.b64encode(bytes(20)).decode()
+
     def _choose(self, _connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
         return Subprotocol("second") if "second" in offered else None
 
-    async def _handle(self, connection: ServerConnection) -> None:  # noqa: C901, PLR0912  # one case a path
+    async def _handle(self, connection: ServerConnection) -> None:  # noqa: C901, PLR0912, PLR0915  # one case a path
         assert connection.request is not None
         _, action, *arguments = connection.request.path.partition("?")[0].split("/")
         with contextlib.suppress(ConnectionClosed):
@@ -361,8 +432,7 @@ class WebsocketsServer(LibraryServer):
                 case "close":
                     await connection.close(int(arguments[0]), arguments[1])
                 case "told":
-                    await connection.wait_closed()
-                    self.report((connection.close_code, connection.close_reason))
+                    await self._tell_close(connection)
                 case "headers":
                     await connection.send(json.dumps([*connection.request.headers.raw_items()]))
                     await connection.wait_closed()
@@ -383,11 +453,83 @@ class WebsocketsServer(LibraryServer):
                 case "count":
                     for number in range(int(arguments[0])):
                         await connection.send(str(number))
+                case "send":
+                    for _ in range(int(arguments[0])):
+                        await connection.send(bytes(int(arguments[1])))
+                    self.report("sent")
+                    await self._tell_close(connection)
+                case "raw":
+                    connection.transport.write(bytes.fromhex(arguments[0]))
+                    await self._tell_close(connection)
+                case "pings":
+                    with contextlib.suppress(ConnectionClosed):
+                        while True:
+                            await (await connection.ping())
+                    await self._tell_close(connection)
+                case "drop":
+                    connection.transport.close()
+                case "deaf":
+                    connection.transport.pause_reading()
+                    await connection.send("deaf")
+                    await self.hold()
+                    connection.transport.abort()
+                case "frames":
+                    async for _ in connection:
+                        (extension,) = connection.protocol.extensions
+                        assert isinstance(extension, NotingDeflate)
+                        await connection.send(json.dumps(extension.noted.pop()))
+                case "fragments":
+                    async for message in connection:
+                        await connection.send(self._fragments(connection, message))
                 case _:
                     raise AssertionError(action)
 
+    async def _tell_close(self, connection: ServerConnection) -> None:
+        await connection.wait_closed()
+        self.report((connection.close_code, connection.close_reason))
+
+    async def _fragments(self, connection: ServerConnection, message: str | bytes) -> AsyncIterator[str | bytes]:
+        size = -(-len(message) // 5)
+        for start in range(0, len(message), size):
+            await connection.ping()
+            yield message[start : start + size]
+
+
+class NotingDeflate(PerMessageDeflate):
+    """Notes of each data frame it is given whether it is compressed, and the size of its payload on the wire."""
+
+    def __init__(self, remote_afresh: bool, local_afresh: bool, remote_bits: int, local_bits: int) -> None:
+        super().__init__(remote_afresh, local_afresh, remote_bits, local_bits)
+        self.noted: list[tuple[bool, int]] = []
+
+    def decode(self, frame: LibraryFrame, *, max_size: int | None = None) -> LibraryFrame:
+        if frame.opcode < CLOSE:
+            self.noted.append((frame.rsv1, len(frame.data)))
+        return super().decode(frame, max_size=max_size)
+
+
+class NotingDeflateFactory(ServerPerMessageDeflateFactory):
+    """Agrees on permessage-deflate as the library does."""
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        agreed, deflate = super().process_request_params(params, accepted_extensions)
+        return agreed, NotingDeflate(
+            deflate.remote_no_context_takeover,
+            deflate.local_no_context_takeover,
+            deflate.remote_max_window_bits,
+            deflate.local_max_window_bits,
+        )
+
+
+def _bits(query: dict[str, list[str]], name: str) -> int | None:
+    return int(query[name][0]) if name in query else None
+
 
 class AiohttpServer(LibraryServer):
+    """One more path: ``/mute`` answers no ping, and reports each with its payload, and then how the client closed."""
+
     name = "aiohttp"
 
     async def _main(self) -> None:
@@ -398,7 +540,7 @@ class AiohttpServer(LibraryServer):
         application.router.add_get("/{action}/{first}/{second}", self._handle)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=5)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
         server = site._server
         assert isinstance(server, asyncio.Server)
@@ -407,13 +549,18 @@ class AiohttpServer(LibraryServer):
         await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request.path_qs)
         action = request.match_info["action"]
         if action == "refuse":
             return web.Response(
                 status=int(request.match_info["first"]), text="no", headers={"X-Why": "because", "Location": "/"}
             )
         connection = web.WebSocketResponse(
-            protocols=["second"], compress=False, max_msg_size=1 << 26, autoping=False, timeout=5
+            protocols=["second"],
+            compress="deflate" in request.query,
+            max_msg_size=1 << 26,
+            autoping=False,
+            timeout=5,
         )
         await connection.prepare(request)
         with contextlib.suppress(ConnectionResetError):
@@ -463,5 +610,52 @@ class AiohttpServer(LibraryServer):
                 for number in range(int(request.match_info["first"])):
                     await connection.send_str(str(number))
                 await connection.close()
+            case "mute":
+                while (message := await connection.receive()).type is not aiohttp.WSMsgType.CLOSE:
+                    self.report(bytes(message.data))
+                self.report((message.data, message.extra))
             case _:
                 raise AssertionError(action)
+
+
+class NodeServer:
+    """The server of npm's ``ws``, in a process of node: see ``ws_server.cjs`` for its paths."""
+
+    name = "ws"
+
+    def __init__(self) -> None:
+        self._port = 0
+
+    @contextmanager
+    def running(self) -> Generator[NodeServer]:
+        """Run the server; skip the test if there is no node, or no ``ws``."""
+        node = shutil.which("node")
+        if node is None:
+            pytest.skip("npm ws is not installed: npm install ws")
+        command = [node, str(Path(__file__).with_name("ws_server.cjs"))]
+        # The process ends with its standard input, whatever becomes of this one; leaving the block closes both ends.
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                first_line = process.stdout.readline()
+                if first_line == "no ws\n":
+                    pytest.skip("npm ws is not installed: npm install ws")
+                assert first_line, "ws_server.cjs has failed"
+                self._port = int(first_line)
+                self._output = process.stdout
+                yield self
+            finally:
+                assert process.stdin is not None
+                process.stdin.close()
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+
+    def url(self, path: str) -> str:
+        return f"ws://127.0.0.1:{self._port}{path}"
+
+    async def reported(self) -> Any:
+        """Wait for the server's next report."""
+        return json.loads(await trio.to_thread.run_sync(self._output.readline))
