@@ -110,12 +110,13 @@ def test_is_kind_is_false_for_anything_else(other: BaseException | None) -> None
         (errors.InvalidError, ValueError, errors.INVALID),
         (errors.InvalidTypeError, TypeError, errors.INVALID),
         (errors.InvalidTypeError, ValueError, errors.INVALID),
+        (errors.PermissionDeniedError, PermissionError, errors.PERMISSION_DENIED),
         (errors.NoContextError, RuntimeError, errors.INTERNAL),
         (errors.ChannelClosedError, trio.ClosedResourceError, errors.UNAVAILABLE),
     ],
 )
 def test_a_subclass_is_caught_as_the_builtin_and_is_not_retryable(
-    cls: type[errors.InvalidError | errors.NoContextError | errors.ChannelClosedError],
+    cls: type[errors.InvalidError | errors.PermissionDeniedError | errors.NoContextError | errors.ChannelClosedError],
     builtin: type[Exception],
     kind: errors.Kind,
 ) -> None:
@@ -131,8 +132,24 @@ def test_connection_errors_are_caught_as_connection_error(cls: type[errors.Conne
     assert isinstance(cls("down", kind=errors.INTERNAL), ConnectionError)
 
 
-def test_a_connect_timeout_is_caught_as_timeout_error() -> None:
-    assert issubclass(errors.ConnectionTimeoutError, TimeoutError)
+@pytest.mark.parametrize("kind", [errors.INTERNAL, errors.TIMEOUT])
+def test_a_connection_timeout_is_caught_as_timeout_error_whatever_its_kind(kind: errors.Kind) -> None:
+    error = errors.ConnectionTimeoutError("late", kind=kind, retryable=True)
+    assert isinstance(error, TimeoutError)
+    assert isinstance(error, errors.ConnectionFailedError)
+    assert (error.kind, error.retryable) == (kind, True)
+
+
+@pytest.mark.parametrize("details", [None, {"url": "ws://server.test/"}])
+def test_a_denial_is_an_os_error_with_its_sentence_and_details(details: dict[str, object] | None) -> None:
+    # The constructor of an OSError makes of two arguments an errno and a text.
+    error = errors.PermissionDeniedError("not for you", details=details)
+    assert isinstance(error, OSError)
+    assert str(error) == error.message == "not for you"
+    assert error.args == ("not for you",)
+    assert error.errno is None
+    assert error.details == details
+    assert repr(error) == "PermissionDeniedError('not for you', kind=PERMISSION_DENIED, retryable=False)"
 
 
 def test_wrap_puts_the_text_in_front_and_leaves_the_original() -> None:
@@ -153,7 +170,14 @@ def test_wrap_keeps_kind_retryable_details_and_cause() -> None:
     assert wrapped.__cause__ is error.__cause__
 
 
-@pytest.mark.parametrize("error", [StatusError(503), SocketError("example.com", 80)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        StatusError(503),
+        SocketError("example.com", 80),
+        errors.PermissionDeniedError("not for you", details={"url": "ws://server.test/"}),
+    ],
+)
 def test_wrap_keeps_the_type_and_own_fields_of_a_subclass(error: errors.Error) -> None:
     wrapped = errors.wrap(error, "calling")
     assert type(wrapped) is type(error)
@@ -208,6 +232,7 @@ def test_wrap_of_a_foreign_error_is_unknown_and_caused_by_it() -> None:
         errors.InvalidError("bad"),
         errors.InvalidTypeError("bad"),
         errors.NoContextError("where"),
+        errors.PermissionDeniedError("not for you", details={"url": "ws://server.test/"}),
         errors.ChannelClosedError("shut", details={"code": 1006}),
         errors.ConnectionFailedError("down", kind=errors.INTERNAL, retryable=True),
         errors.ConnectionTimeoutError("late", kind=errors.INTERNAL, retryable=True),

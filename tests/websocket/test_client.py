@@ -544,6 +544,22 @@ async def test_a_reason_may_have_123_bytes_and_no_more(autojump_clock: MockClock
     assert server.frames == [Frame(CLOSE, b"\x03\xe8" + "\u20ac".encode() * 41)]
 
 
+@pytest.mark.parametrize("reason", ["\r", "\n", "\0", "a\r\nb", "\nSet-Cookie: x", "bye\0", "\u00fc\n", "\n" * 200])
+async def test_a_reason_with_line_breaks_or_nul_is_invalid_and_sends_nothing(
+    reason: str, autojump_clock: MockClock
+) -> None:
+    # It ends up in the peer's log.
+    server = Server()
+    async with connecting(server) as client:
+        with pytest.raises(InvalidError) as caught:
+            await client.close(1000, reason)
+        assert str(caught.value) == f"reason must not contain line breaks or NUL, as {reason!r} does"
+        assert (caught.value.kind, caught.value.retryable) == (Kind.INVALID, False)
+        assert (client.close_code, server.frames) == (None, [])
+        await client.close(1000, "a\tb \u2028")
+    assert server.payloads[-1][2:].decode() == "a\tb \u2028"
+
+
 @pytest.mark.parametrize("reason", [b"bytes", None, 1])
 async def test_a_reason_of_another_type_is_invalid(reason: Any, autojump_clock: MockClock) -> None:
     async with connecting(Server()) as client:

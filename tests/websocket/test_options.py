@@ -6,20 +6,28 @@ import math
 import ssl
 from collections import OrderedDict
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import csp
 from csp import websocket
 from csp.errors import InvalidError, InvalidTypeError, Kind
-from tests.websocket._server import URL
+from csp.websocket import COMPRESSION
+from tests.websocket._server import URL, Server, connecting
 from trio_csp_websocket._options import ConnectOptions, Options, parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import trio
+    from trio.testing import MockClock
+
+USER_AGENT = (b"User-Agent", b"trio-csp/" + csp.__version__.encode())
+SECURE_URL = "wss://server.test/"
 
 
 def invalid(**options: Any) -> InvalidError:
@@ -35,9 +43,14 @@ def parsed(**options: object) -> Options:
     return parse_options(options)
 
 
+def header_pairs(**options: object) -> list[tuple[bytes, bytes]]:
+    """Return the headers that are sent besides the default User-Agent."""
+    return [pair for pair in parsed(**options).headers if pair != USER_AGENT]
+
+
 def test_the_defaults_are_those_of_the_specification() -> None:
     assert parsed() == Options(
-        headers=((b"User-Agent", b"trio-csp/" + csp.__version__.encode()),),
+        headers=(USER_AGENT,),
         protocols=(),
         dial_timeout_seconds=30,
         read_timeout_seconds=math.inf,
@@ -54,24 +67,12 @@ def test_the_defaults_are_those_of_the_specification() -> None:
 
 
 def test_none_for_what_may_be_absent_is_the_default() -> None:
-    assert parsed(headers=None, protocols=None, ssl_context=None) == parsed()
+    absent: list[str] = ["headers", "protocols", "ssl_context", "server_hostname", "origin", "keepalive"]
+    absent += ["read_timeout", "write_timeout", "nursery"]
+    assert parsed(**dict.fromkeys(absent)) == parsed()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "compression",
-        "compression_threshold",
-        "read_timeout",
-        "write_timeout",
-        "keepalive",
-        "origin",
-        "user_agent",
-        "server_hostname",
-        "Headers",
-        "timeout",
-    ],
-)
+@pytest.mark.parametrize("name", ["Headers", "timeout", "user-agent", "proxy", "", "read_timeout_seconds", "url\n"])
 def test_an_unknown_option_is_invalid_and_the_error_lists_the_known(name: str) -> None:
     error = invalid(**{name: None})
     assert isinstance(error, InvalidTypeError)
@@ -81,14 +82,32 @@ def test_an_unknown_option_is_invalid_and_the_error_lists_the_known(name: str) -
         assert known in str(error)
 
 
+def test_several_invalid_options_are_one_error() -> None:
+    assert "read_limit" in str(invalid(read_limit=-1, headers={"ok": "ok"}, dial_timeout="10s"))
+
+
+@pytest.mark.parametrize("name", sorted(ConnectOptions.__annotations__))
+def test_every_option_is_checked_by_the_call_outside_of_any_run(name: str) -> None:
+    error = invalid(**{name: object()})
+    assert isinstance(error, InvalidTypeError)
+    assert str(error).startswith(f"{name} must be ")
+
+
+@pytest.mark.parametrize("url", ["", "http://server.test/", "ws://server.test/\r\nX-A: b", "ws://user:secret@/"])
+def test_an_invalid_url_is_raised_by_the_call_too(url: str) -> None:
+    with pytest.raises(InvalidError, match=r"^url must ") as caught:
+        websocket.connect(url)
+    assert "secret" not in repr(caught.value)
+
+
 # Timeouts -------------------------------------------------------------------------------------------------------------
 
-TIMEOUTS = ["dial_timeout", "close_timeout"]
+TIMEOUTS = ["dial_timeout", "close_timeout", "read_timeout", "write_timeout", "keepalive"]
 
 
 def seconds(name: str, value: object) -> float:
-    options = parse_options({name: value})
-    return options.dial_timeout_seconds if name == "dial_timeout" else options.close_timeout_seconds
+    result: float = getattr(parse_options({name: value}), f"{name}_seconds")
+    return result
 
 
 @pytest.mark.parametrize("name", TIMEOUTS)
@@ -104,6 +123,9 @@ def seconds(name: str, value: object) -> float:
         ("1ns", 1e-9),
         (timedelta(seconds=3), 3),
         (timedelta(microseconds=1), 1e-6),
+        (2**63 // 1_000_000, 2**63 / 1e9),
+        ("2562047h47m16.854775807s", 2**63 / 1e9),
+        (timedelta(days=106751), 106751 * 86400),
         (None, math.inf),
     ],
 )
@@ -124,7 +146,12 @@ def test_a_timeout_is_milliseconds_a_go_string_or_a_timedelta(name: str, value: 
         math.nan,
         "0",
         "0s",
+        "0.1ns",
         "-1s",
+        "-1ns",
+        5e-324,
+        -(10**30),
+        2**63 // 1_000_000 + 1,
         timedelta(0),
         timedelta(seconds=-1),
         pytest.param(10**400, id="huge"),
@@ -138,15 +165,44 @@ def test_a_timeout_out_of_range_is_invalid(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", TIMEOUTS)
-@pytest.mark.parametrize("value", ["", "10", "10 s", "s", "5s??5s", "1y", "9" * 30 + "h"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", " ", "10 s", " 10s", "10s\n", "\u0661s", "9" * 30 + "h", "2562047h47m16.854775808s"),
+        *(
+            "10",
+            "s",
+            "-",
+            "+",
+            ".s",
+            "1.2.3s",
+            "5s??5s",
+            "1y",
+            "1d",
+            "1S",
+            "None",
+            "inf",
+            "nan",
+            "1e3s",
+            "0x1s",
+            "--1s",
+        ),
+    ],
+)
 def test_a_malformed_timeout_is_invalid(name: str, value: str) -> None:
     error = invalid(**{name: value})
     assert str(error).startswith(f"{name} must be ")
-    assert value[:20] in str(error)
+    assert repr(value)[:20] in str(error)
 
 
 @pytest.mark.parametrize("name", TIMEOUTS)
-@pytest.mark.parametrize("value", [True, False, b"10s", [10], 1j])
+@pytest.mark.parametrize("value", [timedelta.max, timedelta.min, timedelta(days=106752)])
+def test_a_timedelta_beyond_what_go_can_express_is_invalid(name: str, value: timedelta) -> None:
+    assert str(invalid(**{name: value})) == f"{name} must be within 292 years, not {value!r}"
+
+
+@pytest.mark.parametrize("name", TIMEOUTS)
+@pytest.mark.parametrize("value", [True, False, b"10s", [10], 1j, {}, object])
 def test_a_timeout_of_another_type_is_invalid(name: str, value: object) -> None:
     error = invalid(**{name: value})
     assert isinstance(error, InvalidTypeError)
@@ -177,8 +233,35 @@ def test_another_read_limit_is_invalid(value: int) -> None:
     assert str(invalid(read_limit=value)) == f"read_limit must be 0 to 134217728, not {value}"
 
 
-@pytest.mark.parametrize("name", ["channel_capacity", "read_limit"])
-@pytest.mark.parametrize("value", [True, 1.0, "16", None, math.inf, [1]])
+@pytest.mark.parametrize("value", [*COMPRESSION, 0, 1, 2])
+def test_compression_is_one_of_the_constants_or_its_number(value: int) -> None:
+    assert parsed(compression=value).compression is COMPRESSION(value)
+
+
+@pytest.mark.parametrize("value", [-1, 3, 10**30])
+def test_another_compression_is_invalid(value: int) -> None:
+    assert str(invalid(compression=value)) == f"compression must be 0 to 2, not {value}"
+
+
+@pytest.mark.parametrize("value", [0, 1, 128, 104_857_600])
+@pytest.mark.parametrize("compression", COMPRESSION)
+def test_the_compression_threshold_may_be_0_to_104857600(value: int, compression: websocket.Compression) -> None:
+    assert parsed(compression=compression, compression_threshold=value).compression_threshold_bytes == value
+
+
+@pytest.mark.parametrize("value", [-1, 104_857_601, 10**30])
+def test_another_compression_threshold_is_invalid(value: int) -> None:
+    assert str(invalid(compression_threshold=value)) == f"compression_threshold must be 0 to 104857600, not {value}"
+
+
+def test_the_default_compression_threshold_follows_the_compression() -> None:
+    assert parsed(compression=COMPRESSION.DISABLED).compression_threshold_bytes == 128
+    assert parsed(compression=COMPRESSION.CONTEXT_TAKEOVER).compression_threshold_bytes == 128
+    assert parsed(compression=COMPRESSION.NO_CONTEXT).compression_threshold_bytes == 512
+
+
+@pytest.mark.parametrize("name", ["channel_capacity", "read_limit", "compression", "compression_threshold"])
+@pytest.mark.parametrize("value", [True, False, 1.0, "1", None, math.inf, math.nan, [1], b"1"])
 def test_a_number_of_another_type_is_invalid(name: str, value: object) -> None:
     error = invalid(**{name: value})
     assert isinstance(error, InvalidTypeError)
@@ -203,13 +286,22 @@ def pairs() -> Iterator[tuple[str, str]]:
         (pairs(), [(b"X-A", b"1"), (b"X-A", b"2")]),
         ({}, []),
         ({"X-A": ""}, [(b"X-A", b"")]),
-        ({"X-A": " a\tb "}, [(b"X-A", b"a\tb")]),
+        ({"X-A": " \ta\tb \t"}, [(b"X-A", b"a\tb")]),
+        (MappingProxyType({"X-A": "1"}), [(b"X-A", b"1")]),
+        ({"X-A": "\x80\xa0\xff"}, [(b"X-A", b"\x80\xa0\xff")]),
         ({"X-A": "gr\u00fcn"}, [(b"X-A", "gr\u00fcn".encode("latin-1"))]),
         ({"!#$%&'*+-.^_`|~09azAZ": "1"}, [(b"!#$%&'*+-.^_`|~09azAZ", b"1")]),
     ],
 )
 def test_headers_may_be_a_mapping_or_pairs(headers: object, expected: list[tuple[bytes, bytes]]) -> None:
-    assert list(parsed(headers=headers).headers) == expected
+    assert header_pairs(headers=headers) == expected
+
+
+def test_headers_are_a_copy() -> None:
+    headers = {"X-A": "1"}
+    options = parsed(headers=headers)
+    headers["X-A"] = "2"
+    assert (b"X-A", b"1") in options.headers
 
 
 SECRET = "hunter2"
@@ -226,6 +318,13 @@ SECRET = "hunter2"
         f"{SECRET}\x7f",
         f"{SECRET}\x1b",
         f"{SECRET}\x0b",
+        f"{SECRET}\x0c",
+        f"{SECRET}\x01",
+        f"{SECRET}\x1f",
+        f"{SECRET}\r\n folded",
+        f"{SECRET}\u2028",
+        f"{SECRET}\u0100",
+        f"{SECRET}\u560a",  # a line feed if cut to eight bits
         f"{SECRET}\u20ac",
         f"{SECRET}\ud800",
     ],
@@ -267,10 +366,11 @@ def test_a_header_of_the_handshake_itself_is_invalid(name: str) -> None:
     assert SECRET not in str(error)
 
 
-@pytest.mark.parametrize("headers", ["X-A: 1", b"X-A: 1", 1, object()])
+@pytest.mark.parametrize("headers", [f"Authorization: {SECRET}", SECRET.encode(), 1, True, object()])
 def test_headers_of_another_type_are_invalid(headers: object) -> None:
     error = invalid(headers=headers)
     assert isinstance(error, InvalidTypeError)
+    assert SECRET not in repr(error)
     assert f"not {type(headers).__name__}" in str(error)
 
 
@@ -290,6 +390,113 @@ def test_a_header_that_is_no_pair_of_strings_is_invalid(pair: tuple[object, obje
     assert SECRET not in str(error)
 
 
+# Origin and User-Agent ------------------------------------------------------------------------------------------------
+
+BOTH = pytest.mark.parametrize(("option", "header"), [("origin", b"Origin"), ("user_agent", b"User-Agent")])
+
+
+@BOTH
+@pytest.mark.parametrize("value", ["x", "https://example.com", "a b/1.0 (c; d)", "!~", "null", "a" * 5000])
+def test_origin_and_user_agent_are_headers(option: str, header: bytes, value: str) -> None:
+    headers = parsed(**{option: value}).headers
+    assert [text for name, text in headers if name == header] == [value.encode()]
+    assert len(headers) == (2 if option == "origin" else 1)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", " ", " x", "x ", "\tx", "a\tb", "x\n", "x\r\nX-B: 1", "a\rb", "a\0", "\x7f", "\x1b[0m"),
+        *("gr\u00fcn", "\u20ac", "a\x85b", "\xa0", "\u2028", "\u560ax"),
+    ],
+)
+def test_an_origin_or_user_agent_beyond_printable_ascii_is_invalid(option: str, header: bytes, value: str) -> None:
+    error = invalid(**{option: value})
+    assert str(error).startswith(f"{option} must be ASCII without control characters")
+    assert repr(value) in str(error)
+
+
+@BOTH
+@pytest.mark.parametrize("value", [True, False, 1, 1.5, b"x", ["x"]])
+def test_an_origin_or_user_agent_of_another_type_is_invalid(option: str, header: bytes, value: object) -> None:
+    error = invalid(**{option: value})
+    assert isinstance(error, InvalidTypeError)
+    assert str(error) == f"{option} must be a string or None, not {value!r}"
+
+
+@BOTH
+@pytest.mark.parametrize("change", [str.lower, str.upper, str])
+def test_an_origin_or_user_agent_also_among_the_headers_is_invalid(option: str, header: bytes, change: Any) -> None:
+    error = invalid(**{option: "x", "headers": [("X-A", "1"), (change(header.decode()), SECRET)]})
+    assert str(error) == f"{option} must not be given together with a header {header.decode()!r}"
+
+
+@BOTH
+@pytest.mark.parametrize("change", [str.lower, str.upper, str])
+def test_an_origin_or_user_agent_may_be_given_as_a_header_instead(option: str, header: bytes, change: Any) -> None:
+    pair = (change(header.decode()), "mine")
+    for options in ({}, {option: None}):
+        headers = parsed(headers=[pair], **options).headers
+        assert [text for name, text in headers if name.lower() == header.lower()] == [b"mine"]
+
+
+def test_no_user_agent_is_sent_if_it_is_none() -> None:
+    assert parsed(user_agent=None).headers == ()
+
+
+async def test_what_is_sent_are_the_headers_given_then_origin_and_user_agent(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, headers={"X-A": "1"}, origin="https://a.test", user_agent="me/1"):
+        assert server.request is not None
+        ours = [(name, value) for name, value in server.request.items() if name in ("X-A", "Origin", "User-Agent")]
+        assert ours == [("X-A", "1"), ("Origin", "https://a.test"), ("User-Agent", "me/1")]
+
+
+async def test_the_user_agent_on_the_wire_is_ours_the_callers_or_none(autojump_clock: MockClock) -> None:
+    ours, given_as_header, none = Server(), Server(), Server()
+    async with (
+        connecting(ours),
+        connecting(given_as_header, headers={"user-agent": "x"}),
+        connecting(none, user_agent=None),
+    ):
+        for server, expected in (
+            (ours, [f"trio-csp/{csp.__version__}"]),
+            (given_as_header, ["x"]),
+            (none, []),
+        ):
+            assert server.request is not None
+            assert server.request.get_all("User-Agent", []) == expected
+            assert server.request.get_all("Origin", []) == []
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    st.sampled_from(["header name", "header value", "origin", "user_agent", "protocols"]),
+    st.text(min_size=1, max_size=6),
+    st.sampled_from(["", "\r", "\n", "\r\n", "\0", "\x7f", "\x85", "\u560d\u560a"]),
+)
+def test_whatever_is_accepted_is_one_line_of_a_header(place: str, text: str, injected: str) -> None:
+    value = text[:3] + injected + text[3:]
+    places: dict[str, dict[str, object]] = {
+        "header name": {"headers": [(value, "x")]},
+        "header value": {"headers": [("X-A", value)]},
+        "protocols": {"protocols": [value]},
+    }
+    options = places.get(place, {place: value})
+    accepted, refusal = None, ""
+    try:
+        accepted = parse_options(options)
+    except InvalidError as error:
+        refusal = str(error)
+    assert refusal.isprintable()  # nor is anything injected into a log
+    if accepted is not None:
+        sent = [part for pair in accepted.headers for part in pair]
+        sent += [name.encode("ascii") for name in accepted.protocols]
+        assert not any((byte < 0x20 and byte != 0x09) or byte == 0x7F for part in sent for byte in part)
+        assert all(part == part.strip(b" \t") for part in sent)
+
+
 # Subprotocols ---------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +509,7 @@ def test_no_subprotocols_are_none() -> None:
     assert parsed(protocols=[]).protocols == ()
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a,b", "a/b", "gr\u00fcn", "a\n", "\x00"])
+@pytest.mark.parametrize("name", ["", "a b", "a,b", "a/b", "gr\u00fcn", "a\n", "a\r\nX-B: 1", "\x00"])
 def test_a_subprotocol_that_is_no_token_is_invalid(name: str) -> None:
     assert repr(name) in str(invalid(protocols=["ok", name]))
 
@@ -311,7 +518,7 @@ def test_a_subprotocol_twice_is_invalid() -> None:
     assert "'a' comes twice" in str(invalid(protocols=["a", "b", "a"]))
 
 
-@pytest.mark.parametrize("protocols", ["chat", b"chat", 1, [1], [None], [b"chat"]])
+@pytest.mark.parametrize("protocols", ["chat", b"chat", 1, True, [1], [None], [b"chat"], [["chat"]]])
 def test_subprotocols_of_another_type_are_invalid(protocols: object) -> None:
     error = invalid(protocols=protocols)
     assert isinstance(error, InvalidTypeError)
@@ -338,6 +545,56 @@ def test_an_ssl_context_of_another_type_is_invalid(value: object) -> None:
     assert str(error).startswith("ssl_context must be an ssl.SSLContext, not ")
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("example.com", "example.com"),
+        ("EXAMPLE.com", "example.com"),
+        ("example.com.", "example.com"),
+        ("b\u00fccher.test", "xn--bcher-kva.test"),
+        ("B\u00dcCHER.test.", "xn--bcher-kva.test"),
+        ("localhost", "localhost"),
+        ("a_b.test", "a_b.test"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("2001:DB8:0::A", "2001:db8::a"),
+        ("a" * 63, "a" * 63),
+        (None, None),
+    ],
+)
+def test_a_server_hostname_is_a_host_name_or_an_address(value: object, expected: str | None) -> None:
+    assert parsed(server_hostname=value).server_hostname == expected
+    websocket.connect(SECURE_URL, server_hostname=value)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", " ", ".", "a..b", ".example.com", "*.example.com", "example.com:443", "https://example.com", "[::1]"),
+        *("example.com\n", "exam\r\nple.com", "example.com\0.evil.test", "a b", "-a", "a-", "a" * 64, "a." * 127 + "a"),
+        *("\u00fc b", "\u2028", "a@b", "a%41", "1:2", "::g"),
+    ],
+    ids=ascii,
+)
+def test_another_server_hostname_is_invalid(value: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        websocket.connect(SECURE_URL, server_hostname=value)
+    assert not isinstance(caught.value, InvalidTypeError)
+    assert str(caught.value).startswith("server_hostname must be a host name or an address: ")
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [True, False, 1, b"example.com", ["example.com"]])
+def test_a_server_hostname_of_another_type_is_invalid(value: object) -> None:
+    error = invalid(server_hostname=value)
+    assert isinstance(error, InvalidTypeError)
+    assert str(error) == f"server_hostname must be a string or None, not {value!r}"
+
+
+def test_a_server_hostname_for_a_ws_url_is_invalid() -> None:
+    assert str(invalid(server_hostname="server.test")) == "server_hostname must not be given for a ws: URL; write wss:"
+
+
 @pytest.mark.parametrize("value", [True, "nursery", object()])
 def test_a_nursery_of_another_type_is_invalid(value: object) -> None:
     error = invalid(nursery=value)
@@ -351,6 +608,5 @@ async def test_a_nursery_is_taken_and_none_is_none(nursery: trio.Nursery) -> Non
 
 
 def test_what_connect_returns_shows_the_url_and_no_credentials() -> None:
-    assert repr(websocket.connect("ws://user:secret@server.test/feed")) == (
-        "<csp.websocket.connect('ws://server.test/feed')>"
-    )
+    connecting_with = websocket.connect(f"ws://user:{SECRET}@server.test/feed", headers={"Cookie": SECRET})
+    assert repr(connecting_with) == "<csp.websocket.connect('ws://server.test/feed')>"

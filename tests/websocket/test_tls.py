@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import random
+import socket
 import ssl
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from trio.testing import wait_all_tasks_blocked
 
 from csp import websocket
@@ -27,6 +32,10 @@ from tests.websocket._peers import (
     parse_close,
     raw_server,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 MIB = 1 << 20
 
@@ -333,3 +342,269 @@ async def test_a_reset_in_the_tls_handshake_is_a_failed_connection() -> None:
             async with websocket.connect(url.replace("ws:", "wss:")):
                 pytest.fail("connected")
     assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
+
+
+# Whom the certificate is for ------------------------------------------------------------------------------------------
+
+
+async def refuse_to_talk(peer: Peer) -> None:
+    """Be a server that the client turns down."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        assert await peer.stream.receive_some() == b""
+
+
+def noting_sni(context: ssl.SSLContext) -> list[str | None]:
+    """Return a list of the names that clients will ask a server for."""
+    names: list[str | None] = []
+
+    def note(_connection: Any, name: str | None, _context: ssl.SSLContext) -> None:
+        names.append(name)
+
+    context.sni_callback = note
+    return names
+
+
+def noting_hosts(hosts: list[str]) -> Callable[[Peer], Awaitable[None]]:
+    """Return a server that accepts and writes down the Host header."""
+
+    async def server(peer: Peer) -> None:
+        await peer.accept()
+        hosts.extend(line[6:].decode() for line in peer.request.split(b"\r\n") if line.startswith(b"Host: "))
+        await frames_until_close(peer)
+
+    return server
+
+
+class LoopbackForAll(trio.abc.HostnameResolver):
+    """Says of every name that it is this machine."""
+
+    # Takes whatever Trio gives.
+    async def getaddrinfo(self, *given: Any) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        await trio.lowlevel.checkpoint()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", given[1]))]
+
+    async def getnameinfo(self, *_given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("server_hostname", "sni"),
+    [
+        ("example.com", "example.com"),
+        ("EXAMPLE.com.", "example.com"),
+        ("b\u00fccher.test", "xn--bcher-kva.test"),
+        ("127.0.0.1", None),  # an address is no name to ask for
+        (None, None),
+    ],
+)
+async def test_the_server_is_asked_for_the_server_hostname_and_must_be_that(
+    server_hostname: str | None, sni: str | None, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    context, hosts = context_for(authority, sni or "127.0.0.1"), list[str]()
+    names = noting_sni(context)
+    async with (
+        raw_server(noting_hosts(hosts), tls=context) as url,
+        websocket.connect(url, ssl_context=trusting, server_hostname=server_hostname) as client,
+    ):
+        assert client.url == url
+    assert names == [sni]
+    # The request is still for the host of the URL.
+    assert hosts == [url.removeprefix("wss://").removesuffix("/")]
+
+
+@pytest.mark.parametrize(
+    ("host", "sni"),
+    [
+        ("server.test", "server.test"),
+        ("SERVER.test.", "server.test"),
+        ("b\u00fccher.test", "xn--bcher-kva.test"),
+        ("user:pass@server.test", "server.test"),
+    ],
+)
+async def test_without_a_server_hostname_the_server_must_be_the_host_of_the_url(
+    host: str, sni: str, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    trio.socket.set_custom_hostname_resolver(LoopbackForAll())
+    context, hosts = context_for(authority, sni), list[str]()
+    names = noting_sni(context)
+    async with raw_server(noting_hosts(hosts), tls=context) as url:
+        address = url.replace("127.0.0.1", host)
+        async with websocket.connect(address, ssl_context=trusting):
+            pass
+    assert names == [sni]
+    port = url.rpartition(":")[2]
+    assert hosts == [f"{sni}{'.' if host.endswith('.') else ''}:{port}".removesuffix("/")]
+
+
+@pytest.mark.parametrize("server_hostname", ["example.org", "www.example.com", "127.0.0.1", "::1"])
+async def test_a_server_that_is_not_the_server_hostname_is_refused(
+    server_hostname: str, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    async with raw_server(refuse_to_talk, tls=context_for(authority, "example.com")) as url:
+        with pytest.raises(ConnectionFailedError, match="TLS failed: the certificate is not trusted: ") as caught:
+            async with websocket.connect(url, ssl_context=trusting, server_hostname=server_hostname):
+                pytest.fail("connected")
+    assert f"certificate is not valid for '{server_hostname}'" in str(caught.value)
+    assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
+
+
+async def test_the_host_of_the_url_does_not_count_where_there_is_a_server_hostname(
+    authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    async with raw_server(refuse_to_talk, tls=context_for(authority, "127.0.0.1")) as url:
+        with pytest.raises(ConnectionFailedError, match=r"not trusted.*'example\.com'"):
+            async with websocket.connect(url, ssl_context=trusting, server_hostname="example.com"):
+                pytest.fail("connected")
+
+
+def test_a_server_hostname_for_a_url_without_tls_is_invalid() -> None:
+    with pytest.raises(InvalidError, match="server_hostname must not be given for a ws: URL"):
+        websocket.connect("ws://127.0.0.1:1/", server_hostname="example.com")
+
+
+# What is wrong with a certificate -------------------------------------------------------------------------------------
+
+NOW = dt.datetime.now(tz=dt.UTC)
+DAY = dt.timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("not_before", "not_after", "says"),
+    [
+        (NOW - 10 * DAY, NOW - DAY, "the certificate is not trusted: certificate has expired"),
+        (NOW + DAY, NOW + 10 * DAY, "the certificate is not trusted: certificate is not yet valid"),
+    ],
+    ids=["expired", "not yet valid"],
+)
+async def test_a_certificate_out_of_its_time_is_refused(
+    not_before: dt.datetime,
+    not_after: dt.datetime,
+    says: str,
+    authority: trustme.CA,
+    trusting: ssl.SSLContext,
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate = authority.issue_cert("127.0.0.1", not_before=not_before, not_after=not_after)
+    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # the same
+    async with raw_server(refuse_to_talk, tls=context) as url:
+        await fails_to_connect(url, trusting, says)
+
+
+def self_signed(directory: Path) -> ssl.SSLContext:
+    """Return the context of a server that has nobody's word but its own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - DAY)
+        .not_valid_after(NOW + DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = directory / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+async def test_a_self_signed_certificate_is_refused_unless_it_is_trusted_itself(
+    trusting: ssl.SSLContext, tmp_path: Path
+) -> None:
+    context = self_signed(tmp_path)
+    async with raw_server(noting_hosts([]), tls=context) as url:
+        trusting_it = ssl.create_default_context(cafile=str(tmp_path / "server.pem"))
+        async with websocket.connect(url, ssl_context=trusting_it, server_hostname="localhost"):
+            pass
+    async with raw_server(refuse_to_talk, tls=context) as url:
+        await fails_to_connect(url, trusting, "the certificate is not trusted: self.signed certificate$")
+        await fails_to_connect(url, None, "the certificate is not trusted: self.signed certificate$")
+
+
+async def test_a_certificate_of_another_authority_is_refused(trusting: ssl.SSLContext) -> None:
+    async with raw_server(refuse_to_talk, tls=context_for(trustme.CA(), "127.0.0.1")) as url:
+        await fails_to_connect(url, trusting, "the certificate is not trusted: unable to get local issuer certificate$")
+
+
+async def test_a_context_that_verifies_nothing_is_the_users_choice(server_tls: ssl.SSLContext) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    async with raw_server(noting_hosts([]), tls=server_tls) as url, websocket.connect(url, ssl_context=context):
+        pass
+
+
+# The client's own certificate -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demanding(authority: trustme.CA) -> ssl.SSLContext:
+    """A server's context that requires a certificate of the client."""
+    context = context_for(authority, "127.0.0.1")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # the same
+    return context
+
+
+def with_certificate_of(issuer: trustme.CA, authority: trustme.CA) -> ssl.SSLContext:
+    """Return a client's context that trusts the authority, and has a certificate itself."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # the same
+    issuer.issue_cert("client@example.com").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # the same
+    return context
+
+
+async def test_a_client_shows_its_certificate(authority: trustme.CA, demanding: ssl.SSLContext) -> None:
+    seen: list[Any] = []
+
+    async def server(peer: Peer) -> None:
+        await peer.accept()
+        certificate = cast("trio.SSLStream[trio.SocketStream]", peer.stream).getpeercert()
+        assert certificate is not None
+        seen.append(certificate["subjectAltName"])
+        await frames_until_close(peer)
+
+    async with (
+        raw_server(server, tls=demanding) as url,
+        websocket.connect(url, ssl_context=with_certificate_of(authority, authority)),
+    ):
+        pass
+    assert seen == [(("email", "client@example.com"),)]
+
+
+@pytest.mark.parametrize(
+    ("certificate", "says"),
+    [("none", "ALERT_CERTIFICATE_REQUIRED"), ("of another authority", "ALERT_UNKNOWN_CA")],
+)
+async def test_a_server_that_wants_another_certificate_of_the_client_is_understood(
+    certificate: str, says: str, authority: trustme.CA, trusting: ssl.SSLContext, demanding: ssl.SSLContext
+) -> None:
+    # In TLS 1.3 the client's handshake is over when the server refuses: its word comes instead of the answer.
+    async def server(peer: Peer) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        handshake = demanding.wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            try:
+                handshake.do_handshake()
+            except ssl.SSLWantReadError:
+                await peer.send(outgoing.read())
+                incoming.write(await peer.stream.receive_some())
+            except ssl.SSLError:
+                # Trio's stream would keep the alert to itself.
+                await peer.send(outgoing.read())
+                await peer.expect_gone()
+                return
+
+    context = trusting if certificate == "none" else with_certificate_of(trustme.CA(), authority)
+    async with raw_server(server) as url:
+        await fails_to_connect(
+            url.replace("ws:", "wss:"), context, f"the connection broke during the handshake: .*{says}$"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from trio_csp_websocket._transport import SocketTransport, StreamTransport
+from trio_csp_websocket._transport import SocketTransport, StreamTransport, tls_reason
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -412,3 +413,124 @@ async def test_a_last_frame_that_is_stuck_is_given_up_after_a_few_passes_of_the_
     assert trio.current_time() == start
     await stream.aclose()
     nursery.cancel_scope.cancel()
+
+
+KIB = 1024
+
+
+def bytes_sent(transport: Transport) -> int:
+    return transport.bytes_sent
+
+
+@pytest.mark.parametrize(
+    ("size", "pieces"),
+    [
+        (0, []),
+        (1, [1]),
+        (256 * KIB, [256 * KIB]),
+        (256 * KIB + 1, [256 * KIB, 1]),
+        (1000 * KIB, [256 * KIB, 256 * KIB, 256 * KIB, 232 * KIB]),
+    ],
+)
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_a_stream_gets_large_data_in_pieces_whose_progress_can_be_seen(
+    size: int, pieces: list[int], kind: Callable[[bytes], bytes | bytearray | memoryview]
+) -> None:
+    stream = Whole()
+    transport = StreamTransport(stream)
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    seen: list[tuple[int, int]] = []
+    received = bytearray()
+
+    async def take() -> None:
+        piece = stream.outgoing.get_data_nowait()
+        seen.append((len(piece), bytes_sent(transport)))
+        received.extend(piece)
+
+    stream.outgoing.send_all_hook = take
+    await transport.send_all(kind(data))
+    assert received == data
+    assert seen == [(piece, sum(pieces[:number])) for number, piece in enumerate(pieces)]
+    assert transport.bytes_sent == size
+
+
+async def test_a_stream_that_breaks_in_the_middle_has_sent_the_pieces_before() -> None:
+    stream = Whole()
+    transport = StreamTransport(stream)
+    pieces = 0
+
+    async def take() -> None:
+        nonlocal pieces
+        pieces += 1
+        if pieces == 3:
+            raise trio.BrokenResourceError("gone")
+
+    stream.outgoing.send_all_hook = take
+    data = bytearray(1000 * KIB)
+    with pytest.raises(trio.BrokenResourceError):
+        await transport.send_all(data)
+    assert transport.bytes_sent == 512 * KIB
+    data.clear()  # no view of it is left
+
+
+# What TLS has to say --------------------------------------------------------------------------------------------------
+
+
+def broken(cause: BaseException | None, text: str = "") -> trio.BrokenResourceError:
+    error = trio.BrokenResourceError(text)
+    error.__cause__ = cause
+    return error
+
+
+def distrust(message: str) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] and much more")
+    error.verify_message = message
+    return error
+
+
+def alert(reason: str | None) -> ssl.SSLError:
+    error = ssl.SSLError(1, "[SSL] something of TLS")
+    error.reason = reason  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # None it is, at times
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (broken(distrust("certificate has expired")), "the certificate is not trusted: certificate has expired"),
+        (broken(alert("TLSV13_ALERT_CERTIFICATE_REQUIRED")), "TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+        (broken(alert(None)), "[SSL] something of TLS"),
+        (broken(ConnectionResetError(104, "Connection reset by peer"), "socket: x"), "Connection reset by peer"),
+        (broken(OSError("no number"), "what the stream says"), "what the stream says"),
+        (broken(OSError("no number")), "the server broke the connection off"),
+        (broken(None, "what the stream says"), "what the stream says"),
+        (broken(None), "the server broke the connection off"),
+        (broken(ValueError("x"), "what the stream says"), "what the stream says"),
+    ],
+)
+def test_a_broken_stream_says_why_in_words(error: trio.BrokenResourceError, reason: str) -> None:
+    assert tls_reason(error) == reason
+
+
+async def test_receiving_from_a_stream_that_breaks_says_why_and_is_caused_by_it() -> None:
+    stream = Whole()
+    original = broken(alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"))
+
+    async def fail() -> None:
+        raise original
+
+    stream.incoming.receive_some_hook = fail
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        await StreamTransport(stream).receive_some(100)
+    assert str(caught.value) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    assert caught.value.__cause__ is original
+
+
+async def test_receiving_from_a_stream_that_we_have_closed_is_an_error_of_its_own() -> None:
+    transport, peer = over_memory()
+    await peer.send_all(b"too late")
+    await transport.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await transport.receive_some(100)
+    assert transport.bytes_received == 0
+    await peer.aclose()

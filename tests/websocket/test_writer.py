@@ -13,7 +13,7 @@ import csp
 from tests.websocket._server import BINARY, CLOSE, PING, PONG, TEXT, Frame, take_frame
 from trio_csp_websocket._encoder import Encoder
 from trio_csp_websocket._transport import Transport
-from trio_csp_websocket._writer import Writer
+from trio_csp_websocket._writer import Writer, WriteTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -663,3 +663,135 @@ def test_ctrl_c_while_waiting_in_line_sends_nothing() -> None:
 
     trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
     assert [received.payload for received in transport[0].frames()] == [b"first"]
+
+
+# The write timeout ----------------------------------------------------------------------------------------------------
+
+
+async def test_without_a_timeout_a_send_waits_for_ever(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    transport = ScriptedTransport(room=3)
+    writer = Writer(transport)
+    _, outcome = later(nursery, sending(writer, b"data"))
+    nursery.start_soon(writer.run)
+    await trio.sleep(80_000)
+    assert outcome == []
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert outcome == ["done"]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+async def test_a_send_that_is_not_written_in_time_says_that_it_had_begun(
+    synchronous: bool, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    transport = ScriptedTransport(room=3) if synchronous else SlowTransport()
+    writer = Writer(transport, 0.5)
+    nursery.start_soon(writer.run)
+    with pytest.raises(WriteTimeoutError) as caught:
+        await writer.send(TEXT, b"data")
+    assert trio.current_time() == 0.5
+    assert caught.value.begun
+    assert str(caught.value) == "it was not written within 0.5 s"
+    # What becomes of the connection is not decided here.
+    assert writer.busy
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+async def test_a_send_that_does_not_begin_in_time_leaves_the_line(
+    synchronous: bool, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    transport = ScriptedTransport(room=0) if synchronous else SlowTransport()
+    writer = Writer(transport, 2)
+    nursery.start_soon(writer.run)
+    writer.send_control(control(PONG, b"ahead"))
+    await wait_all_tasks_blocked()
+    with pytest.raises(WriteTimeoutError) as caught:
+        await writer.send(TEXT, b"late")
+    assert not caught.value.begun
+    assert str(caught.value) == "it was not begun within 2 s"
+    assert writer.messages_sent == 0
+    _, outcome = later(nursery, sending(writer, b"in time"))
+    await trio.sleep(1.5)
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert outcome == ["done"]
+    assert transport.payloads() == [b"ahead", b"in time"]
+    assert not writer.busy
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_line_may_become_empty_by_timeouts_alone(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    # Nobody runs the writer, so nothing ever begins.
+    transport = SlowTransport()
+    writer = Writer(transport, 1)
+    for _ in range(2):
+        with pytest.raises(WriteTimeoutError, match="not begun within 1 s"):
+            await writer.send(BINARY, b"data")
+    assert not writer.busy
+    nursery.start_soon(writer.run)
+    transport.open_gate()
+    await writer.send(BINARY, b"later")
+    assert transport.payloads() == [b"later"]
+    nursery.cancel_scope.cancel()
+
+
+class LateTransport(SlowTransport):
+    """Is done, or fails, in the very moment in which the time has run out."""
+
+    def __init__(self, clock: MockClock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    async def send_all(self, data: Buffer) -> None:
+        await self.gate.wait()
+        self.clock.jump(2)
+        if self.failure is not None:
+            raise self.failure
+        self.written += bytes(data)
+
+
+async def test_a_send_that_is_written_as_its_time_runs_out_is_sent(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    transport = LateTransport(autojump_clock)
+    writer = Writer(transport, 2)
+    nursery.start_soon(writer.run)
+    outcomes = [later(nursery, sending(writer, payload))[1] for payload in (b"first", b"second")]
+    await wait_all_tasks_blocked()
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert outcomes == [["done"], ["done"]]
+    assert sorted(transport.payloads()) == [b"first", b"second"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_send_that_fails_as_its_time_runs_out_has_failed(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    transport = LateTransport(autojump_clock)
+    transport.failure = trio.BrokenResourceError("gone")
+    writer = Writer(transport, 2)
+    nursery.start_soon(writer.run)
+    _, outcome = later(nursery, sending(writer, b"data"))
+    await wait_all_tasks_blocked()
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert outcome == ["BrokenResourceError"]
+
+
+async def test_a_send_that_is_cancelled_as_its_time_runs_out_is_cancelled(autojump_clock: MockClock) -> None:
+    writer = Writer(SlowTransport(), 2)
+    with trio.move_on_after(2) as scope:
+        await writer.send(TEXT, b"data")
+    assert scope.cancelled_caught
+    assert not writer.busy
+
+
+async def test_a_send_with_room_is_not_hurried(autojump_clock: MockClock) -> None:
+    transport = ScriptedTransport()
+    writer = Writer(transport, 1e-9)
+    for _ in range(100):
+        await writer.send(TEXT, b"data")
+    assert len(transport.frames()) == 100
