@@ -12,17 +12,13 @@ The context is a context variable: a Trio task has that of the code that started
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast, final
+from typing import Literal, NamedTuple, TypeAlias, cast, final
 
 from csp.errors import InvalidError, InvalidTypeError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 __all__ = ["Actor", "Condition", "Policy", "Scope", "can", "context"]
 
@@ -38,7 +34,7 @@ class Actor:
     """
 
     id: str
-    meta: Mapping[str, object] = field(default_factory=dict[str, object])
+    meta: Mapping[str, object] = field(default_factory=dict[str, object], hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str):
@@ -52,6 +48,7 @@ Condition: TypeAlias = Callable[[Actor | None, str, str, Mapping[str, object]], 
 
 
 @final
+@dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)
 class Policy:
     """Allows or denies actions on resources.
 
@@ -69,7 +66,10 @@ class Policy:
         InvalidTypeError: an argument is of the wrong type.
     """
 
-    __slots__ = ("actions", "condition", "effect", "resources")
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    effect: Literal["allow", "deny"]
+    condition: Condition | None
 
     def __init__(
         self,
@@ -78,15 +78,15 @@ class Policy:
         effect: Literal["allow", "deny"] = "allow",
         condition: Condition | None = None,
     ) -> None:
-        self.actions = _patterns("actions", actions)
-        self.resources = _patterns("resources", resources)
         if effect not in ("allow", "deny"):
             raise InvalidError(f'effect must be "allow" or "deny", not {effect!r}')
         # The coroutine of an async condition would be true whatever it returns.
         if condition is not None and (inspect.iscoroutinefunction(condition) or not callable(condition)):
             raise InvalidTypeError(f"condition must be a function that is not async, not {condition!r}")
-        self.effect = effect
-        self.condition = condition
+        _set(self, "actions", _patterns("actions", actions))
+        _set(self, "resources", _patterns("resources", resources))
+        _set(self, "effect", effect)
+        _set(self, "condition", condition)
 
     def __repr__(self) -> str:
         condition = "" if self.condition is None else f", condition={self.condition!r}"
@@ -98,7 +98,10 @@ class Policy:
             return None
         if self.condition is not None:
             try:
-                if not self.condition(actor, action, resource, meta):
+                applies = self.condition(actor, action, resource, meta)
+                if inspect.isawaitable(applies):
+                    return False  # what it comes to cannot be known here
+                if not applies:
                     return None
             except Exception:  # noqa: BLE001  # whatever went wrong, nobody knows whether it is allowed
                 return False
@@ -106,18 +109,20 @@ class Policy:
 
 
 @final
+@dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)
 class Scope:
     """A set of policies. Any of them that denies decides; otherwise any that allows."""
 
-    __slots__ = ("policies",)
+    policies: tuple[Policy, ...]
 
     def __init__(self, policies: Iterable[Policy]) -> None:
         if not isinstance(policies, Iterable):
             raise InvalidTypeError(f"policies must be an iterable of policies, not {policies!r}")
-        self.policies = tuple(policies)
-        for policy in self.policies:
+        checked = tuple(policies)
+        for policy in checked:
             if not isinstance(policy, Policy):
                 raise InvalidTypeError(f"policies must be csp.security.Policy objects, not {policy!r}")
+        _set(self, "policies", checked)
 
     def __repr__(self) -> str:
         return f"<csp.security.Scope {list(self.policies)}>"
@@ -133,11 +138,9 @@ _NOBODY = _Context(None, None, strict=False)
 _context = ContextVar("csp.security", default=_NOBODY)
 
 
-@contextlib.contextmanager
-def context(
-    *, actor: Actor | None = None, scope: Scope | None = None, strict: bool | None = None
-) -> Generator[None, None, None]:
-    """Act as ``actor`` within ``scope`` inside the block, and in tasks started there.
+@final
+class context:  # noqa: N801  # used like a function
+    """Act as ``actor`` within ``scope`` inside the ``with`` block, and in tasks started there.
 
     What is None stays as it is outside. ``strict`` says what happens where actor or scope is missing: everything that
     no policy decides is then denied, and without ``strict`` allowed.
@@ -145,21 +148,29 @@ def context(
     Raises:
         InvalidTypeError: an argument is of the wrong type.
     """
-    for name, value, expected in (("actor", actor, Actor), ("scope", scope, Scope), ("strict", strict, bool)):
-        if value is not None and not isinstance(value, expected):
-            raise InvalidTypeError(f"{name} must be a {expected.__name__} or None, not {value!r}")
-    outer = _context.get()
-    token = _context.set(
-        _Context(
-            outer.actor if actor is None else actor,
-            outer.scope if scope is None else scope,
-            outer.strict if strict is None else strict,
+
+    # No generator-based context manager: as a decorator of an async function it would end before the function runs.
+
+    def __init__(self, *, actor: Actor | None = None, scope: Scope | None = None, strict: bool | None = None) -> None:
+        for name, value, expected in (("actor", actor, Actor), ("scope", scope, Scope), ("strict", strict, bool)):
+            if value is not None and not isinstance(value, expected):
+                raise InvalidTypeError(f"{name} must be a {expected.__name__} or None, not {value!r}")
+        self._actor = actor
+        self._scope = scope
+        self._strict = strict
+        self._tokens: list[Token[_Context]] = []
+
+    def __enter__(self) -> None:
+        outer = _context.get()
+        inner = _Context(
+            outer.actor if self._actor is None else self._actor,
+            outer.scope if self._scope is None else self._scope,
+            outer.strict if self._strict is None else self._strict,
         )
-    )
-    try:
-        yield
-    finally:
-        _context.reset(token)
+        self._tokens.append(_context.set(inner))
+
+    def __exit__(self, *exc_info: object) -> None:
+        _context.reset(self._tokens.pop())
 
 
 def can(action: str, resource: str = "", meta: Mapping[str, object] | None = None) -> bool:
@@ -189,6 +200,10 @@ def can(action: str, resource: str = "", meta: Mapping[str, object] | None = Non
     if True in verdicts:
         return True
     return not strict and (actor is None or scope is None)
+
+
+# How a frozen object is filled in.
+_set = object.__setattr__
 
 
 def _patterns(name: str, patterns: object) -> tuple[str, ...]:

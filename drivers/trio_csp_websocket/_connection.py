@@ -104,6 +104,7 @@ class Connection(trio.abc.Stream):
         Raises:
             ConnectionFailedError: the server's answer was no valid acceptance.
         """
+        self._opening.secure = target.secure
         extension = offer(self._options.compression)
         if extension is not None:
             headers = [*headers, (b"Sec-WebSocket-Extensions", extension.encode())]

@@ -33,7 +33,7 @@ async def dial(target: Target, options: Options) -> Transport:
     tls_stream = trio.SSLStream(
         stream,
         options.ssl_context or _verifying_context(),
-        server_hostname=options.server_hostname or target.host.rstrip("."),
+        server_hostname=options.server_hostname or target.host,
         https_compatible=True,
     )
     try:

@@ -30,6 +30,8 @@ class Opening:
         self.handshake = Handshake(options.protocols, options.compression)
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
+        self.secure = False
+        """Whether this is over TLS."""
         self._transport = transport
 
     async def send_request(self, request: bytes) -> None:
@@ -38,7 +40,7 @@ class Opening:
         try:
             await self._transport.send_all(request)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._refuse(_broken(error))
+            self._refuse(self._broken(error))
             raise
 
     async def receive_answer(self) -> tuple[bytes, bytes] | None:
@@ -59,7 +61,7 @@ class Opening:
                     answer = self.handshake.feed(await self._transport.receive_some(_READ_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             if not self.handshake.refused:
-                raise _broken(error) from error
+                raise self._broken(error) from error
         if answer is None:
             raise self.handshake.refusal()
         return answer
@@ -68,8 +70,11 @@ class Opening:
         self.refusal = refusal
         self.scope.cancel()
 
-
-def _broken(error: Exception) -> ConnectionFailedError:
-    return ConnectionFailedError(
-        f"the connection broke during the handshake: {error}", kind=Kind.INTERNAL, retryable=True
-    )
+    def _broken(self, error: Exception) -> ConnectionFailedError:
+        # Over TLS 1.3 a server checks our certificate when TLS is established for us. What it has to say about that can
+        # be lost when it closes at once.
+        unexplained = self.secure and "ALERT" not in str(error)
+        hint = "; the server may want a client certificate" if unexplained else ""
+        return ConnectionFailedError(
+            f"the connection broke during the handshake: {error}{hint}", kind=Kind.INTERNAL, retryable=True
+        )

@@ -35,8 +35,8 @@ class ConnectOptions(TypedDict, total=False):
     dial_timeout: Timeout
     """The limit for name resolution, TCP, TLS and handshake together. 30 s."""
     read_timeout: Timeout
-    """The limit for the wait for a whole message. Pings do not extend it; time in which the channel is full does not
-    count. None."""
+    """The limit for the wait for a whole message. Pings do not extend it; time spent waiting for room in the channel
+    does not count. None."""
     write_timeout: Timeout
     """The limit for a send or ping. One that has begun to be written by then breaks the connection. None."""
     compression: Compression | int
@@ -57,7 +57,7 @@ class ConnectOptions(TypedDict, total=False):
     """The User-Agent header, None for none. ``trio-csp/`` and the version."""
     keepalive: Timeout
     """A ping is sent after this long without a byte from the server, and after as long again the connection is failed.
-    Time in which the channel is full does not count. None."""
+    Time spent waiting for room in the channel does not count. None."""
     close_timeout: Timeout
     """The limit for `Client.close`, and for the peer to end the connection after a close. 10 s."""
     nursery: trio.Nursery | None
@@ -162,15 +162,20 @@ def _seconds(name: str, timeout: object) -> float:
             f'{name} must be a number of milliseconds, a string such as "10s", a timedelta or None, not {timeout!r}'
         )
     if not 0 < seconds < math.inf:
-        raise InvalidError(f"{name} must be above 0 and finite, or None for no limit, not {timeout!r}")
+        raise InvalidError(f"{name} must be above 0 and finite, or None for no limit, not {_shown(timeout)}")
     return seconds
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error shows it; Python refuses to print numbers of thousands of digits."""
+    return "a number that large" if isinstance(value, int) and abs(value) > 10**1000 else repr(value)
 
 
 def _whole_number(name: str, number: object, least: int, most: int) -> int:
     if not isinstance(number, int) or isinstance(number, bool):
         raise InvalidTypeError(f"{name} must be a whole number, not {number!r}")
     if not least <= number <= most:
-        raise InvalidError(f"{name} must be {least} to {most}, not {number}")
+        raise InvalidError(f"{name} must be {least} to {most}, not {_shown(number)}")
     return number
 
 
@@ -192,7 +197,7 @@ def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
         if not isinstance(value, str):
             raise InvalidTypeError(f"{option} must be a string or None, not {value!r}")
         if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
-            raise InvalidError(f"{option} must be ASCII without control characters, and not empty, not {value!r}")
+            raise InvalidError(f"{option} must be ASCII without control characters or spaces around it, not {value!r}")
         if header.lower() in names:
             raise InvalidError(f"{option} must not be given together with a header {header.decode()!r}")
         encoded.append((header, value.encode()))
@@ -224,9 +229,11 @@ def _server_hostname(name: object) -> str | None:
     if not isinstance(name, str):
         raise InvalidTypeError(f"server_hostname must be a string or None, not {name!r}")
     try:
+        if "%" in name:  # a zone, which may be any text
+            raise AddressValueError
         return str(IPv6Address(name))
     except AddressValueError:
-        return normalized_host(name, "server_hostname must be a host name or an address").removesuffix(".")
+        return normalized_host(name, "server_hostname must be a host name or an address")
 
 
 def _protocols(protocols: object) -> tuple[str, ...]:

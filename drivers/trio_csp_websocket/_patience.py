@@ -1,7 +1,7 @@
 """How long a connection waits for its peer: the read timeout, and keepalive.
 
-Both count only while this side reads. Time in which the consumer lets the channel be full is nobody's fault but ours:
-the peer may well have sent something that lies in the socket.
+Both count only while this side reads. Time spent waiting for room in the channel is nobody's fault but ours: the peer
+may well have sent something that lies in the socket.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Patience:
             self._waited_seconds = 0.0
         read_deadline = start + self._read_timeout_seconds - self._waited_seconds
         silence_deadline = start + self._keepalive_seconds
-        probed_at: int | None = None
+        probed = False
+        # When it was last looked: whether there was something to write, and how much had been written before.
+        busy, sent = False, 0
         while True:
             with trio.move_on_at(min(read_deadline, silence_deadline)):
                 block = await self._transport.receive_some(max_bytes)
@@ -65,9 +67,11 @@ class Patience:
             now = trio.current_time()
             if now >= read_deadline:
                 raise PeerStalledError(f"no message within {self._read_timeout_seconds:g} s")
-            if probed_at is None:
+            if probed and (not busy or self._transport.bytes_sent == sent):
+                raise PeerStalledError(f"nothing for {self._keepalive_seconds:g} s after a ping")
+            busy, sent = self._writer.busy, self._transport.bytes_sent
+            # A ping that waits in line does as well; one of ours would overtake it, and its pong seem to answer both.
+            if not probed and not self._writer.ping_waits:
                 self._writer.send_control(self._writer.encode(PING, self._pings.probe()))
-            elif not self._writer.busy or self._transport.bytes_sent == probed_at:
-                raise PeerStalledError(f"nothing for {now - start:g} s, in spite of a ping")
-            probed_at = self._transport.bytes_sent
+            probed = True
             silence_deadline = now + self._keepalive_seconds

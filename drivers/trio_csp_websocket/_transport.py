@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from typing_extensions import Buffer
 
 # How many scheduler passes a last frame gets on a stream that cannot be written synchronously: a few locks and
@@ -73,8 +75,9 @@ class SocketTransport(Transport):
         self._socket.setblocking(False)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        # Also lets the consumer of what was read before run first.
-        await trio.lowlevel.checkpoint()
+        # Lets the consumer of what was read before run first. Shielded, so that a timeout that this program slept
+        # through does not keep it from what has arrived in the meantime.
+        await trio.lowlevel.cancel_shielded_checkpoint()
         while True:
             try:
                 data = self._socket.recv(max_bytes)
@@ -138,11 +141,8 @@ class StreamTransport(Transport):
         self._stream = stream
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        try:
+        with _tls_explained():
             data = bytes(await self._stream.receive_some(max_bytes))
-        except trio.BrokenResourceError as error:
-            # What TLS has to say, it says in the cause: that it wants a certificate from us, for example.
-            raise trio.BrokenResourceError(tls_reason(error)) from error
         self.bytes_received += len(data)
         return data
 
@@ -153,7 +153,7 @@ class StreamTransport(Transport):
         # Trio's streams take any buffer; their annotation names three types.
         with memoryview(data) as view:
             for start in range(0, len(view), _SLICE_BYTES):
-                with view[start : start + _SLICE_BYTES] as piece:
+                with view[start : start + _SLICE_BYTES] as piece, _tls_explained():
                     await self._stream.send_all(piece)
                     self.bytes_sent += len(piece)
 
@@ -175,6 +175,15 @@ class StreamTransport(Transport):
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self._stream)
+
+
+@contextlib.contextmanager
+def _tls_explained() -> Generator[None, None, None]:
+    """Raise what breaks with its reason: what TLS has to say, it says in the cause of Trio's error."""
+    try:
+        yield
+    except trio.BrokenResourceError as error:
+        raise trio.BrokenResourceError(tls_reason(error)) from error
 
 
 def tls_reason(error: trio.BrokenResourceError) -> str:

@@ -6,7 +6,7 @@ import base64
 import re
 import string
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 import idna
@@ -19,7 +19,8 @@ _UNRESERVED = frozenset((string.ascii_letters + string.digits + "-._~").encode()
 # query, only what is no ASCII.
 _PATH_SAFE = "!$&'()*+,/:;=@%"
 _QUERY_SAFE = string.punctuation
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 
 
@@ -43,7 +44,8 @@ class Target:
 def parse_url(url: str) -> Target:
     """Parse and normalise a ``ws:`` or ``wss:`` URL.
 
-    Scheme and host become lower case, an international host name its ASCII form, a default port is dropped, unreserved
+    Scheme and host become lower case, an international host name its ASCII form, a default port is dropped, as is the
+    dot behind an absolute host name, unreserved
     characters are percent-decoded and dot segments resolved (RFC 3986, section 6.2.2); the query stays as it is.
 
     Raises:
@@ -108,15 +110,23 @@ def _url_host(parts: SplitResult) -> str:
 
 def normalized_host(host: str, problem: str) -> str:
     """Return a host name in its ASCII form and lower case, or raise an error that begins with ``problem``."""
-    host = host.lower()
+    given, host = host, host.lower()
     if not host.isascii():
         try:
             host = idna.encode(host, uts46=True).decode("ascii")
         except idna.IDNAError as error:
             raise InvalidError(f"{problem}: {error}") from None
-    labels = host.removesuffix(".").split(".")
+    # The dot of an absolute name would make two names of one host.
+    host = host.removesuffix(".")
+    labels = host.split(".")
+    if _NUMBER.fullmatch(labels[-1]):
+        try:
+            return str(IPv4Address(host))
+        except AddressValueError:
+            # The system takes "127.1" and "0x7f000001" for addresses too: other names for what a policy denies.
+            raise InvalidError(f"{problem}: {given!r} is no IPv4 address of four numbers") from None
     if not _HOST.fullmatch(host) or not all(1 <= len(label) <= 63 for label in labels) or len(host) > 253:
-        raise InvalidError(f"{problem}: {host!r}")
+        raise InvalidError(f"{problem}: {given!r}")
     return host
 
 

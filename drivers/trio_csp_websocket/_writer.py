@@ -23,7 +23,7 @@ from trio.lowlevel import enable_ki_protection
 
 import csp
 from trio_csp_websocket._encoder import Encoder
-from trio_csp_websocket._frames import BINARY_FRAME, CLOSE, OPCODE, TEXT_FRAME
+from trio_csp_websocket._frames import BINARY_FRAME, CLOSE, OPCODE, PING, TEXT_FRAME
 
 if TYPE_CHECKING:
     from trio_csp_websocket._transport import Transport
@@ -198,6 +198,11 @@ class Writer:
             or bool(self._controls)
             or (self._close is not None and not self._close_begun)
         )
+
+    @property
+    def ping_waits(self) -> bool:
+        """Whether a ping is in the line."""
+        return any(outgoing.opcode == PING for outgoing in self._line)
 
     def _next_frames(self) -> bytes:
         """Take the next frames out of the line, as many as are worth one system call, and encode them."""

@@ -621,3 +621,38 @@ def test_decisions_are_those_of_a_naive_model() -> None:
     # Every way to a decision was taken often enough for the comparison to mean something.
     assert min(reasons.values()) >= 10
     assert len(reasons) == 5
+
+
+# Python's own warning about a coroutine that is never awaited tells whoever wrote the condition.
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_condition_whose_answer_is_a_coroutine_denies() -> None:
+    class Asynchronous:
+        async def __call__(self, *_arguments: object) -> bool:
+            return False
+
+    condition: Any = Asynchronous()
+    with context(actor=ALICE, scope=Scope([Policy("*", "*", condition=condition)])):
+        assert not can("act")
+
+
+def test_a_context_cannot_be_mistaken_for_a_decorator() -> None:
+    decorator: Any = context(actor=ALICE)
+    with pytest.raises(TypeError, match="not callable"):
+        decorator(test_a_context_cannot_be_mistaken_for_a_decorator)
+
+
+def test_a_context_may_be_entered_again_also_inside_itself() -> None:
+    denying = context(scope=Scope([Policy("*", "*", "deny")]))
+    for _ in range(2):
+        with denying:
+            with denying:
+                assert not can("act")
+            assert not can("act")
+        assert can("act")
+
+
+def test_policies_scopes_and_actors_do_not_change() -> None:
+    for frozen, name in ((Policy("a", "b"), "effect"), (Scope([]), "policies"), (ALICE, "id")):
+        with pytest.raises(AttributeError):
+            setattr(frozen, name, "deny")
+    assert len({ALICE, Actor("alice", {"a": 1}), Actor("bob")}) == 3

@@ -341,9 +341,7 @@ WAYS = {
     "end of the stream in mid message": Way(ends_in_mid_message, 1006, "", LOST, []),
     "reset": Way(is_reset, 1006, "", LOST, []),
     "read timeout": Way(is_silent, 1011, "no message within 5 s", STALLED, [1011], {"read_timeout": "5s"}),
-    "keepalive timeout": Way(
-        is_silent, 1011, "nothing for 8 s, in spite of a ping", STALLED, [1011], {"keepalive": "4s"}
-    ),
+    "keepalive timeout": Way(is_silent, 1011, "nothing for 4 s after a ping", STALLED, [1011], {"keepalive": "4s"}),
     "write timeout": Way(does_not_read, 1006, "", STALLED, [], {"write_timeout": "3s"}),
     "write timeout while we close": Way(does_not_read_while_we_close, 1006, "", None, [], {"write_timeout": "3s"}),
     "reserved bit": Way(sends(frame(TEXT, b"x", reserved=0x20)), 1002, "a reserved bit is set", VERDICT, [1002]),

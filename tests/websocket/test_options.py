@@ -610,3 +610,16 @@ async def test_a_nursery_is_taken_and_none_is_none(nursery: trio.Nursery) -> Non
 def test_what_connect_returns_shows_the_url_and_no_credentials() -> None:
     connecting_with = websocket.connect(f"ws://user:{SECRET}@server.test/feed", headers={"Cookie": SECRET})
     assert repr(connecting_with) == "<csp.websocket.connect('ws://server.test/feed')>"
+
+
+@pytest.mark.parametrize("value", ["::1%\r\nX: y", "::1%\0", "fe80::1%eth0", "::1%a b"])
+def test_a_server_hostname_with_a_zone_is_invalid(value: str) -> None:
+    with pytest.raises(InvalidError):
+        websocket.connect("wss://server.test/", server_hostname=value)
+
+
+@pytest.mark.parametrize("name", ["read_limit", "channel_capacity", "compression_threshold", "read_timeout"])
+def test_a_number_too_large_to_be_printed_is_invalid(name: str) -> None:
+    options: dict[str, Any] = {name: 10**5000}
+    with pytest.raises(InvalidError):
+        websocket.connect("ws://server.test/", **options)

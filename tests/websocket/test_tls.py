@@ -433,7 +433,7 @@ async def test_without_a_server_hostname_the_server_must_be_the_host_of_the_url(
             pass
     assert names == [sni]
     port = url.rpartition(":")[2]
-    assert hosts == [f"{sni}{'.' if host.endswith('.') else ''}:{port}".removesuffix("/")]
+    assert hosts == [f"{sni}:{port}".removesuffix("/")]
 
 
 @pytest.mark.parametrize("server_hostname", ["example.org", "www.example.com", "127.0.0.1", "::1"])
