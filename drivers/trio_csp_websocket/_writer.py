@@ -97,8 +97,7 @@ class Writer:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._failure is not None or self._close is not None:
-            if csp.visit_due():  # a loop that ignores the error must not starve the others
-                await trio.lowlevel.cancel_shielded_checkpoint()
+            await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
         if self._transport.synchronous and not self.busy:
             if self._write_now(self.encode(opcode, payload)):
