@@ -13,12 +13,15 @@ The context is a context variable: a Trio task has that of the code that started
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, cast, final
 
 from csp.errors import InvalidError, InvalidTypeError
+
+_logger = logging.getLogger(__name__)
 
 __all__ = ["Actor", "Condition", "Policy", "Scope", "can", "context"]
 
@@ -43,8 +46,11 @@ class Actor:
             raise InvalidTypeError(f"meta must be a mapping, not {self.meta!r}")
 
 
-Condition: TypeAlias = Callable[[Actor | None, str, str, Mapping[str, object]], bool]
-"""Asked with actor, action, resource and meta whether a policy applies. One that raises denies."""
+Condition: TypeAlias = Callable[[Actor | None, str, str, Mapping[str, object]], object]
+"""Asked with actor, action, resource and meta whether a policy applies: if it returns something true.
+
+One that raises denies, and the exception is logged as an error of ``csp.security``.
+"""
 
 
 @final
@@ -53,7 +59,8 @@ class Policy:
     """Allows or denies actions on resources.
 
     A pattern is exact, or ends in ``*`` and matches what begins with what stands before it: ``*`` matches everything,
-    ``websocket.*`` matches ``websocket.connect`` and not ``websocket``.
+    ``websocket.*`` matches ``websocket.connect`` and not ``websocket``. It is compared as it is written: one for URLs
+    has to have their normal form, with a host in lower case, no default port, and a path of at least ``/``.
 
     Args:
         actions: patterns of the actions it is about, one or several.
@@ -103,7 +110,9 @@ class Policy:
                     return False  # what it comes to cannot be known here
                 if not applies:
                     return None
-            except Exception:  # noqa: BLE001  # whatever went wrong, nobody knows whether it is allowed
+            except Exception:
+                # Nobody knows whether it is allowed.
+                _logger.exception("a condition of %r raised: %r on %r is denied", self, action, resource)
                 return False
         return self.effect == "allow"
 
@@ -132,9 +141,10 @@ class _Context(NamedTuple):
     actor: Actor | None
     scope: Scope | None
     strict: bool
+    outer: _Context | None
 
 
-_NOBODY = _Context(None, None, strict=False)
+_NOBODY = _Context(None, None, strict=False, outer=None)
 _context = ContextVar("csp.security", default=_NOBODY)
 
 
@@ -158,7 +168,6 @@ class context:  # noqa: N801  # used like a function
         self._actor = actor
         self._scope = scope
         self._strict = strict
-        self._tokens: list[Token[_Context]] = []
 
     def __enter__(self) -> None:
         outer = _context.get()
@@ -166,11 +175,16 @@ class context:  # noqa: N801  # used like a function
             outer.actor if self._actor is None else self._actor,
             outer.scope if self._scope is None else self._scope,
             outer.strict if self._strict is None else self._strict,
+            outer,
         )
-        self._tokens.append(_context.set(inner))
+        _context.set(inner)
 
     def __exit__(self, *exc_info: object) -> None:
-        _context.reset(self._tokens.pop())
+        # No token of the context variable: one object may be entered in many tasks at once.
+        _context.set(_context.get().outer or _NOBODY)
+
+    def __repr__(self) -> str:
+        return f"<csp.security.context actor={self._actor!r} scope={self._scope!r} strict={self._strict!r}>"
 
 
 def can(action: str, resource: str = "", meta: Mapping[str, object] | None = None) -> bool:
@@ -192,7 +206,7 @@ def can(action: str, resource: str = "", meta: Mapping[str, object] | None = Non
             raise InvalidTypeError(f"{name} must be a string, not {value!r}")
     if meta is not None and not isinstance(meta, Mapping):
         raise InvalidTypeError(f"meta must be a mapping or None, not {meta!r}")
-    actor, scope, strict = _context.get()
+    actor, scope, strict, _ = _context.get()
     policies = () if scope is None else scope.policies
     verdicts = {policy._verdict(actor, action, resource, meta or {}) for policy in policies}  # noqa: SLF001
     if False in verdicts:

@@ -128,7 +128,7 @@ def test_ends_with_a_summary_on_ctrl_c() -> None:
     [
         (
             ["ws://user:secret@127.0.0.1:{refused}/"],
-            "price_stream: cannot connect to 127.0.0.1 port {refused}: Connection refused",
+            "price_stream: cannot connect to ws://127.0.0.1:{refused}/: Connection refused",
         ),
         (["http://127.0.0.1/"], 'price_stream: url must start with "ws://" or "wss://", not "http:"'),
     ],

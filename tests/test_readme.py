@@ -34,6 +34,11 @@ def test_option_table_lists_the_options() -> None:
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(websocket.ConnectOptions.__annotations__)
 
 
+def test_the_docstring_of_connect_lists_the_options() -> None:
+    docstring = websocket.connect.__doc__ or ""
+    assert re.findall(r"^ +- (\w+):", docstring, re.MULTILINE) == list(websocket.ConnectOptions.__annotations__)
+
+
 def test_error_table_names_the_error_classes() -> None:
     table = README[README.index("| condition | class") : README.index("## Checkpoints")]
     named = set(re.findall(r"`(\w+Error)`", table)) - {

@@ -167,7 +167,7 @@ class Client:
         (1005 if it gave none), else 1006.
         """
         ending = self._connection.ending
-        return None if ending is None else ending.code
+        return None if ending is None else int(ending.code)
 
     @property
     def close_reason(self) -> str | None:
@@ -221,7 +221,10 @@ class Client:
         )
 
     def __repr__(self) -> str:
-        state = "open" if self.close_code is None else f"ended with {self.close_code}"
+        if self.close_code is None:
+            state = "closing" if self._connection.closing else "open"
+        else:
+            state = f"ended with {self.close_code}"
         return f"<csp.websocket.Client {state}, {self._url}>"
 
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
@@ -232,8 +235,8 @@ class Client:
             return ConnectionFailedError(
                 f"{what}: the connection broke: {error}", kind=Kind.INTERNAL, retryable=retryable
             )
-        code = "" if self.close_code is None else f" (code {self.close_code})"
-        return ConnectionFailedError(f"{what}: the connection has ended{code}", kind=Kind.INTERNAL, retryable=False)
+        state = "is being closed" if self.close_code is None else f"has ended (code {self.close_code})"
+        return ConnectionFailedError(f"{what}: the connection {state}", kind=Kind.INTERNAL, retryable=False)
 
 
 def _encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002

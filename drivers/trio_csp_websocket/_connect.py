@@ -9,12 +9,14 @@ from trio.lowlevel import enable_ki_protection
 
 from csp import security
 from csp.errors import (
+    ConnectionFailedError,
     ConnectionTimeoutError,
     InvalidError,
     InvalidTypeError,
     Kind,
     NoContextError,
     PermissionDeniedError,
+    wrap,
 )
 from trio_csp_websocket._client import Client
 from trio_csp_websocket._connection import Connection
@@ -46,7 +48,25 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
 
     Args:
         url: ``ws://`` or ``wss://``; credentials in it are sent as Basic authorization.
-        options: see `ConnectOptions`.
+        options: none of them is needed. Timeouts are milliseconds, a Go duration or a timedelta; None for no limit.
+            More is in `ConnectOptions`.
+
+            - headers: a mapping or pairs. None.
+            - protocols: subprotocols to offer. None.
+            - dial_timeout: for name resolution, TCP, TLS and handshake together. 30 s.
+            - read_timeout: for the wait for a whole message. None.
+            - write_timeout: for a send or ping. None.
+            - compression: a `COMPRESSION`. DISABLED.
+            - compression_threshold: bytes from which messages go out compressed. 128, or 512 for NO_CONTEXT.
+            - read_limit: the largest message in bytes, inflated. 16 MiB.
+            - channel_capacity: messages buffered before reading stops. 16.
+            - ssl_context: for ``wss:``. Verifies against the system's authorities.
+            - server_hostname: the name in the server's certificate. The URL's host.
+            - origin: the Origin header. None.
+            - user_agent: the User-Agent header. ``trio-csp/`` and the version.
+            - keepalive: the silence after which a ping is sent, and again, until the connection is failed. None.
+            - close_timeout: for `Client.close`, and for the peer to end the connection. 10 s.
+            - nursery: for ``await connect(...)``. None.
 
     Raises:
         InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
@@ -81,6 +101,7 @@ class Connecting:
         self._caller_nursery = nursery
         self._dial = dial or dial_server
         self._used = False
+        self._reached: Connection | None = None
 
     def __repr__(self) -> str:
         return f"<csp.websocket.connect({self._target.url!r})>"
@@ -120,15 +141,34 @@ class Connecting:
                 self._connection = await self._open()
         except trio.TooSlowError:
             await self._exit_nursery()
-            raise ConnectionTimeoutError(
-                f"no connection to {self._target.url} within {self._options.dial_timeout_seconds:g} s",
-                kind=Kind.INTERNAL,
-                retryable=True,
-            ) from None
+            raise self._timed_out() from None
+        except ConnectionFailedError as error:
+            await self._exit_nursery()
+            raise self._about_url(error) from error.__cause__
         except BaseException:
             await self._exit_nursery()
             raise
         return Client(self._connection, self._target.url)
+
+    def _timed_out(self) -> ConnectionFailedError:
+        if self._reached is None:
+            waited_for = "the server was not reached"
+        elif self._reached.refusal is not None:
+            return self._about_url(self._reached.refusal)
+        else:
+            waited_for = "the server did not answer the handshake"
+        return ConnectionTimeoutError(
+            f"no connection to {self._target.url} within {self._options.dial_timeout_seconds:g} s: {waited_for}",
+            kind=Kind.INTERNAL,
+            retryable=True,
+            details={"url": self._target.url},
+        )
+
+    def _about_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
+        """Return an error of dialling or of the handshake with the URL in it."""
+        told = wrap(error, f"cannot connect to {self._target.url}")
+        told.details = {"url": self._target.url, **(error.details or {})}
+        return told
 
     def _check_allowed(self) -> None:
         """Ask the security policies; each connection anew, and before any I/O."""
@@ -142,7 +182,7 @@ class Connecting:
     async def _open(self) -> Connection:
         """Connect and shake hands."""
         transport = await self._dial(self._target, self._options)
-        connection = Connection(transport, self._options, self._nursery)
+        connection = self._reached = Connection(transport, self._options, self._nursery)
         headers = list(self._options.headers)
         credentials = self._target.authorization
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
@@ -184,7 +224,8 @@ class Connecting:
         except BaseExceptionGroup as group:
             _, failures = group.split(trio.Cancelled)
             if failures is not None:
-                raise failures.exceptions[0] if len(failures.exceptions) == 1 else failures from None
+                bug = failures.exceptions[0] if len(failures.exceptions) == 1 else failures
+                raise bug from bug.__cause__
 
 
 def _check_context() -> None:

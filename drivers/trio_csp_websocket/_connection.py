@@ -36,7 +36,7 @@ from trio_csp_websocket._decoder import Decoder
 from trio_csp_websocket._deflate import Deflater, Inflater
 from trio_csp_websocket._delivery import Delivery
 from trio_csp_websocket._ending import Ending, closed_by_peer, failed_by_us, lost, stalled, write_timed_out
-from trio_csp_websocket._frames import CLOSE, PING, PONG, close_payload, encode_from_server, parse_close
+from trio_csp_websocket._frames import CLOSE, OPCODE, PING, PONG, close_payload, encode_from_server, parse_close
 from trio_csp_websocket._negotiation import offer
 from trio_csp_websocket._opening import Opening
 from trio_csp_websocket._patience import Patience, PeerStalledError
@@ -46,6 +46,7 @@ from trio_csp_websocket._writer import Writer, WriteTimeoutError
 if TYPE_CHECKING:
     from email.message import Message as Headers
 
+    from csp.errors import ConnectionFailedError
     from trio_csp_websocket._options import Options
     from trio_csp_websocket._transport import Transport
     from trio_csp_websocket._url import Target
@@ -82,7 +83,7 @@ class Connection(trio.abc.Stream):
         self._opening = Opening(transport, options)
         self._patience: Patience | None = None
         if min(options.read_timeout_seconds, options.keepalive_seconds) < math.inf:
-            self._patience = Patience(transport, self.decoder, self.writer, self.pings, options)
+            self._patience = Patience(transport, self.decoder, self.delivery, self.writer, self.pings, options)
         # Frames for trio-websocket that it has not fetched yet. Of several pings it gets the latest: see Writer.
         self._ping: bytes | None = None
         self._close: bytes | None = None
@@ -90,7 +91,8 @@ class Connection(trio.abc.Stream):
         self._close_answer: bytes | None = None
         self._close_sent = False
         self._lost = False
-        self._giving_up = False
+        # How the connection ends that is being given up.
+        self._giving_up: Ending | None = None
         # Around the closing handshake. Cancelled once nothing is to be waited for: trio-websocket waits for its reader
         # task, and that may have been cancelled.
         self._handshaking = trio.CancelScope()
@@ -135,7 +137,8 @@ class Connection(trio.abc.Stream):
             await self.writer.send(opcode, payload)
         except WriteTimeoutError as error:
             if error.begun:
-                self._break(str(error), write_timed_out(str(error), asked=self._close_sent))
+                how = f"a frame was {error}"
+                self._break(how, write_timed_out(how, asked=self._close_sent))
                 await self._shut()
             raise
 
@@ -168,11 +171,10 @@ class Connection(trio.abc.Stream):
         Raises:
             trio.Cancelled: the caller is cancelled; all of it is done nevertheless.
         """
-        ending = lost("its block was cancelled", asked=asked or self._close_sent)
-        self._giving_up = True
+        self._giving_up = lost("its block was cancelled", asked=asked or self._close_sent)
         # Cancelled by our own send_all, as soon as it has the close frame.
         await self._shake_hands(code, reason, shield=True)
-        self._end(ending)
+        self._end(self._giving_up)
         await self.abort("it was given up")
         await trio.lowlevel.checkpoint()
 
@@ -182,6 +184,17 @@ class Connection(trio.abc.Stream):
         self._stop_delivering()
         self._lose(how)
         await self._shut()
+
+    @property
+    def closing(self) -> bool:
+        """Whether we are closing it, or have."""
+        return self._close_sent
+
+    @property
+    def refusal(self) -> ConnectionFailedError | None:
+        """The error for a handshake that was refused, also while the refusal's body is still arriving."""
+        handshake = self._opening.handshake
+        return handshake.refusal() if handshake.refused else None
 
     @property
     def response_headers(self) -> Headers[str, str]:
@@ -206,9 +219,10 @@ class Connection(trio.abc.Stream):
         """Send the request of the handshake; later, hand a control frame to the writer without waiting."""
         if not self._open:
             await self._opening.send_request(bytes(data))
-        elif self._giving_up:
+        elif self._giving_up is not None:
             # A pong that is on its way through trio-websocket must not take the close frame's place.
-            if data[0] & 0x0F == CLOSE:
+            if data[0] & OPCODE == CLOSE:
+                self._end(self._giving_up)  # whatever the peer says now, we have not waited for it
                 await self.writer.send_last(bytes(data))
                 self._handshaking.cancel()
         elif self._close_answer is not None:
@@ -243,7 +257,7 @@ class Connection(trio.abc.Stream):
     @enable_ki_protection
     async def aclose(self) -> None:
         """Wait until the connection has ended; whoever closes it sees to it that it does."""
-        if self._open and not self._giving_up:
+        if self._open and self._giving_up is None:
             await self.finished.wait()
         else:
             await self.transport.aclose()
@@ -350,7 +364,8 @@ class Connection(trio.abc.Stream):
                     await self.writer.flush()
                     await self.transport.send_eof()
                     while await self.transport.receive_some(_MIN_READ_BYTES):
-                        pass
+                        # A socket that always has something does not look at the timeout.
+                        await trio.lowlevel.checkpoint_if_cancelled()
         await self._shut()
 
     async def _shut(self) -> None:

@@ -26,6 +26,8 @@ class Delivery:
         self.channel = csp.Channel[Message](capacity)
         self.finished = trio.Event()
         """Set when the channel is closed behind all that was received, or that was discarded."""
+        self.blocked_seconds = 0.0
+        """For how long messages have had to wait for room in the channel."""
         self._waiting = waiting
         # Closed when data is no longer wanted: whoever waits for the consumer selects on it.
         self._unwanted = csp.Channel[None]()
@@ -44,6 +46,13 @@ class Delivery:
 
     async def deliver(self) -> None:
         """Wait until everything is in the channel, or unwanted; then close it, if this is the end."""
+        if self._waiting:
+            await self._deliver()
+        if self._ended:
+            self._close()
+
+    async def _deliver(self) -> None:
+        start = trio.current_time()
         self._delivering = True
         try:
             while self._waiting:
@@ -53,8 +62,7 @@ class Delivery:
                 self.deliver_now()
         finally:
             self._delivering = False
-        if self._ended:
-            self._close()
+            self.blocked_seconds += trio.current_time() - start
 
     @property
     def stopped(self) -> bool:

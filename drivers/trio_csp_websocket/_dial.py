@@ -27,22 +27,26 @@ async def dial(target: Target, options: Options) -> Transport:
     except OSError as error:
         attempts = _failed_attempts(error)
         # The cause is a group only where several addresses failed, each in its own way.
-        raise _not_connected(target, _reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
+        raise _not_connected(_reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
     if not target.secure:
         return SocketTransport(stream)
-    tls_stream = trio.SSLStream(
-        stream,
-        options.ssl_context or _verifying_context(),
-        server_hostname=options.server_hostname or target.host,
-        https_compatible=True,
-    )
     try:
+        tls_stream = trio.SSLStream(
+            stream,
+            options.ssl_context or _verifying_context(),
+            server_hostname=options.server_hostname or target.host,
+            https_compatible=True,
+        )
         await tls_stream.do_handshake()
     except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(tls_stream)
-        raise _not_connected(target, f"TLS failed: {tls_reason(error)}") from error
+        await trio.aclose_forcefully(stream)
+        raise _not_connected(f"TLS failed: {tls_reason(error)}{_hint(error)}") from error
+    except (ssl.SSLError, ValueError) as error:
+        # What the context, or the server's name, cannot be used for.
+        await trio.aclose_forcefully(stream)
+        raise _not_connected(f"TLS failed: {error}") from error
     except BaseException:
-        await trio.aclose_forcefully(tls_stream)
+        await trio.aclose_forcefully(stream)
         raise  # pragma: no cover  # when it is Cancelled, closing has raised it again
     return StreamTransport(tls_stream)
 
@@ -53,10 +57,14 @@ def _verifying_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _not_connected(target: Target, reason: str) -> ConnectionFailedError:
-    return ConnectionFailedError(
-        f"cannot connect to {target.host} port {target.port}: {reason}", kind=Kind.INTERNAL, retryable=True
-    )
+def _not_connected(reason: str) -> ConnectionFailedError:
+    return ConnectionFailedError(reason, kind=Kind.INTERNAL, retryable=True)
+
+
+def _hint(error: trio.BrokenResourceError) -> str:
+    """Return what else may be wrong where the server's answer is no TLS."""
+    reason = getattr(error.__cause__, "reason", None)
+    return "; is it a ws: server?" if reason in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING") else ""
 
 
 def _failed_attempts(error: OSError) -> list[BaseException]:

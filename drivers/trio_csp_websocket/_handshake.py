@@ -25,6 +25,7 @@ _MAX_HEAD_BYTES = 64 * 1024
 # How much of a refusal's body is kept.
 MAX_BODY_BYTES = 4096
 
+_HTTP = b"HTTP/"
 _SWITCHING_PROTOCOLS = 101
 # A client may wait and try again after these, and after any 5xx.
 _RETRYABLE_STATUSES = (408, 425, 429)
@@ -44,6 +45,7 @@ class Handshake:
         self._expected_accept = b""
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
         self._response: h11.Response | None = None
+        self._begun = b""
         self._body = b""
         self.headers: Headers[str, str] = Headers()
         """The headers of the answer, once there is one."""
@@ -68,6 +70,9 @@ class Handshake:
         Raises:
             ConnectionFailedError: the answer is not, or not a valid, acceptance.
         """
+        self._begun = (self._begun + data)[: len(_HTTP)]
+        if not _HTTP.startswith(self._begun):
+            raise _bad_answer(f"the server did not answer in HTTP: it began with {data[:16]!r}")
         self._http.receive_data(data)
         while True:
             event = self._next_event(ended=not data)

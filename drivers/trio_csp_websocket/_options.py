@@ -121,9 +121,9 @@ def parse_options(given: Mapping[str, object]) -> Options:
     ssl_context = given.get("ssl_context")
     if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
         raise InvalidTypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
-    compression = Compression(
-        _whole_number("compression", given.get("compression", Compression.DISABLED), 0, max(Compression))
-    )
+    if ssl_context is not None and ssl_context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise InvalidError("ssl_context must be one for clients, not of PROTOCOL_TLS_SERVER")
+    compression = _compression(given.get("compression", Compression.DISABLED))
     return Options(
         headers=_headers(given),
         protocols=_protocols(given.get("protocols")),
@@ -177,6 +177,15 @@ def _whole_number(name: str, number: object, least: int, most: int) -> int:
     if not least <= number <= most:
         raise InvalidError(f"{name} must be {least} to {most}, not {_shown(number)}")
     return number
+
+
+def _compression(mode: object) -> Compression:
+    wanted = "COMPRESSION.DISABLED (0), CONTEXT_TAKEOVER (1) or NO_CONTEXT (2)"
+    if not isinstance(mode, int) or isinstance(mode, bool):
+        raise InvalidTypeError(f"compression must be {wanted}, not {mode!r}")
+    if mode not in tuple(Compression):
+        raise InvalidError(f"compression must be {wanted}, not {_shown(mode)}")
+    return Compression(mode)
 
 
 def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:

@@ -14,6 +14,7 @@ from trio_csp_websocket._frames import PING
 
 if TYPE_CHECKING:
     from trio_csp_websocket._decoder import Decoder
+    from trio_csp_websocket._delivery import Delivery
     from trio_csp_websocket._options import Options
     from trio_csp_websocket._pings import Pings
     from trio_csp_websocket._transport import Transport
@@ -33,16 +34,27 @@ class Patience:
       us: then the ping may not be on its way yet.
     """
 
-    def __init__(self, transport: Transport, decoder: Decoder, writer: Writer, pings: Pings, options: Options) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        decoder: Decoder,
+        delivery: Delivery,
+        writer: Writer,
+        pings: Pings,
+        options: Options,
+    ) -> None:
         self._transport = transport
         self._decoder = decoder
+        self._delivery = delivery
         self._writer = writer
         self._pings = pings
         self._read_timeout_seconds = options.read_timeout_seconds
         self._keepalive_seconds = options.keepalive_seconds
-        # How long we have waited for the current message, and the number of messages before it.
-        self._waited_seconds = 0.0
-        self._messages_received = 0
+        # The number of messages before the one that is awaited; since when it is, less the time for which the channel
+        # had kept us from reading until then; whether there was still something to read when its time was over.
+        self._messages_received = -1
+        self._since = 0.0
+        self._overdue = False
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return what has arrived, waiting for at least a byte; b"" at the end.
@@ -51,27 +63,38 @@ class Patience:
             PeerStalledError: waiting took too long.
         """
         start = trio.current_time()
-        if self._decoder.messages_received != self._messages_received:
-            self._messages_received = self._decoder.messages_received
-            self._waited_seconds = 0.0
-        read_deadline = start + self._read_timeout_seconds - self._waited_seconds
+        read_deadline = self._read_deadline(start)
+        if start < read_deadline:
+            self._overdue = False
+        elif self._overdue:
+            raise self._no_message()
+        else:
+            self._overdue = True  # it gets one look at what has arrived: the program may have been busy elsewhere
         silence_deadline = start + self._keepalive_seconds
-        probed = False
-        # When it was last looked: whether there was something to write, and how much had been written before.
-        busy, sent = False, 0
+        asked = probed = busy = False
+        sent = 0
         while True:
             with trio.move_on_at(min(read_deadline, silence_deadline)):
-                block = await self._transport.receive_some(max_bytes)
-                self._waited_seconds += trio.current_time() - start
-                return block
+                return await self._transport.receive_some(max_bytes)
             now = trio.current_time()
             if now >= read_deadline:
-                raise PeerStalledError(f"no message within {self._read_timeout_seconds:g} s")
-            if probed and (not busy or self._transport.bytes_sent == sent):
+                raise self._no_message()
+            # Whether there was something to write an interval ago, and all that has been written since.
+            if asked and (not busy or self._transport.bytes_sent == sent):
                 raise PeerStalledError(f"nothing for {self._keepalive_seconds:g} s after a ping")
             busy, sent = self._writer.busy, self._transport.bytes_sent
             # A ping that waits in line does as well; one of ours would overtake it, and its pong seem to answer both.
             if not probed and not self._writer.ping_waits:
                 self._writer.send_control(self._writer.encode(PING, self._pings.probe()))
-            probed = True
+                probed = True
+            asked = True
             silence_deadline = now + self._keepalive_seconds
+
+    def _read_deadline(self, now: float) -> float:
+        if self._decoder.messages_received != self._messages_received:
+            self._messages_received = self._decoder.messages_received
+            self._since = now - self._delivery.blocked_seconds
+        return self._since + self._delivery.blocked_seconds + self._read_timeout_seconds
+
+    def _no_message(self) -> PeerStalledError:
+        return PeerStalledError(f"no message within {self._read_timeout_seconds:g} s")

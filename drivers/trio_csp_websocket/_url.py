@@ -44,9 +44,9 @@ class Target:
 def parse_url(url: str) -> Target:
     """Parse and normalise a ``ws:`` or ``wss:`` URL.
 
-    Scheme and host become lower case, an international host name its ASCII form, a default port is dropped, as is the
-    dot behind an absolute host name, unreserved
-    characters are percent-decoded and dot segments resolved (RFC 3986, section 6.2.2); the query stays as it is.
+    Scheme and host become lower case, an international host name its ASCII form; a default port is dropped, as is the
+    dot behind an absolute host name; unreserved characters are percent-decoded and dot segments resolved (RFC 3986,
+    section 6.2.2); the query stays as it is.
 
     Raises:
         InvalidError: it is malformed, or not a WebSocket URL. The text of the error shows no credentials.

@@ -49,7 +49,7 @@ class WriteTimeoutError(Exception):
     """A send took longer than its timeout. If it had ``begun``, part of its frame may be on the wire."""
 
     def __init__(self, *, begun: bool, seconds: float) -> None:
-        super().__init__(f"it was not {'written' if begun else 'begun'} within {seconds:g} s")
+        super().__init__(f"not {'written' if begun else 'begun'} within {seconds:g} s (write_timeout)")
         self.begun = begun
 
 

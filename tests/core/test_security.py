@@ -20,6 +20,8 @@ from csp.security import Actor, Policy, Scope, can, context
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from trio.testing import MockClock
+
 ALICE = Actor("alice")
 NOTHING = Scope([])
 ALLOW = Policy("*", "*")
@@ -313,7 +315,7 @@ def test_what_a_condition_returns_counts_by_its_truth() -> None:
 
 def seen() -> tuple[object, ...]:
     """Return the context's actor, scope and strictness, as a policy and the decision see them."""
-    actor, scope, strict = security._context.get()
+    actor, scope, strict, _ = security._context.get()
     return actor, scope, strict
 
 
@@ -656,3 +658,34 @@ def test_policies_scopes_and_actors_do_not_change() -> None:
         with pytest.raises(AttributeError):
             setattr(frozen, name, "deny")
     assert len({ALICE, Actor("alice", {"a": 1}), Actor("bob")}) == 3
+
+
+async def test_one_context_may_be_entered_in_several_tasks_at_once(autojump_clock: MockClock) -> None:
+    denying = context(scope=Scope([Policy("*", "*", "deny")]))
+
+    async def use(seconds: float) -> None:
+        with denying:
+            await trio.sleep(seconds)
+            assert not can("act")
+        assert can("act")
+
+    async with trio.open_nursery() as nursery:
+        for seconds in (3, 1, 2):
+            nursery.start_soon(use, seconds)
+
+
+def test_a_condition_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_arguments: object) -> bool:
+        raise KeyError("locked")
+
+    with context(scope=Scope([Policy("act", "*", condition=broken)])):
+        assert not can("act", "something")
+    (record,) = caplog.records
+    assert record.name == "csp.security"
+    assert "'act' on 'something' is denied" in record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[0] is KeyError
+
+
+def test_a_context_shows_what_it_sets() -> None:
+    assert repr(context(actor=ALICE)) == f"<csp.security.context actor={ALICE!r} scope=None strict=None>"

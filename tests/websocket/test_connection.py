@@ -36,6 +36,7 @@ from tests.websocket._server import (
     text,
 )
 from trio_csp_websocket._encoder import Encoder
+from trio_csp_websocket._ending import lost
 from trio_csp_websocket._frames import CLOSE
 from trio_csp_websocket._transport import SocketTransport, StreamTransport
 
@@ -314,8 +315,25 @@ async def test_a_silent_server_is_given_up_after_the_dial_timeout(autojump_clock
     assert isinstance(error, TimeoutError)
     assert error.kind is Kind.INTERNAL
     assert error.retryable is True
-    assert str(error) == f"no connection to {URL} within 5 s"
+    assert str(error) == f"no connection to {URL} within 5 s: the server did not answer the handshake"
+    assert details(error) == {"url": URL}
     assert trio.current_time() - start == pytest.approx(5)
+
+
+async def test_a_server_that_is_not_reached_is_given_up_after_the_dial_timeout(autojump_clock: MockClock) -> None:
+    with pytest.raises(ConnectionTimeoutError) as caught:
+        async with connecting(Server(), dial=trio.sleep_forever, dial_timeout="5s"):
+            pytest.fail("it was opened")
+    assert str(caught.value) == f"no connection to {URL} within 5 s: the server was not reached"
+
+
+async def test_a_refusal_that_is_known_when_the_dial_timeout_expires_is_what_is_told(autojump_clock: MockClock) -> None:
+    server = Server(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\nno!")
+    error = await refused(server, dial_timeout="500ms")
+    assert not isinstance(error, ConnectionTimeoutError)
+    assert str(error) == f"cannot connect to {URL}: the server refused the connection with status 403 Forbidden"
+    assert error.retryable is False
+    assert details(error) | {"headers": None} == {"url": URL, "status": 403, "headers": None, "body": b"no!"}
 
 
 async def test_dialing_counts_towards_the_dial_timeout(autojump_clock: MockClock) -> None:
@@ -338,7 +356,7 @@ async def test_without_a_dial_timeout_a_silent_server_is_waited_for(autojump_clo
     assert server.closed
 
 
-@pytest.mark.parametrize("error", [ConnectionFailedError("no", kind=Kind.INTERNAL), OSError("no"), ValueError("no")])
+@pytest.mark.parametrize("error", [OSError("no"), ValueError("no")])
 async def test_an_error_of_dialing_comes_out_bare(error: Exception, autojump_clock: MockClock) -> None:
     async def dial() -> Transport:
         raise error
@@ -347,6 +365,24 @@ async def test_an_error_of_dialing_comes_out_bare(error: Exception, autojump_clo
         async with connecting(Server(), dial=dial):
             pytest.fail("it was opened")
     assert caught.value is error
+
+
+async def test_an_error_of_dialing_of_our_own_is_told_with_the_url_and_keeps_its_cause(
+    autojump_clock: MockClock,
+) -> None:
+    cause = OSError("cause")
+
+    async def dial() -> Transport:
+        raise ConnectionFailedError("no way", kind=Kind.INTERNAL, retryable=True) from cause
+
+    with pytest.raises(ConnectionFailedError) as caught:
+        async with connecting(Server(), dial=dial):
+            pytest.fail("it was opened")
+    assert str(caught.value) == f"cannot connect to {URL}: no way"
+    assert caught.value.retryable is True
+    assert caught.value.__cause__ is cause
+    assert caught.value.__suppress_context__
+    assert details(caught.value) == {"url": URL}
 
 
 async def test_cancelled_while_connecting_closes_at_once(autojump_clock: MockClock) -> None:
@@ -662,10 +698,10 @@ async def test_a_pong_does_not_take_the_place_of_the_last_close_frame(autojump_c
     async with connecting(server) as client:
         connection = client._connection
         # trio-websocket answers a ping while the connection is being given up.
-        connection._giving_up = True
+        connection._giving_up = lost("given up", asked=True)
         await connection.send_all(Encoder().encode(PONG, b""))
         assert not connection._handshaking.cancel_called
-        connection._giving_up = False
+        connection._giving_up = None
     assert [received.opcode for received in server.frames] == [CLOSE]
 
 
@@ -1679,3 +1715,87 @@ async def test_a_selector_on_the_channel_sees_the_end_once(autojump_clock: MockC
             server.end()
             results: list[object] = [(result.ok, result.value) async for result in selector]
         assert results == [(True, Message("text", "a")), (False, None)]
+
+
+class Flooding(StreamTransport):
+    """Once the server has sent something, there is always the same to read, and every look at it takes 0.1 s."""
+
+    def __init__(self, stream: trio.abc.Stream, clock: MockClock, begin: bytes, flood: bytes) -> None:
+        super().__init__(stream)
+        self.clock = clock
+        self.begin = begin
+        self.flood = flood
+        self.flooding = False
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        if self.flooding:
+            self.clock.jump(0.1)
+            # A socket with data in it is read without regard to cancellation.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return self.flood
+        data = await super().receive_some(max_bytes)
+        self.flooding = data.endswith(self.begin)
+        return data
+
+
+async def test_a_server_that_sends_without_end_after_a_verdict_is_left_after_the_close_timeout(
+    mock_clock: MockClock,
+) -> None:
+    server = Server()
+    violation = frame(3)
+
+    async def dial() -> Transport:
+        return Flooding(server.stream, mock_clock, violation, bytes(100))
+
+    # Nobody closes it but itself.
+    async with trio.open_nursery() as nursery:
+        client = await connecting(server, dial=dial, nursery=nursery, close_timeout="3s")
+        server.send(violation)
+    assert client.close_code == 1002
+    assert server.closed
+    assert 3 <= trio.current_time() < 4
+
+
+async def test_pings_without_end_do_not_extend_the_read_timeout(mock_clock: MockClock) -> None:
+    server = Server()
+    pings = frame(PING) * 10
+
+    async def dial() -> Transport:
+        return Flooding(server.stream, mock_clock, pings, pings)
+
+    async with connecting(server, dial=dial, read_timeout="5s", close_timeout="1s") as client:
+        server.send(pings)
+        assert await client.receive() == ENDED
+        assert client.close_code == 1011
+        assert 5 <= trio.current_time() < 6
+
+
+async def leave_by(interrupt: BaseException, server: Server, clients: list[Client]) -> None:
+    async with connecting(server) as client:
+        clients.append(client)
+        raise interrupt
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+async def test_a_block_that_is_interrupted_does_not_wait_for_the_peers_answer(
+    interrupt: type[BaseException], autojump_clock: MockClock
+) -> None:
+    # The order in which tasks run is random, so once proves nothing.
+    for _ in range(20):
+        server = Server()
+        clients: list[Client] = []
+        with pytest.raises(interrupt):
+            await leave_by(interrupt(), server, clients)
+        assert server.closes == [1001]
+        assert clients[0].close_code == 1006
+        assert is_kind(clients[0].error, Kind.UNAVAILABLE)
+
+
+async def test_a_client_that_is_being_closed_says_so(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    server = Server(answers_close=False)
+    async with connecting(server) as client:
+        nursery.start_soon(client.close)
+        await wait_all_tasks_blocked()
+        assert repr(client) == f"<csp.websocket.Client closing, {URL}>"
+        with pytest.raises(ConnectionFailedError, match="sending failed: the connection is being closed"):
+            await client.send("late")

@@ -238,9 +238,12 @@ def test_compression_is_one_of_the_constants_or_its_number(value: int) -> None:
     assert parsed(compression=value).compression is COMPRESSION(value)
 
 
+MODES = "COMPRESSION.DISABLED (0), CONTEXT_TAKEOVER (1) or NO_CONTEXT (2)"
+
+
 @pytest.mark.parametrize("value", [-1, 3, 10**30])
 def test_another_compression_is_invalid(value: int) -> None:
-    assert str(invalid(compression=value)) == f"compression must be 0 to 2, not {value}"
+    assert str(invalid(compression=value)) == f"compression must be {MODES}, not {value}"
 
 
 @pytest.mark.parametrize("value", [0, 1, 128, 104_857_600])
@@ -265,7 +268,8 @@ def test_the_default_compression_threshold_follows_the_compression() -> None:
 def test_a_number_of_another_type_is_invalid(name: str, value: object) -> None:
     error = invalid(**{name: value})
     assert isinstance(error, InvalidTypeError)
-    assert str(error) == f"{name} must be a whole number, not {value!r}"
+    wanted = MODES if name == "compression" else "a whole number"
+    assert str(error) == f"{name} must be {wanted}, not {value!r}"
 
 
 # Headers --------------------------------------------------------------------------------------------------------------
@@ -623,3 +627,8 @@ def test_a_number_too_large_to_be_printed_is_invalid(name: str) -> None:
     options: dict[str, Any] = {name: 10**5000}
     with pytest.raises(InvalidError):
         websocket.connect("ws://server.test/", **options)
+
+
+def test_a_tls_context_for_servers_is_invalid() -> None:
+    with pytest.raises(InvalidError, match="ssl_context must be one for clients"):
+        websocket.connect(SECURE_URL, ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))

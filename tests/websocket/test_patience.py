@@ -611,7 +611,7 @@ async def test_a_send_that_cannot_begin_in_time_sends_nothing_and_the_connection
         with pytest.raises(ConnectionTimeoutError) as caught:
             await client.send("never")
         assert trio.current_time() == pytest.approx(2)
-        assert str(caught.value) == "sending failed: it was not begun within 2 s"
+        assert str(caught.value) == "sending failed: not begun within 2 s (write_timeout)"
         assert (caught.value.kind, caught.value.retryable) == (Kind.TIMEOUT, True)
         assert isinstance(caught.value, TimeoutError)
         assert client.close_code is None
@@ -657,7 +657,7 @@ async def test_a_ping_that_cannot_begin_in_time_is_taken_back(autojump_clock: Mo
         await stuck(server)
         with pytest.raises(ConnectionTimeoutError) as caught:
             await client.ping(b"never")
-        assert str(caught.value) == "ping failed: it was not begun within 2 s"
+        assert str(caught.value) == "ping failed: not begun within 2 s (write_timeout)"
         assert (caught.value.kind, caught.value.retryable) == (Kind.TIMEOUT, True)
         assert client.close_code is None
         assert len(client._connection.pings) == 0
@@ -705,7 +705,7 @@ def check_broken(client: Client, server: Server) -> None:
     assert type(error) is ConnectionTimeoutError
     assert (error.kind, error.retryable) == (Kind.TIMEOUT, True)
     assert error.details == {"code": 1006, "reason": ""}
-    assert str(error) == "the connection timed out: it was not written within 2 s"
+    assert str(error) == "the connection timed out: a frame was not written within 2 s (write_timeout)"
     assert (client.close_code, client.close_reason) == (1006, "")
     assert server.closed
     assert server.closes == []
@@ -718,7 +718,7 @@ async def test_a_send_that_is_not_written_in_time_ends_the_connection(autojump_c
         with pytest.raises(ConnectionTimeoutError) as caught:
             await client.send(LARGE)
         assert trio.current_time() == pytest.approx(2)
-        assert str(caught.value) == "sending failed: it was not written within 2 s"
+        assert str(caught.value) == "sending failed: not written within 2 s (write_timeout)"
         assert (caught.value.kind, caught.value.retryable) == (Kind.TIMEOUT, True)
         assert caught.value.__cause__ is client.error
         check_broken(client, server)
@@ -779,7 +779,7 @@ async def test_everybody_who_waits_is_told_when_a_send_ends_the_connection(autoj
         for name, retryable in (("send", False), ("ping", True)):
             assert not isinstance(told[name], ConnectionTimeoutError)
             assert (told[name].kind, told[name].retryable) == (Kind.INTERNAL, retryable)
-            assert str(told[name]).endswith("the connection broke: it was not written within 2 s")
+            assert str(told[name]).endswith("the connection broke: a frame was not written within 2 s (write_timeout)")
         assert len(client._connection.pings) == 0
         check_broken(client, server)
 
@@ -862,7 +862,7 @@ async def test_a_ping_that_is_not_written_in_time_ends_the_connection(autojump_c
         server.stop_reading()
         with pytest.raises(ConnectionTimeoutError) as caught:
             await client.ping()
-        assert str(caught.value) == "ping failed: it was not written within 2 s"
+        assert str(caught.value) == "ping failed: not written within 2 s (write_timeout)"
         assert (caught.value.kind, caught.value.retryable) == (Kind.TIMEOUT, True)
         assert caught.value.__cause__ is client.error
         assert len(client._connection.pings) == 0

@@ -137,7 +137,7 @@ async def test_a_server_without_tls_behind_wss_fails_at_once(says: bytes, trusti
         await peer.send(says)
 
     async with raw_server(server) as url:
-        await fails_to_connect(url.replace("ws:", "wss:"), trusting, "TLS failed")
+        await fails_to_connect(url.replace("ws:", "wss:"), trusting, r"TLS failed: [A-Z_]+; is it a ws: server\?$")
 
 
 async def test_a_server_that_says_nothing_to_tls_is_left_after_the_dial_timeout(trusting: ssl.SSLContext) -> None:
@@ -607,4 +607,21 @@ async def test_a_server_that_wants_another_certificate_of_the_client_is_understo
     async with raw_server(server) as url:
         await fails_to_connect(
             url.replace("ws:", "wss:"), context, f"the connection broke during the handshake: .*{says}$"
+        )
+
+
+class Unusable(ssl.SSLContext):
+    """A context that cannot be used, and says so when it is."""
+
+    def wrap_bio(self, *_arguments: object, **_options: object) -> ssl.SSLObject:
+        raise ssl.SSLError("not this one")
+
+
+async def test_a_context_that_cannot_be_used_is_a_failed_connection_that_leaves_no_socket() -> None:
+    async def server(peer: Peer) -> None:
+        await peer.expect_gone()
+
+    async with raw_server(server) as url:
+        await fails_to_connect(
+            url.replace("ws:", "wss:"), Unusable(ssl.PROTOCOL_TLS_CLIENT), "TLS failed: .*not this one"
         )
