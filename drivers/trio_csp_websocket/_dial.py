@@ -28,6 +28,12 @@ async def dial(target: Target, options: Options) -> Transport:
         attempts = _failed_attempts(error)
         # The cause is a group only where several addresses failed, each in its own way.
         raise _not_connected(_reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
+    except BaseExceptionGroup as group:
+        # Ctrl-C may hit one of the tasks in which Trio tries addresses.
+        _, failures = group.split(trio.Cancelled)
+        if failures is None or len(failures.exceptions) > 1:
+            raise
+        raise failures.exceptions[0] from None
     if not target.secure:
         return SocketTransport(stream)
     try:

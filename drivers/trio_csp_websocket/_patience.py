@@ -51,10 +51,10 @@ class Patience:
         self._read_timeout_seconds = options.read_timeout_seconds
         self._keepalive_seconds = options.keepalive_seconds
         # The number of messages before the one that is awaited; since when it is, less the time for which the channel
-        # had kept us from reading until then; whether there was still something to read when its time was over.
+        # had kept us from reading until then; and until when, once that took too long, it may still turn up.
         self._messages_received = -1
         self._since = 0.0
-        self._overdue = False
+        self._grace_until: float | None = None
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return what has arrived, waiting for at least a byte; b"" at the end.
@@ -64,24 +64,18 @@ class Patience:
         """
         start = trio.current_time()
         read_deadline = self._read_deadline(start)
-        if start < read_deadline:
-            self._overdue = False
-        elif self._overdue:
-            raise self._no_message()
-        else:
-            self._overdue = True  # it gets one look at what has arrived: the program may have been busy elsewhere
         silence_deadline = start + self._keepalive_seconds
         asked = probed = busy = False
         sent = 0
-        while True:
+        while start < read_deadline:
             with trio.move_on_at(min(read_deadline, silence_deadline)):
                 return await self._transport.receive_some(max_bytes)
             now = trio.current_time()
             if now >= read_deadline:
-                raise self._no_message()
+                break
             # Whether there was something to write an interval ago, and all that has been written since.
             if asked and (not busy or self._transport.bytes_sent == sent):
-                raise PeerStalledError(f"nothing for {self._keepalive_seconds:g} s after a ping")
+                return await self._look(max_bytes, f"nothing for {self._keepalive_seconds:g} s after a ping")
             busy, sent = self._writer.busy, self._transport.bytes_sent
             # A ping that waits in line does as well; one of ours would overtake it, and its pong seem to answer both.
             if not probed and not self._writer.ping_waits:
@@ -89,12 +83,28 @@ class Patience:
                 probed = True
             asked = True
             silence_deadline = now + self._keepalive_seconds
+        return await self._receive_late(max_bytes, read_deadline)
 
     def _read_deadline(self, now: float) -> float:
         if self._decoder.messages_received != self._messages_received:
             self._messages_received = self._decoder.messages_received
             self._since = now - self._delivery.blocked_seconds
+            self._grace_until = None
         return self._since + self._delivery.blocked_seconds + self._read_timeout_seconds
 
-    def _no_message(self) -> PeerStalledError:
-        return PeerStalledError(f"no message within {self._read_timeout_seconds:g} s")
+    async def _receive_late(self, max_bytes: int, read_deadline: float) -> bytes:
+        """Return what has arrived all the same. For as long as this program was late itself, the message may come."""
+        reason = f"no message within {self._read_timeout_seconds:g} s"
+        now = trio.current_time()
+        if self._grace_until is None:
+            self._grace_until = now + (now - read_deadline)
+        elif now > self._grace_until:
+            raise PeerStalledError(reason)
+        return await self._look(max_bytes, reason)
+
+    async def _look(self, max_bytes: int, reason: str) -> bytes:
+        """Return what has arrived, or raise the verdict on the peer: it may have been us who were busy elsewhere."""
+        block = await self._transport.receive_now(max_bytes)
+        if block is None:
+            raise PeerStalledError(reason)
+        return block

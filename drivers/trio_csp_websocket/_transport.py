@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, ClassVar
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Callable, Generator
 
     from typing_extensions import Buffer
 
-# How many scheduler passes a last frame gets on a stream that cannot be written synchronously: a few locks and
+# How many scheduler passes an operation gets that must not wait, on a stream that takes the scheduler: a few locks and
 # checkpoints inside TLS and its socket, and no waiting for the network.
-_PASSES_FOR_LAST_FRAME = 10
+_PASSES_WITHOUT_WAITING = 10
 
 
 # TLS encrypts all it is given before it sends any; in slices this takes less memory, and its progress can be seen.
@@ -37,6 +37,10 @@ class Transport(ABC):
     @abstractmethod
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return what has arrived, waiting for at least a byte; b"" at the end."""
+
+    @abstractmethod
+    async def receive_now(self, max_bytes: int) -> bytes | None:
+        """Return what has arrived without waiting for the network; None if nothing has, b"" at the end."""
 
     @abstractmethod
     def send_now(self, data: Buffer) -> int:
@@ -75,19 +79,21 @@ class SocketTransport(Transport):
         self._socket.setblocking(False)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        # Lets the consumer of what was read before run first. Shielded, so that a timeout that this program slept
-        # through does not keep it from what has arrived in the meantime.
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        while True:
-            try:
-                data = self._socket.recv(max_bytes)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
-            except OSError as error:
-                raise self._translated(error) from error
-            else:
-                self.bytes_received += len(data)
-                return data
+        # Also lets the consumer of what was read before run first.
+        await trio.lowlevel.checkpoint()
+        while (data := await self.receive_now(max_bytes)) is None:
+            await trio.lowlevel.wait_readable(self._socket)
+        return data
+
+    async def receive_now(self, max_bytes: int) -> bytes | None:
+        try:
+            data = self._socket.recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        self.bytes_received += len(data)
+        return data
 
     def send_now(self, data: Buffer) -> int:
         try:
@@ -146,6 +152,17 @@ class StreamTransport(Transport):
         self.bytes_received += len(data)
         return data
 
+    async def receive_now(self, max_bytes: int) -> bytes | None:
+        received: list[bytes] = []
+
+        async def receive() -> None:
+            # Broken or closed: whoever receives next is told.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                received.append(await self.receive_some(max_bytes))
+
+        await _without_waiting(receive)
+        return received[0] if received else None
+
     def send_now(self, data: Buffer) -> int:
         return 0
 
@@ -163,11 +180,7 @@ class StreamTransport(Transport):
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
                 await self._stream.send_all(frame)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send)
-            for _ in range(_PASSES_FOR_LAST_FRAME):
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
+        await _without_waiting(send)
 
     async def send_eof(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
@@ -175,6 +188,15 @@ class StreamTransport(Transport):
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self._stream)
+
+
+async def _without_waiting(operation: Callable[[], Awaitable[object]]) -> None:
+    """Run an operation for as long as it can go on without waiting for the network."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(operation)
+        for _ in range(_PASSES_WITHOUT_WAITING):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
 
 
 @contextlib.contextmanager

@@ -1730,8 +1730,7 @@ class Flooding(StreamTransport):
     async def receive_some(self, max_bytes: int) -> bytes:
         if self.flooding:
             self.clock.jump(0.1)
-            # A socket with data in it is read without regard to cancellation.
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await trio.lowlevel.checkpoint()
             return self.flood
         data = await super().receive_some(max_bytes)
         self.flooding = data.endswith(self.begin)

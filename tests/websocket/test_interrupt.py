@@ -7,6 +7,7 @@ import importlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from csp import websocket
 from tests.websocket._peers import (
@@ -268,3 +270,24 @@ def test_ctrl_c_while_the_block_is_entered_or_left_leaves_no_socket_and_no_task(
         assert interrupted
 
     trio.run(main)
+
+
+def test_ctrl_c_while_tcp_connects_is_a_bare_keyboard_interrupt() -> None:
+    async def interrupt() -> None:
+        await wait_all_tasks_blocked(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    async def main(port: int) -> None:
+        trio.lowlevel.spawn_system_task(interrupt)
+        async with websocket.connect(f"ws://127.0.0.1:{port}/"):
+            pytest.fail("connected")
+
+    # Connecting to a listener whose queue is full has to wait.
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        with pytest.raises(KeyboardInterrupt):
+            trio.run(main, listener.getsockname()[1])

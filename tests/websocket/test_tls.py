@@ -7,6 +7,7 @@ import datetime as dt
 import random
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -625,3 +626,22 @@ async def test_a_context_that_cannot_be_used_is_a_failed_connection_that_leaves_
         await fails_to_connect(
             url.replace("ws:", "wss:"), Unusable(ssl.PROTOCOL_TLS_CLIENT), "TLS failed: .*not this one"
         )
+
+
+async def test_a_program_that_computes_for_longer_than_the_read_timeout_does_not_blame_the_server(
+    server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    async def server(peer: Peer) -> None:
+        await peer.accept()
+        for _ in range(3):
+            await peer.send(frame(BINARY, bytes(70_000)))
+        await peer.read_frames()
+
+    async with (
+        raw_server(server, tls=server_tls) as url,
+        websocket.connect(url, ssl_context=trusting, read_timeout="100ms", channel_capacity=1) as client,
+    ):
+        for _ in range(3):
+            _, ok = await client.receive()
+            assert ok, client.error
+            time.sleep(0.2)  # noqa: ASYNC251  # nobody reads in the meantime, and that is the point

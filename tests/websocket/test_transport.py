@@ -140,17 +140,18 @@ async def test_a_receive_that_is_cancelled_loses_nothing(pair: Pair, nursery: tr
     await peer.aclose()
 
 
-async def test_a_socket_gives_what_has_arrived_although_the_time_for_it_is_over() -> None:
-    # The program may have been busy for so long; the peer was not.
-    transport, peer = over_sockets()
-    await peer.send_all(b"in time")
-    with trio.move_on_at(trio.current_time() - 1) as scope:
-        assert await transport.receive_some(100) == b"in time"
-    with trio.move_on_at(trio.current_time() - 1) as scope:
-        await transport.receive_some(100)
-    assert scope.cancelled_caught
-    await transport.aclose()
+@any_transport
+async def test_what_has_arrived_can_be_had_without_waiting(pair: Pair, nursery: trio.Nursery) -> None:
+    transport, peer = pair()
+    assert await transport.receive_now(100) is None
+    nursery.start_soon(peer.send_all, b"here")
+    await wait_all_tasks_blocked()
+    assert await transport.receive_now(100) == b"here"
+    assert transport.bytes_received == 4
+    assert await transport.receive_now(100) is None
     await peer.aclose()
+    assert await transport.receive_now(100) == b""
+    await transport.aclose()
 
 
 async def cancel_when_blocked(scope: trio.CancelScope) -> None:

@@ -38,6 +38,9 @@ class ScriptedTransport(Transport):
         self.gate = trio.Event()
         """What `send_all` waits for."""
 
+    async def receive_now(self, max_bytes: int) -> bytes | None:
+        raise NotImplementedError
+
     async def receive_some(self, max_bytes: int) -> bytes:
         raise NotImplementedError
 
