@@ -31,7 +31,7 @@ async def dial(target: Target, options: Options) -> Transport:
     except BaseExceptionGroup as group:
         # Ctrl-C may hit one of the tasks in which Trio tries addresses.
         _, failures = group.split(trio.Cancelled)
-        if failures is None or len(failures.exceptions) > 1:
+        if failures is None or len(failures.exceptions) != 1:
             raise
         raise failures.exceptions[0] from None
     if not target.secure:
