@@ -271,7 +271,8 @@ async def test_a_cancelled_send_leaves_the_context_as_the_server_has_it(server: 
             await client.send("last")
         for line in lines:
             await echoed(client, line)
-        assert max(await echoed(client, lines[-1])) < 40
+        # Of its 600 bytes; which lines went out before, and in which order, makes some difference.
+        assert max(await echoed(client, lines[-1])) < 150
 
 
 # What a server answers ------------------------------------------------------------------------------------------------
