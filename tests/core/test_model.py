@@ -587,7 +587,7 @@ async def drive(program: Program) -> None:
 
 
 @settings(
-    max_examples=int(LONG_RUN or 1000),
+    max_examples=int(LONG_RUN or 700),
     derandomize=not LONG_RUN,
     deadline=None,
     database=None,
