@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from email.message import Message as Headers
 
+    from csp.errors import Error
+    from csp.websocket import Client
     from trio_csp_websocket._options import Options
     from trio_csp_websocket._transport import Transport
     from trio_csp_websocket._url import Target
@@ -266,3 +268,21 @@ def connecting(
 
     given: dict[str, Any] = dict(options)
     return Connecting(parse_url(url), parse_options(given), given.get("nursery"), dial=dial_memory)
+
+
+# What a client has to tell -------------------------------------------------------------------------------------------
+
+
+def details(error: Error | None) -> dict[str, object]:
+    assert error is not None
+    assert error.details is not None
+    return dict(error.details)
+
+
+async def drained(client: Client) -> list[str | bytes]:
+    """Receive until the channel is closed; return the data."""
+    received: list[str | bytes] = []
+    with trio.fail_after(1000):
+        while (message := await client.receive()).ok:
+            received.append(message.value.data)
+    return received

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Error, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from csp.websocket import Message
 from tests.websocket._server import (
     BINARY,
@@ -28,6 +28,8 @@ from tests.websocket._server import (
     close,
     connecting,
     deflated,
+    details,
+    drained,
     frame,
     text,
 )
@@ -73,21 +75,6 @@ def understood(server: Server, *, takeover: bool = True, bits: int = 15) -> list
                 payload = decompressor.decompress(payload + TAIL)
             messages.append(payload)
     return messages
-
-
-def details(error: Error | None) -> dict[str, object]:
-    assert error is not None
-    assert error.details is not None
-    return dict(error.details)
-
-
-async def drained(client: Client) -> list[str | bytes]:
-    """Receive until the channel is closed; return the data."""
-    received: list[str | bytes] = []
-    with trio.fail_after(1000):
-        while (message := await client.receive()).ok:
-            received.append(message.value.data)
-    return received
 
 
 # Agreeing -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import trio_websocket
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
-from csp import errors, websocket
+from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind, NoContextError, is_kind
 from csp.websocket import Message
 from tests.websocket._server import (
@@ -32,6 +32,8 @@ from tests.websocket._server import (
     accepting,
     close,
     connecting,
+    details,
+    drained,
     frame,
     text,
 )
@@ -48,21 +50,6 @@ if TYPE_CHECKING:
 
     from csp.websocket import Client
     from trio_csp_websocket._transport import Transport
-
-
-def details(error: errors.Error | None) -> dict[str, object]:
-    assert error is not None
-    assert error.details is not None
-    return dict(error.details)
-
-
-async def drained(client: Client) -> list[str | bytes]:
-    """Receive until the channel is closed; return the data."""
-    received: list[str | bytes] = []
-    with trio.fail_after(1000):
-        while (message := await client.receive()).ok:
-            received.append(message.value.data)
-    return received
 
 
 async def refused(server: Server, **options: Any) -> ConnectionFailedError:
