@@ -9,6 +9,7 @@ data, and after a close comes nothing.
 
 from __future__ import annotations
 
+import codecs
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,14 @@ from trio_csp_websocket._frames import (
     parse_close,
     protocol_error,
 )
+from trio_csp_websocket._pieces import Pieces
 
 if TYPE_CHECKING:
+    from codecs import IncrementalDecoder
+
     from trio_csp_websocket._deflate import Inflater
+
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 _WHOLE_TEXT = FIN | TEXT_FRAME
 _WHOLE_BINARY = FIN | BINARY_FRAME
@@ -69,16 +75,19 @@ class Decoder:
         self._limit = read_limit_bytes
         self._closed = False
         self._rest = b""
-        self._collected = bytearray()
-        self._collected_head = 0
         # What came out of compressed messages since `messages` was empty.
         self._inflated = 0
         # Deflate expands what it cannot compress.
         self._compressed_limit = read_limit_bytes + read_limit_bytes // 16 + 1024
-        # The message being received; its fragments are None outside of one.
+        # The message being received, if there is one: of its first frame the opcode, and whether it is compressed; of
+        # its latest frame, whether it is the last; and what has come, inflated.
+        self._in_message = False
         self._opcode = 0
         self._compressed = False
-        self._fragments: bytearray | None = None
+        self._final = False
+        self._payload = Pieces()
+        # Checks the text of fragments as they come; None if the message is none or has only one.
+        self._utf8: IncrementalDecoder | None = None
 
     def feed(self, block: bytes) -> list[Control]:
         """Take in what was read; append messages to `messages` and return the control frames, in order."""
@@ -89,7 +98,7 @@ class Decoder:
         if not self.messages:
             self._inflated = 0
         try:
-            start = self._collect(block, controls) if self.missing else 0
+            start = self._collect(block) if self.missing else 0
             if self._rest:
                 block = self._rest + block
                 self._rest = b""
@@ -113,15 +122,15 @@ class Decoder:
                 if extended is None:
                     break
                 length, payload_start = extended
-            plain = head in (_WHOLE_TEXT, _WHOLE_BINARY) and self._fragments is None and length <= self._limit
+            plain = head in (_WHOLE_TEXT, _WHOLE_BINARY) and not self._in_message and length <= self._limit
             if not plain:
                 self._check_header(head, length)
             end = payload_start + length
             if end > size:
                 if length > _MAX_REPARSED:
-                    self._collected_head = head
-                    self._collected += block[payload_start:]
                     self.missing = end - size
+                    self._begin_frame(head)
+                    self._take_payload(block[payload_start:])
                     return
                 break
             if plain and head == _WHOLE_TEXT:
@@ -138,15 +147,11 @@ class Decoder:
         if start < size and not self._closed:
             self._rest = block[start:] if start else block
 
-    def _collect(self, block: bytes, controls: list[Control]) -> int:
-        """Add to the payload being collected; return where in the block the next frame starts."""
+    def _collect(self, block: bytes) -> int:
+        """Take more of the payload that is being collected; return where in the block the next frame starts."""
         taken = min(self.missing, len(block))
-        self._collected += block if taken == len(block) else block[:taken]
         self.missing -= taken
-        if not self.missing:
-            payload = self._collected
-            self._collected = bytearray()
-            self._finish_frame(self._collected_head, payload, controls)
+        self._take_payload(block if taken == len(block) else block[:taken])
         return taken
 
     def _check_header(self, head: int, length: int) -> None:
@@ -168,7 +173,7 @@ class Decoder:
             return
         if opcode not in (CONTINUATION, TEXT_FRAME, BINARY_FRAME):
             raise protocol_error(f"unknown data opcode {opcode}")
-        if (opcode == CONTINUATION) != (self._fragments is not None):
+        if (opcode == CONTINUATION) != self._in_message:
             raise protocol_error(
                 "a continuation without a message to continue"
                 if opcode == CONTINUATION
@@ -183,49 +188,62 @@ class Decoder:
                 reason = f"a compressed frame of {length} bytes, too large for a message of {self._limit}"
                 raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
             return
-        total = length + (len(self._fragments) if self._fragments is not None else 0)
+        total = length + self._payload.size
         if total > self._limit:
             reason = f"a message of at least {total} bytes, more than {self._limit}"
             raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
 
-    def _finish_frame(self, head: int, payload: bytes | bytearray, controls: list[Control]) -> None:
+    def _finish_frame(self, head: int, payload: bytes, controls: list[Control]) -> None:
         """Act on a complete frame whose header was checked."""
         opcode = head & OPCODE
-        if opcode & CONTROL:
-            control = Control(opcode, bytes(payload))
-            if opcode == CLOSE:
-                parse_close(control.payload)  # a bad one is a violation instead
-                self._closed = True
-            controls.append(control)
+        if not opcode & CONTROL:
+            self._begin_frame(head)
+            self._take_payload(payload)
             return
-        ended = bool(head & FIN)
+        if opcode == CLOSE:
+            parse_close(payload)  # a bad one is a violation instead
+            self._closed = True
+        controls.append(Control(opcode, payload))
+
+    def _begin_frame(self, head: int) -> None:
+        """Take note of a data frame whose header was checked."""
+        self._final = bool(head & FIN)
+        opcode = head & OPCODE
         if opcode != CONTINUATION:
+            self._in_message = True
             self._opcode = opcode
             self._compressed = bool(head & COMPRESSED)
-        if self._compressed:
-            assert self.inflater is not None
-            payload = self.inflater.inflate(payload, end=ended)
-            # A block of a few KiB can hold messages of many MiB: they come out as they are taken.
-            self._inflated += len(payload)
-            self.paused = self._inflated >= _MAX_INFLATED_BYTES
-        if opcode != CONTINUATION and ended:
-            self._finish_message(payload)
-            return
-        if self._fragments is None:
-            self._fragments = bytearray()
-        self._fragments += payload
-        if ended:
-            payload, self._fragments = self._fragments, None
-            self._finish_message(payload)
+            self._utf8 = _Utf8Decoder() if opcode == TEXT_FRAME and not self._final else None
 
-    def _finish_message(self, payload: bytes | bytearray) -> None:
+    def _take_payload(self, payload: bytes) -> None:
+        """Take all of a data frame's payload, or as much of it as has come."""
+        ended = self._final and not self.missing
+        if not self._compressed:
+            self._add(payload)
+        else:
+            assert self.inflater is not None
+            for piece in self.inflater.inflate(payload, end=ended):
+                self._add(piece)
+                self._inflated += len(piece)
+            # A block of a few KiB can hold messages of many MiB: they come out as they are taken.
+            self.paused = self._inflated >= _MAX_INFLATED_BYTES
+        if ended:
+            self._finish_message()
+
+    def _add(self, piece: bytes) -> None:
+        self._payload.add(piece)
+        if self._utf8 is not None:
+            _check_utf8(self._utf8, piece)
+
+    def _finish_message(self) -> None:
+        self._in_message = self._compressed = False
+        payload = self._payload.take()
         if self._opcode == TEXT_FRAME:
             self.messages.append(Message("text", _text(payload)))
         else:
-            self.messages.append(Message("binary", bytes(payload)))
+            self.messages.append(Message("binary", payload))
         self.messages_received += 1
         self.payload_bytes_received += len(payload)
-        self._compressed = False
 
 
 def _extended_length(block: bytes, start: int) -> tuple[int, int] | None:
@@ -243,8 +261,20 @@ def _extended_length(block: bytes, start: int) -> tuple[int, int] | None:
     return length, payload_start
 
 
-def _text(payload: bytes | bytearray) -> str:
+def _text(payload: bytes) -> str:
     try:
         return payload.decode()
     except UnicodeDecodeError:
-        raise ProtocolViolation(CloseCode.INVALID_PAYLOAD, "a text message is not UTF-8") from None
+        raise _not_utf8() from None
+
+
+def _check_utf8(decoder: IncrementalDecoder, piece: bytes) -> None:
+    """Refuse text of which what has come cannot become UTF-8, whatever follows."""
+    try:
+        decoder.decode(piece)
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
+
+
+def _not_utf8() -> ProtocolViolation:
+    return ProtocolViolation(CloseCode.INVALID_PAYLOAD, "a text message is not UTF-8")

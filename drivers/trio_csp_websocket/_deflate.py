@@ -90,19 +90,22 @@ class Inflater:
         self._final_blocks = 0
         self._behind_final_block = False
 
-    def inflate(self, payload: bytes | bytearray, *, end: bool) -> bytes | bytearray:
-        """Return what the payload of a message's next frame inflates to; ``end`` if it is the last.
+    def inflate(self, payload: bytes, *, end: bool) -> Iterator[bytes]:
+        """Yield what more of a message's payload inflates to; ``end`` if nothing of it follows.
 
         Raises:
             ProtocolViolation: it is corrupt, or the message is larger than the limit.
         """
-        inflated: bytes | bytearray = b""
-        if payload or not self._empty:
+        if payload or (end and not self._empty):
             self._empty = False
             if self._decompressor is None:
                 self._decompressor = zlib.decompressobj(-self._window_bits)
             try:
-                inflated = self._inflate(payload, end=end)
+                for chunk, last in _chunks(payload, end=end):
+                    rest: Buffer | None = chunk
+                    while rest is not None:
+                        piece, rest = self._step(rest, last=last)
+                        yield piece
             except zlib.error as error:
                 raise _violation(f"a compressed message cannot be inflated: {error}") from None
         if end:
@@ -111,21 +114,6 @@ class Inflater:
             if not self._takeover:
                 self._decompressor = None
                 self._window.clear()
-        return inflated
-
-    def _inflate(self, payload: bytes | bytearray, *, end: bool) -> bytes | bytearray:
-        inflated: bytes | bytearray = b""
-        for chunk, last in _chunks(payload, end=end):
-            rest: Buffer | None = chunk
-            while rest is not None:
-                piece, rest = self._step(rest, last=last)
-                if not inflated:
-                    inflated = piece
-                else:
-                    if isinstance(inflated, bytes):
-                        inflated = bytearray(inflated)
-                    inflated += piece
-        return inflated
 
     def _step(self, data: Buffer, *, last: bool) -> tuple[bytes, bytes | None]:
         """Return the next piece that comes out, and what is to be put in for the one after it; None if nothing.
@@ -157,8 +145,8 @@ class Inflater:
         return piece, decompressor.unconsumed_tail if len(piece) == _OUTPUT_BYTES else None
 
 
-def _chunks(payload: bytes | bytearray, *, end: bool) -> Iterator[tuple[Buffer, bool]]:
-    """Yield a payload in pieces, at the ``end`` of a message with that end; and with each whether it has it."""
+def _chunks(payload: bytes, *, end: bool) -> Iterator[tuple[Buffer, bool]]:
+    """Yield a payload in chunks, at the ``end`` of a message with that end; and with each whether it has it."""
     if len(payload) <= _INPUT_BYTES:
         yield payload + _END_OF_MESSAGE if end else payload, end
         return

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket._constants import Compression
 
-# The whole head of the answer may be this large.
+# The head of the answer may be this large, with all informational answers before it.
 _MAX_HEAD_BYTES = 64 * 1024
-# How much of a refusal's body is kept.
+# How much of a refusal's body is kept, and of what is no answer at all.
 MAX_BODY_BYTES = 4096
 
 _HTTP = b"HTTP/"
@@ -43,9 +43,10 @@ class Handshake:
         self._protocols = protocols
         self._compression = compression
         self._expected_accept = b""
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * _MAX_HEAD_BYTES)
         self._response: h11.Response | None = None
-        self._begun = b""
+        self._received_bytes = 0
+        self._beginning = b""
         self._body = b""
         self.headers: Headers[str, str] = Headers()
         """The headers of the answer, once there is one."""
@@ -70,24 +71,37 @@ class Handshake:
         Raises:
             ConnectionFailedError: the answer is not, or not a valid, acceptance.
         """
-        self._begun = (self._begun + data)[: len(_HTTP)]
-        if not _HTTP.startswith(self._begun):
-            raise _bad_answer(f"the server did not answer in HTTP: it began with {data[:16]!r}")
+        self._received_bytes += len(data)
+        if len(self._beginning) < MAX_BODY_BYTES:
+            self._beginning = (self._beginning + data)[:MAX_BODY_BYTES]
+        if not _HTTP.startswith(self._beginning[: len(_HTTP)]):
+            raise self._no_answer(f"the server did not answer in HTTP: it began with {self._beginning[:16]!r}")
         self._http.receive_data(data)
         while True:
             event = self._next_event(ended=not data)
+            if event is h11.NEED_DATA:
+                self._check_head(self._received_bytes)
+                if len(self._body) >= MAX_BODY_BYTES:
+                    raise self.refusal()
+                return None
+            rest = self._http.trailing_data[0]
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == _SWITCHING_PROTOCOLS:
-                    return self._accept(event), self._http.trailing_data[0]
+                    self._check_head(self._received_bytes - len(rest))
+                    return self._accept(event), rest
             elif isinstance(event, h11.Response):
+                self._check_head(self._received_bytes - len(rest))
                 self._response = event
                 self._note_headers(event)
             elif isinstance(event, h11.Data):
                 self._body += event.data
-            elif event is h11.NEED_DATA and len(self._body) < MAX_BODY_BYTES:
-                return None
             else:
                 raise self.refusal()
+
+    def _check_head(self, size: int) -> None:
+        """Refuse a head above the limit, however it was cut into blocks; what follows it does not count."""
+        if self._response is None and size > _MAX_HEAD_BYTES:
+            raise self._no_answer(f"the head of the server's answer is larger than {_MAX_HEAD_BYTES} bytes")
 
     def _next_event(self, *, ended: bool) -> object:
         """Return h11's next event; one that is not HTTP, or not complete, is an error."""
@@ -97,8 +111,8 @@ class Handshake:
             if self._response is not None:
                 raise self.refusal() from None
             if ended:
-                raise _bad_answer("the server closed the connection in the middle of the handshake") from None
-            raise _bad_answer(f"the server did not answer in HTTP: {error}") from None
+                raise self._no_answer("the server closed the connection in the middle of the handshake") from None
+            raise self._no_answer(f"the server did not answer in HTTP: {error}") from None
 
     @property
     def refused(self) -> bool:
@@ -120,6 +134,9 @@ class Handshake:
                 "body": self._body[:MAX_BODY_BYTES],
             },
         )
+
+    def _no_answer(self, message: str) -> ConnectionFailedError:
+        return _bad_answer(message, {"answer": self._beginning})
 
     def _note_headers(self, event: h11.InformationalResponse | h11.Response) -> None:
         for name, value in event.headers:
@@ -155,7 +172,7 @@ class Handshake:
         )
 
 
-def _bad_answer(message: str, details: dict[str, object] | None = None) -> ConnectionFailedError:
+def _bad_answer(message: str, details: dict[str, object]) -> ConnectionFailedError:
     return ConnectionFailedError(message, kind=Kind.INTERNAL, retryable=True, details=details)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING
 
@@ -249,6 +250,27 @@ def test_a_text_message_that_is_not_utf_8_is_1007(stream: bytes) -> None:
 
 def test_a_fragmented_text_message_that_is_not_utf_8_is_1007() -> None:
     assert verdict(frame(TEXT, b"\xe2", fin=False) + frame(CONTINUATION, b"x")) == 1007
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\xed\xa0\x80", b"\xc0", b"\xf4\x90", "\u00e9".encode() + b"\xa9"])
+@pytest.mark.parametrize("size", [1, 100, 5000, 70_000])
+def test_a_fragment_that_is_not_utf_8_is_not_waited_out(size: int, bad: bytes) -> None:
+    start = frame(TEXT, b"x" * size, fin=False)
+    assert verdict(start + frame(CONTINUATION, bad, fin=False)) == 1007
+    assert verdict(start + frame(CONTINUATION, bad + b"y" * size, fin=False)) == 1007
+    # It is enough of a large fragment that has come.
+    more = frame(CONTINUATION, bad + b"y" * 200_000, fin=False)
+    assert verdict(start, more[:5000], more[5000:6000]) == 1007
+    assert verdict(frame(BINARY, fin=False) + frame(CONTINUATION, bad, fin=False)) is None
+
+
+@pytest.mark.parametrize("character", ["\u00e9", "\u20ac", "\U0001f600"])
+def test_a_character_may_be_cut_by_every_fragment(character: str) -> None:
+    letters = (character * 3).encode()
+    first, *others = (letters[index : index + 1] for index in range(len(letters)))
+    stream = frame(TEXT, first, fin=False) + b"".join(frame(CONTINUATION, other, fin=False) for other in others)
+    assert decode(stream + frame(CONTINUATION))[0] == [Message("text", character * 3)]
+    assert verdict(stream[:-3] + frame(CONTINUATION)) == 1007
 
 
 def test_a_large_text_message_that_is_not_utf_8_is_1007() -> None:
@@ -561,6 +583,37 @@ def test_a_character_may_be_cut_by_a_compressed_fragment() -> None:
     assert inflate(stream)[0] == [Message("text", "\u20ac")]
 
 
+def test_a_compressed_fragment_that_is_not_utf_8_is_not_waited_out() -> None:
+    told = (1007, "a text message is not UTF-8")
+    assert refusal(compressed(TEXT, b"a\xff", fin=False)) == told
+    assert inflate(compressed(BINARY, b"a\xff", fin=False))[2] is None
+
+
+@pytest.mark.parametrize("fragments", [1, 2])
+def test_a_compressed_frame_is_inflated_as_it_arrives(fragments: int) -> None:
+    # Else it would be held twice: as it came, and inflated.
+    limit = 4 * MIB
+    noise = random.Random(0).randbytes(limit)
+    payload = deflated(noise + b"x")
+    half = len(payload) // 2
+    whole = frame(BINARY, payload, reserved=COMPRESSED)
+    cut = frame(BINARY, payload[:half], fin=False, reserved=COMPRESSED) + frame(CONTINUATION, payload[half:])
+    stream = whole if fragments == 1 else cut
+    decoder = inflating(limit)
+    blocks = [stream[start : start + 65536] for start in range(0, len(stream), 65536)]
+    tracemalloc.start()
+    try:
+        fed(decoder, *blocks[:-1])
+        assert decoder.violation is None
+        fed(decoder, blocks[-1])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert decoder.violation is not None
+    assert decoder.violation.code == 1009
+    assert limit < peak < limit + MIB
+
+
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_what_cannot_be_inflated_is_1007(opcode: int) -> None:
     code, reason = refusal(frame(opcode, b"\xff\xff", reserved=COMPRESSED))
@@ -741,13 +794,13 @@ def test_an_incomplete_frame_behind_a_pause_is_completed_afterwards(size: int) -
 
 
 def test_a_frame_that_was_collected_may_pause_parsing_too() -> None:
-    large = frame(BINARY, deflated(bytes(MIB), level=0), reserved=COMPRESSED)
-    decoder = inflating()
-    decoder.feed(large[:100_000])
+    large = frame(BINARY, deflated(bytes(MIB + 100_000), level=0), reserved=COMPRESSED)
+    decoder = inflating(2 * MIB)
+    decoder.feed(large[:50_000])
     assert decoder.missing
-    decoder.feed(large[100_000:] + text("a") + frame(PING, b"p") + text("b")[:1])
+    decoder.feed(large[50_000:] + text("a") + frame(PING, b"p") + text("b")[:1])
     assert decoder.paused
-    assert taken(decoder) == [MIB]
+    assert taken(decoder) == [MIB + 100_000]
     assert decoder.feed(b"") == [Control(PING, b"p")]
     decoder.feed(text("b")[1:])
     assert taken(decoder) == [1, 1]

@@ -64,6 +64,10 @@ def refusal(status: int = 404, *headers: str, body: bytes = b"", reason: str = "
     return "\r\n".join([f"HTTP/1.1 {status} {reason}", *headers, "", ""]).encode() + body
 
 
+def blocks(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
 def details(error: ConnectionFailedError) -> Mapping[str, object]:
     assert error.details is not None
     return error.details
@@ -281,7 +285,7 @@ def test_the_details_show_the_headers_by_lower_case_names() -> None:
 def test_what_is_not_http_is_an_error_at_the_latest_at_the_end(answer: bytes) -> None:
     error = failure(answer)
     assert error.retryable is True
-    assert error.details is None
+    assert details(error) == {"answer": answer}
     assert "in HTTP" in str(error) or "middle of the handshake" in str(error)
 
 
@@ -306,14 +310,40 @@ def test_an_end_after_an_informational_answer_is_an_error() -> None:
     assert "the server closed the connection" in str(failure(b"HTTP/1.1 100 Continue\r\n\r\n"))
 
 
-def test_a_giant_head_is_an_error_and_is_not_kept() -> None:
-    blocks = [b"HTTP/1.1 101 ", *[b"x" * 8192] * 20]
-    assert "did not answer in HTTP" in str(failure(*blocks, ended=False))
+@pytest.mark.parametrize(
+    ("begun", "block"),
+    [
+        (b"HTTP/1.1 101 ", b"one endless line"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n", b"X-A: " + b"x" * 1000 + b"\r\n"),
+        # Answers before the answer, without end.
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"),
+    ],
+)
+def test_a_head_without_end_is_an_error_and_is_not_kept(begun: bytes, block: bytes) -> None:
+    answer = begun + block * (66_000 // len(block) + 1)
+    assert len(answer) > 65536
+    for size in (1000, 50_000, len(answer)):
+        error = failure(*blocks(answer, size), ended=False)
+        assert "larger than 65536 bytes" in str(error)
+        assert details(error) == {"answer": answer[:MAX_BODY_BYTES]}
+    assert "middle of the handshake" in str(failure(*blocks(answer[:65_000], 4096)))
 
 
-def test_a_giant_header_is_an_error() -> None:
-    blocks = [b"HTTP/1.1 101 Switching Protocols\r\n", *[b"X-A: " + b"x" * 1000 + b"\r\n"] * 100]
-    assert "did not answer in HTTP" in str(failure(*blocks, ended=False))
+def test_a_head_may_be_as_large_as_the_limit_whatever_is_behind_it() -> None:
+    answer = accepted("X-Large: ")
+    answer = answer.replace(b"X-Large: ", b"X-Large: " + b"x" * (65536 - len(answer)))
+    for size in (1000, 65_000, 1 << 20):
+        started = handshake()
+        *first, last = blocks(answer + b"y" * 65536, size)
+        taken = None
+        for block in (*first, last):
+            taken = started.feed(block) if taken is None else (taken[0], taken[1] + block)
+        assert taken is not None
+        assert taken[1] == b"y" * 65536
+    too_large = answer.replace(b"X-Large: ", b"X-Large: x")
+    for size in (1000, 65_000, 1 << 20):
+        assert "larger than 65536 bytes" in str(failure(*blocks(too_large, size), ended=False))
+    assert "larger than 65536 bytes" in str(failure(too_large.replace(b"101", b"404"), ended=False))
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,40 @@
+"""Bytes that arrive in pieces."""
+
+from __future__ import annotations
+
+# A piece of this size is kept as it is; smaller ones are put together, because an object for each would cost more
+# memory than what it holds.
+_LARGE_BYTES = 4096
+
+
+class Pieces:
+    """Collects pieces of any size and number; holds hardly more memory than they have bytes."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """How many bytes there are."""
+        self._pieces: list[bytes] = []
+        self._small = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        self.size += len(piece)
+        small = self._small
+        if len(small) + len(piece) <= _LARGE_BYTES:
+            small += piece
+            return
+        if small:
+            self._pieces.append(bytes(small))
+            small.clear()
+        if len(piece) < _LARGE_BYTES:
+            small += piece
+        else:
+            self._pieces.append(piece)
+
+    def take(self) -> bytes:
+        """Return all of it, and begin anew."""
+        pieces, self._pieces = self._pieces, []
+        if self._small:
+            pieces.append(bytes(self._small))
+            self._small.clear()
+        self.size = 0
+        return b"".join(pieces)
