@@ -56,7 +56,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def send_eof(self) -> None:
-        """Tell the peer that nothing more comes, where the stream has a way to say so."""
+        """Tell the peer that nothing more comes, where the stream has a way to say so; what arrives is not read."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -183,6 +183,17 @@ class StreamTransport(Transport):
         await _without_waiting(send)
 
     async def send_eof(self) -> None:
+        tls = self._stream
+        if isinstance(tls, trio.SSLStream):
+            # RFC 8446, section 6.1: a closure alert comes before the end. Trio's streams cannot send it and go on
+            # receiving; what still arrives is thrown away, so it need not be decrypted.
+            self._stream = tls.transport_stream
+
+            async def unwrap() -> None:
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                    await tls.unwrap()
+
+            await _without_waiting(unwrap)
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             await self._stream.send_eof()
 

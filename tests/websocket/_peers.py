@@ -22,7 +22,7 @@ import threading
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 from urllib.parse import parse_qs
 
 import aiohttp
@@ -143,6 +143,8 @@ class Peer:
         """Set at the end of the block of `raw_server`: the client must be gone."""
         self.request = b""
         self.answer = b""
+        self.closes: list[int] = []
+        """The codes of the client's close frames, as far as they are read."""
         self._unread = b""
 
     async def read_request(self) -> None:
@@ -189,7 +191,10 @@ class Peer:
         payload = await self.read(length)
         assert len(key) == 4, "the stream ends in the middle of a frame"
         assert len(payload) == length, "the stream ends in the middle of a frame"
-        return Frame(head & 0x0F, unmasked(payload, key), head)
+        received = Frame(head & 0x0F, unmasked(payload, key), head)
+        if received.opcode == CLOSE:
+            self.closes.append(parse_close(received.payload)[0])
+        return received
 
     async def read_frames(self) -> list[Frame]:
         """Return all frames up to the end of the stream."""
@@ -225,6 +230,8 @@ class Peer:
     def reset(self) -> None:
         """End the connection with a TCP reset."""
         stream = self.stream
+        if isinstance(stream, trio.SSLStream):
+            stream = cast("trio.SSLStream[trio.SocketStream]", stream).transport_stream
         assert isinstance(stream, trio.SocketStream)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         stream.socket.close()
@@ -250,6 +257,7 @@ async def raw_server(
     handler: Callable[[Peer], Awaitable[None]],
     *,
     tls: ssl.SSLContext | None = None,
+    https_compatible: bool = True,
     limit_seconds: float = LIMIT_SECONDS,
 ) -> AsyncGenerator[str]:
     """Serve on a free port; the block gets the URL. At its end every connection must be over and nothing be left."""
@@ -259,7 +267,9 @@ async def raw_server(
     left = trio.Event()
 
     async def serve_one(stream: trio.SocketStream) -> None:
-        secure = stream if tls is None else trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        secure = (
+            stream if tls is None else trio.SSLStream(stream, tls, server_side=True, https_compatible=https_compatible)
+        )
         async with stream:
             await handler(Peer(secure, left))
 

@@ -1,6 +1,7 @@
-"""Peers that break the protocol, die, stall, flood or lie, byte by byte over loopback TCP.
+"""Peers that die, stall or flood while a client is at work, over loopback TCP.
 
-`raw_server` checks after each scenario that no socket and no task of the client is left.
+What single misdeeds bring, one by one, is in `tests.hostile`. `raw_server` checks after each scenario that no socket
+and no task of the client is left.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 from csp import errors, websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
+from tests.hostile._violations import HEADERS
 from tests.websocket._peers import (
     BINARY,
     CLOSE,
@@ -37,7 +39,6 @@ from tests.websocket._peers import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio.testing import MockClock
 
 MIB = 1 << 20
 # More than the system buffers between two loopback sockets.
@@ -98,122 +99,6 @@ async def test_a_refused_port_fails_at_once_and_may_be_retried() -> None:
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
 
 
-class Answer(NamedTuple):
-    """What a server answers to a handshake, and what the error says."""
-
-    send: Callable[[Peer], bytes]
-    says: str
-    retryable: bool = True
-
-
-def always(data: bytes) -> Callable[[Peer], bytes]:
-    return lambda _: data
-
-
-def head_without(count: int) -> Callable[[Peer], bytes]:
-    return lambda peer: peer.answer[:-count]
-
-
-def with_line(line: str) -> Callable[[Peer], bytes]:
-    return lambda peer: acceptance(peer.request, line)
-
-
-def without(text: bytes, replacement: bytes = b"") -> Callable[[Peer], bytes]:
-    return lambda peer: peer.answer.replace(text, replacement)
-
-
-BAD_ANSWERS = {
-    "nothing": Answer(always(b""), "closed the connection"),
-    "noise": Answer(always(bytes(range(256)) * 4), "did not answer in HTTP"),
-    "another protocol": Answer(always(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "did not answer in HTTP"),
-    "a line of nulls": Answer(always(b"HTTP/1.1 101 \0\r\n\r\n"), "did not answer in HTTP"),
-    "half a status line": Answer(always(b"HTTP/1.1 10"), "middle of the handshake"),
-    "half a head": Answer(head_without(10), "middle of the handshake"),
-    "a head without its last byte": Answer(head_without(1), "middle of the handshake"),
-    "no Upgrade": Answer(without(b"Upgrade: websocket\r\n"), "Upgrade header"),
-    "another Upgrade": Answer(without(b"Upgrade: websocket", b"Upgrade: h2c"), "Upgrade header"),
-    "no Connection": Answer(without(b"Connection: Upgrade\r\n"), "Connection header"),
-    "another Connection": Answer(without(b"Connection: Upgrade", b"Connection: close"), "Connection header"),
-    "no accept key": Answer(without(b"Sec-WebSocket-Accept", b"X-Sec-WebSocket-Accept"), "Accept"),
-    "a wrong accept key": Answer(without(b"Accept: ", b"Accept: A"), "Accept"),
-    "an accept key twice": Answer(with_line("Sec-WebSocket-Accept: x"), "Accept"),
-    "an extension": Answer(with_line("Sec-WebSocket-Extensions: permessage-deflate"), "extension"),
-    "a subprotocol": Answer(with_line("Sec-WebSocket-Protocol: surprise"), "subprotocol"),
-    "2 MB of one header": Answer(with_line("X-Large: " + "x" * 2_000_000), "."),
-    "2 MB of headers": Answer(
-        always(b"HTTP/1.1 101 Switching Protocols\r\n" + b"X-Large: " + b"x" * 100 + b"\r\nX: y" * 333_000), "."
-    ),
-    "200": Answer(always(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"), "status 200", retryable=False),
-    "a body up to the end": Answer(always(b"HTTP/1.0 503 Busy\r\n\r\nlater"), "status 503"),
-    "half a body": Answer(always(b"HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\nlat"), "status 503"),
-    "a broken chunk": Answer(
-        always(b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "status 404", retryable=False
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD_ANSWERS)
-async def test_a_bad_answer_to_the_handshake_fails_at_once_and_says_why(name: str) -> None:
-    answer = BAD_ANSWERS[name]
-
-    async def server(peer: Peer) -> None:
-        await peer.read_request()
-        with contextlib.suppress(trio.BrokenResourceError):
-            await peer.send(answer.send(peer))
-
-    async with raw_server(server) as url:
-        with pytest.raises(ConnectionFailedError, match=answer.says) as caught:
-            async with websocket.connect(url):
-                pytest.fail("connected")
-        assert type(caught.value) is ConnectionFailedError
-        assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, answer.retryable)
-
-
-async def test_a_bad_answer_fails_at_once_although_the_server_stays() -> None:
-    async def server(peer: Peer) -> None:
-        await peer.read_request()
-        await peer.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: nothing\r\n\r\n")
-        # The client's end comes, or a reset because it left something unread: at once either way.
-        await peer.expect_end()
-
-    async with raw_server(server) as url:
-        with pytest.raises(ConnectionFailedError, match="Upgrade header"):
-            async with websocket.connect(url):
-                pytest.fail("connected")
-
-
-async def test_a_reset_instead_of_an_answer_is_a_failed_connection() -> None:
-    async def server(peer: Peer) -> None:
-        await peer.read_request()
-        peer.reset()
-
-    async with raw_server(server) as url:
-        with pytest.raises(ConnectionFailedError) as caught:
-            async with websocket.connect(url):
-                pytest.fail("connected")
-        assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
-
-
-@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 101 Swit", b"HTTP/1.1 100 Continue\r\n\r\n"])
-async def test_a_server_that_stops_talking_in_the_handshake_is_left_after_the_dial_timeout(
-    said: bytes, mock_clock: MockClock
-) -> None:
-    async def server(peer: Peer) -> None:
-        await peer.read_request()
-        await peer.send(said)
-        await wait_all_tasks_blocked()
-        # A timeout in real time could be over before the request is out.
-        mock_clock.jump(0.05)
-        await peer.expect_end()
-
-    async with raw_server(server) as url:
-        with pytest.raises(ConnectionTimeoutError, match=r"0\.05 s") as caught:
-            async with websocket.connect(url, dial_timeout=50):
-                pytest.fail("connected")
-        assert isinstance(caught.value, TimeoutError)
-        assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
-
-
 async def test_a_connection_cancelled_while_it_opens_closes_its_socket() -> None:
     reached = trio.Event()
 
@@ -233,24 +118,6 @@ async def test_a_connection_cancelled_while_it_opens_closes_its_socket() -> None
         nursery.cancel_scope.cancel()
 
 
-async def test_a_refusal_with_an_endless_body_is_reported_with_its_beginning() -> None:
-    async def server(peer: Peer) -> None:
-        await peer.read_request()
-        await peer.send(b"HTTP/1.1 500 Broken\r\n\r\n")
-        with contextlib.suppress(trio.BrokenResourceError):
-            while True:
-                await peer.send(b"sorry " * 1000)
-
-    async with raw_server(server) as url:
-        with pytest.raises(ConnectionFailedError, match="status 500 Broken") as caught:
-            async with websocket.connect(url):
-                pytest.fail("connected")
-        assert caught.value.details is not None
-        body = cast("bytes", caught.value.details["body"])
-        assert body.startswith(b"sorry sorry ")
-        assert len(body) <= 4096
-
-
 async def test_informational_answers_before_the_real_one_are_passed_over() -> None:
     async def server(peer: Peer) -> None:
         await peer.read_request()
@@ -259,6 +126,14 @@ async def test_informational_answers_before_the_real_one_are_passed_over() -> No
 
     async with raw_server(server) as url, websocket.connect(url):
         pass
+
+
+def with_line(line: str) -> Callable[[Peer], bytes]:
+    return lambda peer: acceptance(peer.request, line)
+
+
+def without(text: bytes, replacement: bytes = b"") -> Callable[[Peer], bytes]:
+    return lambda peer: peer.answer.replace(text, replacement)
 
 
 UNUSUAL_ANSWERS: dict[str, Callable[[Peer], bytes]] = {
@@ -405,73 +280,6 @@ async def test_a_ping_is_given_up_when_the_server_dies() -> None:
 
 
 # Closing ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("data", [b"", frame(TEXT, b"last words")])
-async def test_a_server_that_closes_and_keeps_tcp_open_is_left_after_the_close_timeout(data: bytes) -> None:
-    async def server(peer: Peer) -> None:
-        await peer.accept(data + close_frame(1001, "bye"))
-        await expect_close(peer, 1001)
-        await peer.expect_gone()
-
-    async with raw_server(server) as url, websocket.connect(url, close_timeout=100) as client:
-        # Told at once, although the socket still waits for the server.
-        assert await drained(client) == (["last words"] if data else [])
-        assert (client.close_code, client.close_reason, client.error) == (1001, "bye", None)
-
-
-async def test_a_server_that_answers_our_close_and_keeps_tcp_open_is_left_after_the_close_timeout() -> None:
-    async def server(peer: Peer) -> None:
-        await peer.accept()
-        assert parse_close(await peer.expect(CLOSE)) == (4000, "enough")
-        await peer.send(close_frame(4000))
-        await peer.expect_end()
-        await peer.expect_gone()
-
-    async with raw_server(server) as url, websocket.connect(url, close_timeout=100) as client:
-        await client.close(4000, "enough")
-        assert (client.close_code, client.error) == (4000, None)
-
-
-async def test_a_server_that_never_answers_our_close_is_left_after_the_close_timeout() -> None:
-    async def server(peer: Peer) -> None:
-        await peer.accept()
-        await expect_close(peer, 1000)
-        await peer.expect_gone()
-
-    async with raw_server(server) as url, websocket.connect(url, close_timeout=100) as client:
-        await client.close()
-        assert (client.close_code, client.error) == (1006, None)
-        assert await drained(client) == []
-
-
-async def test_a_server_that_hangs_up_instead_of_answering_our_close_is_no_error() -> None:
-    async def server(peer: Peer) -> None:
-        await peer.accept()
-        await peer.expect(CLOSE)
-
-    async with raw_server(server) as url, websocket.connect(url) as client:
-        await client.close()
-        assert (client.close_code, client.error) == (1006, None)
-
-
-@pytest.mark.parametrize("answers", [False, True])
-async def test_a_server_that_floods_after_our_close_cannot_keep_us(answers: bool) -> None:
-    async def server(peer: Peer) -> None:
-        await peer.accept()
-        await peer.expect(CLOSE)
-        if answers:
-            await peer.send(close_frame(1000))
-        flood = (frame(TEXT, b"more") * 100 + frame(PING)) * 100
-        with contextlib.suppress(trio.BrokenResourceError):
-            while True:
-                await peer.send(flood)
-
-    async with raw_server(server) as url:
-        async with websocket.connect(url, close_timeout=200, channel_capacity=1) as client:
-            await client.close()
-        assert client.close_code == (1000 if answers else 1006)
-        assert await drained(client) == []
 
 
 async def test_a_ping_that_crosses_our_close_is_not_answered() -> None:
@@ -792,107 +600,6 @@ async def test_a_flood_of_pings_is_answered_with_few_pongs_and_the_latest() -> N
         assert (await client.receive()).value.data == "done"
 
 
-# Breaking the protocol ----------------------------------------------------------------------------------------------
-
-
-class Violation(NamedTuple):
-    """Bytes that break the protocol, the code they bring, and what the error says."""
-
-    data: bytes
-    code: int
-    says: str
-
-
-VIOLATIONS = {
-    "a masked frame": Violation(frame(TEXT, b"hi", masked=True), 1002, "masked"),
-    "a masked large frame": Violation(frame(TEXT, b"x" * 70_000, masked=True), 1002, "masked"),
-    "a masked ping": Violation(frame(PING, b"", masked=True), 1002, "masked"),
-    "reserved bit 1": Violation(frame(TEXT, b"hi", reserved=0x40), 1002, "reserved bit"),
-    "reserved bit 2": Violation(frame(BINARY, b"hi", reserved=0x20), 1002, "reserved bit"),
-    "reserved bit 3": Violation(frame(PING, b"hi", reserved=0x10), 1002, "reserved bit"),
-    "opcode 3": Violation(frame(3), 1002, "unknown data opcode 3"),
-    "opcode 11": Violation(frame(11), 1002, "unknown control opcode 11"),
-    "a fragmented ping": Violation(frame(PING, fin=False), 1002, "fragmented"),
-    "a ping of 126 bytes": Violation(frame(PING, bytes(126)), 1002, "126 bytes"),
-    "a close of 126 bytes": Violation(frame(CLOSE, b"\x03\xe8" + b"x" * 124), 1002, "126 bytes"),
-    "a text that is not UTF-8": Violation(frame(TEXT, b"\xff"), 1007, "not UTF-8"),
-    "a text with a surrogate": Violation(frame(TEXT, b"\xed\xa0\x80"), 1007, "not UTF-8"),
-    "a fragmented text that is not UTF-8": Violation(
-        frame(TEXT, b"\xc3", fin=False) + frame(CONTINUATION, b"("), 1007, "not UTF-8"
-    ),
-    "a close with half a code": Violation(frame(CLOSE, b"\x03"), 1002, "half a code"),
-    "a close with 999": Violation(close_frame(999), 1002, "999"),
-    "a close with 1004": Violation(close_frame(1004), 1002, "1004"),
-    "a close with 1005": Violation(close_frame(1005), 1002, "1005"),
-    "a close with 1006": Violation(close_frame(1006), 1002, "1006"),
-    "a close with 1015": Violation(close_frame(1015), 1002, "1015"),
-    "a close with 2999": Violation(close_frame(2999), 1002, "2999"),
-    "a close with 5000": Violation(close_frame(5000), 1002, "5000"),
-    "a close whose reason is not UTF-8": Violation(frame(CLOSE, b"\x03\xe8\xff"), 1007, "not UTF-8"),
-    "a continuation of nothing": Violation(frame(CONTINUATION, b"hi"), 1002, "continuation"),
-    "a message inside another": Violation(frame(TEXT, fin=False) + frame(TEXT), 1002, "inside"),
-    "a length not in its shortest form": Violation(b"\x81\x7e\x00\x05hello", 1002, "shortest form"),
-    "a large length not in its shortest form": Violation(b"\x82\x7f" + (65535).to_bytes(8, "big"), 1002, "shortest"),
-    "a length above 2**63": Violation(b"\x82\x7f" + ((1 << 63) + 5).to_bytes(8, "big"), 1002, "length"),
-    "a length of 2**62": Violation(b"\x82\x7f" + (1 << 62).to_bytes(8, "big"), 1009, str(1 << 62)),
-    "a frame above the limit": Violation(frame(BINARY, bytes(1001)), 1009, "1001"),
-    "a text whose bytes are above the limit": Violation(frame(TEXT, "é".encode() * 501), 1009, "1002"),
-    "fragments above the limit": Violation(
-        frame(BINARY, bytes(600), fin=False) + frame(PING) + frame(CONTINUATION, bytes(401)), 1009, "1001"
-    ),
-}
-
-
-@pytest.mark.parametrize("flood", [0, 300_000])
-@pytest.mark.parametrize("name", VIOLATIONS)
-async def test_a_violation_is_answered_with_its_code_and_ends_the_connection(name: str, flood: int) -> None:
-    violation = VIOLATIONS[name]
-
-    async def server(peer: Peer) -> None:
-        await peer.accept(frame(TEXT, b"before"))
-        # What follows must not be read as frames, nor cause a reset that destroys the close frame.
-        await peer.send(violation.data + frame(TEXT, b"after") + bytes(flood))
-        received = await peer.read_frame()
-        while received is not None and received.opcode == PONG:
-            received = await peer.read_frame()
-        assert received is not None
-        code, reason = parse_close(received.payload)
-        assert code == violation.code
-        assert violation.says in reason
-        await peer.expect_end()
-
-    async with raw_server(server) as url, websocket.connect(url, read_limit=1000) as client:
-        assert await drained(client) == ["before"]
-        assert client.close_code == violation.code
-        assert client.error is not None
-        assert violation.says in str(client.error)
-        assert (client.error.kind, client.error.retryable) == (Kind.INTERNAL, False)
-        assert client.error.details is not None
-        assert client.error.details["code"] == violation.code
-
-
-async def test_a_violator_that_keeps_tcp_open_is_left_after_the_close_timeout() -> None:
-    async def server(peer: Peer) -> None:
-        await peer.accept(frame(3))
-        await expect_close(peer, 1002)
-        await peer.expect_gone()
-
-    async with raw_server(server) as url, websocket.connect(url, close_timeout=100) as client:
-        assert await drained(client) == []
-
-
-async def test_a_violation_after_our_close_ends_the_wait_for_the_peers() -> None:
-    async def server(peer: Peer) -> None:
-        await peer.accept()
-        await peer.expect(CLOSE)
-        await peer.send(frame(TEXT, b"\xff"))
-        await peer.expect_end()
-
-    async with raw_server(server, limit_seconds=WELL_BEFORE_ANY_TIMEOUT) as url, websocket.connect(url) as client:
-        await client.close()
-        assert client.error is None
-
-
 @pytest.mark.parametrize("fragments", [1, 3, 1000])
 async def test_a_message_of_exactly_the_limit_is_received(fragments: int) -> None:
     async def server(peer: Peer) -> None:
@@ -993,7 +700,7 @@ async def misbehave(peer: Peer, rng: random.Random) -> None:  # noqa: C901, PLR0
         case 2:
             await peer.send(close_frame(rng.choice((1000, 1001, 1011, 4000)), "bye"))
         case 3:
-            await peer.send(rng.choice(list(VIOLATIONS.values())).data)
+            await peer.send(rng.choice(list(HEADERS.values())).data)
         case 4:
             await peer.send(close_frame(1000) + frame(TEXT, b"after the close"))
             await peer.expect_gone()

@@ -296,6 +296,29 @@ async def test_a_server_that_keeps_tls_open_after_the_closes_is_left_after_the_c
         assert (client.close_code, client.error) == (1000, None)
 
 
+@pytest.mark.parametrize("misdeed", [b"", frame(3)])
+async def test_a_server_that_waits_for_the_clients_end_gets_it(
+    misdeed: bytes, server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    # As over TCP, where the client ends its half of the connection.
+    async def server(peer: Peer) -> None:
+        await peer.accept(misdeed)
+        code, _ = parse_close(await peer.expect(CLOSE))
+        assert code == (1002 if misdeed else 1000)
+        if not misdeed:
+            await peer.send(close_frame(1000))
+        # Not just TCP's end: that would be an error here (RFC 8446, section 6.1).
+        await peer.expect_end()
+
+    async with (
+        raw_server(server, tls=server_tls, https_compatible=False) as url,
+        websocket.connect(url, ssl_context=trusting, close_timeout="1h") as client,
+    ):
+        if misdeed:
+            assert not (await client.receive()).ok
+        await client.close()
+
+
 async def test_sends_cancelled_at_random_never_corrupt_or_reorder_the_stream(
     server_tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
@@ -635,7 +658,8 @@ async def test_a_program_that_computes_for_longer_than_the_read_timeout_does_not
         await peer.accept()
         for _ in range(3):
             await peer.send(frame(BINARY, bytes(70_000)))
-        await peer.read_frames()
+        await peer.expect(CLOSE)
+        await peer.send(close_frame(1000))
 
     async with (
         raw_server(server, tls=server_tls) as url,

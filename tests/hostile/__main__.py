@@ -1,0 +1,80 @@
+"""``python -m tests.hostile [PATTERN]`` carries out the attacks and prints what each brought, over TCP and TLS.
+
+For each: the close code that went to the server, the seconds from connecting until the error was told and the socket
+was gone, the most memory that client and server used together at a time, and the error. It ends with status 1 if
+something is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from tests.hostile import _bombs, _handshakes, _vanishing, _violations
+from tests.hostile._attack import MIB, Attack, Certificates, carry_out, check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GROUPS = {
+    "Answers to the handshake": _handshakes.ATTACKS,
+    "Violations of the protocol": _violations.ATTACKS,
+    "Dying, stalling, closing": _vanishing.ATTACKS,
+    # More parts than the tests have time for.
+    "Bombs": [*_bombs.attacks((MIB, 16 * MIB, 128 * MIB), 100_000), *_bombs.fragments(1_000_000)],
+}
+NAME_WIDTH = 62
+ERROR_WIDTH = 90
+
+
+def told(error: Exception | None) -> str:
+    """Return an error's text without what is the same in every row."""
+    return re.sub(r"^(cannot connect to \S+:|the connection was failed with code \d+ \(\w+\):) ", "", str(error or "-"))
+
+
+def carry_out_and_print(attacks: Sequence[Attack], certificates: Certificates | None) -> int:
+    """Return how many failed."""
+    failures = 0
+    for attack in attacks:
+        try:
+            outcome = trio.run(carry_out, attack, certificates)
+            check(attack, outcome)
+        except Exception as error:  # noqa: BLE001  # one that fails must not keep the others from being seen
+            failures += 1
+            print(f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  FAILED: {error!r}")
+            continue
+        wire = outcome.wire or ""
+        print(
+            f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  {wire:>5}  {outcome.seconds:7.3f}  {outcome.peak / MIB:7.2f}  "
+            f"{told(outcome.error)[:ERROR_WIDTH]}"
+        )
+    return failures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description="Hostile servers, one after another.")
+    parser.add_argument("pattern", nargs="?", default="", help="a regular expression: only attacks whose name has it")
+    pattern = re.compile(parser.parse_args().pattern)
+    certificates = Certificates.new()
+    start = time.perf_counter()
+    carried_out = failures = 0
+    for protocol in ("TCP", "TLS"):
+        for group, attacks in GROUPS.items():
+            possible = [attack for attack in attacks if protocol == "TCP" or not attack.tcp_only]
+            chosen = [attack for attack in possible if pattern.search(attack.name)]
+            if not chosen:
+                continue
+            print(f"\n{f'{group}, over {protocol}':{NAME_WIDTH}}  close  seconds      MiB  error")
+            failures += carry_out_and_print(chosen, certificates if protocol == "TLS" else None)
+            carried_out += len(chosen)
+    print(f"\n{carried_out} attacks in {time.perf_counter() - start:.0f} s, {failures} failures")
+    return failures > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

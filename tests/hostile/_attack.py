@@ -1,0 +1,171 @@
+"""One hostile server, one client, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+import time
+import tracemalloc
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import trio
+import trustme
+
+from csp import websocket
+from csp.errors import ConnectionFailedError, Kind
+from tests.websocket._peers import Peer, open_sockets, raw_server, until
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+MIB = 1 << 20
+DEFAULT_READ_LIMIT = 16 * MIB
+MAX_SECONDS = 50.0
+"""A scenario that takes longer is given up, and fails."""
+
+_IMPATIENT_MILLISECONDS = 100
+
+
+async def drained(client: websocket.Client) -> list[str | bytes]:
+    """Receive until the channel is closed; return the data."""
+    received: list[str | bytes] = []
+    while (message := await client.receive()).ok:
+        received.append(message.value.data)
+    return received
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What a server does, and what a client has to make of it."""
+
+    name: str
+    serve: Callable[[Peer], Awaitable[object]]
+    """Does the misdeed. What the client sends afterwards is read to its end, unless the server closes the stream."""
+    says: str = ""
+    """A pattern in the text of the error: what `connect` raises, or `client.error`. Empty for no error."""
+    code: int | None = None
+    """What `client.close_code` is; None where connecting fails."""
+    wire: int | None = None
+    """The code in the close frame that the client sends; None for no close frame."""
+    received: tuple[str | bytes, ...] | None = ()
+    """What is received before; None where that is not the point."""
+    use: Callable[[websocket.Client], Awaitable[list[str | bytes]]] = drained
+    """What the client does; returns what it received."""
+    error: type[ConnectionFailedError] = ConnectionFailedError
+    kind: Kind = Kind.INTERNAL
+    retryable: bool = False
+    details: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What the error's details have among others."""
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    needs_timeout: str | None = None
+    """The one timeout that ends it; all others, or all, are so long that waiting for them would fail."""
+    stays: bool = False
+    """Whether the server keeps TCP open for as long as the client does, also after the client's end."""
+    reads: bool = True
+    """Whether the server reads what the client sends after the misdeed."""
+    tcp_only: bool = False
+    """Whether this cannot be done over TLS."""
+
+
+class Outcome(NamedTuple):
+    """What came of an attack."""
+
+    error: Exception | None
+    code: int | None
+    wire: int | None
+    """The code in the client's close frame; None if it sent none."""
+    received: list[str | bytes]
+    seconds: float
+    """From connecting until the error was told and the socket was gone."""
+    peak: int
+    """The most memory used at a time, in bytes, by client and server together."""
+
+
+class Certificates(NamedTuple):
+    """For attacks over TLS."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+    @classmethod
+    def new(cls) -> Certificates:
+        authority = trustme.CA()
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(server)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
+        client = ssl.create_default_context()
+        authority.configure_trust(client)  # pyright: ignore[reportUnknownMemberType]  # the same
+        return cls(server, client)
+
+
+async def carry_out(attack: Attack, certificates: Certificates | None = None) -> Outcome:
+    """Carry out an attack over loopback TCP, or TLS, with the garbage collector's help to nobody.
+
+    At its end the client's socket must be gone, before the block is left where there is one, and no task be left.
+    """
+    closes: list[int] = []
+    over, gone = trio.Event(), trio.Event()
+
+    async def serve(peer: Peer) -> None:
+        try:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await attack.serve(peer)
+                if attack.reads:
+                    await peer.read_frames()
+        finally:
+            closes.extend(peer.closes)
+            over.set()
+            if attack.stays:
+                await gone.wait()
+
+    options: dict[str, Any] = {"dial_timeout": None, "close_timeout": "1h", **attack.options}
+    if attack.needs_timeout is not None:
+        options[attack.needs_timeout] = _IMPATIENT_MILLISECONDS
+    if certificates is not None:
+        options["ssl_context"] = certificates.client
+    error: Exception | None = None
+    code: int | None = None
+    received: list[str | bytes] = []
+    tls = None if certificates is None else certificates.server
+    async with raw_server(serve, tls=tls, limit_seconds=MAX_SECONDS) as url:
+        listening = open_sockets()
+        tracemalloc.start()
+        start = time.perf_counter()
+        try:
+            async with websocket.connect(url, **options) as client:
+                received = await attack.use(client)
+                await over.wait()
+                await until(lambda: open_sockets() == listening + attack.stays)
+                error, code = client.error, client.close_code
+                assert client.channel().cause is error
+        except ConnectionFailedError as refusal:
+            error = refusal
+            await until(lambda: open_sockets() == listening + attack.stays)
+        seconds = time.perf_counter() - start
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        gone.set()
+    assert len(closes) <= 1, closes
+    return Outcome(error, code, closes[0] if closes else None, received, seconds, peak)
+
+
+def check(attack: Attack, outcome: Outcome) -> None:
+    """Check that what came of an attack is what had to."""
+    error = outcome.error
+    if attack.says:
+        assert isinstance(error, ConnectionFailedError), error
+        assert re.search(attack.says, str(error)), error
+        assert type(error) is attack.error, repr(error)
+        assert (error.kind, error.retryable) == (attack.kind, attack.retryable), repr(error)
+        details = dict(error.details or {})
+        for name, value in attack.details.items():
+            assert details[name] == value, details
+        if outcome.code is not None:
+            assert details["code"] == outcome.code
+    else:
+        assert error is None
+    assert (outcome.code, outcome.wire) == (attack.code, attack.wire)
+    assert attack.received is None or outcome.received == list(attack.received)
+    limit = cast("int", attack.options.get("read_limit", 0)) or DEFAULT_READ_LIMIT
+    assert outcome.peak < limit + 8 * MIB, f"{outcome.peak / MIB:.1f} MiB"
