@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import deque
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -41,7 +42,7 @@ from trio_csp_websocket._negotiation import offer
 from trio_csp_websocket._opening import Opening
 from trio_csp_websocket._patience import Patience, PeerStalledError
 from trio_csp_websocket._pings import Pings
-from trio_csp_websocket._writer import Writer, WriteTimeoutError
+from trio_csp_websocket._writer import MAX_WAITING_PONGS, Writer, WriteTimeoutError
 
 if TYPE_CHECKING:
     from email.message import Message as Headers
@@ -84,8 +85,8 @@ class Connection(trio.abc.Stream):
         self._patience: Patience | None = None
         if min(options.read_timeout_seconds, options.keepalive_seconds) < math.inf:
             self._patience = Patience(transport, self.decoder, self.delivery, self.writer, self.pings, options)
-        # Frames for trio-websocket that it has not fetched yet. Of several pings it gets the latest: see Writer.
-        self._ping: bytes | None = None
+        # Frames for trio-websocket that it has not fetched yet; of many pings the latest.
+        self._pings: deque[bytes] = deque(maxlen=MAX_WAITING_PONGS)
         self._close: bytes | None = None
         # What to answer the peer's close with, if not with what trio-websocket says.
         self._close_answer: bytes | None = None
@@ -235,7 +236,7 @@ class Connection(trio.abc.Stream):
         """Run the connection until there is something for trio-websocket, and return that; b"" when it has ended."""
         if not self._open:
             return await self._receive_answer()
-        while self._ping is None and self._close is None:
+        while not self._pings and self._close is None:
             if self.ending is not None and not self.decoder.paused:
                 await self._finish()
                 return b""
@@ -246,8 +247,10 @@ class Connection(trio.abc.Stream):
                 self._end_delivery()
             else:
                 await self._read()
-        controls = (self._ping or b"") + (self._close or b"")
-        self._ping = self._close = None
+        if self._pings:
+            # Alone: it must not answer one when our close has gone out behind the one before.
+            return self._pings.popleft()
+        controls, self._close = self._close or b"", None
         return controls
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -300,11 +303,14 @@ class Connection(trio.abc.Stream):
     def _take_in(self, block: bytes) -> None:
         """Parse a block; deliver what there is room for, and act on control frames."""
         controls = self.decoder.feed(block)
-        self.delivery.deliver_now()
+        if not any(opcode == PING for opcode, _ in controls):
+            self.delivery.deliver_now()
         for opcode, payload in controls:
             if opcode == PING:
-                # Once our close is sent, nothing may follow it; trio-websocket would try.
-                self._ping = None if self._close_sent else encode_from_server(PING, payload)
+                # Answered ahead of what the consumer of the data may send. Once our close is sent, nothing may follow
+                # it; trio-websocket would try.
+                if not self._close_sent:
+                    self._pings.append(encode_from_server(PING, payload))
             elif opcode == PONG:
                 self.pings.answered(payload)
             else:
@@ -326,7 +332,7 @@ class Connection(trio.abc.Stream):
     def _stop_delivering(self) -> None:
         """Data is not wanted any more; a reader that waits for the consumer goes on."""
         self.delivery.stop()
-        self._ping = None
+        self._pings.clear()
         self._end_delivery()
 
     # Ending ----------------------------------------------------------------------------------------------------------

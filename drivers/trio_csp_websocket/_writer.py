@@ -7,15 +7,15 @@ goes out.
 
 Control frames come from the very task that reads the connection: trio-websocket's, and the pings of keepalive.
 Handing one over therefore never waits, or a large send to a peer that echoes would block the reading that alone can
-unblock it. They are put between data frames; of the pongs not yet written only the latest counts (RFC 6455, section
-5.5.3), which bounds what a peer's pings can pile up.
+unblock it. They are put between data frames; of the pongs not yet written only the latest few count (RFC 6455,
+section 5.5.3, would allow one), which bounds what a peer's pings can pile up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,6 +27,9 @@ from trio_csp_websocket._frames import BINARY_FRAME, CLOSE, OPCODE, PING, TEXT_F
 
 if TYPE_CHECKING:
     from trio_csp_websocket._transport import Transport
+
+MAX_WAITING_PONGS = 16
+"""Of more pings than this that wait to be answered, the latest are."""
 
 # Frames that wait are written together up to this size.
 _COALESCED_BYTES = 64 * 1024
@@ -67,8 +70,9 @@ class Writer:
         self._timeout_seconds = timeout_seconds
         # Ordered as they came; a dict, because any of them may be cancelled.
         self._line: OrderedDict[_Outgoing, None] = OrderedDict()
-        # Pings and pongs by opcode, the latest of each.
-        self._controls: dict[int, bytes] = {}
+        # A ping of keepalive, and pongs.
+        self._ping: bytes | None = None
+        self._pongs: deque[bytes] = deque(maxlen=MAX_WAITING_PONGS)
         self._close: bytes | None = None
         self._close_begun = False
         # What a synchronous write left over, to be written before anything else.
@@ -130,8 +134,10 @@ class Writer:
         opcode = frame[0] & OPCODE
         if opcode == CLOSE:
             self._close = frame
+        elif opcode == PING:
+            self._ping = frame
         else:
-            self._controls[opcode] = frame
+            self._pongs.append(frame)
         if self._transport.synchronous and not self._writing and self._rest is None and not self._line:
             # What waits now are control frames alone.
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -162,7 +168,8 @@ class Writer:
         waiting = [*self._begun, *self._line]
         self._begun.clear()
         self._line.clear()
-        self._controls.clear()
+        self._ping = None
+        self._pongs.clear()
         self._rest = None
         self._writing = False
         for outgoing in waiting:
@@ -194,7 +201,8 @@ class Writer:
             self._writing
             or self._rest is not None
             or bool(self._line)
-            or bool(self._controls)
+            or self._ping is not None
+            or bool(self._pongs)
             or (self._close is not None and not self._close_begun)
         )
 
@@ -207,8 +215,11 @@ class Writer:
         """Take the next frames out of the line, as many as are worth one system call, and encode them."""
         frames: list[bytes] = []
         size = 0
-        frames.extend(self._controls.values())
-        self._controls.clear()
+        if self._ping is not None:
+            frames.append(self._ping)
+            self._ping = None
+        frames += self._pongs
+        self._pongs.clear()
         while self._line and size < _COALESCED_BYTES:
             outgoing, _ = self._line.popitem(last=False)
             outgoing.begun = True

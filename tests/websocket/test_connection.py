@@ -41,6 +41,7 @@ from trio_csp_websocket._encoder import Encoder
 from trio_csp_websocket._ending import lost
 from trio_csp_websocket._frames import CLOSE
 from trio_csp_websocket._transport import SocketTransport, StreamTransport
+from trio_csp_websocket._writer import MAX_WAITING_PONGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -1266,12 +1267,14 @@ async def test_a_ping_behind_a_full_channel_is_answered_once_it_is_read(autojump
         assert server.frames == [Frame(PONG, b"p")]
 
 
-async def test_of_many_pings_in_one_block_the_latest_is_answered(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("count", [1, 10, MAX_WAITING_PONGS, 1000])
+async def test_of_many_pings_in_one_block_the_latest_are_answered(count: int, autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server):
-        server.send(*(frame(PING, b"%d" % number) for number in range(1000)))
+        server.send(*(frame(PING, b"%d" % number) for number in range(count)))
         await wait_all_tasks_blocked()
-        assert server.frames == [Frame(PONG, b"999")]
+        answered = range(max(0, count - MAX_WAITING_PONGS), count)
+        assert server.frames == [Frame(PONG, b"%d" % number) for number in answered]
 
 
 @pytest.mark.parametrize("payload", [b"", b"x" * 125])
