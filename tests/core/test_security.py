@@ -282,7 +282,9 @@ async def asynchronous(*_arguments: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    "condition", [asynchronous, functools.partial(asynchronous, 1), 1, "always", True, [always]], ids=repr
+    "condition",
+    [asynchronous, functools.partial(asynchronous, 1), 1, "always", True, [always]],
+    ids=["asynchronous", "partial", "number", "text", "bool", "list"],
 )
 def test_a_condition_that_is_async_or_no_function_is_refused(condition: Any) -> None:
     # Were the first taken, the coroutine it returns would be true.
