@@ -1,0 +1,144 @@
+"""What a fuzzer that is guided by coverage may feed: any bytes, of which the first choose options.
+
+A target returns if all is well, and raises otherwise. Each says how it takes the bytes apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from email.parser import BytesHeaderParser
+from typing import TYPE_CHECKING, Final
+
+import h11
+
+from csp.errors import ConnectionFailedError, InvalidError
+from tests.fuzz._differences import compare
+from tests.fuzz._oracles import Ours, Setting, found, read
+from tests.fuzz._streams import LIMITS, split
+from tests.websocket._server import BINARY, COMPRESSED, CONTINUATION, accepting, frame
+from trio_csp_websocket._constants import Compression
+from trio_csp_websocket._handshake import Handshake
+from trio_csp_websocket._negotiation import DeflateParameters
+from trio_csp_websocket._url import parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Of the options: the limit or the kind of compression, the window, and where the stream is cut, by three bytes.
+OPTIONS_BYTES: Final = 5
+
+
+def decoder(data: bytes) -> None:
+    """A stream of frames: what ours, wsproto and websockets find in it.
+
+    The first byte chooses the limit and whether to compress, the second the window and whether there is a context, the
+    next three where the stream is cut into blocks.
+    """
+    if len(data) < OPTIONS_BYTES:
+        return
+    deflate = None
+    if data[0] & 0x80:
+        deflate = DeflateParameters(
+            server_no_context_takeover=bool(data[1] & 8), server_max_window_bits=8 + data[1] % 8
+        )
+    setting = Setting(LIMITS[data[0] % len(LIMITS)], deflate)
+    stream = data[OPTIONS_BYTES:]
+    log, _ = compare(setting, stream)
+    assert found(read(Ours(setting), split(stream, _cuts(data)))) == found(log)
+
+
+def deflate(data: bytes) -> None:
+    """Compressed messages: the same as `decoder`, with the frames around them put there.
+
+    The options as there. Then fragments, each behind a byte with twice its length, one more if it is not the last.
+    """
+    if len(data) < OPTIONS_BYTES:
+        return
+    stream, rest, inside = b"", data[OPTIONS_BYTES:], False
+    while rest:
+        length, fin = rest[0] // 2, not rest[0] % 2
+        payload, rest = rest[1 : 1 + length], rest[1 + length :]
+        opcode, reserved = (CONTINUATION, 0) if inside else (BINARY, COMPRESSED)
+        stream += frame(opcode, payload, fin=fin, reserved=reserved)
+        inside = not fin
+    decoder(bytes([data[0] | 0x80]) + data[1:OPTIONS_BYTES] + stream)
+
+
+REQUEST: Final = (
+    b"GET / HTTP/1.1\r\nHost: server.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+ACCEPTING: Final = accepting(BytesHeaderParser().parsebytes(REQUEST.partition(b"\r\n")[2]))
+
+
+def handshake(data: bytes) -> None:
+    """An answer to the handshake: it is accepted or refused with the documented error, in whatever blocks it comes.
+
+    The first byte chooses the compression that was offered and whether subprotocols were, the next three where the
+    answer is cut into blocks.
+    """
+    if len(data) < OPTIONS_BYTES:
+        return
+    answer = data[OPTIONS_BYTES:]
+    protocols = ("chat", "v2") if data[0] & 0x80 else ()
+    offered = Compression(data[0] % len(Compression))
+    whole = _answered(Handshake(protocols, offered), [answer])
+    assert _answered(Handshake(protocols, offered), split(answer, _cuts(data))) == whole
+    assert _answered(Handshake(protocols, offered), [answer[i : i + 1] for i in range(len(answer))]) == whole
+
+
+def _answered(handshake: Handshake, blocks: Sequence[bytes]) -> object:
+    """Return what comes of an answer, at the latest at its end."""
+    handshake.request_sent(REQUEST)
+    rest = b""
+    answer = None
+    try:
+        for block in [block for block in blocks if block] + [b""]:
+            if answer is not None:
+                rest += block
+                continue
+            answer = handshake.feed(block)
+            assert len(handshake._body) < 1 << 17
+    except ConnectionFailedError as error:
+        details = dict(error.details or {})
+        # What is not HTTP is refused, and shown, as far as it has come.
+        return error.kind, error.retryable, details if details.pop("answer", None) is None else None
+    assert answer is not None
+    head, begun = answer
+    # What trio-websocket is given is an answer that h11 understands.
+    client = h11.Connection(h11.CLIENT)
+    client.send(
+        h11.Request(method="GET", target="/", headers=[("Host", "x"), ("Upgrade", "x"), ("Connection", "upgrade")])
+    )
+    client.send(h11.EndOfMessage())
+    client.receive_data(head)
+    event = client.next_event()
+    assert isinstance(event, h11.InformationalResponse)
+    assert event.status_code == 101
+    return head, begun + rest, handshake.deflate, list(handshake.headers.items())
+
+
+def url(data: bytes) -> None:
+    """A URL: it is refused with the documented error, or normalised for good, and then safe to put in a request."""
+    try:
+        target = parse_url(data.decode(errors="surrogatepass"))
+    except (InvalidError, UnicodeDecodeError):
+        return
+    assert parse_url(target.url) == replace(target, authorization=None)
+    for part in (target.host_header, target.resource, target.authorization or ""):
+        assert part.isascii()
+        assert part.isprintable()
+    assert " " not in target.host_header + target.resource
+
+
+def _cuts(data: bytes) -> list[int]:
+    """Return where to cut, near the start or anywhere."""
+    return [data[2], data[3], 37 * data[4]]
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "decoder": decoder,
+    "deflate": deflate,
+    "handshake": handshake,
+    "url": url,
+}
