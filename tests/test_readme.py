@@ -63,6 +63,15 @@ def test_feature_table_names_tests_that_exist() -> None:
         assert re.search(rf"def {found[2]}\(", file.read_text(encoding="utf-8")), row
 
 
+def test_the_tests_readme_names_what_exists() -> None:
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)(?:::(test_\w+))?`", text)
+    assert len(named) > 20
+    for path, test in named:
+        (file,) = (ROOT / "tests").rglob(path)
+        assert not test or re.search(rf"def {test}\(", file.read_text(encoding="utf-8")), test
+
+
 def test_every_public_name_exists() -> None:
     for module in (csp, errors, websocket):
         for name in module.__all__:
