@@ -1,22 +1,12 @@
-"""Parsing what a server sends, alone and against wsproto's and websockets' parsers."""
+"""Parsing what a server sends; `tests.fuzz` compares it with wsproto's and websockets' parsers."""
 
 from __future__ import annotations
 
-import itertools
 import random
 import tracemalloc
 import zlib
-from typing import TYPE_CHECKING
 
 import pytest
-import wsproto.connection
-import wsproto.events
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from websockets.extensions.permessage_deflate import PerMessageDeflate
-from websockets.frames import Frame as WebsocketsFrame
-from websockets.frames import Opcode as WebsocketsOpcode
-from websockets.protocol import Protocol, Side, State
 
 from tests.websocket._server import (
     BINARY,
@@ -35,9 +25,6 @@ from trio_csp_websocket._decoder import Decoder
 from trio_csp_websocket._deflate import Inflater
 from trio_csp_websocket._frames import Control, Message, ProtocolViolation
 from trio_csp_websocket._negotiation import DeflateParameters
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LIMIT = 1 << 20
 MIB = 1 << 20
@@ -853,183 +840,3 @@ def test_a_block_that_comes_while_parsing_is_paused_is_put_behind() -> None:
     decoder.feed(compressed(BINARY, bytes(MIB)) + text("ab")[:2])
     decoder.feed(text("ab")[2:] + text("c"))
     assert taken(decoder) == [MIB, 2, 1]
-
-
-# Against others' parsers ----------------------------------------------------------------------------------------------
-
-
-@st.composite
-def valid_streams(draw: st.DrawFn) -> tuple[bytes, list[Message], list[tuple[int, bytes]]]:
-    """Draw a valid stream, with the messages and control frames in it."""
-    stream = b""
-    messages: list[Message] = []
-    controls: list[tuple[int, bytes]] = []
-
-    def maybe_control() -> bytes:
-        if not draw(st.booleans()):
-            return b""
-        control = draw(st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125)))
-        controls.append(control)
-        return frame(*control)
-
-    for _ in range(draw(st.integers(0, 4))):
-        is_text = draw(st.booleans())
-        data = (
-            draw(st.text(max_size=80)) if is_text else draw(st.binary(max_size=200)) * draw(st.sampled_from([1, 400]))
-        )
-        payload = data.encode() if isinstance(data, str) else data
-        messages.append(Message("text" if isinstance(data, str) else "binary", data))
-        cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
-        edges = [0, *cuts, len(payload)]
-        for number, (start, end) in enumerate(itertools.pairwise(edges)):
-            opcode = CONTINUATION if number else TEXT if is_text else BINARY
-            stream += maybe_control() + frame(opcode, payload[start:end], fin=number == len(cuts))
-    return stream + maybe_control(), messages, controls
-
-
-def split(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
-    edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
-    return [stream[start:end] for start, end in itertools.pairwise(edges)]
-
-
-def decode_with_wsproto(blocks: Sequence[bytes]) -> tuple[list[Message], list[tuple[int, bytes]]]:
-    peer = wsproto.connection.Connection(wsproto.ConnectionType.CLIENT)
-    messages: list[Message] = []
-    controls: list[tuple[int, bytes]] = []
-    parts: list[bytes] = []
-    for block in blocks:
-        peer.receive_data(block)
-        for event in peer.events():
-            if isinstance(event, wsproto.events.TextMessage | wsproto.events.BytesMessage):
-                is_text = isinstance(event, wsproto.events.TextMessage)
-                parts.append(event.data.encode() if isinstance(event.data, str) else bytes(event.data))
-                if event.message_finished:
-                    data = b"".join(parts)
-                    parts.clear()
-                    messages.append(Message("text", data.decode()) if is_text else Message("binary", data))
-            else:
-                assert isinstance(event, wsproto.events.Ping | wsproto.events.Pong)
-                is_ping = isinstance(event, wsproto.events.Ping)
-                controls.append((PING if is_ping else PONG, bytes(event.payload)))
-    return messages, controls
-
-
-def decode_with_websockets(
-    blocks: Sequence[bytes], *, compression: DeflateParameters | None = None
-) -> tuple[list[Message], list[tuple[int, bytes]]]:
-    peer = Protocol(Side.CLIENT, state=State.OPEN, max_size=None)
-    if compression is not None:
-        peer.extensions = [
-            PerMessageDeflate(compression.server_no_context_takeover, True, compression.server_max_window_bits, 15)
-        ]
-    messages: list[Message] = []
-    controls: list[tuple[int, bytes]] = []
-    parts: list[bytes] = []
-    is_text = False
-    for block in blocks:
-        peer.receive_data(block)
-        for event in peer.events_received():
-            assert isinstance(event, WebsocketsFrame)
-            if event.opcode in (WebsocketsOpcode.PING, WebsocketsOpcode.PONG):
-                controls.append((int(event.opcode), bytes(event.data)))
-                continue
-            if event.opcode is not WebsocketsOpcode.CONT:
-                is_text = event.opcode is WebsocketsOpcode.TEXT
-            parts.append(bytes(event.data))
-            if event.fin:
-                data = b"".join(parts)
-                parts.clear()
-                messages.append(Message("text", data.decode()) if is_text else Message("binary", data))
-    return messages, controls
-
-
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(valid_streams(), st.lists(st.integers(0, 100_000), max_size=6))
-def test_any_valid_stream_in_any_blocks_gives_what_wsproto_and_websockets_find(
-    drawn: tuple[bytes, list[Message], list[tuple[int, bytes]]], cuts: list[int]
-) -> None:
-    stream, messages, controls = drawn
-    blocks = split(stream, cuts)
-    found, found_controls, violation = decode(*blocks, limit=1 << 24)
-    assert violation is None
-    assert found == messages
-    assert found_controls == controls
-    assert decode_with_wsproto(blocks) == (messages, controls)
-    assert decode_with_websockets(blocks) == (messages, controls)
-
-
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.one_of(st.binary(max_size=40), st.builds(frame, st.integers(0, 15), st.binary(max_size=20)))))
-def test_any_bytes_are_parsed_without_an_exception_and_the_same_in_any_blocks(pieces: list[bytes]) -> None:
-    stream = b"".join(pieces)
-    whole_messages, whole_controls, whole_verdict = decode(stream, limit=50)
-    messages, controls, found = decode(*(stream[i : i + 1] for i in range(len(stream))), limit=50)
-    assert (messages, controls) == (whole_messages, whole_controls)
-    assert (found and found.code) == (whole_verdict and whole_verdict.code)
-
-
-@st.composite
-def valid_compressed_streams(
-    draw: st.DrawFn,
-) -> tuple[DeflateParameters, bytes, list[Message], list[tuple[int, bytes]]]:
-    """Draw what was agreed on, and a stream of messages of which some are compressed."""
-    parameters = DeflateParameters(
-        server_no_context_takeover=draw(st.booleans()), server_max_window_bits=draw(st.integers(8, 15))
-    )
-    compressor: zlib._Compress | None = None
-    stream = b""
-    messages: list[Message] = []
-    controls: list[tuple[int, bytes]] = []
-    words = st.lists(st.sampled_from(["price", "symbol", "\u20ac" * 300, "x" * 9000]), max_size=6).map("".join)
-    for _ in range(draw(st.integers(0, 5))):
-        is_text = draw(st.booleans())
-        data = draw(words) if is_text else draw(st.binary(max_size=300))
-        payload = data.encode() if isinstance(data, str) else data
-        messages.append(Message("text" if isinstance(data, str) else "binary", data))
-        reserved = draw(st.sampled_from([0, COMPRESSED]))
-        if reserved:
-            if compressor is None or parameters.server_no_context_takeover:
-                compressor = zlib.compressobj(1, zlib.DEFLATED, -max(9, parameters.server_max_window_bits))
-            payload = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-            # zlib has nothing to say when there was nothing since its last flush.
-            payload = payload.removesuffix(TAIL) or b"\x00"
-        cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
-        for number, (start, end) in enumerate(itertools.pairwise([0, *cuts, len(payload)])):
-            if draw(st.booleans()):
-                control = draw(st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125)))
-                controls.append(control)
-                stream += frame(*control)
-            opcode = CONTINUATION if number else TEXT if is_text else BINARY
-            first_bits = 0 if number else reserved
-            stream += frame(opcode, payload[start:end], fin=number == len(cuts), reserved=first_bits)
-    return parameters, stream, messages, controls
-
-
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(valid_compressed_streams(), st.lists(st.integers(0, 100_000), max_size=6))
-def test_any_valid_compressed_stream_in_any_blocks_gives_what_websockets_finds(
-    drawn: tuple[DeflateParameters, bytes, list[Message], list[tuple[int, bytes]]], cuts: list[int]
-) -> None:
-    parameters, stream, messages, controls = drawn
-    blocks = split(stream, cuts)
-    decoder = inflating(takeover=not parameters.server_no_context_takeover, bits=parameters.server_max_window_bits)
-    assert fed(decoder, *blocks) == controls
-    assert list(decoder.messages) == messages
-    assert decoder.violation is None
-    assert decode_with_websockets(blocks, compression=parameters) == (messages, controls)
-
-
-FRAMES = st.builds(
-    frame,
-    st.integers(0, 15),
-    st.one_of(st.binary(max_size=20), st.binary(max_size=60).map(deflated)),
-    fin=st.booleans(),
-    reserved=st.sampled_from([0, 0, COMPRESSED, COMPRESSED, COMPRESSED, 0x20]),
-)
-
-
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.one_of(FRAMES, st.binary(max_size=40))))
-def test_any_bytes_are_inflated_without_an_exception_and_the_same_in_any_blocks(pieces: list[bytes]) -> None:
-    stream = b"".join(pieces)
-    assert inflate(*(stream[i : i + 1] for i in range(len(stream))), limit=50) == inflate(stream, limit=50)
