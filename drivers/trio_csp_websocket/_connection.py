@@ -226,7 +226,7 @@ class Connection(trio.abc.Stream):
                 self._end(self._giving_up)  # whatever the peer says now, we have not waited for it
                 await self.writer.send_last(bytes(data))
                 self._handshaking.cancel()
-        elif self._close_answer is not None:
+        elif self._close_answer is not None and data[0] & OPCODE == CLOSE:
             self.writer.send_control(self.writer.encode(CLOSE, self._close_answer))
         else:
             self.writer.send_control(bytes(data))
@@ -364,6 +364,9 @@ class Connection(trio.abc.Stream):
 
     async def _finish(self) -> None:
         """Close the transport so that the close frame arrives: a reset, which unread data causes, could overtake it."""
+        if self._giving_up is not None:
+            await self.finished.wait()  # whoever does it closes the transport, behind its last frame
+            return
         with trio.move_on_after(self._close_timeout_seconds):
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 if not self._lost:

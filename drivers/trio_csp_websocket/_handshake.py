@@ -84,13 +84,13 @@ class Handshake:
                 if len(self._body) >= MAX_BODY_BYTES:
                     raise self.refusal()
                 return None
-            rest = self._http.trailing_data[0]
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == _SWITCHING_PROTOCOLS:
+                    rest = self._http.trailing_data[0]
                     self._check_head(self._received_bytes - len(rest))
                     return self._accept(event), rest
             elif isinstance(event, h11.Response):
-                self._check_head(self._received_bytes - len(rest))
+                self._check_head(self._received_bytes - len(self._http.trailing_data[0]))
                 self._response = event
                 self._note_headers(event)
             elif isinstance(event, h11.Data):

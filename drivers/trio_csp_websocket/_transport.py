@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import trio
 
@@ -145,11 +145,15 @@ class StreamTransport(Transport):
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__()
         self._stream = stream
+        # What is received from, and closed: what is beneath TLS once our direction of that has ended. Nothing may be
+        # sent there: it would not be encrypted.
+        self._receiving = stream
 
     async def receive_some(self, max_bytes: int) -> bytes:
         with _tls_explained():
-            data = bytes(await self._stream.receive_some(max_bytes))
-        self.bytes_received += len(data)
+            data = bytes(await self._receiving.receive_some(max_bytes))
+        if self._receiving is self._stream:
+            self.bytes_received += len(data)
         return data
 
     async def receive_now(self, max_bytes: int) -> bytes | None:
@@ -184,27 +188,30 @@ class StreamTransport(Transport):
 
     async def send_eof(self) -> None:
         tls = self._stream
-        if isinstance(tls, trio.SSLStream):
-            # RFC 8446, section 6.1: a closure alert comes before the end. Trio's streams cannot send it and go on
-            # receiving; what still arrives is thrown away, so it need not be decrypted.
-            self._stream = tls.transport_stream
+        if isinstance(tls, trio.SSLStream) and self._receiving is tls:
+            await self._end_tls(cast("trio.SSLStream[trio.abc.Stream]", tls))
+        if isinstance(self._receiving, trio.abc.HalfCloseableStream):
+            await self._receiving.send_eof()
 
-            async def unwrap() -> None:
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-                    await tls.unwrap()
+    async def _end_tls(self, tls: trio.SSLStream[trio.abc.Stream]) -> None:
+        # RFC 8446, section 6.1: a closure alert comes before the end. Trio's streams cannot send it and go on
+        # receiving; what still arrives is thrown away, so it need not be decrypted.
+        self._receiving = tls.transport_stream
 
-            await _without_waiting(unwrap)
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            await self._stream.send_eof()
+        async def unwrap() -> None:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                await tls.unwrap()
+
+        await _without_waiting(unwrap)
 
     async def aclose(self) -> None:
-        await trio.aclose_forcefully(self._stream)
+        await trio.aclose_forcefully(self._receiving)
 
 
 async def _without_waiting(operation: Callable[[], Awaitable[object]]) -> None:
     """Run an operation for as long as it can go on without waiting for the network."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(operation)
+        nursery.start_soon(trio.lowlevel.enable_ki_protection(operation))
         for _ in range(_PASSES_WITHOUT_WAITING):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()

@@ -1788,3 +1788,57 @@ async def test_a_client_that_is_being_closed_says_so(nursery: trio.Nursery, auto
         assert repr(client) == f"<csp.websocket.Client closing, {URL}>"
         with pytest.raises(ConnectionFailedError, match="sending failed: the connection is being closed"):
             await client.send("late")
+
+
+async def test_a_close_that_is_cancelled_sends_the_close_frame_while_messages_arrive(
+    autojump_clock: MockClock,
+) -> None:
+    # Whether the reader or the close frame goes first is the scheduler's choice.
+    for _ in range(20):
+        server = Server(answers_close=False)
+        async with connecting(server) as client, trio.open_nursery() as nursery:
+
+            async def talk(server: Server = server) -> None:
+                while not server.closed:
+                    server.send(text("news"))
+                    await trio.lowlevel.checkpoint()
+
+            nursery.start_soon(talk)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await client.close()
+        assert server.closes == [1000]
+
+
+async def test_of_several_pings_that_cross_our_close_none_is_answered_after_it(autojump_clock: MockClock) -> None:
+    answered: set[int] = set()
+    for steps in range(25):
+        server = Server(answers_close=False)
+        async with connecting(server) as client, trio.open_nursery() as nursery:
+            await wait_all_tasks_blocked()
+            server.send(*(frame(PING, b"%d" % number) for number in range(5)))
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(client.close)
+            await wait_all_tasks_blocked()
+            server.send(close(1000))
+            server.end()
+        # The server itself refuses what follows the close frame.
+        assert server.closes == [1000]
+        pongs = server.payloads[:-1]
+        assert pongs == [b"0", b"1", b"2", b"3", b"4"][: len(pongs)]
+        answered.add(len(pongs))
+    # In the course of this, our close has gone out between two answers.
+    assert answered & {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("code", [1013, 1014])
+async def test_a_ping_before_the_peers_close_is_answered_with_a_pong(code: int, autojump_clock: MockClock) -> None:
+    server = Server(answers_close=False)
+    async with connecting(server) as client:
+        server.send(frame(PING, b"p"), close(code, "x"))
+        server.end()
+        assert not (await client.receive()).ok
+        await wait_all_tasks_blocked()
+        assert server.frames[0] == Frame(PONG, b"p")
+        assert server.closes == [code]

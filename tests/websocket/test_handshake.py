@@ -335,7 +335,7 @@ def test_a_head_may_be_as_large_as_the_limit_whatever_is_behind_it() -> None:
     for size in (1000, 65_000, 1 << 20):
         started = handshake()
         *first, last = blocks(answer + b"y" * 65536, size)
-        taken = None
+        taken: tuple[bytes, bytes] | None = None
         for block in (*first, last):
             taken = started.feed(block) if taken is None else (taken[0], taken[1] + block)
         assert taken is not None
