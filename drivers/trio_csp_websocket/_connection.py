@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 _MIN_READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024
 
+# After a verdict, a peer from which nothing comes for so long is taken to have nothing on its way.
+_SILENCE_SECONDS = 0.05
+
 
 class Connection(trio.abc.Stream):
     """One WebSocket connection, beneath trio-websocket.
@@ -91,7 +94,9 @@ class Connection(trio.abc.Stream):
         # What to answer the peer's close with, if not with what trio-websocket says.
         self._close_answer: bytes | None = None
         self._close_sent = False
+        # Whether it is over without a way to write, or by a verdict of ours.
         self._lost = False
+        self._failed = False
         # How the connection ends that is being given up.
         self._giving_up: Ending | None = None
         # Around the closing handshake. Cancelled once nothing is to be waited for: trio-websocket waits for its reader
@@ -339,6 +344,7 @@ class Connection(trio.abc.Stream):
 
     def _fail(self, code: int, reason: str, ending: Ending) -> None:
         """End the connection by a verdict of ours, which trio-websocket takes for the peer's close, and answers."""
+        self._failed = True
         self._close = encode_from_server(CLOSE, close_payload(code, reason))
         self._end(ending)
 
@@ -371,10 +377,21 @@ class Connection(trio.abc.Stream):
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 if not self._lost:
                     await self.writer.flush()
+                    if self._failed:
+                        await self._hear_out()
                     await self.transport.send_eof()
                     while await self.transport.receive_some(_MIN_READ_BYTES):
                         pass
         await self._shut()
+
+    async def _hear_out(self) -> None:
+        """Let a peer that is still sending come to an end: our own might reach it before it reads the close frame."""
+        while True:
+            with trio.move_on_after(_SILENCE_SECONDS) as listening:
+                if not await self.transport.receive_some(_MIN_READ_BYTES):
+                    return
+            if listening.cancelled_caught:
+                return
 
     async def _shut(self) -> None:
         self.writer.fail(trio.ClosedResourceError("the connection is closed"))

@@ -1129,6 +1129,7 @@ async def test_a_violation_reaches_the_peer_as_a_close_frame_and_is_the_error(
         assert await drained(client) == ["a"]
         await wait_all_tasks_blocked()
         assert server.closes == [code]
+        await trio.sleep(0.1)
         assert server.half_closed
         assert client.close_code == code
         assert client.close_reason
@@ -1142,6 +1143,37 @@ async def test_a_violation_reaches_the_peer_as_a_close_frame_and_is_the_error(
         await wait_all_tasks_blocked()
         assert server.closed
     assert server.closes == [code]
+
+
+async def test_a_violator_that_is_still_sending_is_heard_out_before_our_end(autojump_clock: MockClock) -> None:
+    # Many servers take our end for the connection's before they read the close frame.
+    server = Server(answers_close=False)
+    async with connecting(server) as client:
+        server.send(frame(3))
+        assert await drained(client) == []
+        for _ in range(100):
+            server.send(bytes(1000))
+            await trio.sleep(0.04)
+            assert server.closes == [1002]
+            assert not server.half_closed
+        await trio.sleep(0.1)
+        assert server.half_closed
+        assert not server.closed
+        server.end()
+        await wait_all_tasks_blocked()
+        assert server.closed
+
+
+async def test_a_violator_that_ends_is_not_listened_to_any_longer(autojump_clock: MockClock) -> None:
+    server = Server(answers_close=False)
+    async with connecting(server) as client:
+        server.send(frame(3))
+        server.end()
+        start = trio.current_time()
+        assert await drained(client) == []
+        await wait_all_tasks_blocked()
+        assert server.closed
+        assert trio.current_time() == start
 
 
 async def test_after_a_violation_the_peer_is_drained_so_that_the_close_frame_arrives(autojump_clock: MockClock) -> None:
