@@ -255,8 +255,9 @@ class Connection(trio.abc.Stream):
         if self._pings:
             # Alone: it must not answer one when our close has gone out behind the one before.
             return self._pings.popleft()
-        controls, self._close = self._close or b"", None
-        return controls
+        close, self._close = self._close, None
+        assert close is not None
+        return close
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return at once: `send_all` never waits."""
@@ -306,14 +307,14 @@ class Connection(trio.abc.Stream):
             self._lose("the peer closed it without a close frame")
 
     def _take_in(self, block: bytes) -> None:
-        """Parse a block; deliver what there is room for, and act on control frames."""
+        """Parse a block; act on control frames, and deliver what there is room for."""
         controls = self.decoder.feed(block)
+        # Pings are answered first: the consumer could otherwise send ahead of the pong.
         if not any(opcode == PING for opcode, _ in controls):
             self.delivery.deliver_now()
         for opcode, payload in controls:
             if opcode == PING:
-                # Answered ahead of what the consumer of the data may send. Once our close is sent, nothing may follow
-                # it; trio-websocket would try.
+                # Once our close is sent, nothing may follow it; trio-websocket would try.
                 if not self._close_sent:
                     self._pings.append(encode_from_server(PING, payload))
             elif opcode == PONG:

@@ -16,6 +16,7 @@ import trustme
 from csp import websocket
 from csp.errors import ConnectionFailedError, Kind
 from tests.websocket._peers import Peer, open_sockets, raw_server, until
+from tests.websocket._server import drained
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -26,14 +27,6 @@ MAX_SECONDS = 50.0
 """A scenario that takes longer is given up, and fails."""
 
 _IMPATIENT_MILLISECONDS = 100
-
-
-async def drained(client: websocket.Client) -> list[str | bytes]:
-    """Receive until the channel is closed; return the data."""
-    received: list[str | bytes] = []
-    while (message := await client.receive()).ok:
-        received.append(message.value.data)
-    return received
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
-from tests.hostile._attack import Attack, drained
+from tests.hostile._attack import Attack
 from tests.websocket._peers import BINARY, CLOSE, CONTINUATION, PING, TEXT, Peer, close_frame, frame
+from tests.websocket._server import drained
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -35,6 +35,7 @@ from tests.websocket._peers import (
     raw_server,
     until,
 )
+from tests.websocket._server import drained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,17 +46,6 @@ MIB = 1 << 20
 LARGE = 24 * MIB
 # Seconds. Less than the timeouts the client has by default, and more than a busy machine stalls.
 WELL_BEFORE_ANY_TIMEOUT = 8
-
-
-async def drained(client: websocket.Client) -> list[str | bytes]:
-    """Take everything up to the end of the channel."""
-    channel = client.channel()
-    taken: list[str | bytes] = []
-    while True:
-        message, ok = await channel.receive()
-        if not ok:
-            return taken
-        taken.append(message.data)
 
 
 async def expect_close(peer: Peer, code: int) -> str:
