@@ -5,7 +5,6 @@ Each sends a message that is in order, then its violation, and stays: the client
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.hostile._attack import Attack
@@ -21,6 +20,7 @@ from tests.websocket._peers import (
     close_frame,
     frame,
 )
+from tests.websocket._server import deflated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -42,11 +42,6 @@ class Violation(NamedTuple):
 def length_form(width: int, length: int) -> bytes:
     """Return the beginning of a binary frame with its length in 16 or 64 bits, the shortest form or not."""
     return bytes([0x82, 126 if width == 16 else 127]) + length.to_bytes(width // 8, "big")
-
-
-def deflated(data: bytes) -> bytes:
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 # Refused by a frame's header alone, also in the middle of a fragmented message.
