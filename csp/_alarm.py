@@ -47,6 +47,7 @@ class Alarm:
         self._sequence = itertools.count()
         self._armed = 0
         self._sleep = trio.CancelScope()
+        self._wake_at = math.inf
         self._running = False
 
     def arm(self, timer: Alarmed, deadline: float) -> None:
@@ -57,8 +58,8 @@ class Alarm:
         if timer._entry != deadline:
             timer._entry = deadline
             heapq.heappush(self._heap, (deadline, next(self._sequence), timer))
-            if deadline < self._sleep.deadline:  # noqa: PLR1730  # setting it, even to what it is, costs Trio 2 us
-                self._sleep.deadline = deadline
+            if deadline < self._wake_at:
+                self._wake_at = self._sleep.deadline = deadline
 
     def disarm(self, timer: Alarmed) -> None:
         """Take back `arm`; the timer must say so in ``_armed`` before it is armed again."""
@@ -101,7 +102,8 @@ class Alarm:
             self._running = False
 
     async def _sleep_and_ring(self) -> None:
-        self._sleep = trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf)
+        self._wake_at = self._heap[0][0] if self._heap else math.inf
+        self._sleep = trio.CancelScope(deadline=self._wake_at)
         with self._sleep:
             await trio.sleep_forever()
         self._ring(trio.current_time())

@@ -16,7 +16,7 @@ Invariants, outside of a method:
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, final
 
 import trio
 from trio.lowlevel import (
@@ -26,12 +26,15 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from csp._checkpoint import visit_due
+from csp._checkpoint import turns, visit_due
 from csp._ends import ReceiveEnd, SendEnd
 from csp._sending import SendCase, SendWaiter
-from csp._source import Moment, ReceiveWaiter, Source
+from csp._source import Moment, ReceiveCase, ReceiveWaiter, Source
 from csp._waiters import Queue, Received, Waiter, count, first, join, leave, new_tuple
 from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -46,6 +49,15 @@ class ChannelStatistics(NamedTuple):
     selectors: int
     dropped: int
     closed: bool
+
+
+@final
+class ChannelCase(ReceiveCase[T]):
+    """The receive case of a channel: `select` looks at the channel's state and queues itself."""
+
+    __slots__ = ()
+
+    channel: Channel[Any]
 
 
 @final
@@ -64,15 +76,21 @@ class Channel(Source[T]):
 
     __slots__ = (
         "_abandoned",
-        "_buffer",
         "_buffered",
         "_capacity",
         "_cause",
         "_closed",
         "_dropped",
         "_overflow",
+        "_put",
+        "_room",
         "_senders",
+        "_take",
     )
+
+    # The nowait pair of the memory channel, once it is opened.
+    _put: Callable[[T], None]
+    _take: Callable[[], T]
 
     def __init__(self, capacity: float = 0, *, overflow: Literal["drop_oldest", "drop_newest"] | None = None) -> None:
         super().__init__()
@@ -86,7 +104,8 @@ class Channel(Source[T]):
             raise InvalidError(f"overflow={overflow!r} needs a capacity of at least 1, not 0")
         self._capacity = capacity
         self._overflow = overflow
-        self._buffer: tuple[trio.MemorySendChannel[T], trio.MemoryReceiveChannel[T]] | None = None
+        # The capacity while the memory channel is open, else 0: one comparison tells the hot path all it must know.
+        self._room = 0.0
         self._buffered = 0
         self._senders: Queue = None
         self._closed = False
@@ -107,18 +126,27 @@ class Channel(Source[T]):
         Raises:
             ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
         """
-        if self._buffered < self._capacity or self.can_send():
+        if 0 < self._buffered < self._room:
+            await checkpoint_if_cancelled()
+            self._put(value)
+            self._buffered += 1
+        elif self._receivers is not None or self._buffered < self._capacity or self.can_send():
             await checkpoint_if_cancelled()
             try:
                 self.send_nowait(value)
-            finally:
-                # Also when it raises: a loop that ignores the error must not starve the others.
-                if visit_due():
+            except ChannelClosedError:
+                if visit_due():  # a loop that ignores the error must not starve the others
                     await cancel_shielded_checkpoint()
+                raise
+        else:
+            waiter = SendWaiter(self, value)
+            self._park_sender(waiter)
+            await wait_task_rescheduled(waiter.abort)
             return
-        waiter = SendWaiter(self, value)
-        self._park_sender(waiter)
-        await wait_task_rescheduled(waiter.abort)
+        turn = turns.current
+        turn.left -= 1
+        if turn.left <= 0:
+            await turn.end()
 
     @enable_ki_protection
     def send_nowait(self, value: T) -> None:
@@ -128,11 +156,22 @@ class Channel(Source[T]):
             trio.WouldBlock: no receiver waits and there is no room; the value was not sent.
             ChannelClosedError: the channel is closed; the value was not sent.
         """
+        buffered = self._buffered
+        if 0 < buffered < self._room:
+            # Nobody is parked to receive, and the selectors know already that there is something to take.
+            self._put(value)
+            self._buffered = buffered + 1
+            return
         if self._closed:
             raise self._closed_error()
-        if (self._receivers is not None or self._watches) and not self._buffered and self._hand_over(value):
+        if self._watches:
+            if not buffered and self._hand_over(value):
+                return
+        elif self._receivers is not None:
+            self._selectors_turn = True
+            first(self._receivers).deliver(self, value, True)
             return
-        if self._buffered >= self._capacity:
+        if buffered >= self._capacity:
             if self._overflow is None:
                 raise trio.WouldBlock
             self._dropped += 1
@@ -168,7 +207,7 @@ class Channel(Source[T]):
             or self._receivers is not None
             or self._closed
             or self._overflow is not None
-            or any(watch.parked for watch in self._watches)
+            or (bool(self._watches) and any(watch.parked for watch in self._watches))
         )
 
     def case_send(self, value: T) -> SendCase[T]:
@@ -187,6 +226,10 @@ class Channel(Source[T]):
 
     # Receiving -------------------------------------------------------------------------------------------------------
 
+    def case_receive(self) -> ReceiveCase[T]:
+        """Return the case of `select` that receives from here; equal to every other one of the same channel."""
+        return ChannelCase(self)
+
     def is_ready(self, moment: Moment) -> bool:
         """Tell whether `receive_nowait` would not block."""
         return self._buffered > 0 or self._senders is not None or self._closed
@@ -201,15 +244,24 @@ class Channel(Source[T]):
         Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
         """
         # As in Source, without the detour over is_ready: this is the hottest path there is.
-        if self._buffered or self._senders is not None or self._closed:
+        received: Received[T]
+        if self._buffered and self._senders is None:
+            await checkpoint_if_cancelled()
+            received = new_tuple(Received, (self._take(), True))
+            self._buffered -= 1
+        elif self._buffered or self._senders is not None or self._closed:
             await checkpoint_if_cancelled()
             received = self.receive_nowait()
-            if visit_due():
-                await cancel_shielded_checkpoint()
+        else:
+            waiter = ReceiveWaiter(self)
+            self._park(waiter)
+            received = await wait_task_rescheduled(waiter.abort)
             return received
-        waiter = ReceiveWaiter(self)
-        self._park(waiter)
-        return cast("Received[T]", await wait_task_rescheduled(waiter.abort))
+        turn = turns.current
+        turn.left -= 1
+        if turn.left <= 0:
+            await turn.end()
+        return received
 
     @enable_ki_protection
     def receive_nowait(self) -> Received[T]:
@@ -221,10 +273,12 @@ class Channel(Source[T]):
             trio.WouldBlock: the channel is open, and nothing is buffered and no sender waits.
         """
         if self._buffered:
-            value = self._pop()
-            if self._senders is not None:
+            value = self._take()
+            if self._senders is None:
+                self._buffered -= 1
+            else:
                 # The place goes to the sender that has waited longest.
-                self._push(cast("T", first(self._senders).offer(self)))
+                self._put(cast("T", first(self._senders).offer(self)))
         elif self._senders is not None:
             value = cast("T", first(self._senders).offer(self))
         elif self._closed:
@@ -235,15 +289,16 @@ class Channel(Source[T]):
         return received
 
     def _push(self, value: T) -> None:
-        if self._buffer is None:
-            self._buffer = trio.open_memory_channel[T](self._capacity)
-        self._buffer[0].send_nowait(value)
+        if not self._room:
+            sender, receiver = trio.open_memory_channel[T](self._capacity)
+            self._put, self._take = sender.send_nowait, receiver.receive_nowait
+            self._room = self._capacity
+        self._put(value)
         self._buffered += 1
 
     def _pop(self) -> T:
-        assert self._buffer is not None
         self._buffered -= 1
-        return self._buffer[1].receive_nowait()
+        return self._take()
 
     # Closing ---------------------------------------------------------------------------------------------------------
 
@@ -262,6 +317,7 @@ class Channel(Source[T]):
         if self._closed:
             return
         self._closed = True
+        self._room = 0
         self._cause = cause
         while self._senders is not None:
             first(self._senders).fail(self)

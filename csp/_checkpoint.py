@@ -15,19 +15,32 @@ from __future__ import annotations
 import threading
 from typing import Final
 
+from trio.lowlevel import cancel_shielded_checkpoint
+
 OPERATIONS_PER_VISIT: Final = 32
 
 
-class _Budget:
+class Turn:
+    """How many operations are left before the next visit to the scheduler. A task that parks begins a new turn."""
+
     __slots__ = ("left",)
 
     def __init__(self) -> None:
         self.left = OPERATIONS_PER_VISIT
 
+    async def end(self) -> None:
+        """Visit the scheduler, and begin a new turn."""
+        self.left = OPERATIONS_PER_VISIT
+        await cancel_shielded_checkpoint()
 
-# An object in a plain threading.local is the cheapest to get at: a context variable costs the same, and is copied into
-# threads; an integer in the local itself, or a subclass of it, costs half as much again.
-_thread = threading.local()
+
+class _Turns(threading.local):
+    # A context variable costs the same, but is copied into worker threads and so would be shared between two runs.
+    def __init__(self) -> None:
+        self.current = Turn()
+
+
+turns = _Turns()
 
 
 def visit_due() -> bool:
@@ -38,12 +51,9 @@ def visit_due() -> bool:
         if csp.visit_due():
             await trio.lowlevel.cancel_shielded_checkpoint()
     """
-    try:
-        budget: _Budget = _thread.budget
-    except AttributeError:
-        budget = _thread.budget = _Budget()
-    budget.left -= 1
-    if budget.left > 0:
+    turn = turns.current
+    turn.left -= 1
+    if turn.left > 0:
         return False
-    budget.left = OPERATIONS_PER_VISIT
+    turn.left = OPERATIONS_PER_VISIT
     return True

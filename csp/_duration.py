@@ -47,8 +47,7 @@ def parse_duration(duration: Duration, *, name: str = "duration") -> float:
     """
     if isinstance(duration, str):
         # Timers are made with the same few literals again and again.
-        parse = _parse_cached if len(duration) <= _MAX_CACHED_LENGTH else _parse
-        return parse(duration, name) / 1e9
+        return _seconds_cached(duration, name) if len(duration) <= _MAX_CACHED_LENGTH else _seconds(duration, name)
     if isinstance(duration, timedelta):
         if abs(duration / timedelta(microseconds=1)) * 1000 > _MAX_NANOSECONDS:
             raise InvalidError(f"{name} must be within 292 years, not {duration!r}")
@@ -84,7 +83,11 @@ def _parse(text: str, name: str) -> int:
     return -total if negative else total
 
 
-_parse_cached = functools.lru_cache(maxsize=64)(_parse)
+def _seconds(text: str, name: str) -> float:
+    return _parse(text, name) / 1e9
+
+
+_seconds_cached = functools.lru_cache(maxsize=64)(_seconds)
 
 
 def _nanoseconds(term: re.Match[str]) -> int:

@@ -1,4 +1,9 @@
-"""`select`: wait for several channel operations and perform exactly one of them."""
+"""`select`: wait for several channel operations and perform exactly one of them.
+
+What a select costs is what its cases cost: each is looked at, and if nothing is ready it joins a queue and leaves it
+again. For a channel's receive case, the most common by far, the three loops look at the channel themselves, because a
+method call each would cost twice as much as all the rest. Every other case goes the general way.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +13,18 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast, overload
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
+    current_task,
     enable_ki_protection,
+    reschedule,
     wait_task_rescheduled,
 )
 
-from csp._checkpoint import visit_due
+from csp._channel import ChannelCase
+from csp._checkpoint import OPERATIONS_PER_VISIT, turns, visit_due
 from csp._sending import SendCase
 from csp._source import Moment, ReceiveCase
 from csp._waiters import Waiter, new_tuple
-from csp.errors import InvalidTypeError
+from csp.errors import ChannelClosedError, InvalidTypeError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -27,9 +35,9 @@ T4 = TypeVar("T4")
 T5 = TypeVar("T5")
 
 Case: TypeAlias = ReceiveCase[T] | SendCase[T]
-_AnyCase: TypeAlias = ReceiveCase[Any] | SendCase[Any]
+_AnyCase: TypeAlias = ChannelCase[Any] | ReceiveCase[Any] | SendCase[Any]
 
-_CASE_TYPES = frozenset((ReceiveCase, SendCase, type(None)))
+_CASE_TYPES = frozenset((ReceiveCase, ChannelCase, SendCase, type(None)))
 
 _rng = random.Random()
 
@@ -125,17 +133,27 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
     if not _CASE_TYPES.issuperset(map(type, cases)):
         raise _not_a_case(cases)
     chosen = _choose(cases, priority)
+    result: SelectResult[Any]
     if chosen is None and not default:
         waiter = SelectWaiter(cases, priority)
         waiter.enqueue()
-        return cast("SelectResult[Any]", await wait_task_rescheduled(waiter.abort))
+        result = await wait_task_rescheduled(waiter.abort)
+        return result
     await checkpoint_if_cancelled()
-    try:
-        return _DEFAULT if chosen is None else _perform(chosen, cast("_AnyCase", cases[chosen]))
-    finally:
-        # Also when it raises: a loop that ignores the error must not starve the others.
-        if visit_due():
-            await cancel_shielded_checkpoint()
+    if chosen is None:
+        result = _DEFAULT
+    else:
+        try:
+            result = _perform(chosen, cast("_AnyCase", cases[chosen]))
+        except ChannelClosedError:
+            if visit_due():  # a loop that ignores the error must not starve the others
+                await cancel_shielded_checkpoint()
+            raise
+    turn = turns.current
+    turn.left -= 1
+    if turn.left <= 0:
+        await turn.end()
+    return result
 
 
 def _choose(cases: tuple[_AnyCase | None, ...], priority: bool) -> int | None:
@@ -148,14 +166,18 @@ def _choose(cases: tuple[_AnyCase | None, ...], priority: bool) -> int | None:
             if _is_ready(cases[guess], moment):
                 return guess
     ready: list[int] = []
-    for index, case in enumerate(cases):
-        if _is_ready(case, moment):
-            if priority:
-                return index
+    index = 0
+    for case in cases:
+        if type(case) is ChannelCase:
+            channel = case.channel
+            if channel._buffered or channel._senders is not None or channel._closed:
+                ready.append(index)
+        elif _is_ready(case, moment):
             ready.append(index)
-    if len(ready) > 1:
-        return ready[int(_rng.random() * len(ready))]
-    return ready[0] if ready else None
+        index += 1  # noqa: SIM113  # enumerate costs a tenth of the whole loop
+    if not ready:
+        return None
+    return ready[0 if priority or len(ready) == 1 else int(_rng.random() * len(ready))]
 
 
 def _is_ready(case: _AnyCase | None, moment: Moment) -> bool:
@@ -166,13 +188,14 @@ def _is_ready(case: _AnyCase | None, moment: Moment) -> bool:
     return case.channel.can_send()
 
 
-def _perform(index: int, case: Case[T]) -> SelectResult[T]:
+def _perform(index: int, case: _AnyCase) -> SelectResult[Any]:
+    channel = case.channel
     if isinstance(case, ReceiveCase):
-        value, ok = case.channel.receive_nowait()
+        value, ok = channel.receive_nowait()
     else:
         value, ok = case.value, True
         case.channel.send_nowait(value)
-    result: SelectResult[T] = new_tuple(SelectResult, (case.channel, value, ok, False, index))
+    result: SelectResult[Any] = new_tuple(SelectResult, (channel, value, ok, False, index))
     return result
 
 
@@ -185,36 +208,76 @@ def _not_a_case(cases: tuple[object, ...]) -> InvalidTypeError:
 class SelectWaiter(Waiter):
     """A task parked in `select`, in the queue of every one of its cases."""
 
-    __slots__ = ("_cases", "_closed", "_priority", "_result")
+    __slots__ = ("_cases", "_channels", "_closed", "_others", "_priority", "_result")
+
+    _result: SelectResult[Any]
 
     def __init__(self, cases: tuple[_AnyCase | None, ...], priority: bool) -> None:
-        super().__init__()
+        self._task = current_task()
+        turns.current.left = OPERATIONS_PER_VISIT
         self._cases = cases
         self._priority = priority
         self._closed: SendCase[Any] | None = None
-        self._result: SelectResult[Any] | None = None
 
     def enqueue(self) -> None:
         for case in self._cases:
-            if case is None:
-                continue
-            if isinstance(case, ReceiveCase):
+            if type(case) is ChannelCase:
+                channel = case.channel
+                if channel._receivers is None:
+                    channel._receivers = self
+                else:
+                    channel._park(self)
+            elif type(case) is ReceiveCase:
                 case.channel._park(self)
-            else:
+            elif type(case) is SendCase:
                 case.channel._park_sender(self)
 
     def leave(self) -> None:
+        self._leave(None)
+
+    def _leave(self, source: object) -> list[int]:
+        """Take the waiter out of every queue; return the indices of the cases of ``source``."""
+        indices: list[int] = []
+        index = 0
         for case in self._cases:
-            if case is None:
-                continue
-            if isinstance(case, ReceiveCase):
-                case.channel._unpark(self)
-            else:
-                case.channel._unpark_sender(self)
+            if type(case) is ChannelCase:
+                channel = case.channel
+                if channel._receivers is self:
+                    channel._receivers = None
+                else:
+                    channel._unpark(self)
+                if channel is source:
+                    indices.append(index)
+            elif case is not None:
+                if isinstance(case, ReceiveCase):
+                    case.channel._unpark(self)
+                else:
+                    case.channel._unpark_sender(self)
+                if case.channel is source:
+                    indices.append(index)
+            index += 1  # noqa: SIM113  # as in _choose
+        return indices
 
     def deliver(self, source: object, value: object, ok: bool) -> None:
-        index, _ = self._pick(source, receives=True, sends=False)
-        self._complete(source, value, ok, index)
+        index = self._choose_from(source, ReceiveCase)
+        self._result = new_tuple(SelectResult, (source, value, ok, False, index))
+        reschedule(self._task, self)
+
+    def offer(self, source: object) -> object:
+        index = self._choose_from(source, SendCase)
+        value: object = cast("SendCase[Any]", self._cases[index]).value
+        self._result = new_tuple(SelectResult, (source, value, True, False, index))
+        reschedule(self._task, self)
+        return value
+
+    def fail(self, source: object) -> None:
+        index = self._choose_from(source, (ReceiveCase, SendCase))
+        case = self._cases[index]
+        if isinstance(case, SendCase):
+            self._closed = case
+        else:
+            self._result = new_tuple(SelectResult, (source, None, False, False, index))
+        reschedule(self._task, self)
 
     def take(self) -> None:
         # Several timers can be due at once; which of them it is follows the same rules as without waiting.
@@ -223,35 +286,15 @@ class SelectWaiter(Waiter):
         chosen = _choose(self._cases, self._priority)
         assert chosen is not None
         self._result = _perform(chosen, cast("_AnyCase", self._cases[chosen]))
-        self.wake()
+        reschedule(self._task, self)
 
-    def offer(self, source: object) -> object:
-        index, case = self._pick(source, receives=False, sends=True)
-        value: object = cast("SendCase[Any]", case).value
-        self._complete(source, value, True, index)
-        return value
-
-    def fail(self, source: object) -> None:
-        index, case = self._pick(source, receives=True, sends=True)
-        if isinstance(case, SendCase):
-            self._closed = case
-        self._complete(source, None, False, index)
-
-    def _pick(self, source: object, *, receives: bool, sends: bool) -> tuple[int, _AnyCase]:
-        """Choose among the own cases that ``source`` has just made ready."""
-        candidates = [
-            (index, case)
-            for index, case in enumerate(self._cases)
-            if case is not None and case.channel is source and (receives if isinstance(case, ReceiveCase) else sends)
-        ]
-        if self._priority or len(candidates) == 1:
-            return candidates[0]
-        return candidates[int(_rng.random() * len(candidates))]
-
-    def _complete(self, source: object, value: object, ok: bool, index: int) -> None:
-        self.leave()
-        self._result = new_tuple(SelectResult, (source, value, ok, False, index))
-        self.wake()
+    def _choose_from(self, source: object, kinds: type | tuple[type, ...]) -> int:
+        """Leave every queue, and choose among the cases that ``source`` has just made ready."""
+        indices = self._leave(source)
+        if len(indices) == 1:
+            return indices[0]
+        indices = [index for index in indices if isinstance(self._cases[index], kinds)]
+        return indices[0 if self._priority else int(_rng.random() * len(indices))]
 
     def unwrap(self) -> object:
         if self._closed is not None:

@@ -25,6 +25,7 @@ from trio.lowlevel import (
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
     enable_ki_protection,
+    reschedule,
     wait_task_rescheduled,
 )
 
@@ -286,7 +287,7 @@ class _SelectorWaiter(Waiter):
     def deliver(self, source: object, value: object, ok: bool) -> None:
         self.leave()
         self._result = value
-        self.wake()
+        reschedule(self._task, self)
 
     def fail(self, source: object) -> None:
         self._closed = True

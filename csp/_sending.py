@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
+from trio.lowlevel import current_task, reschedule
+
+from csp._checkpoint import OPERATIONS_PER_VISIT, turns
 from csp._waiters import Waiter
 
 if TYPE_CHECKING:
@@ -32,20 +35,21 @@ class SendWaiter(Waiter):
     __slots__ = ("_channel", "_failed", "_value")
 
     def __init__(self, channel: Channel[Any], value: object) -> None:
-        super().__init__()
+        self._task = current_task()
+        turns.current.left = OPERATIONS_PER_VISIT
         self._channel = channel
         self._value = value
         self._failed = False
 
     def offer(self, source: object) -> object:
-        self.leave()
-        self.wake()
+        self._channel._unpark_sender(self)
+        reschedule(self._task, self)
         return self._value
 
     def fail(self, source: object) -> None:
-        self.leave()
+        self._channel._unpark_sender(self)
         self._failed = True
-        self.wake()
+        reschedule(self._task, self)
 
     def leave(self) -> None:
         self._channel._unpark_sender(self)

@@ -8,17 +8,19 @@ from here, for channels and timers and for yours.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, final
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import trio
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
+    current_task,
     enable_ki_protection,
+    reschedule,
     wait_task_rescheduled,
 )
 
-from csp._checkpoint import visit_due
+from csp._checkpoint import OPERATIONS_PER_VISIT, turns, visit_due
 from csp._waiters import Queue, Received, Waiter, first, join, leave, new_tuple
 from csp.errors import ChannelClosedError, Error, renew
 
@@ -207,7 +209,6 @@ class Source(ABC, Generic[T_co]):
         self._watches = tuple(other for other in self._watches if other is not watch)
 
 
-@final
 class ReceiveCase(Generic[T_co]):
     """The case of `select` and `Selector` that receives from a source."""
 
@@ -233,13 +234,14 @@ class ReceiveWaiter(Waiter):
     __slots__ = ("_received", "_source")
 
     def __init__(self, source: Source[Any]) -> None:
-        super().__init__()
+        self._task = current_task()
+        turns.current.left = OPERATIONS_PER_VISIT
         self._source = source
 
     def deliver(self, source: object, value: object, ok: bool) -> None:
-        self.leave()
+        self._source._unpark(self)
         self._received = new_tuple(Received, (value, ok))
-        self.wake()
+        reschedule(self._task, self)
 
     def fail(self, source: object) -> None:
         self.deliver(source, None, False)

@@ -19,7 +19,7 @@ from trio.lowlevel import enable_ki_protection
 from csp._alarm import Alarm, current_alarm
 from csp._duration import Duration, parse_duration
 from csp._source import Moment, Source, Watch
-from csp._waiters import Received, Waiter
+from csp._waiters import Received, Waiter, join, leave
 from csp.errors import InvalidError, NoContextError
 
 _SILENT = math.inf
@@ -34,7 +34,10 @@ class TimerChannel(Source[float]):
     __slots__ = ("_alarm", "_deadline", "_entry", "_rung")
 
     def __init__(self, deadline: float) -> None:
-        super().__init__()
+        # As in Source, without the call: a program makes timers as it makes selects.
+        self._receivers = None
+        self._watches = ()
+        self._selectors_turn = False
         self._deadline = deadline
         # The alarm has rung for this deadline, and the value waits to be taken.
         self._rung = False
@@ -119,12 +122,16 @@ class TimerChannel(Source[float]):
         self._arm()
 
     def _park(self, waiter: Waiter) -> None:
-        super()._park(waiter)
-        self._arm()
+        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+        if self._alarm is None:
+            self._arm()
 
     def _unpark(self, waiter: Waiter) -> None:
-        super()._unpark(waiter)
-        self._disarm()
+        self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
+        if self._receivers is None and not self._watches:
+            self._unregister()
+        else:
+            self._disarm()
 
     def _watch(self, watch: Watch) -> None:
         super()._watch(watch)

@@ -35,7 +35,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
 
 import outcome
-from trio.lowlevel import Abort, current_task, reschedule
+from trio.lowlevel import Abort, current_task
+
+from csp._checkpoint import OPERATIONS_PER_VISIT, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -67,6 +69,7 @@ class Waiter(outcome.Outcome[object]):
 
     def __init__(self) -> None:
         self._task = current_task()
+        turns.current.left = OPERATIONS_PER_VISIT
 
     # Outcome compares by content and cannot be hashed; a waiter is itself and nothing else.
     def __eq__(self, other: object) -> bool:
@@ -98,10 +101,6 @@ class Waiter(outcome.Outcome[object]):
     @abstractmethod
     def unwrap(self) -> object:
         """Return the result to the woken task, or raise it there."""
-
-    def wake(self) -> None:
-        """Resume the task with this waiter as its outcome."""
-        reschedule(self._task, self)
 
     def abort(self, raise_cancel: object) -> Abort:
         """Called by Trio to cancel the wait."""
