@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, final
 import trio
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
+    checkpoint,
     checkpoint_if_cancelled,
     enable_ki_protection,
     wait_task_rescheduled,
@@ -28,12 +29,13 @@ from trio.lowlevel import (
 
 from csp._checkpoint import turns, visit_due
 from csp._ends import ReceiveEnd, SendEnd
-from csp._sending import SendCase, SendWaiter
+from csp._sending import SendAllWaiter, SendCase, SendWaiter
 from csp._source import Moment, ReceiveCase, ReceiveWaiter, Source
 from csp._waiters import Queue, Received, Waiter, count, first, join, leave, new_tuple
 from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
 T = TypeVar("T")
@@ -149,6 +151,31 @@ class Channel(Source[T]):
             await turn.end()
 
     @enable_ki_protection
+    async def send_all(self, values: deque[T]) -> None:
+        """Send the values of a deque, from its left end, taking each out as it is sent; return when it is empty.
+
+        The same as a `send` for each of them, but the task waits only once, in one place among the senders, and is
+        woken when the last value is taken. What is appended to the deque meanwhile is sent too. If cancelled, what is
+        left in the deque was not sent.
+
+        Raises:
+            ChannelClosedError: the channel is closed, or closed while waiting; what is left was not sent.
+        """
+        if not values:
+            await checkpoint()
+        while values and self.can_send():
+            value = values.popleft()
+            try:
+                await self.send(value)
+            except BaseException:
+                values.appendleft(value)
+                raise
+        if values:
+            waiter = SendAllWaiter(self, values)
+            self._park_sender(waiter)
+            await wait_task_rescheduled(waiter.abort)
+
+    @enable_ki_protection
     def send_nowait(self, value: T) -> None:
         """Send a value without waiting.
 
@@ -245,11 +272,15 @@ class Channel(Source[T]):
         """
         # As in Source, without the detour over is_ready: this is the hottest path there is.
         received: Received[T]
-        if self._buffered and self._senders is None:
+        if self._buffered:
             await checkpoint_if_cancelled()
             received = new_tuple(Received, (self._take(), True))
-            self._buffered -= 1
-        elif self._buffered or self._senders is not None or self._closed:
+            if self._senders is None:
+                self._buffered -= 1
+            else:
+                # The place goes to the sender that has waited longest.
+                self._put(first(self._senders).offer(self))
+        elif self._senders is not None or self._closed:
             await checkpoint_if_cancelled()
             received = self.receive_nowait()
         else:
@@ -278,9 +309,9 @@ class Channel(Source[T]):
                 self._buffered -= 1
             else:
                 # The place goes to the sender that has waited longest.
-                self._put(cast("T", first(self._senders).offer(self)))
+                self._put(first(self._senders).offer(self))
         elif self._senders is not None:
-            value = cast("T", first(self._senders).offer(self))
+            value = first(self._senders).offer(self)
         elif self._closed:
             return Received(cast("T", None), False)
         else:

@@ -1,4 +1,4 @@
-"""The sending side of a channel: the case of a select that sends, and a task that waits to send."""
+"""The sending side of a channel: the case of a select that sends, and the tasks that wait to send."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from csp._checkpoint import OPERATIONS_PER_VISIT, turns
 from csp._waiters import Waiter
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from csp._channel import Channel
 
 T = TypeVar("T")
@@ -58,3 +60,19 @@ class SendWaiter(Waiter):
         if self._failed:
             raise self._channel._closed_error()
         return None
+
+
+class SendAllWaiter(SendWaiter):
+    """A task parked in `Channel.send_all`: it keeps its place until its last value is taken."""
+
+    __slots__ = ()
+
+    _value: deque[Any]
+
+    def offer(self, source: object) -> object:
+        values = self._value
+        value: object = values.popleft()
+        if not values:
+            self._channel._unpark_sender(self)
+            reschedule(self._task, self)
+        return value

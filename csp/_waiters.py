@@ -86,7 +86,7 @@ class Waiter(outcome.Outcome[object]):
         """Complete an operation that is ready now, of those waited for; one of them is."""
         raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
-    def offer(self, source: object) -> object:
+    def offer(self, source: object) -> Any:
         """Complete a send to ``source`` and return the value sent."""
         raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 

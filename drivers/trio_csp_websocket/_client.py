@@ -90,8 +90,9 @@ class Client:
         """
         opcode, payload = _encoded(data, type)
         try:
-            await self._connection.send(opcode, payload)
+            await self._connection.writer.send(opcode, payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
+            await self._connection.send_failed(error)
             raise self._failure("sending failed", error, retryable=False) from self.error or error
 
     async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
@@ -121,10 +122,11 @@ class Client:
             )
         answer = pings.sent(data)
         try:
-            await self._connection.send(PING, data)
+            await self._connection.writer.send(PING, data)
         except BaseException as error:
             pings.take_back(answer)
             if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | WriteTimeoutError):
+                await self._connection.send_failed(error)
                 raise self._failure("ping failed", error, retryable=True) from self.error or error
             raise
         return answer
@@ -212,11 +214,11 @@ class Client:
         """Return counts of messages and bytes so far."""
         connection = self._connection
         return Statistics(
-            messages_sent=connection.writer.messages_sent,
+            messages_sent=connection.writer.encoder.messages_sent,
             messages_received=connection.decoder.messages_received,
             bytes_sent=connection.transport.bytes_sent,
             bytes_received=connection.transport.bytes_received,
-            payload_bytes_sent=connection.writer.payload_bytes_sent,
+            payload_bytes_sent=connection.writer.encoder.payload_bytes_sent,
             payload_bytes_received=connection.decoder.payload_bytes_received,
         )
 
@@ -241,6 +243,8 @@ class Client:
 
 def _encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002
     """Return opcode and payload for a message."""
+    if type is None and isinstance(data, str):
+        return TEXT, _utf_8(data, name)
     if type is not None and (isinstance(type, bool) or not isinstance(type, int)):
         raise InvalidTypeError(f"type must be TEXT (1) or BINARY (2), not {type!r}")
     if type not in (None, TEXT, BINARY):

@@ -133,20 +133,12 @@ class Connection(trio.abc.Stream):
             raise self._opening.refusal
 
     @enable_ki_protection
-    async def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
-        """Write a frame: see `Writer.send`. One that has begun when its timeout expires ends the connection."""
-        if self.ending is not None:
-            # The close frame may not be out yet, and what goes ahead of it would be lost without a word.
-            await trio.lowlevel.checkpoint()
-            raise trio.ClosedResourceError("the connection has ended")
-        try:
-            await self.writer.send(opcode, payload)
-        except WriteTimeoutError as error:
-            if error.begun:
-                how = f"a frame was {error}"
-                self._break(how, write_timed_out(how, asked=self._close_sent))
-                await self._shut()
-            raise
+    async def send_failed(self, error: Exception) -> None:
+        """End the connection, if what `Writer.send` raised says that part of a frame may be on the wire."""
+        if isinstance(error, WriteTimeoutError) and error.begun:
+            how = f"a frame was {error}"
+            self._break(how, write_timed_out(how, asked=self._close_sent))
+            await self._shut()
 
     @enable_ki_protection
     async def close(self, code: int, reason: str) -> None:
@@ -232,7 +224,7 @@ class Connection(trio.abc.Stream):
                 await self.writer.send_last(bytes(data))
                 self._handshaking.cancel()
         elif self._close_answer is not None and data[0] & OPCODE == CLOSE:
-            self.writer.send_control(self.writer.encode(CLOSE, self._close_answer))
+            self.writer.send_control(self.writer.encoder.encode(CLOSE, self._close_answer))
         else:
             self.writer.send_control(bytes(data))
 
@@ -362,6 +354,8 @@ class Connection(trio.abc.Stream):
         """Write down how the connection ended, and close the client's channel behind what was received."""
         if self.ending is None:
             self.ending = ending
+            # The close frame may not be out yet, and what goes ahead of it would be lost without a word.
+            self.writer.refuse()
             self._end_delivery()
 
     def _end_delivery(self) -> None:

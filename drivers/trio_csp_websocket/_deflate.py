@@ -107,13 +107,35 @@ class Inflater:
                         piece, rest = self._step(rest, last=last)
                         yield piece
             except zlib.error as error:
-                raise _violation(f"a compressed message cannot be inflated: {error}") from None
+                raise _not_inflatable(error) from None
         if end:
-            self._empty = True
-            self._size = self._final_blocks = 0
-            if not self._takeover:
-                self._decompressor = None
-                self._window.clear()
+            self._end_message()
+
+    def inflate_message(self, payload: bytes) -> bytes:
+        """Return a message that came in one frame; the same as `inflate`, and quicker where it is small."""
+        if not 0 < len(payload) <= _INPUT_BYTES:
+            return b"".join(self.inflate(payload, end=True))
+        if self._decompressor is None:
+            self._decompressor = zlib.decompressobj(-self._window_bits)
+        try:
+            message, rest = self._step(payload + _END_OF_MESSAGE, last=True)
+            if rest is not None:
+                pieces = [message]
+                while rest is not None:
+                    piece, rest = self._step(rest, last=True)
+                    pieces.append(piece)
+                message = b"".join(pieces)
+        except zlib.error as error:
+            raise _not_inflatable(error) from None
+        self._end_message()
+        return message
+
+    def _end_message(self) -> None:
+        self._empty = True
+        self._size = self._final_blocks = 0
+        if not self._takeover:
+            self._decompressor = None
+            self._window.clear()
 
     def _step(self, data: Buffer, *, last: bool) -> tuple[bytes, bytes | None]:
         """Return the next piece that comes out, and what is to be put in for the one after it; None if nothing.
@@ -157,6 +179,10 @@ def _chunks(payload: bytes, *, end: bool) -> Iterator[tuple[Buffer, bool]]:
                 yield bytes(chunk) + _END_OF_MESSAGE, True
             else:
                 yield chunk, False
+
+
+def _not_inflatable(error: zlib.error) -> ProtocolViolation:
+    return _violation(f"a compressed message cannot be inflated: {error}")
 
 
 def _violation(reason: str) -> ProtocolViolation:

@@ -28,50 +28,47 @@ class Delivery:
         """Set when the channel is closed behind all that was received, or that was discarded."""
         self.blocked_seconds = 0.0
         """For how long messages have had to wait for room in the channel."""
+        self.stopped = False
+        """Whether data is not wanted any more."""
         self._waiting = waiting
-        # Closed when data is no longer wanted: whoever waits for the consumer selects on it.
-        self._unwanted = csp.Channel[None]()
-        self._delivering = False
+        # Around the wait for the consumer, while there is one.
+        self._delivering: trio.CancelScope | None = None
         self._ended = False
         self._cause: Exception | None = None
 
     def deliver_now(self) -> None:
         """Deliver what there is room for; discard everything if it is not wanted."""
         if self.channel.closed:
-            self._unwanted.close()
-        if self._unwanted.closed:
+            self.stopped = True
+        if self.stopped:
             self._waiting.clear()
         while self._waiting and self.channel.can_send():
             self.channel.send_nowait(self._waiting.popleft())
 
     async def deliver(self) -> None:
         """Wait until everything is in the channel, or unwanted; then close it, if this is the end."""
+        self.deliver_now()
         if self._waiting:
-            await self._deliver()
+            await self._wait_for_consumer()
         if self._ended:
             self._close()
 
-    async def _deliver(self) -> None:
+    async def _wait_for_consumer(self) -> None:
         start = trio.current_time()
-        self._delivering = True
+        self._delivering = trio.CancelScope()
         try:
-            while self._waiting:
-                message = self._waiting.popleft()
-                with contextlib.suppress(csp.ChannelClosedError):
-                    await csp.select(self._unwanted.case_receive(), self.channel.case_send(message), priority=True)
-                self.deliver_now()
+            with self._delivering, contextlib.suppress(csp.ChannelClosedError):
+                await self.channel.send_all(self._waiting)
         finally:
-            self._delivering = False
+            self._delivering = None
             self.blocked_seconds += trio.current_time() - start
-
-    @property
-    def stopped(self) -> bool:
-        """Whether data is not wanted any more."""
-        return self._unwanted.closed
+        self.deliver_now()  # discards what is left, if it is unwanted
 
     def stop(self) -> None:
         """Discard what waits and what will come; whoever waits for the consumer goes on."""
-        self._unwanted.close()
+        self.stopped = True
+        if self._delivering is not None:
+            self._delivering.cancel()
         self._waiting.clear()
         if self._ended:
             self._close()
@@ -85,7 +82,7 @@ class Delivery:
             return
         self._ended = True
         self._cause = cause
-        if self._delivering:
+        if self._delivering is not None:
             return
         if self._waiting:
             nursery.start_soon(self.deliver, name="csp.websocket delivery")

@@ -79,7 +79,7 @@ class Patience:
             busy, sent = self._writer.busy, self._transport.bytes_sent
             # A ping that waits in line does as well; one of ours would overtake it, and its pong seem to answer both.
             if not probed and not self._writer.ping_waits:
-                self._writer.send_control(self._writer.encode(PING, self._pings.probe()))
+                self._writer.send_control(self._writer.encoder.encode(PING, self._pings.probe()))
                 probed = True
             asked = True
             silence_deadline = now + self._keepalive_seconds

@@ -23,7 +23,7 @@ from trio.lowlevel import enable_ki_protection
 
 import csp
 from trio_csp_websocket._encoder import Encoder
-from trio_csp_websocket._frames import BINARY_FRAME, CLOSE, OPCODE, PING, TEXT_FRAME
+from trio_csp_websocket._frames import CLOSE, OPCODE, PING
 
 if TYPE_CHECKING:
     from trio_csp_websocket._transport import Transport
@@ -80,11 +80,12 @@ class Writer:
         # The frames being written by the task, or of which `_rest` is left.
         self._begun: list[_Outgoing] = []
         self._writing = False
+        # Set while there is something to write.
         self._work = trio.Event()
         self._idle = trio.Event()
         self._failure: Exception | None = None
-        self.messages_sent = 0
-        self.payload_bytes_sent = 0
+        # Whether data frames and pings are still taken.
+        self._open = True
 
     # Handing frames over ---------------------------------------------------------------------------------------------
 
@@ -100,11 +101,11 @@ class Writer:
             WriteTimeoutError: it took longer than the timeout.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._failure is not None or self._close is not None:
+        if not self._open:
             await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
-        if self._transport.synchronous and not self.busy:
-            if self._write_now(self.encode(opcode, payload)):
+        if self._transport.synchronous and not self._work.is_set():
+            if self._write_now(self.encoder.encode(opcode, payload)):
                 if csp.visit_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return
@@ -134,6 +135,7 @@ class Writer:
         opcode = frame[0] & OPCODE
         if opcode == CLOSE:
             self._close = frame
+            self._open = False
         elif opcode == PING:
             self._ping = frame
         else:
@@ -144,6 +146,10 @@ class Writer:
                 self._write_now(self._next_frames())
         if self.busy:
             self._work.set()
+
+    def refuse(self) -> None:
+        """Take no more data frames and pings; what waits already is written."""
+        self._open = False
 
     @enable_ki_protection
     async def send_last(self, frame: bytes) -> None:
@@ -165,6 +171,7 @@ class Writer:
         if self._failure is not None:
             return
         self._failure = failure
+        self._open = False
         waiting = [*self._begun, *self._line]
         self._begun.clear()
         self._line.clear()
@@ -224,20 +231,12 @@ class Writer:
             outgoing, _ = self._line.popitem(last=False)
             outgoing.begun = True
             self._begun.append(outgoing)
-            frames.append(self.encode(outgoing.opcode, outgoing.payload))
+            frames.append(self.encoder.encode(outgoing.opcode, outgoing.payload))
             size += len(frames[-1])
         if self._close is not None and not self._line:
             frames.append(self._close)
             self._close_begun = True
         return frames[0] if len(frames) == 1 else b"".join(frames)
-
-    def encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
-        """Return a frame that is about to be written."""
-        frame = self.encoder.encode(opcode, payload)
-        if opcode in (TEXT_FRAME, BINARY_FRAME):
-            self.messages_sent += 1
-            self.payload_bytes_sent += len(payload)
-        return frame
 
     def _write_now(self, frames: bytes) -> bool:
         """Write what the system takes at once and keep the rest; tell whether that was all."""

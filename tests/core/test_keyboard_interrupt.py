@@ -325,7 +325,7 @@ def test_an_interrupted_hand_over_is_complete(at: tuple[str, str], restore_profi
 
 @pytest.mark.parametrize(
     "at",
-    [("_channel.py", "receive_nowait"), ("_sending.py", "offer"), ("_channel.py", "_unpark_sender")],
+    [("_sending.py", "offer"), ("_channel.py", "_unpark_sender")],
     ids=lambda at: at[1],
 )
 def test_an_interrupted_receive_with_a_sender_behind_is_complete(at: tuple[str, str], restore_profile: None) -> None:

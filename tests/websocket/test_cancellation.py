@@ -254,13 +254,15 @@ async def tell_one_after_another(trial: Trial) -> None:
 async def receive(trial: Trial, way: str, *, full: bool) -> None:
     async with connected(trial, channel_capacity=1):
         if full:
-            trial.tell(5)
+            trial.tell(3)
             await trial.settle()
         else:
             trial.in_task(tell_one_after_another, trial)
         with trial.swept(), contextlib.suppress(StopAsyncIteration):
             for _ in range(3):
                 await trial.take(way)
+                # The task that reads goes on once its last message is taken.
+                await trio.lowlevel.checkpoint()
         await trial.check_usable()
 
 

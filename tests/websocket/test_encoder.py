@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.websocket._server import BINARY, CLOSE, PING, PONG, TEXT, Frame, take_frame
 from trio_csp_websocket import _encoder
 from trio_csp_websocket._deflate import Deflater
-from trio_csp_websocket._encoder import Encoder, _mask
+from trio_csp_websocket._encoder import Encoder
 from trio_csp_websocket._negotiation import DeflateParameters
 
 
@@ -25,10 +25,11 @@ def naively_masked(payload: bytes, key: bytes) -> bytes:
 
 def test_masking_is_right_for_every_size() -> None:
     payload = bytes(range(256)) * 20
-    key = b"\x01\x80\xff\x7e"
-    expected = naively_masked(payload, key)
+    encoder = Encoder()
     for size in range(5001):
-        assert _mask(payload[:size], key) == expected[:size]
+        frame = encoder.encode(BINARY, payload[:size])
+        head = len(frame) - size
+        assert frame[head:] == naively_masked(payload[:size], frame[head - 4 : head])
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 1024, 1025, 65535, 65536, 65537])
@@ -179,7 +180,7 @@ def test_a_message_that_could_not_be_framed_is_not_referred_to(monkeypatch: pyte
 
     # Masking takes more memory than compressing does.
     with monkeypatch.context() as patch:
-        patch.setattr(_encoder, "_mask", run_out_of_memory)
+        patch.setattr(_encoder, "apply_mask", run_out_of_memory)
         with pytest.raises(MemoryError):
             encoder.encode(BINARY, lost)
     frames += [encoded(encoder, BINARY, payload) for payload in (lost, first)]

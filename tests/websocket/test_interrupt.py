@@ -194,6 +194,7 @@ def test_ctrl_c_while_messages_are_parsed_is_raised_later_and_loses_none(
 def test_ctrl_c_during_a_send_never_leaves_half_a_frame_on_a_live_connection(
     name: str, after: bool, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from trio_csp_websocket._encoder import Encoder
     from trio_csp_websocket._transport import SocketTransport
     from trio_csp_websocket._writer import Writer
 
@@ -208,7 +209,8 @@ def test_ctrl_c_during_a_send_never_leaves_half_a_frame_on_a_live_connection(
 
     async def main() -> None:
         async with raw_server(server) as url, websocket.connect(url, close_timeout="2s") as client:
-            interrupting(SocketTransport if name == "send_now" else Writer, name, monkeypatch, after=after)
+            target = {"send_now": SocketTransport, "encode": Encoder, "_write_now": Writer}[name]
+            interrupting(target, name, monkeypatch, after=after)
             interrupted = False
             try:
                 await client.send(b"x" * size)

@@ -144,7 +144,7 @@ async def test_messages_are_counted_and_pings_are_not(autojump_clock: MockClock)
     await writer.send(TEXT, b"abc")
     await writer.send(BINARY, b"de")
     await writer.send(PING, b"xxxxx")
-    assert (writer.messages_sent, writer.payload_bytes_sent) == (2, 5)
+    assert (writer.encoder.messages_sent, writer.encoder.payload_bytes_sent) == (2, 5)
 
 
 async def test_a_cancelled_send_sends_nothing_although_there_is_room(autojump_clock: MockClock) -> None:
@@ -302,7 +302,7 @@ async def test_a_send_cancelled_before_it_began_sends_nothing(
     await wait_all_tasks_blocked()
     assert b"second" not in transport.payloads()
     assert sorted(transport.payloads()) == [b"first", b"third"]
-    assert writer.messages_sent == 2
+    assert writer.encoder.messages_sent == 2
     nursery.cancel_scope.cancel()
 
 
@@ -714,7 +714,7 @@ async def test_a_send_that_does_not_begin_in_time_leaves_the_line(
         await writer.send(TEXT, b"late")
     assert not caught.value.begun
     assert str(caught.value) == "not begun within 2 s (write_timeout)"
-    assert writer.messages_sent == 0
+    assert writer.encoder.messages_sent == 0
     _, outcome = later(nursery, sending(writer, b"in time"))
     await trio.sleep(1.5)
     transport.open_gate()
