@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import deque
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -38,6 +37,7 @@ from trio_csp_websocket._deflate import Deflater, Inflater
 from trio_csp_websocket._delivery import Delivery
 from trio_csp_websocket._ending import Ending, closed_by_peer, failed_by_us, lost, stalled, write_timed_out
 from trio_csp_websocket._frames import CLOSE, OPCODE, PING, PONG, close_payload, encode_from_server, parse_close
+from trio_csp_websocket._handshake import parse_headers
 from trio_csp_websocket._negotiation import offer
 from trio_csp_websocket._opening import Opening
 from trio_csp_websocket._patience import Patience, PeerStalledError
@@ -70,7 +70,7 @@ class Connection(trio.abc.Stream):
 
     def __init__(self, transport: Transport, options: Options, nursery: trio.Nursery) -> None:
         self.transport = transport
-        self.writer = Writer(transport, options.write_timeout_seconds)
+        self.writer = Writer(transport, nursery, options.write_timeout_seconds)
         self.decoder = Decoder(options.read_limit_bytes)
         self.delivery = Delivery(self.decoder.messages, options.channel_capacity)
         self.pings = Pings()
@@ -84,12 +84,14 @@ class Connection(trio.abc.Stream):
         self._nursery = nursery
         self._close_timeout_seconds = options.close_timeout_seconds
         self._open = False
-        self._opening = Opening(transport, options)
+        self._opening: Opening | None = Opening(transport, options)
+        # Of the answer to the handshake.
+        self._head = b""
         self._patience: Patience | None = None
         if min(options.read_timeout_seconds, options.keepalive_seconds) < math.inf:
             self._patience = Patience(transport, self.decoder, self.delivery, self.writer, self.pings, options)
         # Frames for trio-websocket that it has not fetched yet; of many pings the latest.
-        self._pings: deque[bytes] = deque(maxlen=MAX_WAITING_PONGS)
+        self._pings: list[bytes] = []
         self._close: bytes | None = None
         # What to answer the peer's close with, if not with what trio-websocket says.
         self._close_answer: bytes | None = None
@@ -112,12 +114,13 @@ class Connection(trio.abc.Stream):
         Raises:
             ConnectionFailedError: the server's answer was no valid acceptance.
         """
-        self._opening.secure = target.secure
+        opening = self._opening
+        assert opening is not None
+        opening.secure = target.secure
         extension = offer(self._options.compression)
         if extension is not None:
             headers = [*headers, (b"Sec-WebSocket-Extensions", extension.encode())]
-        self._nursery.start_soon(self.writer.run)
-        with self._opening.scope:
+        with opening.scope:
             websocket = await trio_websocket.wrap_client_stream(
                 self._nursery,
                 # Annotated more narrowly than it is: any Trio stream will do, and nothing of a socket is used.
@@ -129,8 +132,11 @@ class Connection(trio.abc.Stream):
             )
             self._websocket = websocket
             self.subprotocol = websocket.subprotocol
-        if self._opening.refusal is not None:
-            raise self._opening.refusal
+        if opening.refusal is not None:
+            raise opening.refusal
+        # What only the handshake needed is given up: a connection may be idle for days.
+        self._head = opening.handshake.head
+        self._opening = None
 
     @enable_ki_protection
     async def send_failed(self, error: Exception) -> None:
@@ -191,13 +197,14 @@ class Connection(trio.abc.Stream):
     @property
     def refusal(self) -> ConnectionFailedError | None:
         """The error for a handshake that was refused, also while the refusal's body is still arriving."""
-        handshake = self._opening.handshake
-        return handshake.refusal() if handshake.refused else None
+        if self._opening is None or not self._opening.handshake.refused:
+            return None
+        return self._opening.handshake.refusal()
 
     @property
     def response_headers(self) -> Headers[str, str]:
         """The headers of the answer to the handshake."""
-        return self._opening.handshake.headers
+        return parse_headers(self._head)
 
     async def _shake_hands(self, code: int, reason: str, *, shield: bool = False) -> None:
         """Carry out the closing handshake, through trio-websocket, unless it has begun or there is no peer for it."""
@@ -216,6 +223,7 @@ class Connection(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send the request of the handshake; later, hand a control frame to the writer without waiting."""
         if not self._open:
+            assert self._opening is not None
             await self._opening.send_request(bytes(data))
         elif self._giving_up is not None:
             # A pong that is on its way through trio-websocket must not take the close frame's place.
@@ -246,7 +254,7 @@ class Connection(trio.abc.Stream):
                 await self._read()
         if self._pings:
             # Alone: it must not answer one when our close has gone out behind the one before.
-            return self._pings.popleft()
+            return self._pings.pop(0)
         close, self._close = self._close, None
         assert close is not None
         return close
@@ -266,6 +274,7 @@ class Connection(trio.abc.Stream):
     # Reading ---------------------------------------------------------------------------------------------------------
 
     async def _receive_answer(self) -> bytes:
+        assert self._opening is not None
         answer = await self._opening.receive_answer()
         if answer is None:
             return b""
@@ -308,7 +317,7 @@ class Connection(trio.abc.Stream):
             if opcode == PING:
                 # Once our close is sent, nothing may follow it; trio-websocket would try.
                 if not self._close_sent:
-                    self._pings.append(encode_from_server(PING, payload))
+                    self._pings = [*self._pings, encode_from_server(PING, payload)][-MAX_WAITING_PONGS:]
             elif opcode == PONG:
                 self.pings.answered(payload)
             else:

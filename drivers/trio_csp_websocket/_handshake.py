@@ -138,6 +138,11 @@ class Handshake:
     def _no_answer(self, message: str) -> ConnectionFailedError:
         return _bad_answer(message, {"answer": self._beginning})
 
+    @property
+    def head(self) -> bytes:
+        """The headers as bytes for `parse_headers`: a fraction of what they take as an object."""
+        return "\r\n".join(f"{name}: {value}" for name, value in self.headers.items()).encode("latin-1")
+
     def _note_headers(self, event: h11.InformationalResponse | h11.Response) -> None:
         for name, value in event.headers:
             self.headers[name.decode("latin-1")] = value.decode("latin-1")
@@ -185,6 +190,15 @@ def _canonical_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         if name not in (b"upgrade", b"connection", b"sec-websocket-extensions")
     ]
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def parse_headers(head: bytes) -> Headers[str, str]:
+    """Return the headers that `Handshake.head` gave."""
+    headers: Headers[str, str] = Headers()
+    for line in head.decode("latin-1").split("\r\n"):
+        name, _, value = line.partition(": ")
+        headers[name] = value
+    return headers
 
 
 def _joined(headers: Headers[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The one place where a connection's frames are written, so that none is ever cut in two or overtaken.
 
 A send goes to the socket at once when nobody is ahead of it and the system takes it. Otherwise it waits in line, and
-the writer task writes it. A frame has *begun* once it is encoded: from then on the writer finishes it, whatever
+a task writes it; there is one while there is something in the line. A frame has *begun* once it is encoded: from then on the writer finishes it, whatever
 becomes of the task that sent it. A send that is cancelled before that is taken out of the line, and nothing of it
 goes out.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
@@ -61,18 +61,20 @@ class Writer:
 
     Args:
         transport: where to.
+        nursery: where a task writes what cannot be written at once.
         timeout_seconds: how long a `send` may take.
     """
 
-    def __init__(self, transport: Transport, timeout_seconds: float = math.inf) -> None:
+    def __init__(self, transport: Transport, nursery: trio.Nursery, timeout_seconds: float = math.inf) -> None:
         self.encoder = Encoder()
         self._transport = transport
+        self._nursery = nursery
         self._timeout_seconds = timeout_seconds
         # Ordered as they came; a dict, because any of them may be cancelled.
         self._line: OrderedDict[_Outgoing, None] = OrderedDict()
         # A ping of keepalive, and pongs.
         self._ping: bytes | None = None
-        self._pongs: deque[bytes] = deque(maxlen=MAX_WAITING_PONGS)
+        self._pongs: list[bytes] = []
         self._close: bytes | None = None
         self._close_begun = False
         # What a synchronous write left over, to be written before anything else.
@@ -80,9 +82,10 @@ class Writer:
         # The frames being written by the task, or of which `_rest` is left.
         self._begun: list[_Outgoing] = []
         self._writing = False
-        # Set while there is something to write.
-        self._work = trio.Event()
-        self._idle = trio.Event()
+        # Whether there is a task that writes, or is about to.
+        self._working = False
+        # For those who wait until there is nothing left to write.
+        self._idle: trio.Event | None = None
         self._failure: Exception | None = None
         # Whether data frames and pings are still taken.
         self._open = True
@@ -104,7 +107,7 @@ class Writer:
         if not self._open:
             await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
-        if self._transport.synchronous and not self._work.is_set():
+        if self._transport.synchronous and not self._working:
             if self._write_now(self.encoder.encode(opcode, payload)):
                 if csp.visit_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
@@ -114,7 +117,7 @@ class Writer:
         else:
             outgoing = _Outgoing(opcode, bytes(payload))
             self._line[outgoing] = None
-        self._work.set()
+        self._work()
         try:
             with trio.move_on_after(self._timeout_seconds):
                 await outgoing.done.wait()
@@ -139,13 +142,13 @@ class Writer:
         elif opcode == PING:
             self._ping = frame
         else:
-            self._pongs.append(frame)
+            self._pongs = [*self._pongs, frame][-MAX_WAITING_PONGS:]
         if self._transport.synchronous and not self._writing and self._rest is None and not self._line:
             # What waits now are control frames alone.
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 self._write_now(self._next_frames())
         if self.busy:
-            self._work.set()
+            self._work()
 
     def refuse(self) -> None:
         """Take no more data frames and pings; what waits already is written."""
@@ -163,6 +166,8 @@ class Writer:
     async def flush(self) -> None:
         """Wait until everything handed over is written, or cannot be."""
         while self.busy:
+            if self._idle is None:
+                self._idle = trio.Event()
             await self._idle.wait()
 
     @enable_ki_protection
@@ -186,20 +191,24 @@ class Writer:
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
+    def _work(self) -> None:
+        """See to it that what waits is written."""
+        if not self._working:
+            self._working = True
+            self._nursery.start_soon(self._write, name="csp.websocket writer")
+
     @enable_ki_protection
-    async def run(self) -> None:
-        """Write what waits, until cancelled or the connection breaks."""
+    async def _write(self) -> None:
+        """Write what waits, until nothing is left or the connection breaks."""
         try:
-            while self._failure is None:
-                await self._work.wait()
-                while self.busy:
-                    self._writing = True
-                    await self._transport.send_all(self._rest if self._rest is not None else self._next_frames())
-                    self._written()
-                self._work = trio.Event()
-                self._became_idle()
+            while self.busy:
+                self._writing = True
+                await self._transport.send_all(self._rest if self._rest is not None else self._next_frames())
+                self._written()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.fail(error)
+        self._working = False
+        self._became_idle()
 
     @property
     def busy(self) -> bool:
@@ -245,7 +254,7 @@ class Writer:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.fail(error)
             raise
-        if sent == len(frames):
+        if sent == len(frames) and not self._transport.pending:
             return True
         self._rest = memoryview(frames)[sent:]
         return False
@@ -259,5 +268,6 @@ class Writer:
         self._begun.clear()
 
     def _became_idle(self) -> None:
-        self._idle.set()
-        self._idle = trio.Event()
+        if self._idle is not None:
+            self._idle.set()
+            self._idle = None
