@@ -16,6 +16,7 @@ Invariants, outside of a method:
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, final
 
 import trio
@@ -275,11 +276,12 @@ class Channel(Source[T]):
         if self._buffered:
             await checkpoint_if_cancelled()
             received = new_tuple(Received, (self._take(), True))
-            if self._senders is None:
+            senders = self._senders
+            if senders is None:
                 self._buffered -= 1
             else:
                 # The place goes to the sender that has waited longest.
-                self._put(first(self._senders).offer(self))
+                self._put((first(senders) if isinstance(senders, OrderedDict) else senders).offer(self))
         elif self._senders is not None or self._closed:
             await checkpoint_if_cancelled()
             received = self.receive_nowait()
