@@ -6,46 +6,100 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import channels, compression, fan_in, memory, timers
-from benchmarks._measure import Workload, describe_environment, format_table, run, write_json
+from benchmarks import channels, compression, fan_in, memory, timers, websocket
+from benchmarks._instructions import NoToolError, format_instructions
+from benchmarks._measure import Workload, missing_peers, run
+from benchmarks._report import describe_environment, format_busy, format_results, write_json
+from benchmarks.design import format_design
 
 # A topic is a module with WORKLOADS; add new ones here.
-TOPICS = (channels, fan_in, timers, memory, compression)
+TOPICS = (channels, fan_in, timers, memory, websocket, compression)
+
+_ROUNDS = 9
 
 
 def main() -> None:
     """Run the benchmarks that the command line asks for."""
     options = _parse()
+    if options.child:
+        _run_side(*options.child)
+        return
     workloads = _select_workloads(options.only)
     if options.list:
         print("\n".join(workload.name for workload in workloads))
         return
     if not workloads:
-        sys.exit(f"no benchmark has {' or '.join(options.only)} in its name; see --list")
-    rounds: int = options.rounds or (1 if options.quick else 15)
-    environment = describe_environment()
+        sys.exit(f"no benchmark has {' or '.join(options.only)} in its name or group; see --list")
+    if options.instructions:
+        _count_instructions(workloads)
+        return
+    rounds: int = options.rounds or (1 if options.quick else _ROUNDS)
     results = run(workloads, rounds=rounds, quick=options.quick)
-    print("\n".join(f"{name}: {value}" for name, value in environment.items()))
+    environment = describe_environment()
+    _print_environment(environment)
     print(f"rounds: {rounds}{' (quick: too short to mean anything)' if options.quick else ''}\n")
-    print(format_table(results))
+    print(f"{format_design(results)}\n")
+    print(format_results(results))
+    busy = format_busy(results)
+    if busy:
+        print(f"\nThe part of its time that a client was not waiting for its server:\n\n{busy}")
     if options.json:
         write_json(options.json, results, environment=environment, quick=options.quick)
 
 
+def _every() -> list[Workload]:
+    return [workload for topic in TOPICS for workload in topic.WORKLOADS]
+
+
 def _select_workloads(only: list[str]) -> list[Workload]:
-    every = [workload for topic in TOPICS for workload in topic.WORKLOADS]
-    return [workload for workload in every if not only or any(text in workload.name for text in only)]
+    return [
+        workload
+        for workload in _every()
+        if not only or any(text in workload.name or text == workload.group for text in only)
+    ]
+
+
+def _print_environment(environment: dict[str, str]) -> None:
+    print("\n".join(f"{name}: {value}" for name, value in environment.items()))
+    if missing_peers():
+        print(f"skipped, not installed: {', '.join(missing_peers())}")
+
+
+def _count_instructions(workloads: list[Workload]) -> None:
+    try:
+        table = format_instructions(workloads, elsewhere=[fan_in.GO])
+    except NoToolError as error:
+        sys.exit(str(error))
+    _print_environment(describe_environment())
+    print(f"\n{table}")
+
+
+def _run_side(name: str, side: str, count: str) -> None:
+    """Perform one side of one workload so many times, and nothing else."""
+    (workload,) = (workload for workload in _every() if workload.name == name)
+    measure = workload.csp if side == "csp" else workload.peers[side]
+    measure(int(count))
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What csp costs, next to its peers.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's figures to FILE")
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="default 15, or 1 with --quick")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help=f"default {_ROUNDS}, or 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="a few seconds: only to see that everything runs")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="the rows with NAME in their name; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the rows with NAME in their name or as their group; may be repeated",
     )
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
+    parser.add_argument(
+        "--instructions",
+        action="store_true",
+        help="count instructions instead of time, with perf or valgrind; half a minute a side, so use --only",
+    )
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # What --instructions runs.
     return parser.parse_args()
 
 

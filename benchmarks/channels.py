@@ -8,10 +8,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks._measure import Stopwatch, Workload, microseconds
+from benchmarks import _peer_aiochan, _peer_anyio, _peer_asyncio
+from benchmarks._measure import Meter, Workload, available, microseconds, microseconds_of_asyncio
 
 CAPACITY = 100
 PEER = "memory channel"
+GROUP = "one channel"
 
 
 async def produce(channel: csp.Channel[None]) -> None:
@@ -27,34 +29,34 @@ async def produce_memory(channel: trio.MemorySendChannel[None]) -> None:
             await channel.send(None)
 
 
-async def _one_to_one(capacity: int, count: int, stopwatch: Stopwatch) -> None:
+async def one_to_one(capacity: int, count: int, meter: Meter) -> None:
     channel = csp.Channel[None](capacity)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(produce, channel)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             for _ in range(count):
                 await channel.receive()
         nursery.cancel_scope.cancel()
 
 
-async def _one_to_one_memory(capacity: int, count: int, stopwatch: Stopwatch) -> None:
+async def _one_to_one_memory(capacity: int, count: int, meter: Meter) -> None:
     sender, receiver = trio.open_memory_channel[None](capacity)
     async with trio.open_nursery() as nursery, receiver:
         nursery.start_soon(produce_memory, sender)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             for _ in range(count):
                 await receiver.receive()
         nursery.cancel_scope.cancel()
 
 
-async def _iterate(count: int, stopwatch: Stopwatch) -> None:
+async def _iterate(count: int, meter: Meter) -> None:
     channel = csp.Channel[None](CAPACITY)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(produce, channel)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             left = count
             async for _ in channel:
                 left -= 1
@@ -63,12 +65,12 @@ async def _iterate(count: int, stopwatch: Stopwatch) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _iterate_memory(count: int, stopwatch: Stopwatch) -> None:
+async def _iterate_memory(count: int, meter: Meter) -> None:
     sender, receiver = trio.open_memory_channel[None](CAPACITY)
     async with trio.open_nursery() as nursery, receiver:
         nursery.start_soon(produce_memory, sender)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             left = count
             async for _ in receiver:
                 left -= 1
@@ -77,7 +79,7 @@ async def _iterate_memory(count: int, stopwatch: Stopwatch) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _ping_pong(count: int, stopwatch: Stopwatch) -> None:
+async def ping_pong(count: int, meter: Meter) -> None:
     ping, pong = csp.Channel[None](), csp.Channel[None]()
 
     async def echo() -> None:
@@ -88,14 +90,14 @@ async def _ping_pong(count: int, stopwatch: Stopwatch) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(echo)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             for _ in range(count):
                 await ping.send(None)
                 await pong.receive()
         nursery.cancel_scope.cancel()
 
 
-async def _ping_pong_memory(count: int, stopwatch: Stopwatch) -> None:
+async def _ping_pong_memory(count: int, meter: Meter) -> None:
     ping_sender, ping_receiver = trio.open_memory_channel[None](0)
     pong_sender, pong_receiver = trio.open_memory_channel[None](0)
 
@@ -108,7 +110,7 @@ async def _ping_pong_memory(count: int, stopwatch: Stopwatch) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(echo)
             await wait_all_tasks_blocked()
-            with stopwatch:
+            with meter:
                 for _ in range(count):
                     await ping_sender.send(None)
                     await pong_receiver.receive()
@@ -116,28 +118,56 @@ async def _ping_pong_memory(count: int, stopwatch: Stopwatch) -> None:
 
 
 def _one_to_one_workload(name: str, capacity: int, target: float) -> Workload:
+    peers = {PEER: microseconds(partial(_one_to_one_memory, capacity))}
+    if available("anyio"):
+        peers["anyio"] = microseconds(partial(_peer_anyio.one_to_one, capacity))
+    if available("aiochan"):
+        peers["aiochan"] = microseconds_of_asyncio(partial(_peer_aiochan.one_to_one, capacity))
+    if capacity:
+        peers["asyncio.Queue"] = microseconds_of_asyncio(partial(_peer_asyncio.one_to_one, capacity))
     return Workload(
         f"1 to 1, {name}",
-        microseconds(partial(_one_to_one, capacity)),
-        {PEER: microseconds(partial(_one_to_one_memory, capacity))},
-        ratio_target=target,
+        microseconds(partial(one_to_one, capacity)),
+        peers,
+        ratio_targets={PEER: target},
+        group=GROUP,
+    )
+
+
+def _iterate_workload() -> Workload:
+    peers = {PEER: microseconds(_iterate_memory)}
+    if available("anyio"):
+        peers["anyio"] = microseconds(partial(_peer_anyio.iterate, CAPACITY))
+    if available("aiochan"):
+        peers["aiochan"] = microseconds_of_asyncio(partial(_peer_aiochan.iterate, CAPACITY))
+    return Workload(
+        "1 to 1, capacity 100, async for",
+        microseconds(_iterate),
+        peers,
+        ratio_targets={PEER: 0.20},
+        group=GROUP,
+    )
+
+
+def _ping_pong_workload() -> Workload:
+    peers = {PEER: microseconds(_ping_pong_memory)}
+    if available("anyio"):
+        peers["anyio"] = microseconds(_peer_anyio.ping_pong)
+    if available("aiochan"):
+        peers["aiochan"] = microseconds_of_asyncio(_peer_aiochan.ping_pong)
+    return Workload(
+        "ping-pong",
+        microseconds(ping_pong),
+        peers,
+        count=5_000,
+        ratio_targets={PEER: 0.60},
+        group=GROUP,
     )
 
 
 WORKLOADS = (
     _one_to_one_workload("capacity 100", CAPACITY, 0.20),
-    Workload(
-        "1 to 1, capacity 100, async for",
-        microseconds(_iterate),
-        {PEER: microseconds(_iterate_memory)},
-        ratio_target=0.20,
-    ),
+    _iterate_workload(),
     _one_to_one_workload("unbuffered", 0, 0.60),
-    Workload(
-        "ping-pong",
-        microseconds(_ping_pong),
-        {PEER: microseconds(_ping_pong_memory)},
-        count=5_000,
-        ratio_target=0.60,
-    ),
+    _ping_pong_workload(),
 )

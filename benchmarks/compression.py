@@ -19,7 +19,7 @@ _SIZES = {"128 B": 128, "1 KiB": 1024, "16 KiB": 16 * 1024}
 _END_OF_MESSAGE = b"\x00\x00\xff\xff"
 
 
-def _messages(size: int) -> list[bytes]:
+def json_messages(size: int) -> list[bytes]:
     """Return JSON as a price feed sends it, each message cut to ``size`` bytes."""
     chance = random.Random(1)
     messages: list[bytes] = []
@@ -47,7 +47,7 @@ def _zlib_level(level: int) -> Compress:
 
 
 def _time_to_compress(size: int, make: Callable[[], Compress], count: int) -> float:
-    messages, compress, stopwatch = _messages(size), make(), Stopwatch()
+    messages, compress, stopwatch = json_messages(size), make(), Stopwatch()
     with stopwatch:
         for number in range(count):
             compress(messages[number % len(messages)])
@@ -55,12 +55,12 @@ def _time_to_compress(size: int, make: Callable[[], Compress], count: int) -> fl
 
 
 def _size_compressed(size: int, make: Callable[[], Compress], count: int) -> float:
-    messages, compress = _messages(size), make()
+    messages, compress = json_messages(size), make()
     return sum(len(compress(messages[number % len(messages)])) for number in range(count)) / count
 
 
 def _time_to_inflate(size: int, count: int) -> float:
-    messages, compress, stopwatch = _messages(size), _ours(), Stopwatch()
+    messages, compress, stopwatch = json_messages(size), _ours(), Stopwatch()
     compressed = [compress(messages[number % len(messages)]) for number in range(count)]
     inflater = Inflater(DeflateParameters(), size)
     with stopwatch:
@@ -70,7 +70,7 @@ def _time_to_inflate(size: int, count: int) -> float:
 
 
 def _time_of_zlib_alone(size: int, count: int) -> float:
-    messages, compress, stopwatch = _messages(size), _ours(), Stopwatch()
+    messages, compress, stopwatch = json_messages(size), _ours(), Stopwatch()
     compressed = [compress(messages[number % len(messages)]) for number in range(count)]
     decompressor = zlib.decompressobj(-15)
     with stopwatch:

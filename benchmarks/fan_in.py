@@ -1,7 +1,8 @@
 """One task receives from many: `csp.select` and `csp.Selector`, each over a channel a producer.
 
-The peer is one memory channel whose sending end every producer has a clone of. It cannot tell where a value came from,
-nor wait for anything but these producers; it is what one would write with Trio alone.
+The first peer is one memory channel whose sending end every producer has a clone of. It cannot tell where a value came
+from, nor wait for anything but these producers; it is what one would write with Trio alone. The others: clones of
+anyio's stream, `asyncio.wait` over a queue a producer, aiochan's select, Go's `reflect.Select`.
 
 A producer that is *busy* sends without end: its buffer is full when the clock starts, and it is woken whenever there
 is room. The others never send anything.
@@ -16,14 +17,20 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks._measure import Measure, Stopwatch, Workload, microseconds
+from benchmarks import _peer_aiochan, _peer_anyio, _peer_asyncio, _peer_go
+from benchmarks._measure import Measure, Meter, Workload, available, fewer, microseconds, microseconds_of_asyncio
 from benchmarks.channels import CAPACITY, produce, produce_memory
 
 SIZES = (2, 8, 64, 512, 4096)
 PEER = "clones"
+AIOCHAN = "aiochan select"
+GO = "Go reflect.Select"
+GROUP = "fan-in"
+
+_GO_TARGETS = {64: 1.0, 4096: 0.01}
 
 
-async def _clones(size: int, busy: int, count: int, stopwatch: Stopwatch) -> None:
+async def _clones(size: int, busy: int, count: int, meter: Meter) -> None:
     sender, receiver = trio.open_memory_channel[None](CAPACITY)
     with ExitStack() as stack:
         stack.enter_context(sender)
@@ -33,39 +40,39 @@ async def _clones(size: int, busy: int, count: int, stopwatch: Stopwatch) -> Non
             for clone in clones[:busy]:
                 nursery.start_soon(produce_memory, clone)
             await wait_all_tasks_blocked()
-            with stopwatch:
+            with meter:
                 for _ in range(count):
                     await receiver.receive()
             nursery.cancel_scope.cancel()
 
 
-async def _selector(size: int, busy: int, count: int, stopwatch: Stopwatch) -> None:
+async def selector(size: int, busy: int, count: int, meter: Meter) -> None:
     channels = [csp.Channel[None](CAPACITY) for _ in range(size)]
     async with trio.open_nursery() as nursery:
         for channel in channels[:busy]:
             nursery.start_soon(produce, channel)
         with csp.Selector(*(channel.case_receive() for channel in channels)) as selector:
             await wait_all_tasks_blocked()
-            with stopwatch:
+            with meter:
                 for _ in range(count):
                     await selector.select()
         nursery.cancel_scope.cancel()
 
 
-async def _select(size: int, busy: int, count: int, stopwatch: Stopwatch) -> None:
+async def select(size: int, busy: int, count: int, meter: Meter) -> None:
     """Select over cases made anew for each value, as a literal ``select(a.case_receive(), ...)`` does."""
     channels = [csp.Channel[None](CAPACITY) for _ in range(size)]
     async with trio.open_nursery() as nursery:
         for channel in channels[:busy]:
             nursery.start_soon(produce, channel)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             for _ in range(count):
                 await csp.select(*[channel.case_receive() for channel in channels])
         nursery.cancel_scope.cancel()
 
 
-async def _select_parked(size: int, count: int, stopwatch: Stopwatch) -> None:
+async def select_parked(size: int, count: int, meter: Meter) -> None:
     """Park in every select, over cases made once: the other task answers only when this one has parked."""
     request, reply = csp.Channel[None](), csp.Channel[None]()
     cases = [csp.Channel[None]().case_receive() for _ in range(size - 1)] + [reply.case_receive()]
@@ -78,7 +85,7 @@ async def _select_parked(size: int, count: int, stopwatch: Stopwatch) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(answer)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             for _ in range(count):
                 request.send_nowait(None)
                 await csp.select(*cases)
@@ -90,37 +97,64 @@ def _microseconds_a_case(count: int) -> float:
     few, many = 8, 264
     costs: dict[int, float] = {}
     for size in (few, many):
-        measure: Measure = microseconds(partial(_select_parked, size))
+        measure: Measure = microseconds(partial(select_parked, size))
         costs[size] = measure(count)
     return (costs[many] - costs[few]) / (many - few)
 
 
+def _producers(size: int, busy: int) -> str:
+    return f"{size} busy" if busy == size else f"{busy} busy of {size}"
+
+
+def _clones_of(size: int, busy: int) -> dict[str, Measure]:
+    return {PEER: microseconds(partial(_clones, size, busy))}
+
+
 def _selector_workload(size: int, *, all_busy: bool) -> Workload:
     busy = size if all_busy else 1
-    target = 0.55 if all_busy else 0.65 if size >= 8 else None
+    peers = _clones_of(size, busy)
+    targets: dict[str, float] = {}
+    if all_busy:
+        targets[PEER] = 0.55
+    elif size >= 8:
+        targets[PEER] = 0.65
+    if available("anyio"):
+        peers["anyio clones"] = microseconds(partial(_peer_anyio.clones, CAPACITY, size, busy))
+    waiting = microseconds_of_asyncio(partial(_peer_asyncio.wait, CAPACITY, size, busy))
+    # A wait looks at every task, but gives a value of each busy queue.
+    peers["asyncio.wait"] = waiting if all_busy else fewer(waiting, max(1, size // 32))
+    if not all_busy and _peer_go.available():
+        peers[GO] = fewer(partial(_peer_go.select, size), max(1, size // 64))
+        if size in _GO_TARGETS:
+            targets[GO] = _GO_TARGETS[size]
     return Workload(
         f"Selector, {_producers(size, busy)}",
-        microseconds(partial(_selector, size, busy)),
-        {PEER: microseconds(partial(_clones, size, busy))},
-        ratio_target=target,
+        microseconds(partial(selector, size, busy)),
+        peers,
+        count=8192,  # A multiple of every size, for asyncio.wait.
+        ratio_targets=targets,
+        group=GROUP,
     )
 
 
 def _select_workload(size: int, *, all_busy: bool) -> Workload:
     busy = size if all_busy else 1
-    target = (0.65 if all_busy else 0.85) if size == 8 else None
+    peers = _clones_of(size, busy)
+    targets: dict[str, float] = {}
+    if size == 8:
+        targets = {PEER: 0.65 if all_busy else 0.85, AIOCHAN: 0.45}
+    if available("aiochan"):
+        peers[AIOCHAN] = fewer(
+            microseconds_of_asyncio(partial(_peer_aiochan.select, CAPACITY, size, busy)), max(1, size // 40)
+        )
     return Workload(
         f"select, {_producers(size, busy)}",
-        microseconds(partial(_select, size, busy)),
-        {PEER: microseconds(partial(_clones, size, busy))},
         # A select that looks at thousands of cases takes milliseconds.
-        count=10_000 if size <= 8 else max(200, 100_000 // size),
-        ratio_target=target,
+        fewer(microseconds(partial(select, size, busy)), max(1, size // 80)),
+        peers,
+        ratio_targets=targets,
+        group=GROUP,
     )
-
-
-def _producers(size: int, busy: int) -> str:
-    return f"{size} busy" if busy == size else f"{busy} busy of {size}"
 
 
 WORKLOADS = (
@@ -128,11 +162,12 @@ WORKLOADS = (
     *(_selector_workload(size, all_busy=False) for size in SIZES),
     Workload(
         "Selector, 1 busy of 4096 or of 8",
-        microseconds(partial(_selector, 4096, 1)),
-        {"Selector of 8": microseconds(partial(_selector, 8, 1))},
-        ratio_target=1.3,
+        microseconds(partial(selector, 4096, 1)),
+        {"Selector of 8": microseconds(partial(selector, 8, 1))},
+        ratio_targets={"Selector of 8": 1.3},
+        group=GROUP,
     ),
     *(_select_workload(size, all_busy=True) for size in SIZES),
     *(_select_workload(size, all_busy=False) for size in SIZES),
-    Workload("select, parked, one more case", _microseconds_a_case, count=1000, cost_target=0.15),
+    Workload("select, parked, one more case", _microseconds_a_case, count=1000, cost_target=0.15, group=GROUP),
 )

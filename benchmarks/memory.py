@@ -69,6 +69,7 @@ WORKLOADS = (
         {PEER: _bytes(_idle_memory)},
         count=2000,
         unit="B",
+        group="memory",
         cost_target=250,
     ),
     Workload(
@@ -77,6 +78,7 @@ WORKLOADS = (
         {PEER: _bytes(_used_memory)},
         count=2000,
         unit="B",
-        ratio_target=1.2,
+        group="memory",
+        ratio_targets={PEER: 1.2},
     ),
 )

@@ -8,27 +8,29 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks._measure import Stopwatch, Workload, microseconds
+from benchmarks._measure import Meter, Workload, microseconds
 from benchmarks.channels import CAPACITY, produce, produce_memory
 
+PEER = "move_on_after"
 
-async def _select_after(capacity: int, count: int, stopwatch: Stopwatch) -> None:
+
+async def select_after(capacity: int, count: int, meter: Meter) -> None:
     channel = csp.Channel[None](capacity)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(produce, channel)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             for _ in range(count):
                 await csp.select(channel.case_receive(), csp.after("30s").case_receive())
         nursery.cancel_scope.cancel()
 
 
-async def _move_on_after(capacity: int, count: int, stopwatch: Stopwatch) -> None:
+async def _move_on_after(capacity: int, count: int, meter: Meter) -> None:
     sender, receiver = trio.open_memory_channel[None](capacity)
     async with trio.open_nursery() as nursery, receiver:
         nursery.start_soon(produce_memory, sender)
         await wait_all_tasks_blocked()
-        with stopwatch:
+        with meter:
             for _ in range(count):
                 with trio.move_on_after(30):
                     await receiver.receive()
@@ -38,9 +40,10 @@ async def _move_on_after(capacity: int, count: int, stopwatch: Stopwatch) -> Non
 def _after_workload(name: str, capacity: int) -> Workload:
     return Workload(
         f"select with a new after, {name}",
-        microseconds(partial(_select_after, capacity)),
-        {"move_on_after": microseconds(partial(_move_on_after, capacity))},
-        ratio_target=0.50,
+        microseconds(partial(select_after, capacity)),
+        {PEER: microseconds(partial(_move_on_after, capacity))},
+        ratio_targets={PEER: 0.50},
+        group="timers",
     )
 
 

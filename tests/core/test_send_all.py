@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from typing import Any
 
@@ -218,6 +219,11 @@ def test_nothing_is_lost_or_doubled(capacity: int, batches: Batches, ways: list[
     trio.run(lose_nothing, capacity, batches, ways, close, clock=MockClock())
 
 
+async def send(channel: csp.Channel[Any], values: deque[Any], scope: trio.CancelScope) -> None:
+    with scope, contextlib.suppress(csp.ChannelClosedError):
+        await channel.send_all(values)
+
+
 async def take(channel: csp.Channel[Any], way: str) -> tuple[Any, bool]:
     if way == "receive":
         return await channel.receive()
@@ -236,13 +242,6 @@ async def lose_nothing(capacity: int, batches: Batches, ways: list[str], close: 
     received: list[tuple[int, int]] = []
     scopes: list[trio.CancelScope] = []
 
-    async def send(values: deque[tuple[int, int]], scope: trio.CancelScope) -> None:
-        with scope:
-            try:
-                await channel.send_all(values)
-            except csp.ChannelClosedError:
-                assert close
-
     async def receive(way: str) -> None:
         value, ok = await take(channel, way)
         if ok:
@@ -251,7 +250,7 @@ async def lose_nothing(capacity: int, batches: Batches, ways: list[str], close: 
     async with trio.open_nursery() as nursery:
         for values in left:
             scopes.append(trio.CancelScope())
-            nursery.start_soon(send, values, scopes[-1])
+            nursery.start_soon(send, channel, values, scopes[-1])
         for way in ways:
             nursery.start_soon(receive, way)
         await trio.lowlevel.checkpoint()
