@@ -245,13 +245,13 @@ class Connection(trio.abc.Stream):
             if self.ending is not None and not self.decoder.paused:
                 await self._finish()
                 return b""
-            await self.delivery.deliver()
+            waited = await self.delivery.deliver()
             if self.decoder.paused:
                 await trio.lowlevel.checkpoint()
                 self._take_in(b"")
                 self._end_delivery()
             else:
-                await self._read()
+                await self._read(visited=waited)
         if self._pings:
             # Alone: it must not answer one when our close has gone out behind the one before.
             return self._pings.pop(0)
@@ -288,13 +288,15 @@ class Connection(trio.abc.Stream):
         self._take_in(rest)
         return head
 
-    async def _read(self) -> None:
-        """Read a block and take it in, or note the end."""
+    async def _read(self, *, visited: bool) -> None:
+        """Read a block and take it in, or note the end; if the scheduler was just visited, what has come at once."""
         size = min(max(self.decoder.missing, _MIN_READ_BYTES), _MAX_READ_BYTES)
         # Once our close is sent, its own timeout is what counts.
         source = self.transport if self._patience is None or self._close_sent else self._patience
         try:
-            block = await source.receive_some(size)
+            block = await self.transport.receive_now(size) if visited and source is self.transport else None
+            if block is None:
+                block = await source.receive_some(size)
         except PeerStalledError as error:
             if self.ending is None and not self._close_sent:
                 self._fail(CloseCode.INTERNAL_ERROR, str(error), stalled(str(error)))
@@ -311,7 +313,7 @@ class Connection(trio.abc.Stream):
         """Parse a block; act on control frames, and deliver what there is room for."""
         controls = self.decoder.feed(block)
         # Pings are answered first: the consumer could otherwise send ahead of the pong.
-        if not any(opcode == PING for opcode, _ in controls):
+        if not controls or all(opcode != PING for opcode, _ in controls):
             self.delivery.deliver_now()
         for opcode, payload in controls:
             if opcode == PING:

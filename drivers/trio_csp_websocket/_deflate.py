@@ -153,7 +153,7 @@ class Inflater:
         if self._size > self._limit:
             raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes, inflated")
         window = self._window
-        window += piece[-_MAX_WINDOW_BYTES:]
+        window += piece if len(piece) <= _MAX_WINDOW_BYTES else piece[-_MAX_WINDOW_BYTES:]
         if len(window) > 2 * _MAX_WINDOW_BYTES:
             del window[:-_MAX_WINDOW_BYTES]
         if decompressor.eof:

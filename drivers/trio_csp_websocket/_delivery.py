@@ -45,13 +45,18 @@ class Delivery:
         while self._waiting and self.channel.can_send():
             self.channel.send_nowait(self._waiting.popleft())
 
-    async def deliver(self) -> None:
-        """Wait until everything is in the channel, or unwanted; then close it, if this is the end."""
+    async def deliver(self) -> bool:
+        """Wait until everything is in the channel, or unwanted; then close it, if this is the end.
+
+        Returns whether there was anything to wait for.
+        """
         self.deliver_now()
-        if self._waiting:
+        waited = bool(self._waiting)
+        if waited:
             await self._wait_for_consumer()
         if self._ended:
             self._close()
+        return waited
 
     async def _wait_for_consumer(self) -> None:
         start = trio.current_time()
