@@ -294,7 +294,9 @@ class Connection(trio.abc.Stream):
         # Once our close is sent, its own timeout is what counts.
         source = self.transport if self._patience is None or self._close_sent else self._patience
         try:
-            block = await self.transport.receive_now(size) if visited and source is self.transport else None
+            block = None
+            if visited and source is self.transport and self.transport.synchronous:
+                block = await self.transport.receive_now(size)
             if block is None:
                 block = await source.receive_some(size)
         except PeerStalledError as error:
