@@ -51,7 +51,10 @@ _WHOLE_COMPRESSED = (_COMPRESSED_TEXT, FIN | COMPRESSED | BINARY_FRAME)
 _LENGTH_16_BITS = 126
 _LENGTH_64_BITS = 127
 
-_new_tuple = cast("Callable[[type[Message], tuple[str, str | bytes]], Message]", tuple.__new__)
+_new_tuple = cast(
+    "Callable[[type[Message], tuple[str, str | bytes]], Message]",
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
+)
 
 # The beginning of a frame up to this size waits for the next block and is parsed again; beyond, its payload is
 # collected.
@@ -147,7 +150,7 @@ class Decoder:
         if start < size and not self._closed:
             self._rest = block[start:] if start else block
 
-    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901  # a call a frame would cost half as much again
+    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912  # a call costs too much
         """Parse messages of a single frame, as most are, for as long as they follow one another.
 
         Returns where the first frame begins that is something else, or incomplete, or to be refused.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from csp.errors import ConnectionFailedError, Kind
-from trio_csp_websocket._transport import SocketTransport, StreamTransport, Transport, tls_reason
+from trio_csp_websocket._tls import TlsTransport
+from trio_csp_websocket._transport import SocketTransport, Transport
 
 if TYPE_CHECKING:
     from trio_csp_websocket._options import Options
@@ -34,27 +35,23 @@ async def dial(target: Target, options: Options) -> Transport:
         if failures is None or len(failures.exceptions) != 1:
             raise
         raise failures.exceptions[0] from None
+    tcp = SocketTransport(stream)
     if not target.secure:
-        return SocketTransport(stream)
+        return tcp
     try:
-        tls_stream = trio.SSLStream(
-            stream,
-            options.ssl_context or _verifying_context(),
-            server_hostname=options.server_hostname or target.host,
-            https_compatible=True,
-        )
-        await tls_stream.do_handshake()
+        tls = TlsTransport(tcp, options.ssl_context or _verifying_context(), options.server_hostname or target.host)
+        await tls.handshake()
     except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(stream)
-        raise _not_connected(f"TLS failed: {tls_reason(error)}{_hint(error)}") from error
+        await tcp.aclose()
+        raise _not_connected(f"TLS failed: {error}{_hint(error)}") from error
     except (ssl.SSLError, ValueError) as error:
         # What the context, or the server's name, cannot be used for.
-        await trio.aclose_forcefully(stream)
+        await tcp.aclose()
         raise _not_connected(f"TLS failed: {error}") from error
     except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise  # pragma: no cover  # when it is Cancelled, closing has raised it again
-    return StreamTransport(tls_stream)
+        await tcp.aclose()
+        raise
+    return tls
 
 
 @functools.cache

@@ -6,6 +6,7 @@ may well have sent something that lies in the socket.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -100,11 +101,16 @@ class Patience:
             self._grace_until = now + (now - read_deadline)
         elif now > self._grace_until:
             raise PeerStalledError(reason)
-        return await self._look(max_bytes, reason)
+        return await self._look(max_bytes, reason, until=self._grace_until)
 
-    async def _look(self, max_bytes: int, reason: str) -> bytes:
-        """Return what has arrived, or raise the verdict on the peer: it may have been us who were busy elsewhere."""
+    async def _look(self, max_bytes: int, reason: str, *, until: float = -math.inf) -> bytes:
+        """Return what has arrived, or raise the verdict on the peer: it may have been us who were busy elsewhere.
+
+        More of a message may only come once we have read; ``until`` says how long to wait for that.
+        """
         block = await self._transport.receive_now(max_bytes)
         if block is None:
+            with trio.move_on_at(until):
+                return await self._transport.receive_some(max_bytes)
             raise PeerStalledError(reason)
         return block

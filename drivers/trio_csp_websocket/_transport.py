@@ -1,38 +1,40 @@
-"""The byte streams a connection runs over: a TCP socket of its own, or any Trio stream (TLS, memory)."""
+"""The byte streams a connection runs over: a TCP socket of its own, or any Trio stream."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from typing_extensions import Buffer
 
 # How many scheduler passes an operation gets that must not wait, on a stream that takes the scheduler: a few locks and
-# checkpoints inside TLS and its socket, and no waiting for the network.
+# checkpoints, and no waiting for the network.
 _PASSES_WITHOUT_WAITING = 10
 
-
-# TLS encrypts all it is given before it sends any; in slices this takes less memory, and its progress can be seen.
-_SLICE_BYTES = 256 * 1024
+SLICE_BYTES = 256 * 1024
+"""What a stream or TLS gets at a time, so that the progress of a large send can be seen."""
 
 
 class Transport(ABC):
     """A connection's byte stream. Errors of the network are `trio.BrokenResourceError`."""
 
     synchronous: ClassVar[bool]
-    """Whether `send_now` ever writes anything."""
+    """Whether `send_now` ever takes anything."""
 
     def __init__(self) -> None:
-        self.bytes_sent = 0
-        self.bytes_received = 0
+        self.bytes_sent: int = 0
+        self.bytes_received: int = 0
+        self.pending = False
+        """Whether something waits in here that only `send_all`, which may be given nothing more, sends."""
+        self.on_pending: Callable[[], None] | None = None
+        """Called when receiving has made something pending."""
 
     @abstractmethod
     async def receive_some(self, max_bytes: int) -> bytes:
@@ -145,15 +147,10 @@ class StreamTransport(Transport):
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__()
         self._stream = stream
-        # What is received from, and closed: what is beneath TLS once our direction of that has ended. Nothing may be
-        # sent there: it would not be encrypted.
-        self._receiving = stream
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        with _tls_explained():
-            data = bytes(await self._receiving.receive_some(max_bytes))
-        if self._receiving is self._stream:
-            self.bytes_received += len(data)
+        data = bytes(await self._stream.receive_some(max_bytes))
+        self.bytes_received += len(data)
         return data
 
     async def receive_now(self, max_bytes: int) -> bytes | None:
@@ -173,10 +170,10 @@ class StreamTransport(Transport):
     async def send_all(self, data: Buffer) -> None:
         # Trio's streams take any buffer; their annotation names three types.
         with memoryview(data) as view:
-            for start in range(0, len(view), _SLICE_BYTES):
-                with view[start : start + _SLICE_BYTES] as piece, _tls_explained():
+            for start in range(0, view.nbytes, SLICE_BYTES):
+                with view[start : start + SLICE_BYTES] as piece:
                     await self._stream.send_all(piece)
-                    self.bytes_sent += len(piece)
+                    self.bytes_sent += piece.nbytes
 
     async def send_last(self, frame: bytes) -> None:
         async def send() -> None:
@@ -187,25 +184,11 @@ class StreamTransport(Transport):
         await _without_waiting(send)
 
     async def send_eof(self) -> None:
-        tls = self._stream
-        if isinstance(tls, trio.SSLStream) and self._receiving is tls:
-            await self._end_tls(cast("trio.SSLStream[trio.abc.Stream]", tls))
-        if isinstance(self._receiving, trio.abc.HalfCloseableStream):
-            await self._receiving.send_eof()
-
-    async def _end_tls(self, tls: trio.SSLStream[trio.abc.Stream]) -> None:
-        # RFC 8446, section 6.1: a closure alert comes before the end. Trio's streams cannot send it and go on
-        # receiving; what still arrives is thrown away, so it need not be decrypted.
-        self._receiving = tls.transport_stream
-
-        async def unwrap() -> None:
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-                await tls.unwrap()
-
-        await _without_waiting(unwrap)
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        await trio.aclose_forcefully(self._receiving)
+        await trio.aclose_forcefully(self._stream)
 
 
 async def _without_waiting(operation: Callable[[], Awaitable[object]]) -> None:
@@ -215,24 +198,3 @@ async def _without_waiting(operation: Callable[[], Awaitable[object]]) -> None:
         for _ in range(_PASSES_WITHOUT_WAITING):
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-
-
-@contextlib.contextmanager
-def _tls_explained() -> Generator[None, None, None]:
-    """Raise what breaks with its reason: what TLS has to say, it says in the cause of Trio's error."""
-    try:
-        yield
-    except trio.BrokenResourceError as error:
-        raise trio.BrokenResourceError(tls_reason(error)) from error
-
-
-def tls_reason(error: trio.BrokenResourceError) -> str:
-    """Return what went wrong, in words, where TLS may be what it was."""
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {cause.verify_message}"
-    if isinstance(cause, ssl.SSLError):
-        return cause.reason or str(cause)
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return str(error) or "the server broke the connection off"

@@ -1,9 +1,9 @@
 """The one place where a connection's frames are written, so that none is ever cut in two or overtaken.
 
 A send goes to the socket at once when nobody is ahead of it and the system takes it. Otherwise it waits in line, and
-a task writes it; there is one while there is something in the line. A frame has *begun* once it is encoded: from then on the writer finishes it, whatever
-becomes of the task that sent it. A send that is cancelled before that is taken out of the line, and nothing of it
-goes out.
+a task writes it; there is one while there is something in the line. A frame has *begun* once it is encoded: from then
+on it is written to its end, whatever becomes of the task that sent it. A send that is cancelled before that is taken out
+of the line, and nothing of it goes out.
 
 Control frames come from the very task that reads the connection: trio-websocket's, and the pings of keepalive.
 Handing one over therefore never waits, or a large send to a peer that echoes would block the reading that alone can
@@ -201,7 +201,7 @@ class Writer:
     async def _write(self) -> None:
         """Write what waits, until nothing is left or the connection breaks."""
         try:
-            while self.busy:
+            while self.busy or self._transport.pending:
                 self._writing = True
                 await self._transport.send_all(self._rest if self._rest is not None else self._next_frames())
                 self._written()

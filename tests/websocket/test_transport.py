@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import ssl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +15,7 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from trio_csp_websocket._transport import SocketTransport, StreamTransport, tls_reason
+from trio_csp_websocket._transport import SocketTransport, StreamTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -377,7 +376,7 @@ async def test_a_stream_takes_nothing_at_once() -> None:
 
 
 class Whole(trio.abc.Stream):
-    """A stream whose direction to the peer cannot be ended alone, like TLS."""
+    """A stream whose direction to the peer cannot be ended alone."""
 
     def __init__(self) -> None:
         self.outgoing = MemorySendStream()
@@ -485,59 +484,6 @@ async def test_a_stream_that_breaks_in_the_middle_has_sent_the_pieces_before() -
         await transport.send_all(data)
     assert transport.bytes_sent == 512 * KIB
     data.clear()  # no view of it is left
-
-
-# What TLS has to say --------------------------------------------------------------------------------------------------
-
-
-def broken(cause: BaseException | None, text: str = "") -> trio.BrokenResourceError:
-    error = trio.BrokenResourceError(text)
-    error.__cause__ = cause
-    return error
-
-
-def distrust(message: str) -> ssl.SSLCertVerificationError:
-    error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] and much more")
-    error.verify_message = message
-    return error
-
-
-def alert(reason: str | None) -> ssl.SSLError:
-    error = ssl.SSLError(1, "[SSL] something of TLS")
-    error.reason = reason  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # None it is, at times
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (broken(distrust("certificate has expired")), "the certificate is not trusted: certificate has expired"),
-        (broken(alert("TLSV13_ALERT_CERTIFICATE_REQUIRED")), "TLSV13_ALERT_CERTIFICATE_REQUIRED"),
-        (broken(alert(None)), "[SSL] something of TLS"),
-        (broken(ConnectionResetError(104, "Connection reset by peer"), "socket: x"), "Connection reset by peer"),
-        (broken(OSError("no number"), "what the stream says"), "what the stream says"),
-        (broken(OSError("no number")), "the server broke the connection off"),
-        (broken(None, "what the stream says"), "what the stream says"),
-        (broken(None), "the server broke the connection off"),
-        (broken(ValueError("x"), "what the stream says"), "what the stream says"),
-    ],
-)
-def test_a_broken_stream_says_why_in_words(error: trio.BrokenResourceError, reason: str) -> None:
-    assert tls_reason(error) == reason
-
-
-async def test_receiving_from_a_stream_that_breaks_says_why_and_is_caused_by_it() -> None:
-    stream = Whole()
-    original = broken(alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"))
-
-    async def fail() -> None:
-        raise original
-
-    stream.incoming.receive_some_hook = fail
-    with pytest.raises(trio.BrokenResourceError) as caught:
-        await StreamTransport(stream).receive_some(100)
-    assert str(caught.value) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
-    assert caught.value.__cause__ is original
 
 
 async def test_receiving_from_a_stream_that_we_have_closed_is_an_error_of_its_own() -> None:

@@ -504,22 +504,6 @@ async def test_a_last_frame_is_not_written_while_the_task_writes(
     nursery.cancel_scope.cancel()
 
 
-async def test_data_that_has_not_begun_does_not_follow_a_last_frame(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    transport = SlowTransport()
-    writer = Writer(transport, nursery)
-    later(nursery, sending(writer, b"data"))
-    # Now it stands in the line, and the task has yet to run.
-    await trio.lowlevel.checkpoint()
-    assert writer.busy
-    await writer.send_last(control(CLOSE, b"\x03\xe9"))
-    transport.open_gate()
-    await wait_all_tasks_blocked()
-    assert transport.frames() == [Frame(CLOSE, b"\x03\xe9")]
-    nursery.cancel_scope.cancel()
-
-
 async def test_a_last_frame_is_not_written_on_a_connection_that_failed(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
