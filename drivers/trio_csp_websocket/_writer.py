@@ -2,8 +2,8 @@
 
 A send goes to the socket at once when nobody is ahead of it and the system takes it. Otherwise it waits in line, and
 a task writes it; there is one while there is something in the line. A frame has *begun* once it is encoded: from then
-on it is written to its end, whatever becomes of the task that sent it. A send that is cancelled before that is taken out
-of the line, and nothing of it goes out.
+on it is written to its end, whatever becomes of the task that sent it. A send that is cancelled before that is taken
+out of the line, and nothing of it goes out.
 
 Control frames come from the very task that reads the connection: trio-websocket's, and the pings of keepalive.
 Handing one over therefore never waits, or a large send to a peer that echoes would block the reading that alone can
@@ -68,6 +68,7 @@ class Writer:
     def __init__(self, transport: Transport, nursery: trio.Nursery, timeout_seconds: float = math.inf) -> None:
         self.encoder = Encoder()
         self._transport = transport
+        transport.on_pending = self._work
         self._nursery = nursery
         self._timeout_seconds = timeout_seconds
         # Ordered as they came; a dict, because any of them may be cancelled.
@@ -166,13 +167,13 @@ class Writer:
     async def flush(self) -> None:
         """Wait until everything handed over is written, or cannot be."""
         while self.busy:
-            if self._idle is None:
-                self._idle = trio.Event()
+            self._idle = self._idle or trio.Event()
             await self._idle.wait()
 
     @enable_ki_protection
     def fail(self, failure: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
         """Give up: everybody who waits gets this error, everybody who comes `trio.ClosedResourceError`."""
+        self._transport.on_pending = None
         if self._failure is not None:
             return
         self._failure = failure

@@ -323,6 +323,33 @@ async def test_a_message_that_is_there_before_the_deadline_is_noticed_is_in_time
         assert client.close_code is None
 
 
+async def test_a_program_that_was_late_gives_the_peer_as_long_to_send_the_rest(autojump_clock: MockClock) -> None:
+    # What the peer could not send while nobody read, it sends when we do.
+    server = Server()
+    async with connecting(server, read_timeout="5s") as client:
+        message = text("in three parts")
+        server.send(message[:5])
+        await wait_all_tasks_blocked()
+        server.send(message[5:9])
+        autojump_clock.jump(8)
+        await wait_all_tasks_blocked()
+        assert client.close_code is None
+        await trio.sleep(2)
+        server.send(message[9:12])
+        await wait_all_tasks_blocked()
+        server.send(message[12:])
+        assert (await client.receive()).value.data == "in three parts"
+
+
+async def test_a_program_that_was_late_waits_no_longer_than_that(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, read_timeout="5s") as client:
+        autojump_clock.jump(8)
+        assert await client.receive() == ENDED
+        assert trio.current_time() == pytest.approx(11)
+        assert client.close_reason == "no message within 5 s"
+
+
 async def test_a_peers_close_in_the_last_moment_counts(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, read_timeout="5s", keepalive="2.5s") as client:

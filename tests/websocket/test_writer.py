@@ -57,6 +57,7 @@ class ScriptedTransport(Transport):
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
+        self.pending = False
         self.written += bytes(data)
         self.calls.append(len(bytes(data)))
 
@@ -88,7 +89,7 @@ class ScriptedTransport(Transport):
 
 
 class SlowTransport(ScriptedTransport):
-    """Never writes anything at once, like TLS."""
+    """Never writes anything at once, like a stream that takes the scheduler."""
 
     synchronous = False
 
@@ -546,6 +547,38 @@ async def test_flush_ends_when_the_connection_fails(nursery: trio.Nursery, autoj
     writer.fail(trio.BrokenResourceError("gone"))
     await wait_all_tasks_blocked()
     assert outcome == ["done"]
+
+
+# What the transport itself has to say -----------------------------------------------------------------------------------
+
+
+async def test_what_receiving_made_pending_is_sent_although_no_frame_waits(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport()
+    writer = Writer(transport, nursery)
+    transport.pending = True
+    assert transport.on_pending is not None
+    transport.on_pending()
+    await wait_all_tasks_blocked()
+    # A frame comes behind it.
+    later(nursery, sending(writer, b"data"))
+    await wait_all_tasks_blocked()
+    assert transport.calls == []
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert transport.calls[0] == 0
+    assert (transport.pending, transport.payloads()) == (False, [b"data"])
+
+
+def test_a_writer_that_failed_is_not_told_of_what_is_pending() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            transport = ScriptedTransport()
+            Writer(transport, nursery).fail(trio.ClosedResourceError("closed"))
+            assert transport.on_pending is None
+
+    trio.run(main)
 
 
 # Failing --------------------------------------------------------------------------------------------------------------
