@@ -16,7 +16,7 @@ Invariants, outside of a method:
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, final
 
 import trio
@@ -36,7 +36,6 @@ from csp._waiters import Queue, Received, Waiter, count, first, join, leave, new
 from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable
 
 T = TypeVar("T")
@@ -153,28 +152,32 @@ class Channel(Source[T]):
 
     @enable_ki_protection
     async def send_all(self, values: deque[T]) -> None:
-        """Send the values of a deque, from its left end, taking each out as it is sent; return when it is empty.
+        """Send the values of a deque, from its left end; return when all are sent and it is empty.
 
         The same as a `send` for each of them, but the task waits only once, in one place among the senders, and is
-        woken when the last value is taken. What is appended to the deque meanwhile is sent too. If cancelled, what is
-        left in the deque was not sent.
+        woken when the last value is taken. What is appended to the deque meanwhile is sent too, ahead of senders that
+        wait. While the task waits, the next value is not in the deque; if cancelled, what was not sent is in it again.
 
         Raises:
-            ChannelClosedError: the channel is closed, or closed while waiting; what is left was not sent.
+            ChannelClosedError: the channel is closed, or closed while waiting; what was not sent is in the deque.
+            InvalidTypeError: ``values`` is no deque.
         """
+        if not isinstance(values, deque):
+            raise InvalidTypeError(f"values must be a collections.deque, not {values!r}")
         if not values:
             await checkpoint()
-        while values and self.can_send():
+        while values:
+            if not self.can_send():
+                waiter = SendAllWaiter(self, values)
+                self._park_sender(waiter)
+                await wait_task_rescheduled(waiter.abort)
+                continue
             value = values.popleft()
             try:
                 await self.send(value)
             except BaseException:
                 values.appendleft(value)
                 raise
-        if values:
-            waiter = SendAllWaiter(self, values)
-            self._park_sender(waiter)
-            await wait_task_rescheduled(waiter.abort)
 
     @enable_ki_protection
     def send_nowait(self, value: T) -> None:
@@ -184,29 +187,32 @@ class Channel(Source[T]):
             trio.WouldBlock: no receiver waits and there is no room; the value was not sent.
             ChannelClosedError: the channel is closed; the value was not sent.
         """
-        buffered = self._buffered
-        if 0 < buffered < self._room:
+        if 0 < self._buffered < self._room:
             # Nobody is parked to receive, and the selectors know already that there is something to take.
             self._put(value)
-            self._buffered = buffered + 1
+            self._buffered += 1
             return
         if self._closed:
             raise self._closed_error()
         if self._watches:
-            if not buffered and self._hand_over(value):
+            if not self._buffered and self._hand_over(value):
                 return
         elif self._receivers is not None:
             self._selectors_turn = True
             first(self._receivers).deliver(self, value, True)
             return
-        if buffered >= self._capacity:
+        if self._buffered >= self._capacity:
             if self._overflow is None:
                 raise trio.WouldBlock
             self._dropped += 1
             if self._overflow == "drop_newest":
                 return
-            self._pop()
-        self._push(value)
+            dropped = self._pop()
+            self._push(value)
+            # Not before: its finalizer may do anything, such as closing the channel.
+            del dropped
+        else:
+            self._push(value)
         if self._watches:
             self._notify()
 

@@ -24,7 +24,7 @@ from csp._checkpoint import OPERATIONS_PER_VISIT, turns, visit_due
 from csp._sending import SendCase
 from csp._source import Moment, ReceiveCase
 from csp._waiters import Waiter, new_tuple
-from csp.errors import ChannelClosedError, InvalidTypeError
+from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -145,7 +145,7 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
     else:
         try:
             result = _perform(chosen, cast("_AnyCase", cases[chosen]))
-        except ChannelClosedError:
+        except Exception:
             if visit_due():  # a loop that ignores the error must not starve the others
                 await cancel_shielded_checkpoint()
             raise
@@ -170,14 +170,17 @@ def _choose(cases: tuple[_AnyCase | None, ...], priority: bool) -> int | None:
     for case in cases:
         if type(case) is ChannelCase:
             channel = case.channel
-            if channel._buffered or channel._senders is not None or channel._closed:
-                ready.append(index)
-        elif _is_ready(case, moment):
+            is_ready = channel._buffered or channel._senders is not None or channel._closed
+        else:
+            is_ready = _is_ready(case, moment)
+        if is_ready:
             ready.append(index)
+            if priority:
+                break
         index += 1  # noqa: SIM113  # enumerate costs a tenth of the whole loop
     if not ready:
         return None
-    return ready[0 if priority or len(ready) == 1 else int(_rng.random() * len(ready))]
+    return ready[0 if len(ready) == 1 else int(_rng.random() * len(ready))]
 
 
 def _is_ready(case: _AnyCase | None, moment: Moment) -> bool:
@@ -208,7 +211,7 @@ def _not_a_case(cases: tuple[object, ...]) -> InvalidTypeError:
 class SelectWaiter(Waiter):
     """A task parked in `select`, in the queue of every one of its cases."""
 
-    __slots__ = ("_cases", "_channels", "_closed", "_others", "_priority", "_result")
+    __slots__ = ("_cases", "_closed", "_priority", "_result")
 
     _result: SelectResult[Any]
 

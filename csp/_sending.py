@@ -65,14 +65,24 @@ class SendWaiter(Waiter):
 class SendAllWaiter(SendWaiter):
     """A task parked in `Channel.send_all`: it keeps its place until its last value is taken."""
 
-    __slots__ = ()
+    __slots__ = ("_rest",)
 
-    _value: deque[Any]
+    def __init__(self, channel: Channel[Any], values: deque[Any]) -> None:
+        # The next value is in hand: whoever takes it need not rely on what others do to the deque.
+        super().__init__(channel, values.popleft())
+        self._rest = values
 
     def offer(self, source: object) -> object:
-        values = self._value
-        value: object = values.popleft()
-        if not values:
-            self._channel._unpark_sender(self)
-            reschedule(self._task, self)
+        rest = self._rest
+        if not rest:
+            return super().offer(source)
+        value, self._value = self._value, rest.popleft()
         return value
+
+    def fail(self, source: object) -> None:
+        self._rest.appendleft(self._value)
+        super().fail(source)
+
+    def leave(self) -> None:
+        self._rest.appendleft(self._value)
+        super().leave()

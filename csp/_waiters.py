@@ -11,8 +11,9 @@ synchronously, from the task that caused it:
 - `Waiter.offer`: give me the value you wait to send;
 - `Waiter.fail`: the channel you wait on is closed.
 
-Each of them first takes the waiter out of *every* queue it is in, then reschedules its task with the result. So a
-waiter that stands in a queue is always parked and unclaimed: no claim flags, no stale entries, no second wake-up. And
+Each of them first takes the waiter out of *every* queue it is in, then reschedules its task with the result (but one
+of many values keeps its place until its last is taken). So a waiter that stands in a queue is always parked and
+unclaimed: no claim flags, no stale entries, no second wake-up. And
 a wake-up is the hand-over, never a hint: once rescheduled, Trio will not cancel the task before it runs, so the value
 cannot be lost, and nobody else can take it in between.
 

@@ -217,6 +217,18 @@ def test_a_closed_channel_that_drops_is_an_error_all_the_same(overflow: Any) -> 
     assert channel.statistics().dropped == 0
 
 
+def test_the_finalizer_of_a_dropped_value_may_close_the_channel() -> None:
+    class Closing:
+        def __del__(self) -> None:
+            channel.close()
+
+    channel = csp.Channel[Any](2, overflow="drop_oldest")
+    for value in (Closing(), "b", "c"):
+        channel.send_nowait(value)
+    assert channel.closed
+    assert [channel.receive_nowait() for _ in range(3)] == [("b", True), ("c", True), (None, False)]
+
+
 def test_drop_oldest_tells_a_selector_once_only() -> None:
     async def main() -> list[int]:
         channel = csp.Channel[int](1, overflow="drop_oldest")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import csp
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     Operation: TypeAlias = Callable[[], Awaitable[object]]
     Prepare: TypeAlias = Callable[[], Operation]
+    Deed: TypeAlias = Callable[[csp.Channel[int]], Any]
 
 T = TypeVar("T")
 
@@ -277,3 +280,43 @@ async def test_two_runs_in_two_threads_do_not_share_the_counter() -> None:
             ours.set()
     assert theirs.is_set()
     assert inner_visits == [2]
+
+
+PARKING: dict[str, tuple[Deed, Deed]] = {
+    "send": (lambda channel: channel.send(1), lambda channel: channel.receive_nowait()),
+    "send_all": (lambda channel: channel.send_all(deque([1])), lambda channel: channel.receive_nowait()),
+    "receive": (lambda channel: channel.receive(), lambda channel: channel.send_nowait(1)),
+    "select": (lambda channel: csp.select(channel.case_receive()), lambda channel: channel.send_nowait(1)),
+    "selector": (
+        lambda channel: csp.Selector(channel.case_receive()).select(),
+        lambda channel: channel.send_nowait(1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("park", "wake"), PARKING.values(), ids=PARKING.keys())
+async def test_a_task_that_waited_begins_a_new_turn(park: Deed, wake: Deed, nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int]()
+    done = trio.Event()
+
+    async def work() -> None:
+        await trio.lowlevel.checkpoint()
+        while not csp.visit_due():
+            pass
+        await some_operations(csp.OPERATIONS_PER_VISIT - 1)
+        await park(channel)
+        visits = Visits()
+        await some_operations(csp.OPERATIONS_PER_VISIT - 1)
+        assert visits.count == 0
+        await some_operations(1)
+        assert visits.count == 1
+        done.set()
+
+    async def some_operations(count: int) -> None:
+        for _ in range(count):
+            await csp.select(default=True)
+
+    nursery.start_soon(work)
+    await wait_all_tasks_blocked()
+    wake(channel)
+    await done.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ MUTATORS = {
     },
     "_channel.py": {
         "send",
+        "send_all",
         "receive",
         "send_nowait",
         "receive_nowait",
@@ -148,6 +150,7 @@ async def use_channels(capacity: int) -> None:
         nursery.start_soon(quietly, selector.select)
         nursery.start_soon(quietly, csp.Channel[int]().receive)
         nursery.start_soon(quietly, lambda: csp.Channel[int]().send(1))
+        nursery.start_soon(quietly, lambda: csp.Channel[int](1).send_all(deque([1, 2, 3])))
         await wait_all_tasks_blocked()
         selector.close()
         nursery.cancel_scope.cancel()

@@ -44,7 +44,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import csp
-from csp import _checkpoint, _select
+from csp import _checkpoint, _select, _sending, _source, _waiters
 from csp._channel import ChannelStatistics
 from csp._select import SelectResult
 
@@ -607,7 +607,8 @@ def test_random_programs_do_what_the_model_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every second operation that completes at once visits the scheduler, where a cancellation may come too late.
-    monkeypatch.setattr(_checkpoint, "OPERATIONS_PER_VISIT", 2)
+    for module in (_checkpoint, _select, _sending, _source, _waiters):
+        monkeypatch.setattr(module, "OPERATIONS_PER_VISIT", 2)
     check()
     with capsys.disabled():
         print("\nmodel test:", ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))

@@ -425,3 +425,64 @@ async def test_a_select_that_could_serve_itself_takes_the_timer_that_is_due(auto
     r = await csp.select(channel.case_send(1), channel.case_receive(), timeout.case_receive())
     assert (r.channel, r.value) == (timeout, 1.0)
     assert channel.statistics()[2:4] == (0, 0)
+
+
+async def test_a_parked_select_of_both_directions_tells_which_it_was(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[str]()
+    results: list[Any] = []
+
+    async def select() -> None:
+        results.append(await csp.select(channel.case_send("sent"), channel.case_receive()))
+
+    for _ in range(20):
+        nursery.start_soon(select)
+        await wait_all_tasks_blocked()
+        channel.send_nowait("received")
+        nursery.start_soon(select)
+        await wait_all_tasks_blocked()
+        channel.receive_nowait()
+    await wait_all_tasks_blocked()
+    assert {(result.index, result.value) for result in results} == {(1, "received"), (0, "sent")}
+
+
+async def test_with_priority_nobody_behind_the_first_that_is_ready_is_asked() -> None:
+    class Asked(csp.Source[int]):
+        asked = 0
+
+        def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002
+            self.asked += 1
+            return False
+
+        def receive_nowait(self) -> csp.Received[int]:
+            raise trio.WouldBlock
+
+    source, channel = Asked(), csp.Channel[int](1)
+    channel.send_nowait(1)
+    await csp.select(channel.case_receive(), source.case_receive(), priority=True)
+    assert source.asked == 0
+
+
+async def test_a_source_that_raises_when_it_is_received_from_starves_nobody() -> None:
+    class Broken(csp.Source[int]):
+        def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002
+            return True
+
+        def receive_nowait(self) -> csp.Received[int]:
+            raise OSError("broken")
+
+    source = Broken()
+    steps = 0
+
+    async def count() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        for _ in range(20 * csp.OPERATIONS_PER_VISIT):
+            with pytest.raises(OSError, match="broken"):
+                await csp.select(source.case_receive())
+        nursery.cancel_scope.cancel()
+    assert steps >= 18

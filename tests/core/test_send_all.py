@@ -29,7 +29,8 @@ async def test_the_rest_waits_in_one_place_and_is_taken_in_order(capacity: int, 
     values = deque(range(5))
     nursery.start_soon(channel.send_all, values)
     await wait_all_tasks_blocked()
-    assert list(values) == list(range(capacity, 5))
+    # The next one is in hand.
+    assert list(values) == list(range(capacity + 1, 5))
     assert (len(channel), channel.statistics().tasks_waiting_send) == (capacity, 1)
     for expected in range(5):
         assert await channel.receive() == (expected, True)
@@ -82,6 +83,47 @@ async def test_what_is_appended_while_it_waits_is_sent_too(nursery: trio.Nursery
     assert channel.receive_nowait() == (2, True)
     with pytest.raises(trio.WouldBlock):
         channel.receive_nowait()
+
+
+async def test_what_is_appended_before_it_returns_is_sent_too(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int]()
+    values = deque([1])
+    nursery.start_soon(channel.send_all, values)
+    await wait_all_tasks_blocked()
+    channel.receive_nowait()
+    values.append(2)
+    await wait_all_tasks_blocked()
+    assert channel.receive_nowait() == (2, True)
+
+
+async def test_a_deque_that_is_emptied_while_it_waits_costs_nobody_a_value(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int](1)
+    values = deque([1, 2, 3])
+    nursery.start_soon(channel.send_all, values)
+    await wait_all_tasks_blocked()
+    values.clear()
+    assert channel.receive_nowait() == (1, True)
+    assert channel.receive_nowait() == (2, True)
+    with pytest.raises(trio.WouldBlock):
+        channel.receive_nowait()
+
+
+async def test_two_tasks_may_send_one_deque(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int]()
+    values = deque([1, 2, 3])
+    nursery.start_soon(channel.send_all, values)
+    nursery.start_soon(channel.send_all, values)
+    await wait_all_tasks_blocked()
+    assert sorted(channel.receive_nowait().value for _ in range(3)) == [1, 2, 3]
+    with pytest.raises(trio.WouldBlock):
+        channel.receive_nowait()
+
+
+async def test_what_is_no_deque_is_a_type_error() -> None:
+    channel = csp.Channel[int](1)
+    with pytest.raises(csp.errors.InvalidTypeError, match=r"values must be a collections\.deque, not \[1, 2\]"):
+        await channel.send_all([1, 2])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert len(channel) == 0
 
 
 async def test_senders_that_come_later_wait_behind_it(nursery: trio.Nursery) -> None:

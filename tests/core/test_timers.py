@@ -1022,3 +1022,14 @@ def test_a_timer_in_the_finalizer_of_an_async_generator_is_cancelled_like_everyt
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
     assert ended == ["cancelled"]
+
+
+async def test_a_select_that_leaves_a_timer_leaves_it_to_a_selector(autojump_clock: MockClock) -> None:
+    timer, other = csp.Timer("1s"), csp.Channel[int](1)
+    with csp.Selector(timer.channel.case_receive()) as selector:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(csp.select, timer.channel.case_receive(), other.case_receive())
+            await wait_all_tasks_blocked()
+            other.send_nowait(1)
+        with trio.fail_after(2):
+            assert (await selector.select()).channel is timer.channel

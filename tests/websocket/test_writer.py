@@ -549,7 +549,7 @@ async def test_flush_ends_when_the_connection_fails(nursery: trio.Nursery, autoj
     assert outcome == ["done"]
 
 
-# What the transport itself has to say -----------------------------------------------------------------------------------
+# What the transport itself has to say ---------------------------------------------------------------------------------
 
 
 async def test_what_receiving_made_pending_is_sent_although_no_frame_waits(
