@@ -80,6 +80,8 @@ class TlsTransport(Transport):
                 raise _broken(error) from error
             else:
                 await self._inner.send_all(self._outgoing.read())
+                # The server's first words may have come with the end of its handshake.
+                self._more = self._incoming.pending > 0
                 return
 
     async def receive_some(self, max_bytes: int) -> bytes:
@@ -94,7 +96,8 @@ class TlsTransport(Transport):
 
     async def receive_now(self, max_bytes: int) -> bytes | None:
         data = self._decrypt(max_bytes) if self._more else None
-        while data is None and (block := await self._inner.receive_now(_BLOCK_BYTES)) is not None:
+        # One block only: a server could send records without data for ever, and this does not let other tasks run.
+        if data is None and (block := await self._inner.receive_now(max(max_bytes, _RECORD_BYTES))) is not None:
             self._feed(block)
             data = self._decrypt(max_bytes)
         return data

@@ -208,6 +208,10 @@ class Writer:
                 self._written()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.fail(error)
+        except BaseException:
+            # Part of a frame may be out, and nobody writes the rest.
+            self.fail(trio.ClosedResourceError("the connection's block was cancelled"))
+            raise
         self._working = False
         self._became_idle()
 
@@ -243,7 +247,7 @@ class Writer:
             self._begun.append(outgoing)
             frames.append(self.encoder.encode(outgoing.opcode, outgoing.payload))
             size += len(frames[-1])
-        if self._close is not None and not self._line:
+        if self._close is not None and not self._close_begun and not self._line:
             frames.append(self._close)
             self._close_begun = True
         return frames[0] if len(frames) == 1 else b"".join(frames)

@@ -17,6 +17,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from trio_csp_websocket._tls import TlsTransport, reason_of
 from trio_csp_websocket._transport import SocketTransport, StreamTransport
+from trio_csp_websocket._writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -790,3 +791,54 @@ def alert(reason: str | None) -> ssl.SSLError:
 )
 def test_tls_says_why_in_words(error: ssl.SSLError, reason: str) -> None:
     assert reason_of(error) == reason
+
+
+# With the writer, and at the edges ------------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_becomes_pending_is_written_by_the_writer(nursery: trio.Nursery) -> None:
+    async with OverMemory(*asking()) as link:
+        Writer(link.transport, nursery)
+        link.server.tls.verify_client_post_handshake()
+        await link.wire.send_all(link.server.records(b"who are you?"))
+        assert await link.transport.receive_some(100) == b"who are you?"
+        await wait_all_tasks_blocked()
+        assert not link.transport.pending
+        link.server.decrypt(bytes(await link.wire.receive_some(ALL)))
+        assert link.server.tls.getpeercert() is not None
+
+
+async def test_what_comes_together_with_the_end_of_the_handshake_is_received() -> None:
+    ours, wire = memory_stream_pair()
+    server = Server(serving(ssl.TLSVersion.TLSv1_2))
+    transport = TlsTransport(StreamTransport(ours), trusting(), "server.test")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.handshake)
+        await wire.send_all(server.shake_hands(bytes(await wire.receive_some(ALL))))
+        last = server.shake_hands(bytes(await wire.receive_some(ALL)))
+        await wire.send_all(last + server.records(b"early"))
+    assert await transport.receive_now(100) == b"early"
+
+
+async def test_receiving_without_waiting_looks_at_one_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A server could go on for ever with records that hold no data.
+    async with OverMemory() as link:
+        record = link.server.records(b"cut in pieces")
+        pieces = [record[:10], record[10:20], record[20:]]
+
+        async def receive_now(_max_bytes: int) -> bytes | None:
+            return pieces.pop(0)
+
+        monkeypatch.setattr(link._inner, "receive_now", receive_now)
+        assert await link.transport.receive_now(100) is None
+        assert len(pieces) == 2
+        assert await link.transport.receive_now(100) is None
+        assert await link.transport.receive_now(100) == b"cut in pieces"
+
+
+async def test_nothing_is_encrypted_while_a_send_waits() -> None:
+    async with OverSockets() as link, trio.open_nursery() as nursery:
+        nursery.start_soon(link.transport.send_all, bytes(1 << 20))
+        await wait_all_tasks_blocked()
+        assert link.transport.send_now(b"x") == 0
+        assert await link.take(1 << 20) == bytes(1 << 20)

@@ -571,6 +571,34 @@ async def test_what_receiving_made_pending_is_sent_although_no_frame_waits(
     assert (transport.pending, transport.payloads()) == (False, [b"data"])
 
 
+async def test_a_close_frame_goes_out_once_although_something_is_pending_later(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport()
+    transport.open_gate()
+    writer = Writer(transport, nursery)
+    writer.send_control(control(CLOSE, b"\x03\xe8"))
+    transport.pending = True
+    assert transport.on_pending is not None
+    transport.on_pending()
+    await wait_all_tasks_blocked()
+    assert not transport.pending
+    assert transport.frames() == [Frame(CLOSE, b"\x03\xe8")]
+
+
+async def test_who_waits_when_the_nursery_of_the_writer_is_cancelled_is_told(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async with trio.open_nursery() as of_the_connection:
+        writer = Writer(SlowTransport(), of_the_connection)
+        _, outcome = later(nursery, sending(writer, b"data"))
+        await wait_all_tasks_blocked()
+        of_the_connection.cancel_scope.cancel()
+    await wait_all_tasks_blocked()
+    assert outcome == ["ClosedResourceError"]
+    assert not writer.busy
+
+
 def test_a_writer_that_failed_is_not_told_of_what_is_pending() -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
