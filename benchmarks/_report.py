@@ -129,7 +129,7 @@ def _judge(target: float | None, value: float, unit: str) -> tuple[str, str]:
     """Return a target as text, and whether a value meets it."""
     if target is None:
         return "-", ""
-    return f"<= {target:.3g}{unit}", "met" if value <= target else "not met"
+    return f"<= {target:{'.3g' if target < 100 else 'g'}}{unit}", "met" if value <= target else "not met"
 
 
 def _cost(value: float) -> str:
