@@ -136,13 +136,20 @@ _RECEIVE_TARGETS = {
     "1 MiB": {"trio-websocket": 1 / 4.5},
 }
 _SEND_TARGETS = {"32 B": 1 / 8, "1 KiB": 1 / 8, "16 KiB": 1 / 7, "1 MiB": 1 / 3.5}
-_TLS_COUNTS = {"32 B": 5000, "16 KiB": 1000}
+_TLS_COUNTS = {"32 B": 5000, "1 KiB": 4000, "16 KiB": 1000, "1 MiB": 20}
+_TLS_TARGETS = {"32 B": {TRIO_WEBSOCKET.name: 0.5}, "16 KiB": {TRIO_WEBSOCKET.name: 0.5}}
 _PEER = TRIO_WEBSOCKET.name
 
 
 def _tls_rows() -> list[Workload]:
     return [
-        _row(f"WebSocket {verb} over TLS, {size}", partial(side, _SIZES[size]), count, {_PEER: 0.5}, secure=True)
+        _row(
+            f"WebSocket {verb} over TLS, {size}",
+            partial(side, _SIZES[size]),
+            count,
+            _TLS_TARGETS.get(size, {}),
+            secure=True,
+        )
         for verb, side in (("receive", _receive), ("send", _send))
         for size, count in _TLS_COUNTS.items()
     ]
