@@ -1,8 +1,8 @@
 """`select`: wait for several channel operations and perform exactly one of them.
 
 What a select costs is what its cases cost: each is looked at, and if nothing is ready it joins a queue and leaves it
-again. For a channel's receive case, the most common by far, the three loops look at the channel themselves, because a
-method call each would cost twice as much as all the rest. Every other case goes the general way.
+again. For a channel's receive case, the most common by far, the three loops look at the channel themselves: with method
+calls, a case cost twice as much. Every other case goes the general way.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _choose(cases: tuple[_AnyCase | None, ...], priority: bool) -> int | None:
             ready.append(index)
             if priority:
                 break
-        index += 1  # noqa: SIM113  # enumerate costs a tenth of the whole loop
+        index += 1  # noqa: SIM113  # enumerate makes a tuple for each case
     if not ready:
         return None
     return ready[0 if len(ready) == 1 else int(_rng.random() * len(ready))]

@@ -64,7 +64,10 @@ new_tuple = cast(
 
 
 class Waiter(outcome.Outcome[object]):
-    """A parked task and, once it is woken, the outcome it is woken with."""
+    """A parked task and, once it is woken, the outcome it is woken with.
+
+    Subclasses that are made for every wait do what the constructor does themselves: a call is a hundredth of a wait.
+    """
 
     __slots__ = ("_task",)
 

@@ -202,7 +202,7 @@ class Writer:
     async def _write(self) -> None:
         """Write what waits, until nothing is left or the connection breaks."""
         try:
-            while self.busy or self._transport.pending:
+            while self.busy:
                 self._writing = True
                 await self._transport.send_all(self._rest if self._rest is not None else self._next_frames())
                 self._written()
@@ -217,9 +217,10 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a frame that is not written yet."""
+        """Whether there is a frame that is not written yet, or something that the transport has to say."""
         return self._failure is None and (
             self._writing
+            or self._transport.pending
             or self._rest is not None
             or bool(self._line)
             or self._ping is not None
