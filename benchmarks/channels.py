@@ -8,8 +8,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks import _peer_aiochan, _peer_anyio, _peer_asyncio
+from benchmarks import _peer_aiochan, _peer_asyncio, _peer_memory
 from benchmarks._measure import Meter, Workload, available, microseconds, microseconds_of_asyncio
+from benchmarks._peer_memory import open_anyio, open_trio
 
 CAPACITY = 100
 PEER = "memory channel"
@@ -20,13 +21,6 @@ async def produce(channel: csp.Channel[None]) -> None:
     """Send until cancelled."""
     while True:
         await channel.send(None)
-
-
-async def produce_memory(channel: trio.MemorySendChannel[None]) -> None:
-    """Send until cancelled, to a memory channel."""
-    with channel:
-        while True:
-            await channel.send(None)
 
 
 async def one_to_one(capacity: int, count: int, meter: Meter) -> None:
@@ -40,17 +34,6 @@ async def one_to_one(capacity: int, count: int, meter: Meter) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _one_to_one_memory(capacity: int, count: int, meter: Meter) -> None:
-    sender, receiver = trio.open_memory_channel[None](capacity)
-    async with trio.open_nursery() as nursery, receiver:
-        nursery.start_soon(produce_memory, sender)
-        await wait_all_tasks_blocked()
-        with meter:
-            for _ in range(count):
-                await receiver.receive()
-        nursery.cancel_scope.cancel()
-
-
 async def _iterate(count: int, meter: Meter) -> None:
     channel = csp.Channel[None](CAPACITY)
     async with trio.open_nursery() as nursery:
@@ -59,20 +42,6 @@ async def _iterate(count: int, meter: Meter) -> None:
         with meter:
             left = count
             async for _ in channel:
-                left -= 1
-                if not left:
-                    break
-        nursery.cancel_scope.cancel()
-
-
-async def _iterate_memory(count: int, meter: Meter) -> None:
-    sender, receiver = trio.open_memory_channel[None](CAPACITY)
-    async with trio.open_nursery() as nursery, receiver:
-        nursery.start_soon(produce_memory, sender)
-        await wait_all_tasks_blocked()
-        with meter:
-            left = count
-            async for _ in receiver:
                 left -= 1
                 if not left:
                     break
@@ -97,30 +66,10 @@ async def ping_pong(count: int, meter: Meter) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _ping_pong_memory(count: int, meter: Meter) -> None:
-    ping_sender, ping_receiver = trio.open_memory_channel[None](0)
-    pong_sender, pong_receiver = trio.open_memory_channel[None](0)
-
-    async def echo() -> None:
-        while True:
-            await ping_receiver.receive()
-            await pong_sender.send(None)
-
-    with ping_sender, ping_receiver, pong_sender, pong_receiver:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(echo)
-            await wait_all_tasks_blocked()
-            with meter:
-                for _ in range(count):
-                    await ping_sender.send(None)
-                    await pong_receiver.receive()
-            nursery.cancel_scope.cancel()
-
-
 def _one_to_one_workload(name: str, capacity: int, target: float) -> Workload:
-    peers = {PEER: microseconds(partial(_one_to_one_memory, capacity))}
+    peers = {PEER: microseconds(partial(_peer_memory.one_to_one, open_trio, capacity))}
     if available("anyio"):
-        peers["anyio"] = microseconds(partial(_peer_anyio.one_to_one, capacity))
+        peers["anyio"] = microseconds(partial(_peer_memory.one_to_one, open_anyio, capacity))
     if available("aiochan"):
         peers["aiochan"] = microseconds_of_asyncio(partial(_peer_aiochan.one_to_one, capacity))
     if capacity:
@@ -135,9 +84,9 @@ def _one_to_one_workload(name: str, capacity: int, target: float) -> Workload:
 
 
 def _iterate_workload() -> Workload:
-    peers = {PEER: microseconds(_iterate_memory)}
+    peers = {PEER: microseconds(partial(_peer_memory.iterate, open_trio, CAPACITY))}
     if available("anyio"):
-        peers["anyio"] = microseconds(partial(_peer_anyio.iterate, CAPACITY))
+        peers["anyio"] = microseconds(partial(_peer_memory.iterate, open_anyio, CAPACITY))
     if available("aiochan"):
         peers["aiochan"] = microseconds_of_asyncio(partial(_peer_aiochan.iterate, CAPACITY))
     return Workload(
@@ -150,9 +99,9 @@ def _iterate_workload() -> Workload:
 
 
 def _ping_pong_workload() -> Workload:
-    peers = {PEER: microseconds(_ping_pong_memory)}
+    peers = {PEER: microseconds(partial(_peer_memory.ping_pong, open_trio))}
     if available("anyio"):
-        peers["anyio"] = microseconds(_peer_anyio.ping_pong)
+        peers["anyio"] = microseconds(partial(_peer_memory.ping_pong, open_anyio))
     if available("aiochan"):
         peers["aiochan"] = microseconds_of_asyncio(_peer_aiochan.ping_pong)
     return Workload(

@@ -10,16 +10,16 @@ is room. The others never send anything.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import partial
 
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks import _peer_aiochan, _peer_anyio, _peer_asyncio, _peer_go
+from benchmarks import _peer_aiochan, _peer_asyncio, _peer_go, _peer_memory
 from benchmarks._measure import Measure, Meter, Workload, available, fewer, microseconds, microseconds_of_asyncio
-from benchmarks.channels import CAPACITY, produce, produce_memory
+from benchmarks._peer_memory import open_anyio, open_trio
+from benchmarks.channels import CAPACITY, produce
 
 SIZES = (2, 8, 64, 512, 4096)
 PEER = "clones"
@@ -28,22 +28,6 @@ GO = "Go reflect.Select"
 GROUP = "fan-in"
 
 _GO_TARGETS = {64: 1.0, 4096: 0.01}
-
-
-async def _clones(size: int, busy: int, count: int, meter: Meter) -> None:
-    sender, receiver = trio.open_memory_channel[None](CAPACITY)
-    with ExitStack() as stack:
-        stack.enter_context(sender)
-        stack.enter_context(receiver)
-        clones = [stack.enter_context(sender.clone()) for _ in range(size)]
-        async with trio.open_nursery() as nursery:
-            for clone in clones[:busy]:
-                nursery.start_soon(produce_memory, clone)
-            await wait_all_tasks_blocked()
-            with meter:
-                for _ in range(count):
-                    await receiver.receive()
-            nursery.cancel_scope.cancel()
 
 
 async def selector(size: int, busy: int, count: int, meter: Meter) -> None:
@@ -107,7 +91,7 @@ def _producers(size: int, busy: int) -> str:
 
 
 def _clones_of(size: int, busy: int) -> dict[str, Measure]:
-    return {PEER: microseconds(partial(_clones, size, busy))}
+    return {PEER: microseconds(partial(_peer_memory.clones, open_trio, CAPACITY, size, busy))}
 
 
 def _selector_workload(size: int, *, all_busy: bool) -> Workload:
@@ -119,7 +103,7 @@ def _selector_workload(size: int, *, all_busy: bool) -> Workload:
     elif size >= 8:
         targets[PEER] = 0.65
     if available("anyio"):
-        peers["anyio clones"] = microseconds(partial(_peer_anyio.clones, CAPACITY, size, busy))
+        peers["anyio clones"] = microseconds(partial(_peer_memory.clones, open_anyio, CAPACITY, size, busy))
     waiting = microseconds_of_asyncio(partial(_peer_asyncio.wait, CAPACITY, size, busy))
     # A wait looks at every task, but gives a value of each busy queue.
     peers["asyncio.wait"] = waiting if all_busy else fewer(waiting, max(1, size // 32))

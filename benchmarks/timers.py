@@ -8,8 +8,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
+from benchmarks import _peer_memory
 from benchmarks._measure import Meter, Workload, microseconds
-from benchmarks.channels import CAPACITY, produce, produce_memory
+from benchmarks.channels import CAPACITY, produce
 
 PEER = "move_on_after"
 
@@ -28,7 +29,7 @@ async def select_after(capacity: int, count: int, meter: Meter) -> None:
 async def _move_on_after(capacity: int, count: int, meter: Meter) -> None:
     sender, receiver = trio.open_memory_channel[None](capacity)
     async with trio.open_nursery() as nursery, receiver:
-        nursery.start_soon(produce_memory, sender)
+        nursery.start_soon(_peer_memory.produce, sender)
         await wait_all_tasks_blocked()
         with meter:
             for _ in range(count):
