@@ -5,6 +5,7 @@ The layers, from the bottom; an import never points down this list:
 - `csp.errors`: the errors, and their kinds
 - `csp.security`: policies, and whether a context allows an action
 - ``_duration``, ``_checkpoint``: Go's durations; how often a ready operation lets other tasks run
+- ``_background``: a nursery for the tasks of a block
 - ``_waiters``: parked tasks, their queues, and why no wake-up is lost
 - ``_source``: what can be received from: the protocol, and the waiting all sources share
 - ``_channel`` with ``_sending`` and ``_ends``: channels; what waits to send; a channel's ends for code written for Trio
@@ -14,6 +15,7 @@ The layers, from the bottom; an import never points down this list:
 """
 
 from csp import errors, security
+from csp._background import BackgroundNursery
 from csp._channel import Channel, ChannelStatistics
 from csp._checkpoint import OPERATIONS_PER_VISIT, visit_due
 from csp._duration import Duration, parse_duration
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "OPERATIONS_PER_VISIT",
+    "BackgroundNursery",
     "Case",
     "Channel",
     "ChannelClosedError",

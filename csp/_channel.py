@@ -264,6 +264,10 @@ class Channel(Source[T]):
         """Return the case of `select` that receives from here; equal to every other one of the same channel."""
         return ChannelCase(self)
 
+    def _park(self, waiter: Waiter) -> None:
+        # As in Source, without the call of on_wanted.
+        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+
     def is_ready(self, moment: Moment) -> bool:
         """Tell whether `receive_nowait` would not block."""
         return self._buffered > 0 or self._senders is not None or self._closed

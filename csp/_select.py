@@ -141,6 +141,9 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
         return result
     await checkpoint_if_cancelled()
     if chosen is None:
+        for case in cases:
+            if type(case) is ReceiveCase:  # polled: a source that fetches its values may do so
+                case.channel.on_wanted()
         result = _DEFAULT
     else:
         try:

@@ -2,7 +2,8 @@
 
 A source of your own is a subclass of `Source` with two methods, `is_ready` and `receive_nowait`, that calls `serve`
 whenever it has become ready. Everything else, ``await source.receive()``, iteration, `select` and `Selector`, comes
-from here, for channels and timers and for yours.
+from here, for channels and timers and for yours. `on_wanted` is for sources that fetch their values only when somebody
+asks; `csp.PullSource` is one, around any async function.
 """
 
 from __future__ import annotations
@@ -105,6 +106,13 @@ class Source(ABC, Generic[T_co]):
         """What the source was closed with, or None."""
         return None
 
+    def on_wanted(self) -> None:
+        """Called when somebody asks for a value that is not there: a task, a `Selector`, a select that polls.
+
+        Does nothing here. A source that has to fetch its values overrides it; it is called often, must not wait, and
+        must not make the source ready at once.
+        """
+
     # What a subclass calls -------------------------------------------------------------------------------------------
 
     @enable_ki_protection
@@ -126,6 +134,11 @@ class Source(ABC, Generic[T_co]):
             else:
                 self._notify()
                 break
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a task waits for a value, or a `Selector` has the source among its cases."""
+        return self._receivers is not None or any(watch.alive for watch in self._watches)
 
     def _next_parked(self) -> Watch | None:
         """Return the selector whose turn it is among those with a parked task; it goes to the back of the line."""
@@ -192,6 +205,7 @@ class Source(ABC, Generic[T_co]):
     def _park(self, waiter: Waiter) -> None:
         """Put a waiter at the end of the queue; it stays until it is served or leaves."""
         self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+        self.on_wanted()
 
     @enable_ki_protection
     def _unpark(self, waiter: Waiter) -> None:
@@ -202,6 +216,7 @@ class Source(ABC, Generic[T_co]):
     def _watch(self, watch: Watch) -> None:
         """Add a selector's interest, and drop those of selectors that were forgotten."""
         self._watches = (*(other for other in self._watches if other.alive), watch)
+        self.on_wanted()
 
     @enable_ki_protection
     def _unwatch(self, watch: Watch) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from csp import security
+from csp import BackgroundNursery, security
 from csp.errors import (
     ConnectionFailedError,
     ConnectionTimeoutError,
@@ -132,21 +132,20 @@ class Connecting:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
         self._check_allowed()
-        # Entered by hand, because what comes out of the block must not pass through the nursery: it would come out in
-        # an exception group. Our own tasks raise nothing that a user should see.
-        self._nursery_manager = trio.open_nursery()
-        self._nursery = await self._nursery_manager.__aenter__()
+        # Its tasks raise nothing that a user should see.
+        self._background = BackgroundNursery()
+        self._nursery = await self._background.__aenter__()
         try:
             with trio.fail_after(self._options.dial_timeout_seconds):
                 self._connection = await self._open()
         except trio.TooSlowError:
-            await self._exit_nursery()
+            await self._background.__aexit__(None, None, None)
             raise self._timed_out() from None
         except ConnectionFailedError as error:
-            await self._exit_nursery()
+            await self._background.__aexit__(None, None, None)
             raise self._about_url(error) from error.__cause__
         except BaseException:
-            await self._exit_nursery()
+            await self._background.__aexit__(None, None, None)
             raise
         return Client(self._connection, self._target.url)
 
@@ -214,18 +213,7 @@ class Connecting:
             if exc is None:
                 raise
         finally:
-            await self._exit_nursery()
-
-    async def _exit_nursery(self) -> None:
-        """End our tasks. They end when cancelled, and that is not the caller's concern: only bugs come out of here."""
-        self._nursery.cancel_scope.cancel()
-        try:
-            await self._nursery_manager.__aexit__(None, None, None)
-        except BaseExceptionGroup as group:
-            _, failures = group.split(trio.Cancelled)
-            if failures is not None:
-                bug = failures.exceptions[0] if len(failures.exceptions) == 1 else failures
-                raise bug from bug.__cause__
+            await self._background.__aexit__(None, None, None)
 
 
 def _check_context() -> None:

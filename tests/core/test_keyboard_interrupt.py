@@ -37,6 +37,7 @@ MUTATORS = {
         "leave",
     },
     "_channel.py": {
+        "_park",
         "send",
         "send_all",
         "receive",
@@ -107,6 +108,23 @@ def restore_profile() -> Iterator[None]:
 async def quietly(operation: Callable[[], Awaitable[object]]) -> None:
     with contextlib.suppress(trio.ClosedResourceError):
         await operation()
+
+
+class Silent(csp.Source[None]):
+    """A source that is never ready, to be waited for."""
+
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # the interface
+        return False
+
+    def receive_nowait(self) -> csp.Received[None]:
+        raise trio.WouldBlock
+
+
+async def use_source() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Silent().receive)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
 
 
 async def use_channels(capacity: int) -> None:
@@ -209,6 +227,7 @@ def test_every_change_is_protected(restore_profile: None) -> None:
         await use_channels(0)
         await use_channels(1)
         await use_overflow()
+        await use_source()
         await use_timers(clock)
         sys.setprofile(None)
 

@@ -235,7 +235,7 @@ INTERRUPTED_AT = {
     "the block is left": ("_connection.Connection.close", False),
     "the close frame is written": ("_writer.Writer.send_control", True),
     "the transport is closed": ("_transport.SocketTransport.aclose", False),
-    "the connection's tasks are ended": ("_connect.Connecting._exit_nursery", False),
+    "the connection's tasks are ended": ("_connect.BackgroundNursery.__aexit__", False),
 }
 
 

@@ -1,0 +1,57 @@
+"""A nursery for tasks that run beside a block of code and end with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+@final
+class BackgroundNursery:
+    """A nursery whose tasks are cancelled at the end of its block.
+
+        async with csp.BackgroundNursery() as nursery:
+            nursery.start_soon(keep_something_going)
+            ...
+
+    What the block raises comes out as it is, not in an exception group: to its caller such a block is a block like any
+    other. A task that raises cancels the block, and its exception comes out, likewise as it is. Only several such
+    exceptions come out as a group.
+    """
+
+    __slots__ = ("_manager", "_nursery")
+
+    @enable_ki_protection
+    async def __aenter__(self) -> trio.Nursery:
+        # Entered by hand: what comes out of the block must not pass through the nursery, which would put it in a group.
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        return self._nursery
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._nursery.cancel_scope.cancel()
+        failures: BaseExceptionGroup[BaseException] | None = None
+        caught = False
+        try:
+            if isinstance(exc, trio.Cancelled):
+                # It may be the nursery's own cancellation, which ends here.
+                caught = bool(await self._manager.__aexit__(exc_type, exc, traceback))
+            else:
+                await self._manager.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            # That the tasks were cancelled is not the caller's concern.
+            _, failures = group.split(trio.Cancelled)
+        if failures is None:
+            return caught
+        failure = failures.exceptions[0] if len(failures.exceptions) == 1 else failures
+        if exc is None or isinstance(exc, trio.Cancelled):
+            raise failure from failure.__cause__
+        raise failure

@@ -1,0 +1,92 @@
+"""Tests of ``csp._background``."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import csp
+
+
+async def fail(error: BaseException) -> None:
+    raise error
+
+
+async def test_tasks_are_cancelled_at_the_end_of_the_block() -> None:
+    cancelled = False
+
+    async def wait() -> None:
+        nonlocal cancelled
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            cancelled = True
+            raise
+
+    async with csp.BackgroundNursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+    assert cancelled
+
+
+async def block(*tasks_errors: BaseException, error: BaseException | None = None) -> None:
+    """Run a block beside tasks that fail; it fails too, or waits."""
+    async with csp.BackgroundNursery() as nursery:
+        for task_error in tasks_errors:
+            nursery.start_soon(fail, task_error)
+        if error is not None:
+            raise error
+        await trio.sleep_forever()
+
+
+async def test_the_blocks_exception_comes_out_as_it_is() -> None:
+    error = KeyError("mine")
+    with pytest.raises(KeyError) as caught:
+        await block(error=error)
+    assert caught.value is error
+    assert error.__context__ is None
+
+
+async def test_a_tasks_exception_cancels_the_block_and_comes_out_as_it_is() -> None:
+    error = KeyError("the task's")
+    error.__cause__ = ValueError("why")
+    with pytest.raises(KeyError) as caught:
+        await block(error)
+    assert caught.value is error
+    assert isinstance(error.__cause__, ValueError)
+
+
+async def test_exceptions_of_several_tasks_come_out_as_a_group() -> None:
+    errors = {KeyError(), ValueError()}
+    with pytest.raises(ExceptionGroup) as caught:
+        await block(*errors)
+    assert set(caught.value.exceptions) == errors
+
+
+async def test_when_block_and_task_fail_both_are_seen() -> None:
+    error, context = ValueError("the task's"), KeyError("the block's")
+    with pytest.raises(ValueError, match="task") as caught:
+        await block(error, error=context)
+    seen: list[BaseException] = [caught.value]
+    while (before := seen[-1].__context__) is not None:
+        seen.append(before)
+    assert context in seen
+
+
+async def test_a_cancellation_of_the_nursery_ends_with_the_block() -> None:
+    reached = False
+    async with csp.BackgroundNursery() as nursery:
+        nursery.cancel_scope.cancel()
+        await trio.sleep_forever()
+    reached = True
+    assert reached
+
+
+async def test_a_cancellation_from_outside_goes_on() -> None:
+    with trio.CancelScope() as scope:
+        async with csp.BackgroundNursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
