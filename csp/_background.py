@@ -36,7 +36,7 @@ class BackgroundNursery:
     @enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         self._nursery.cancel_scope.cancel()
         failures: BaseExceptionGroup[BaseException] | None = None
         caught = False

@@ -216,6 +216,31 @@ class Channel(Source[T]):
         if self._watches:
             self._notify()
 
+    def send_from_thread(self, value: T, *, trio_token: trio.lowlevel.TrioToken | None = None) -> None:
+        """Send a value from another thread, blocking that thread until a receiver takes it or there is room.
+
+        Closing the channel ends the wait, and so tells the thread to stop.
+
+        Args:
+            value: what to send.
+            trio_token: the run to send into, `trio.lowlevel.current_trio_token` there; not needed in a thread that was
+                started by `trio.to_thread.run_sync`.
+
+        Raises:
+            ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
+            trio.RunFinishedError: that run is over, or ended while waiting; the value was not sent.
+            trio.Cancelled: the call of `trio.to_thread.run_sync` was cancelled while waiting; the value was not sent.
+            RuntimeError: the thread is Trio's own; or it is not one of Trio's, and there is no trio_token.
+        """
+        if trio_token is None:
+            trio.from_thread.run(self.send, value)
+            return
+        try:
+            trio.from_thread.run(self.send, value, trio_token=trio_token)
+        except trio.Cancelled:
+            # All that cancels it is the end of the run; a thread of somebody else's knows no Cancelled.
+            raise trio.RunFinishedError("the Trio run ended before the value was sent") from None
+
     def _hand_over(self, value: T) -> bool:
         """Give a value being sent to a task that is parked here, if there is one; tell whether there was.
 

@@ -63,6 +63,14 @@ def parse_duration(duration: Duration, *, name: str = "duration") -> float:
     raise InvalidTypeError(f'{name} must be a string such as "1m30s" or a timedelta, not {duration!r}')
 
 
+def positive_duration(duration: Duration, name: str) -> float:
+    """Return a duration in seconds; raise as `parse_duration` does, and also if it is not above 0."""
+    seconds = parse_duration(duration, name=name)
+    if seconds <= 0:
+        raise InvalidError(f"{name} must be above 0, not {duration!r}")
+    return seconds
+
+
 def _parse(text: str, name: str) -> int:
     """Return the nanoseconds of a Go duration string."""
     negative = text.startswith("-")

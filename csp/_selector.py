@@ -86,11 +86,12 @@ class Selector(Generic[T]):
             raise trio.ClosedResourceError("the selector is closed")
         if case in self._watches:
             return
+        ready = case.channel.is_ready(Moment())
         watch = _Watch(self, case, self._added)
         self._added += 1
         self._watches[case] = watch
         case.channel._watch(watch)
-        if case.channel.is_ready(Moment()):
+        if ready:
             watch.notify()
 
     @enable_ki_protection

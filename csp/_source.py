@@ -9,6 +9,7 @@ asks; `csp.PullSource` is one, around any async function.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from types import MethodType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import trio
@@ -23,7 +24,7 @@ from trio.lowlevel import (
 
 from csp._checkpoint import OPERATIONS_PER_VISIT, turns, visit_due
 from csp._waiters import Queue, Received, Waiter, first, join, leave, new_tuple
-from csp.errors import ChannelClosedError, Error, renew
+from csp.errors import ChannelClosedError, Error, InvalidTypeError, renew
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -222,6 +223,16 @@ class Source(ABC, Generic[T_co]):
     def _unwatch(self, watch: Watch) -> None:
         """Drop a selector's interest, if it is there."""
         self._watches = tuple(other for other in self._watches if other is not watch)
+
+
+def check_source(source: object, name: str) -> None:
+    """Raise `InvalidTypeError` for what is no source, telling what to write."""
+    if isinstance(source, Source):
+        return
+    hint = "; write client.channel()" if isinstance(getattr(source, "channel", None), MethodType) else ""
+    if not hint and hasattr(source, "__aiter__"):
+        hint = "; csp.from_async_iterable makes one"
+    raise InvalidTypeError(f"{name} must be a csp.Source, such as a channel or a timer, not {source!r}{hint}")
 
 
 class ReceiveCase(Generic[T_co]):

@@ -17,10 +17,10 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from csp._alarm import Alarm, current_alarm
-from csp._duration import Duration, parse_duration
+from csp._duration import Duration, parse_duration, positive_duration
 from csp._source import Moment, Source, Watch
 from csp._waiters import Received, Waiter, join, leave
-from csp.errors import InvalidError, NoContextError
+from csp.errors import NoContextError
 
 _SILENT = math.inf
 
@@ -231,7 +231,7 @@ class Timer:
     __slots__ = ("_channel",)
 
     def __init__(self, duration: Duration) -> None:
-        self._channel = TimerChannel(_now() + _positive(duration, "Timer's duration"))
+        self._channel = TimerChannel(_now() + positive_duration(duration, "Timer's duration"))
 
     @property
     def channel(self) -> TimerChannel:
@@ -250,7 +250,7 @@ class Timer:
 
         What is parked on `channel` goes on waiting, for the new time. Returns what `stop` would have.
         """
-        return self._channel._set_deadline(_now() + _positive(duration, "Timer.reset's duration"))
+        return self._channel._set_deadline(_now() + positive_duration(duration, "Timer.reset's duration"))
 
     def __repr__(self) -> str:
         return f"<csp.Timer of {self._channel!r}>"
@@ -270,7 +270,7 @@ class Ticker:
     __slots__ = ("_channel",)
 
     def __init__(self, duration: Duration) -> None:
-        self._channel = TickerChannel(_now(), _positive(duration, "Ticker's duration"))
+        self._channel = TickerChannel(_now(), positive_duration(duration, "Ticker's duration"))
 
     @property
     def channel(self) -> TickerChannel:
@@ -283,7 +283,7 @@ class Ticker:
 
     def reset(self, duration: Duration) -> bool:
         """Start a new grid now, with another time between ticks. Returns whether it was ticking."""
-        return self._channel._restart(_now(), _positive(duration, "Ticker.reset's duration"))
+        return self._channel._restart(_now(), positive_duration(duration, "Ticker.reset's duration"))
 
     def __repr__(self) -> str:
         return f"<csp.Ticker of {self._channel!r}>"
@@ -302,7 +302,7 @@ def after(duration: Duration) -> AfterChannel:
 
 def tick(duration: Duration) -> TickerChannel:
     """Return the channel of a new `Ticker` that is never stopped. See Go's ``time.Tick``."""
-    return TickerChannel(_now(), _positive(duration, "tick's duration"))
+    return TickerChannel(_now(), positive_duration(duration, "tick's duration"))
 
 
 _never = NeverChannel()
@@ -318,10 +318,3 @@ def _now() -> float:
         return trio.current_time()
     except RuntimeError:
         raise NoContextError("timers need a running Trio: create them inside trio.run") from None
-
-
-def _positive(duration: Duration, name: str) -> float:
-    seconds = parse_duration(duration, name=name)
-    if seconds <= 0:
-        raise InvalidError(f"{name} must be above 0, not {duration!r}")
-    return seconds
