@@ -25,6 +25,8 @@ from trio_csp_websocket._constants import (
 )
 from trio_csp_websocket._frames import Message
 from trio_csp_websocket._options import ConnectOptions, Timeout
+from trio_csp_websocket._reconnecting import Reconnecting, reconnecting
+from trio_csp_websocket._states import Gap, State
 
 __all__ = [
     "BINARY",
@@ -41,8 +43,19 @@ __all__ = [
     "Compression",
     "ConnectOptions",
     "Connecting",
+    "Gap",
     "Message",
+    "Reconnecting",
+    "State",
     "Statistics",
     "Timeout",
     "connect",
+    "reconnecting",
 ]
+
+if __name__ == "__main__":  # pragma: no cover  # in a process of its own: tests/websocket/test_command.py
+    import sys
+
+    from trio_csp_websocket._command import main
+
+    sys.exit(main())

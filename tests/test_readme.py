@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import csp
-from csp import errors, websocket
+from csp import errors, testing, websocket
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def test_the_tests_readme_names_what_exists() -> None:
 
 
 def test_every_public_name_exists() -> None:
-    for module in (csp, errors, websocket):
+    for module in (csp, errors, testing, websocket):
         for name in module.__all__:
             assert hasattr(module, name)
 

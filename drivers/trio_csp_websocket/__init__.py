@@ -3,9 +3,11 @@
 From the bottom:
 
 - no I/O: ``_constants``, ``_frames``, ``_negotiation``, ``_deflate``, ``_decoder``, ``_encoder``, ``_url``,
-  ``_options``, ``_handshake``, ``_ending``, ``_pieces``
+  ``_options``, ``_handshake``, ``_ending``, ``_pieces``, ``_backoff``, ``_states``
 - the byte stream: ``_transport``, ``_tls`` over another one, and ``_dial``, which opens one
 - the parts of a connection: ``_opening``, ``_delivery``, ``_pings``, ``_writer``, ``_patience``
 - ``_connection``, the data plane beneath trio-websocket
-- ``_client`` and ``_connect``, what an application sees
+- ``_client`` and ``_connect``, what an application sees; ``_reconnecting``, many of them one after the other
+- servers in memory, for tests (`csp.testing`): ``_peer``, ``_server_connection``, ``_memory``
+- the command line: ``_terminal``, ``_session``, ``_command``
 """

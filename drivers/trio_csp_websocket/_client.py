@@ -88,7 +88,7 @@ class Client:
             ConnectionTimeoutError: it took longer than ``write_timeout``. Kind TIMEOUT, retryable. If the message had
                 begun to be written, the connection has ended; if not, nothing of it goes out.
         """
-        opcode, payload = _encoded(data, type)
+        opcode, payload = encoded(data, type)
         try:
             await self._connection.writer.send(opcode, payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
@@ -112,7 +112,7 @@ class Client:
             ConnectionTimeoutError: it took longer than ``write_timeout``; see `send`.
         """
         pings = self._connection.pings
-        data = pings.new_payload() if payload is None else bytes(_encoded(payload, BINARY, name="payload")[1])
+        data = pings.new_payload() if payload is None else bytes(encoded(payload, BINARY, name="payload")[1])
         if len(data) > MAX_CONTROL_PAYLOAD:
             raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(data)}")
         if len(pings) >= MAX_OUTSTANDING:
@@ -148,17 +148,7 @@ class Client:
             InvalidError: code or reason is out of range; nothing was sent.
             InvalidTypeError: code is not an int, or reason not a str.
         """
-        if isinstance(code, bool) or not isinstance(code, int):
-            raise InvalidTypeError(f"code must be an int, not {code!r}")
-        if not is_sendable(code):
-            raise InvalidError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {int(code)}")
-        if not isinstance(reason, str):
-            raise InvalidTypeError(f"reason must be a str, not {reason!r}")
-        if any(character in reason for character in "\r\n\0"):
-            raise InvalidError(f"reason must not contain line breaks or NUL, as {reason!r} does")
-        size = len(_utf_8(reason, "reason"))
-        if size > MAX_REASON_BYTES:
-            raise InvalidError(f"reason must be at most {MAX_REASON_BYTES} bytes of UTF-8, not {size}")
+        check_close(code, reason)
         await self._connection.close(code, reason)
 
     @property
@@ -241,8 +231,23 @@ class Client:
         return ConnectionFailedError(f"{what}: the connection {state}", kind=Kind.INTERNAL, retryable=False)
 
 
-def _encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002
-    """Return opcode and payload for a message."""
+def check_close(code: object, reason: object) -> None:
+    """Raise `InvalidError` for a code or reason that `Client.close` must not send."""
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise InvalidTypeError(f"code must be an int, not {code!r}")
+    if not is_sendable(code):
+        raise InvalidError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {int(code)}")
+    if not isinstance(reason, str):
+        raise InvalidTypeError(f"reason must be a str, not {reason!r}")
+    if any(character in reason for character in "\r\n\0"):
+        raise InvalidError(f"reason must not contain line breaks or NUL, as {reason!r} does")
+    size = len(_utf_8(reason, "reason"))
+    if size > MAX_REASON_BYTES:
+        raise InvalidError(f"reason must be at most {MAX_REASON_BYTES} bytes of UTF-8, not {size}")
+
+
+def encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002
+    """Return opcode and payload for a message; raise `InvalidError` for what cannot be sent."""
     if type is None and isinstance(data, str):
         return TEXT, _utf_8(data, name)
     if type is not None and (isinstance(type, bool) or not isinstance(type, int)):

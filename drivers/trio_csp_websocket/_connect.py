@@ -81,12 +81,17 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
     nursery = options.get("nursery")
     if nursery is not None and not isinstance(nursery, trio.Nursery):
         raise InvalidTypeError(f"nursery must be a trio.Nursery, not {nursery!r}")
+    return Connecting(*check(url, options), nursery)
+
+
+def check(url: str, options: ConnectOptions) -> tuple[Target, Options]:
+    """Check what is given to `connect`; raise `InvalidError` for what is malformed or out of range."""
     target = parse_url(url)
     checked = parse_options(options)
     for name in ("ssl_context", "server_hostname"):
         if options.get(name) is not None and not target.secure:
             raise InvalidError(f"{name} must not be given for a ws: URL; write wss:")
-    return Connecting(target, checked, nursery)
+    return target, checked
 
 
 @final

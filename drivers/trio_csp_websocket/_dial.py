@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -13,8 +13,16 @@ from trio_csp_websocket._tls import TlsTransport
 from trio_csp_websocket._transport import SocketTransport, Transport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_csp_websocket._options import Options
     from trio_csp_websocket._url import Target
+
+MemoryServer: TypeAlias = "Callable[[Target], Transport | None]"
+"""Returns a stream to a server in memory, if it serves that target."""
+
+memory_servers: trio.lowlevel.RunVar[tuple[MemoryServer, ...]] = trio.lowlevel.RunVar("csp.testing servers", default=())
+"""Where there are any, nothing else is dialled; the last that serves a target is reached."""
 
 
 async def dial(target: Target, options: Options) -> Transport:
@@ -23,6 +31,10 @@ async def dial(target: Target, options: Options) -> Transport:
     Raises:
         ConnectionFailedError: it cannot be reached, or TLS failed; the text says why. Retryable.
     """
+    servers = memory_servers.get()
+    if servers:
+        await trio.lowlevel.checkpoint()
+        return _dial_memory(target, servers)
     try:
         stream = await trio.open_tcp_stream(target.host, target.port)
     except OSError as error:
@@ -52,6 +64,14 @@ async def dial(target: Target, options: Options) -> Transport:
         await tcp.aclose()
         raise
     return tls
+
+
+def _dial_memory(target: Target, servers: tuple[MemoryServer, ...]) -> Transport:
+    for server in reversed(servers):
+        transport = server(target)
+        if transport is not None:
+            return transport
+    raise _not_connected("connection refused: no csp.testing.websocket_server serves this URL")
 
 
 @functools.cache

@@ -127,30 +127,30 @@ def parse_options(given: Mapping[str, object]) -> Options:
     return Options(
         headers=_headers(given),
         protocols=_protocols(given.get("protocols")),
-        dial_timeout_seconds=_seconds("dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT)),
-        read_timeout_seconds=_seconds("read_timeout", given.get("read_timeout")),
-        write_timeout_seconds=_seconds("write_timeout", given.get("write_timeout")),
+        dial_timeout_seconds=parse_timeout("dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT)),
+        read_timeout_seconds=parse_timeout("read_timeout", given.get("read_timeout")),
+        write_timeout_seconds=parse_timeout("write_timeout", given.get("write_timeout")),
         compression=compression,
-        compression_threshold_bytes=_whole_number(
+        compression_threshold_bytes=parse_whole_number(
             "compression_threshold",
             given.get("compression_threshold", _DEFAULT_THRESHOLDS[compression]),
             0,
             _MAX_THRESHOLD,
         ),
-        read_limit_bytes=_whole_number("read_limit", given.get("read_limit", 0), 0, _MAX_READ_LIMIT)
+        read_limit_bytes=parse_whole_number("read_limit", given.get("read_limit", 0), 0, _MAX_READ_LIMIT)
         or _DEFAULT_READ_LIMIT,
-        channel_capacity=_whole_number(
+        channel_capacity=parse_whole_number(
             "channel_capacity", given.get("channel_capacity", _DEFAULT_CHANNEL_CAPACITY), 1, _MAX_CHANNEL_CAPACITY
         ),
         ssl_context=ssl_context,
         server_hostname=_server_hostname(given.get("server_hostname")),
-        keepalive_seconds=_seconds("keepalive", given.get("keepalive")),
-        close_timeout_seconds=_seconds("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
+        keepalive_seconds=parse_timeout("keepalive", given.get("keepalive")),
+        close_timeout_seconds=parse_timeout("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
     )
 
 
-def _seconds(name: str, timeout: object) -> float:
-    """Return a timeout in seconds, `math.inf` for None."""
+def parse_timeout(name: str, timeout: object) -> float:
+    """Return a timeout in seconds, `math.inf` for None; raise `InvalidError` for one that is none."""
     if timeout is None:
         return math.inf
     if isinstance(timeout, int | float) and not isinstance(timeout, bool):
@@ -171,7 +171,8 @@ def _shown(value: object) -> str:
     return "a number that large" if isinstance(value, int) and abs(value) > 10**1000 else repr(value)
 
 
-def _whole_number(name: str, number: object, least: int, most: int) -> int:
+def parse_whole_number(name: str, number: object, least: int, most: int) -> int:
+    """Return a whole number that is within its bounds, or raise `InvalidError`."""
     if not isinstance(number, int) or isinstance(number, bool):
         raise InvalidTypeError(f"{name} must be a whole number, not {number!r}")
     if not least <= number <= most:

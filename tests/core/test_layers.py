@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 # Where they are imported from: the checkout, or wherever they are installed.
 CSP = Path(csp.__file__).parent
 DRIVER = Path(trio_csp_websocket.__file__).parent
-CORE = sorted(path for path in CSP.glob("**/*.py") if path.stem != "websocket")
+FACES = [CSP / "testing.py", CSP / "websocket.py"]
+"""The core's files that name a driver."""
+CORE = sorted(path for path in CSP.glob("**/*.py") if path not in FACES)
 DRIVERS = sorted(DRIVER.glob("**/*.py"))
 DRIVERS_LIBRARIES = {"trio_websocket", "wsproto", "h11"}
 DRIVERS_PACKAGES = {DRIVER.name}
 # Checkers and tests are not part of the product.
-PRODUCT = [*CORE, CSP / "websocket.py"]
+PRODUCT = [*CORE, *FACES]
 
 
 def runtime_imports(path: Path) -> Iterator[str]:
@@ -89,7 +91,7 @@ def test_the_core_imports_trio_outcome_and_the_standard_library_only(path: Path)
 @pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
 def test_the_core_knows_no_driver(path: Path) -> None:
     assert not all_imports(path) & (DRIVERS_LIBRARIES | DRIVERS_PACKAGES | {"drivers", "trio_csp_websocket"})
-    assert not {name for name in runtime_imports(path) if name.startswith("csp.websocket")}
+    assert not {name for name in runtime_imports(path) if name.startswith(("csp.testing", "csp.websocket"))}
 
 
 def test_only_drivers_import_their_libraries() -> None:

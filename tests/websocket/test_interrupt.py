@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,8 +33,6 @@ from tests.websocket._peers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "price_stream.py"
 
 CLIENT = """
     import sys
@@ -116,23 +113,6 @@ async def test_ctrl_c_while_waiting_ends_the_client_with_a_bare_keyboard_interru
             finally:
                 client.kill()
         assert (out, err, client.returncode) == ("bare NoneType True 1006\nout\n", "", 0)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be interrupted so there")
-@pytest.mark.skipif(not EXAMPLE.exists(), reason="the examples are not here")
-def test_ctrl_c_ends_the_example_with_its_summary() -> None:
-    command = [sys.executable, "-W", "error", str(EXAMPLE)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as process:
-        try:
-            assert read_line(process).startswith("symbol")
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert (err, process.returncode) == ("", 0)
-    assert "interrupted: " in out
 
 
 # Within the data plane ----------------------------------------------------------------------------------------------

@@ -1,0 +1,45 @@
+"""WebSocket connections in memory, for the tests of code that uses `csp.websocket`.
+
+Nothing here touches the network, and all waiting is on Trio's clock: under pytest-trio's ``autojump_clock`` a test of
+minutes of timeouts takes milliseconds. The code to be tested stays as it is:
+
+    async def watch_prices(show):
+        async with websocket.connect("wss://api.example.com/prices", keepalive="20s") as client:
+            await client.send("subscribe")
+            async for message in client:
+                show(message.data)
+
+    async def test_watch_prices(autojump_clock):
+        async def exchange(connection):
+            assert connection.headers["User-Agent"].startswith("trio-csp/")
+            assert (await connection.receive()).value.data == "subscribe"
+            await connection.send("101.5")
+            await trio.sleep(3600)
+            await connection.send("102")
+
+        shown = []
+        async with testing.websocket_server(exchange, "wss://api.example.com/"):
+            await watch_prices(shown.append)
+        assert shown == ["101.5", "102"]
+
+- `websocket_server` is a block in which `connect` reaches a handler of the test, in this whole Trio run; in an async
+  fixture it serves every test that asks for that fixture. ``wss:`` works without TLS and certificates. A failed
+  assert in a handler fails the test, as it is.
+- `websocket_pair` is for code that takes a `csp.websocket.Client`: a block that gives one, and the server's end of it.
+- `ServerConnection`, the server's end, does what a server does and what it should not do: it accepts, with a
+  subprotocol or compression, or rejects; sends, receives, pings and closes with any code; leaves pings unanswered,
+  stops reading, drops the connection, or sends any bytes. Whatever a client does, nothing is raised for it here: no
+  more is received, and ``error`` says why.
+- `ConnectionEndedError` is raised where something is to be sent after the end; a handler need not catch it.
+"""
+
+from trio_csp_websocket._memory import websocket_pair, websocket_server
+from trio_csp_websocket._peer import ConnectionEndedError
+from trio_csp_websocket._server_connection import ServerConnection
+
+__all__ = [
+    "ConnectionEndedError",
+    "ServerConnection",
+    "websocket_pair",
+    "websocket_server",
+]

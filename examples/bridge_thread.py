@@ -1,0 +1,58 @@
+"""A blocking library in a thread: its readings in one select with timers. Closing the channel ends the thread."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import trio
+
+import csp
+
+
+class Sensor:
+    """A driver as vendors write them: reading blocks."""
+
+    def read(self) -> float:
+        """Return a temperature when there is one."""
+        time.sleep(random.uniform(0.01, 0.1))
+        return random.gauss(21, 0.5)
+
+
+def read_sensor(sensor: Sensor, readings: csp.Channel[float]) -> int:
+    """Send readings, waiting while the channel is full, until it is closed; return how many were sent."""
+    sent = 0
+    try:
+        while True:
+            readings.send_from_thread(sensor.read())
+            sent += 1
+    except csp.ChannelClosedError:
+        return sent
+
+
+async def main() -> None:
+    """Print the mean of what was read every half second, and stop after two."""
+    readings = csp.Channel[float](3)
+
+    async def run_thread() -> None:
+        sent = await trio.to_thread.run_sync(read_sensor, Sensor(), readings)
+        print(f"the thread has ended after {sent} readings")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_thread)
+        report, end = csp.tick("500ms"), csp.after("2s")
+        latest: list[float] = []
+        while True:
+            r = await csp.select(end.case_receive(), report.case_receive(), readings.case_receive(), priority=True)
+            if r.channel is end:
+                break
+            if r.channel is readings:
+                latest.append(r.value)
+            elif latest:
+                print(f"{sum(latest) / len(latest):.2f} degrees, mean of {len(latest)}")
+                latest.clear()
+        readings.close()
+
+
+if __name__ == "__main__":
+    trio.run(main)

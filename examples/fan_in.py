@@ -1,0 +1,53 @@
+"""Fan-in: 1,000 WebSocket connections in one Selector, whose cost a message does not grow with their number.
+
+The servers are in memory (`csp.testing`), where no limit of the system on open files is in the way. To connect to a
+server of yours instead: python examples/fan_in.py ws://localhost:8765
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import trio
+
+import csp
+from csp import testing, websocket
+
+CONNECTIONS = 1000
+MESSAGES = 20
+
+
+async def serve(connection: testing.ServerConnection) -> None:
+    """Send some numbers."""
+    for number in range(MESSAGES):
+        await connection.send(str(number))
+
+
+async def fan_in(url: str) -> None:
+    """Receive from all connections at once until each has ended."""
+    async with csp.BackgroundNursery() as connections:
+        clients = [await websocket.connect(url, nursery=connections) for _ in range(CONNECTIONS)]
+        print(f"{len(clients)} connections are open", flush=True)
+        start, received = time.perf_counter(), 0
+        with csp.Selector(*(client.channel().case_receive() for client in clients)) as selector:
+            async for r in selector:
+                received += r.ok
+        seconds = time.perf_counter() - start
+        lost = sum(client.error is not None for client in clients)
+        print(
+            f"{received} messages in {seconds:.2f} s, {1e6 * seconds / received:.0f} us each; {lost} connections lost"
+        )
+
+
+async def main(url: str | None) -> None:
+    """Fan in from a server, or from one that is started for the purpose."""
+    if url is not None:
+        await fan_in(url)
+    else:
+        async with testing.websocket_server(serve):
+            await fan_in("ws://memory/")
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1] if len(sys.argv) > 1 else None)

@@ -1,0 +1,122 @@
+"""The examples in real life: each in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def start(example: str, *arguments: str) -> subprocess.Popen[str]:
+    # Where nothing is installed, the checkout must be found by the child as it was by this process.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-u", str(EXAMPLES / example), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def run(example: str, *arguments: str) -> list[str]:
+    """Run an example that ends by itself; return the lines it printed."""
+    with start(example, *arguments) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    return out.splitlines()
+
+
+def wait_for(process: subprocess.Popen[str], beginning: str) -> list[str]:
+    """Return the lines printed up to the first that begins so."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(beginning):
+            return lines
+    raise AssertionError(lines)
+
+
+def end(process: subprocess.Popen[str]) -> list[str]:
+    """Return the lines still printed by a process that is told to end, and has to do so without complaints."""
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    return out.splitlines()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_has_less_than_sixty_lines_and_stands_in_the_readme(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+    assert f"](examples/{path.name})" in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_chat_both_read_the_same_lines_in_the_same_order() -> None:
+    *lines, last = run("chat.py")
+    read = {name: [line.partition(": ")[2] for line in lines if line.startswith(name)] for name in ("alice", "bob")}
+    assert len(read["alice"]) == 4
+    assert read["alice"] == read["bob"]
+    assert "<alice> hello, bob" in read["bob"]
+    assert last == "all lines were read by both"
+
+
+def test_price_stream_comes_back_after_a_restart_and_ends_on_ctrl_c() -> None:
+    with start("price_stream.py") as process:
+        lines = wait_for(process, "gap of ")
+        assert lines[:2] == ["connecting\n", "open\n"]
+        assert any(re.match(r"(\w{3}-EUR|EUR-USD) \d", line) for line in lines)
+        waiting = next(line for line in lines if line.startswith("waiting"))
+        assert re.fullmatch(r"waiting [\d.]+ s: the peer closed the connection with code 1012 .*\n", waiting)
+        process.send_signal(signal.SIGINT)
+        end(process)
+
+
+def test_price_stream_says_what_is_wrong_with_a_url() -> None:
+    with start("price_stream.py", "http://127.0.0.1/") as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].endswith('url must start with "ws://" or "wss://", not "http:"')
+
+
+def test_worker_pool_hashes_the_files_in_order(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    expected: list[str] = []
+    for number in range(20):
+        path = tmp_path / ("below" if number >= 10 else "") / f"{number:02}"
+        path.write_bytes(bytes(1000 * (20 - number)))
+        expected.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}")
+    assert run("worker_pool.py", str(tmp_path)) == expected
+
+
+def test_fan_in_gets_every_message_of_a_thousand_connections() -> None:
+    opened, result = run("fan_in.py")
+    assert opened == "1000 connections are open"
+    assert re.fullmatch(r"20000 messages in [\d.]+ s, \d+ us each; 0 connections lost", result)
+
+
+@pytest.mark.parametrize(("signals", "abandoned"), [([signal.SIGTERM], 0), ([signal.SIGINT, signal.SIGTERM], 4)])
+def test_graceful_shutdown_finishes_what_was_begun(signals: list[signal.Signals], abandoned: int) -> None:
+    with start("graceful_shutdown.py") as process:
+        wait_for(process, "working")
+        for number in signals:
+            process.send_signal(number)
+        *_, said, last = end(process)
+    assert said.endswith(": finishing what was begun")
+    found = re.fullmatch(r"(\d+) jobs finished, (\d) abandoned", last)
+    assert found is not None
+    assert int(found[2]) <= abandoned
+
+
+def test_bridge_thread_reports_and_ends_the_thread() -> None:
+    *means, last = run("bridge_thread.py")
+    assert len(means) == 3
+    assert all(re.fullmatch(r"\d\d\.\d\d degrees, mean of \d+", mean) for mean in means)
+    assert re.fullmatch(r"the thread has ended after \d+ readings", last)
