@@ -56,6 +56,6 @@ __all__ = [
 if __name__ == "__main__":  # pragma: no cover  # in a process of its own: tests/websocket/test_command.py
     import sys
 
-    from trio_csp_websocket._command import main
+    from trio_csp_websocket._command_line._program import main
 
     sys.exit(main())

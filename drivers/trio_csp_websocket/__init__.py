@@ -8,6 +8,5 @@ From the bottom:
 - the parts of a connection: ``_opening``, ``_delivery``, ``_pings``, ``_writer``, ``_patience``
 - ``_connection``, the data plane beneath trio-websocket
 - ``_client`` and ``_connect``, what an application sees; ``_reconnecting``, many of them one after the other
-- servers in memory, for tests (`csp.testing`): ``_peer``, ``_server_connection``, ``_memory``
-- the command line: ``_terminal``, ``_session``, ``_command``
+- ``_testing``, servers in memory, and ``_command_line``, a client for the shell
 """

@@ -21,9 +21,11 @@ import trustme
 import csp
 from csp import testing, websocket
 from tests.websocket._peers import LibraryServer, NodeServer, WebsocketsServer
-from trio_csp_websocket import _command
-from trio_csp_websocket._session import Session, Stop
-from trio_csp_websocket._terminal import MAX_LINE_BYTES, Format, Line, escaped, read_lines, streams
+from trio_csp_websocket._command_line import _program
+from trio_csp_websocket._command_line._arguments import parse
+from trio_csp_websocket._command_line._lines import Format, Line, escaped
+from trio_csp_websocket._command_line._session import Session, Stop
+from trio_csp_websocket._command_line._streams import MAX_LINE_BYTES, read_lines, streams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable, Iterator
@@ -408,23 +410,24 @@ async def test_messages_go_to_one_descriptor_and_the_rest_to_another(marked: boo
 
 
 def test_arguments_become_options() -> None:
-    parsed = _command.parse(["-H", "A: b:c", "--header=D:", "--protocol", "p", "--protocol=q", "--compress", "ws://h/"])
+    parsed = parse(["-H", "A: b:c", "--header=D:", "--protocol", "p", "--protocol=q", "--compress", "ws://h/"])
     assert parsed.options == {
         "headers": [("A", "b:c"), ("D", "")],
         "protocols": ["p", "q"],
         "compression": websocket.COMPRESSION.CONTEXT_TAKEOVER,
     }
-    parsed = _command.parse(["ws://h/", "--compress", "no-context", "--wait", "forever", "--ping=1m", "--count", "3"])
+    parsed = parse(["ws://h/", "--compress", "no-context", "--wait", "forever", "--ping=1m", "--count", "3"])
     assert parsed.options["compression"] == websocket.COMPRESSION.NO_CONTEXT
     assert (parsed.wait, parsed.ping, parsed.count) == (None, "1m", 3)
-    assert _command.parse(["wss://h/", "-k"]).options["ssl_context"].verify_mode == 0
-    assert _command.parse(["ws://h/"]).wait == "1s"
+    assert parse(["wss://h/", "-k"]).options["ssl_context"].verify_mode == 0
+    waits = {wait: parse(["ws://h/", *wait.split()]).wait for wait in ("", "--count 3", "--count 3 --wait 5s")}
+    assert waits == {"": "1s", "--count 3": None, "--count 3 --wait 5s": "5s"}
 
 
 def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(file)
-    context = _command.parse(["--ca", str(file), "wss://h/"]).options["ssl_context"]
+    context = parse(["--ca", str(file), "wss://h/"]).options["ssl_context"]
     assert (context.check_hostname, context.verify_mode, len(context.get_ca_certs())) == (True, ssl.CERT_REQUIRED, 1)
 
 
@@ -450,7 +453,7 @@ def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
 )
 def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        _command.main(arguments)
+        _program.main(arguments)
     assert exit_info.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -461,7 +464,7 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_help_and_version(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        _command.main(arguments)
+        _program.main(arguments)
     assert exit_info.value.code == 0
     out = capsys.readouterr().out
     assert csp.__version__ in out if arguments == ["--version"] else "exit status:" in out
@@ -488,7 +491,7 @@ def standard_input(data: bytes) -> Generator[None]:
 
 async def program(*arguments: str, given: bytes = b"") -> int:
     with standard_input(given), trio.fail_after(10):
-        return await _command.run(_command.parse(arguments))
+        return await _program.run(parse(arguments))
 
 
 async def test_messages_go_to_standard_output_and_the_rest_to_standard_error(
@@ -505,7 +508,7 @@ async def test_the_demo_greets_echoes_and_ticks(capfd: pytest.CaptureFixture[str
 
 async def test_the_demo_ticks(autojump_clock: MockClock) -> None:
     run = Run()
-    async with testing.websocket_server(_command.demo):
+    async with testing.websocket_server(_program.demo):
         assert await run.carry_through("last", count=4) == 0
     assert run.texts()[1:] == ["last", "tick", "tick"]
     assert trio.current_time() == pytest.approx(10, abs=0.1)
@@ -563,7 +566,7 @@ def test_the_cause_of_a_failure_tells_what_to_try(causes: list[Exception], advic
     outermost = error
     for cause in causes:
         error.__cause__ = error = cause
-    assert _command.advice(outermost) == advice
+    assert _program.advice(outermost) == advice
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -600,7 +603,7 @@ def test_streams_that_are_closed_are_no_files_to_be_opened_later(monkeypatch: py
     monkeypatch.setattr(os, "open", note)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(SystemExit):
-        _command.main(["--version"])
+        _program.main(["--version"])
     (fd,) = opened
     os.close(fd)
 

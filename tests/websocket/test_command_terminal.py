@@ -25,8 +25,10 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 import csp
 from csp import testing
 from tests.websocket._peers import LibraryServer, WebsocketsServer
-from trio_csp_websocket import _command
-from trio_csp_websocket._terminal import Line, history_file, prompt
+from trio_csp_websocket._command_line import _program
+from trio_csp_websocket._command_line._arguments import parse
+from trio_csp_websocket._command_line._lines import Line
+from trio_csp_websocket._command_line._prompt import history_file, prompt
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -231,7 +233,7 @@ async def test_without_a_prompt_lines_are_plain(
     with standard_terminal() as terminal, trio.fail_after(10):
         terminal.type("hello\n\x04")
         async with testing.websocket_server(echo):
-            assert await _command.run(_command.parse([URL])) == 0
+            assert await _program.run(parse([URL])) == 0
         terminal.wait_for("(NORMAL)\r\n")
     lines = terminal.shown.splitlines()
     assert f"- connected to {URL}" in lines
@@ -248,7 +250,7 @@ async def test_with_a_prompt_the_program_converses(monkeypatch: pytest.MonkeyPat
     with standard_terminal(), keyboard(output) as keys, trio.fail_after(10):
         keys.send_text(f"hello\r{CTRL_D}")
         async with testing.websocket_server(echo):
-            assert await _command.run(_command.parse([URL])) == 0
+            assert await _program.run(parse([URL])) == 0
     assert "hello\r\n" in screen.getvalue()
     assert "closed with code 1000 (NORMAL)\r\n" in screen.getvalue()
 

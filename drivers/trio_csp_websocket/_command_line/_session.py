@@ -10,8 +10,8 @@ import trio
 
 import csp
 from csp.errors import ConnectionFailedError, InvalidError
+from trio_csp_websocket._command_line._lines import Format, Line, Show, escaped
 from trio_csp_websocket._constants import CloseCode
-from trio_csp_websocket._terminal import Format, Line, Show, escaped
 
 if TYPE_CHECKING:
     from csp.websocket import Client, Message

@@ -12,7 +12,7 @@ from wsproto.extensions import PerMessageDeflate
 from csp.errors import InvalidError, NoContextError
 from trio_csp_websocket._constants import CloseCode
 from trio_csp_websocket._frames import CLOSE, close_payload, encode_from_server
-from trio_csp_websocket._peer import ConnectionEndedError
+from trio_csp_websocket._testing._peer import ConnectionEndedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import csp
     from csp.errors import ConnectionFailedError
     from trio_csp_websocket._frames import Message
-    from trio_csp_websocket._peer import Peer
+    from trio_csp_websocket._testing._peer import Peer
 
 GivenHeaders: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]] | None"
 

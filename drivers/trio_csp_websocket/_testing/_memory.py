@@ -12,8 +12,8 @@ import csp
 from trio_csp_websocket._connect import Connecting
 from trio_csp_websocket._dial import memory_servers
 from trio_csp_websocket._options import ConnectOptions, Options, parse_options
-from trio_csp_websocket._peer import ConnectionEndedError, Peer
-from trio_csp_websocket._server_connection import ServerConnection
+from trio_csp_websocket._testing._peer import ConnectionEndedError, Peer
+from trio_csp_websocket._testing._server_connection import ServerConnection
 from trio_csp_websocket._transport import StreamTransport, Transport
 from trio_csp_websocket._url import Target, parse_url
 
