@@ -21,7 +21,7 @@ The layers, from the bottom; an import never points down this list:
 from csp import errors, security
 from csp._adapters import from_async_iterable, from_event, from_receive_channel, from_signals, from_stream
 from csp._background import BackgroundNursery
-from csp._broadcast import Broadcast, broadcast
+from csp._broadcast import Broadcast, SlowPolicy, broadcast
 from csp._channel import Channel, ChannelStatistics
 from csp._checkpoint import OPERATIONS_PER_VISIT, visit_due
 from csp._combinators import batch, merge
@@ -58,6 +58,7 @@ __all__ = [
     "Selector",
     "SendCase",
     "SendEnd",
+    "SlowPolicy",
     "Source",
     "Ticker",
     "Timer",

@@ -16,15 +16,16 @@ from trio.lowlevel import enable_ki_protection
 
 from csp._arguments import check_count
 from csp._pull import PullSource
-from csp._source import Moment
+from csp._source import Moment, Source
 from csp._waiters import Received
-from csp.errors import InvalidTypeError
+from csp.errors import InvalidError, InvalidTypeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> PullSource[T]:
@@ -42,16 +43,24 @@ def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> PullSource[T]:
     if isinstance(channel, trio.MemoryReceiveChannel):
         return _MemoryChannelSource(channel)
     if not isinstance(channel, trio.abc.ReceiveChannel):
-        raise InvalidTypeError(f"channel must be a trio.abc.ReceiveChannel, not {channel!r}")
-    return PullSource(channel.receive)
+        hint = ", which is a source already" if isinstance(channel, Source) else ""
+        raise InvalidTypeError(f"channel must be a trio.abc.ReceiveChannel, not {channel!r}{hint}")
+    return _ChannelSource(channel.receive)
 
 
-class _MemoryChannelSource(PullSource[T]):
+class _ChannelSource(PullSource[T_co]):
+    __slots__ = ()
+
+    _name = "from_receive_channel"
+    _ends = (trio.EndOfChannel,)
+
+
+class _MemoryChannelSource(_ChannelSource[T_co]):
     """As every other, but what the memory channel has can be taken at once."""
 
     __slots__ = ("_channel",)
 
-    def __init__(self, channel: trio.MemoryReceiveChannel[T]) -> None:
+    def __init__(self, channel: trio.MemoryReceiveChannel[T_co]) -> None:
         super().__init__(channel.receive)
         self._channel = channel
 
@@ -66,18 +75,16 @@ class _MemoryChannelSource(PullSource[T]):
         )
 
     @enable_ki_protection
-    def receive_nowait(self) -> Received[T]:
-        if super().is_ready(Moment()) or self._pulling:
-            return super().receive_nowait()
-        try:
-            received = Received(self._channel.receive_nowait(), True)
-        except trio.EndOfChannel:
-            self._close(None)
-        except trio.ClosedResourceError as error:
-            self._close(error)
-        else:
-            self._taken()
-            return received
+    def receive_nowait(self) -> Received[T_co]:
+        if not self._pulling and not super().is_ready(Moment()):
+            try:
+                return Received(self._channel.receive_nowait(), True)
+            except trio.WouldBlock:
+                pass
+            except trio.EndOfChannel:
+                self._close(None)
+            except trio.ClosedResourceError as error:
+                self._close(error)
         return super().receive_nowait()
 
 
@@ -85,8 +92,9 @@ def from_async_iterable(iterable: AsyncIterable[T]) -> PullSource[T]:
     """Return a source of what an async iterable gives: an async generator, for instance.
 
     Its next value is computed when somebody asks. Closed at its end; with what it raises as the cause. An async
-    generator is closed (``aclose``) at the end of the block, by the task that ran it; if it computes a value at that
-    moment, it is cancelled there.
+    generator is closed (``aclose``) at the end of the block; if it computes a value at that moment, it is cancelled
+    there. One task runs all of it, so that it may have ``async with`` blocks around its ``yield``: a connection, a
+    nursery, a timeout.
 
     Raises:
         InvalidTypeError: it is not async iterable.
@@ -96,23 +104,27 @@ def from_async_iterable(iterable: AsyncIterable[T]) -> PullSource[T]:
     return _IterableSource(aiter(iterable))
 
 
-class _IterableSource(PullSource[T]):
+class _IterableSource(PullSource[T_co]):
     __slots__ = ("_iterator",)
 
-    def __init__(self, iterator: AsyncIterator[T]) -> None:
-        super().__init__(self._next)
-        self._iterator = iterator
+    _name = "from_async_iterable"
+    _ends = (StopAsyncIteration,)
 
-    async def _next(self) -> T:
-        try:
-            return await anext(self._iterator)
-        except StopAsyncIteration:
-            raise trio.EndOfChannel from None
+    def __init__(self, iterator: AsyncIterator[T_co]) -> None:
+        super().__init__(iterator.__anext__)
+        self._iterator = iterator
 
     async def _clean_up(self) -> None:
         iterator: object = self._iterator
-        if isinstance(iterator, AsyncGenerator):
+        if not isinstance(iterator, AsyncGenerator):
+            return
+        try:
             await iterator.aclose()
+        except BaseExceptionGroup as group:
+            # A nursery inside the generator puts the GeneratorExit that closes it into a group.
+            _, failures = group.split(GeneratorExit)
+            if failures is not None:
+                raise failures from None
 
 
 def from_stream(stream: trio.abc.ReceiveStream, max_bytes: int | None = None) -> PullSource[bytes]:
@@ -139,7 +151,13 @@ def from_stream(stream: trio.abc.ReceiveStream, max_bytes: int | None = None) ->
             raise trio.EndOfChannel
         return bytes(piece)
 
-    return PullSource(receive)
+    return _StreamSource(receive)
+
+
+class _StreamSource(PullSource[bytes]):
+    __slots__ = ()
+
+    _name = "from_stream"
 
 
 def from_event(event: trio.Event) -> PullSource[Never]:
@@ -160,6 +178,8 @@ class _EventSource(PullSource[Never]):
 
     __slots__ = ("_event",)
 
+    _name = "from_event"
+
     def __init__(self, event: trio.Event) -> None:
         super().__init__(self._wait)
         self._event = event
@@ -173,7 +193,7 @@ class _EventSource(PullSource[Never]):
 
     @enable_ki_protection
     def receive_nowait(self) -> Received[Never]:
-        if self._event.is_set() and not self._closed:
+        if self._event.is_set():
             self._close(None)
         return super().receive_nowait()
 
@@ -184,39 +204,45 @@ def from_signals(*signals: int) -> PullSource[int]:
         async with csp.from_signals(signal.SIGINT, signal.SIGTERM) as stop:
             r = await csp.select(messages.case_receive(), stop.case_receive())
 
-    They do nothing else there: SIGINT raises no `KeyboardInterrupt`. One that arrives several times before it is
-    received counts once. A signal that nobody has received by the end of the block is raised again there, as
+    They do nothing else there: SIGINT raises no `KeyboardInterrupt`. What arrives several times before Trio has seen it
+    counts once. A signal that nobody has received by the end of the block is raised again there, as
     `trio.open_signal_receiver` does it, so that a Ctrl-C is never lost.
 
     Raises:
-        InvalidTypeError: no signals were given.
+        InvalidError: one is no signal that exists here.
+        InvalidTypeError: one is no number; or there are none.
         RuntimeError: the block is entered in another thread than Python's main thread.
     """
     if not signals:
         raise InvalidTypeError("from_signals needs at least one signal")
+    for number in signals:
+        if not isinstance(number, int):
+            raise InvalidTypeError(f"a signal must be a number such as signal.SIGTERM, not {number!r}")
+        if number not in signal.valid_signals():
+            raise InvalidError(f"there is no signal {number} here")
     return _SignalSource(signals)
 
 
 class _SignalSource(PullSource[int]):
     __slots__ = ("_receiver", "_signals", "_stack")
 
+    _name = "from_signals"
+
     def __init__(self, signals: tuple[int, ...]) -> None:
         super().__init__(self._next)
-        self._signals = signals
+        # By their numbers, as they were given: signal.SIGINT prints better than 2.
+        self._signals = {int(number): number for number in signals}
         self._stack = ExitStack()
 
     async def _next(self) -> int:
-        return await anext(self._receiver)
+        return self._signals[await anext(self._receiver)]
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
+        self._check_not_entered()
         self._stack.callback(self._raise_again)
         self._receiver = self._stack.enter_context(trio.open_signal_receiver(*self._signals))
-        try:
-            return await super().__aenter__()
-        except BaseException:
-            self._stack.close()
-            raise
+        return await super().__aenter__()
 
     @enable_ki_protection
     async def __aexit__(
@@ -227,5 +253,5 @@ class _SignalSource(PullSource[int]):
             return await super().__aexit__(exc_type, exc, traceback)
 
     def _raise_again(self) -> None:
-        while self._held:
+        if self._held:
             signal.raise_signal(self._held.popleft())

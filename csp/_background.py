@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -41,7 +41,7 @@ class BackgroundNursery:
         failures: BaseExceptionGroup[BaseException] | None = None
         caught = False
         try:
-            if isinstance(exc, trio.Cancelled):
+            if _contains_cancelled(exc):
                 # It may be the nursery's own cancellation, which ends here.
                 caught = bool(await self._manager.__aexit__(exc_type, exc, traceback))
             else:
@@ -55,3 +55,10 @@ class BackgroundNursery:
         if exc is None or isinstance(exc, trio.Cancelled):
             raise failure from failure.__cause__
         raise failure
+
+
+def _contains_cancelled(exc: BaseException | None) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return group.subgroup(trio.Cancelled) is not None
+    return isinstance(exc, trio.Cancelled)

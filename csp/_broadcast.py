@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Slow: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "close"]
+SlowPolicy: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "close"]
 """What happens to a subscriber whose buffer is full: see `Broadcast.subscribe`."""
 
 
@@ -43,8 +43,9 @@ class Broadcast(Generic[T]):
 
     A task of the block takes values from the source as long as there are subscribers; without any, one value at most
     is held for the next. A value goes to all that are subscribed when it comes, then the next is taken. When the source
-    is closed, the subscribers' channels are closed with the same cause; at the end of the block they are closed too,
-    and what they buffer can still be received.
+    is closed, the subscribers' channels are closed with the same cause. At the end of the block they are closed too;
+    what they buffer can still be received, but a value that is just being given has then reached only those that had
+    room for it, and one that is held for the next subscriber is gone.
     """
 
     def __init__(self, source: Source[T]) -> None:
@@ -52,10 +53,11 @@ class Broadcast(Generic[T]):
         self._background = BackgroundNursery()
         self._entered = False
         self._ended = False
-        self._subscribers: list[tuple[Channel[T], Slow]] = []
+        self._subscribers: list[tuple[Channel[T], SlowPolicy]] = []
         self._subscribed = trio.Event()
 
-    def subscribe(self, capacity: int, *, slow: Slow) -> Channel[T]:
+    @enable_ki_protection
+    def subscribe(self, capacity: int, *, slow: SlowPolicy) -> Channel[T]:
         """Return a channel that gets every value from now on; closing it ends the subscription.
 
         Args:
@@ -70,8 +72,8 @@ class Broadcast(Generic[T]):
             NoContextError: the block is not entered yet.
         """
         check_count(capacity, "capacity")
-        if slow not in get_args(Slow):
-            raise InvalidError(f"slow must be {', '.join(map(repr, get_args(Slow)))}, not {slow!r}")
+        if slow not in get_args(SlowPolicy):
+            raise InvalidError(f"slow must be {', '.join(map(repr, get_args(SlowPolicy)))}, not {slow!r}")
         if not self._entered:
             raise NoContextError("broadcast gives nothing before its block: write `async with ...` first")
         channel = Channel[T](capacity, overflow=slow if slow in ("drop_oldest", "drop_newest") else None)

@@ -223,8 +223,8 @@ class Channel(Source[T]):
 
         Args:
             value: what to send.
-            trio_token: the run to send into, `trio.lowlevel.current_trio_token` there; not needed in a thread that was
-                started by `trio.to_thread.run_sync`.
+            trio_token: the run to send into, `trio.lowlevel.current_trio_token` there; for threads that were not
+                started by `trio.to_thread.run_sync`. With it, cancelling that call does not end the wait.
 
         Raises:
             ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.

@@ -5,11 +5,10 @@ They take from their sources when somebody asks, as every `csp.PullSource` does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 import trio
 
-from csp._adapters import from_async_iterable
 from csp._arguments import check_count
 from csp._duration import Duration, positive_duration
 from csp._pull import PullSource
@@ -18,13 +17,19 @@ from csp._selector import Selector
 from csp._source import Source, check_source
 from csp._timers import after, never
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
 T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 
 
-def merge(*sources: Source[T]) -> PullSource[T]:
+@overload
+def merge(source1: Source[T1], source2: Source[T2], /) -> PullSource[T1 | T2]: ...
+@overload
+def merge(source1: Source[T1], source2: Source[T2], source3: Source[T3], /) -> PullSource[T1 | T2 | T3]: ...
+@overload
+def merge(*sources: Source[T]) -> PullSource[T]: ...
+def merge(*sources: Source[Any]) -> PullSource[Any]:
     """Return a source of the values of all the sources, as they come; used as a block.
 
         async with csp.merge(spot.channel(), futures.channel()) as messages:
@@ -33,23 +38,41 @@ def merge(*sources: Source[T]) -> PullSource[T]:
 
     Values of one source stay in order; of several that have something each gives at most 16 in a row, as in a
     `csp.Selector`. Closed when all of them are closed; when one is closed with a cause, closed with that cause at once,
-    and what the others have stays there. (ReactiveX: "Merge".)
+    and what the others have stays there. Sources that fetch their values, as those of `csp.PullSource` do, each fetch
+    one ahead. (ReactiveX: "Merge".)
 
     Raises:
         InvalidTypeError: one is no source.
+        NoContextError: one is a block that was not entered.
     """
     for position, source in enumerate(sources):
         check_source(source, f"argument {position} of merge")
-    return from_async_iterable(_merged(sources))
+    return _MergedSource(sources)
 
 
-async def _merged(sources: tuple[Source[T], ...]) -> AsyncGenerator[T]:
-    with Selector(*(source.case_receive() for source in sources)) as selector:
-        async for r in selector:
+class _MergedSource(PullSource[Any]):
+    __slots__ = ("_selector", "_sources")
+
+    _name = "merge"
+
+    def __init__(self, sources: tuple[Source[Any], ...]) -> None:
+        super().__init__(self._next)
+        self._sources = sources
+        self._selector = Selector[Any]()
+
+    async def _next(self) -> Any:
+        for source in self._sources:
+            self._selector.add(source.case_receive())
+        self._sources = ()
+        async for r in self._selector:
             if r.ok:
-                yield r.value
-            elif (cause := cast("Source[T]", r.channel).cause) is not None:
+                return r.value
+            if (cause := cast("Source[Any]", r.channel).cause) is not None:
                 raise trio.EndOfChannel from cause
+        raise trio.EndOfChannel
+
+    async def _clean_up(self) -> None:
+        self._selector.close()
 
 
 def batch(source: Source[T], size: int, within: Duration | None = None) -> PullSource[list[T]]:
@@ -72,6 +95,7 @@ def batch(source: Source[T], size: int, within: Duration | None = None) -> PullS
     Raises:
         InvalidError: size is below 1, or within malformed or not above 0.
         InvalidTypeError: an argument is of the wrong type.
+        NoContextError: the source is a block that was not entered.
     """
     check_source(source, "source")
     check_count(size, "size")
@@ -97,4 +121,10 @@ def batch(source: Source[T], size: int, within: Duration | None = None) -> PullS
             raise trio.EndOfChannel from source.cause
         return take()
 
-    return PullSource(gather, unfinished=lambda: [take()] if gathered else [])
+    return _BatchSource(gather, unfinished=lambda: [take()] if gathered else [])
+
+
+class _BatchSource(PullSource[list[T]]):
+    __slots__ = ()
+
+    _name = "batch"

@@ -8,15 +8,15 @@ function is never cancelled for a select's sake, which not every function surviv
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, cast
 
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from csp._background import BackgroundNursery
-from csp._channel import Channel
-from csp._source import Moment, Source
+from csp._source import Moment, ReceiveCase, Source
 from csp._waiters import Received
 from csp.errors import InvalidTypeError, NoContextError
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class PullSource(Source[T]):
+class PullSource(Source[T_co]):
     """What an async function returns, a value a call, as a source for `select`; used as a block.
 
         async with csp.PullSource(queue.get) as jobs:
@@ -39,45 +39,60 @@ class PullSource(Source[T]):
     closed; a value that is held can still be received.
 
     Args:
-        pull: called without arguments for each value. It raises `trio.EndOfChannel` when there are no more, ``from`` a
-            cause if there is one. Any other exception closes the source with it as the `cause`.
-        unfinished: asked once, at the end of the block, for values that ``pull`` has taken from elsewhere and not
+        pull: called without arguments for each value. When there are no more it raises `trio.EndOfChannel`, ``from`` a
+            cause if there is one, or StopAsyncIteration. Any other exception closes the source with it as the `cause`.
+        unfinished: asked once, when the source closes, for values that ``pull`` has taken from elsewhere and not
             returned; they can still be received.
 
     Raises:
-        NoContextError: received from before the block is entered; or entered twice.
+        InvalidTypeError: pull cannot be called.
+        NoContextError: used before the block is entered; or entered twice.
     """
 
     __slots__ = (
-        "_asks",
         "_background",
+        "_calling",
         "_cause",
         "_closed",
+        "_ending",
         "_entered",
         "_finished",
         "_held",
+        "_idle",
         "_pull",
         "_pulling",
         "_scope",
         "_unfinished",
     )
 
+    _name: ClassVar[str] = "PullSource"
+    _ends: ClassVar[tuple[type[Exception], ...]] = (trio.EndOfChannel, StopAsyncIteration)
+    """What the function raises at its end; the cause of that is passed on."""
+
     def __init__(
-        self, pull: Callable[[], Awaitable[T]], *, unfinished: Callable[[], Iterable[T]] = tuple[T, ...]
+        self, pull: Callable[[], Awaitable[T_co]], *, unfinished: Callable[[], Iterable[T_co]] = tuple[T_co, ...]
     ) -> None:
         super().__init__()
+        if inspect.iscoroutine(pull):
+            pull.close()  # or Python warns that it was never awaited
+            raise InvalidTypeError(
+                f"pull must be an async function, not what {pull.__name__}() returns; do not call it"
+            )
         if not callable(pull):
             raise InvalidTypeError(f"pull must be an async function, not {pull!r}")
         self._pull = pull
         self._unfinished = unfinished
         self._background = BackgroundNursery()
-        # Gives something when the function is to be called; closed at the end.
-        self._asks = Channel[None](1)
         self._scope = trio.CancelScope()
-        self._held: deque[T] = deque()
+        self._held: deque[T_co] = deque()
         self._finished = trio.Event()
         self._entered = False
+        # Whether a value is to be fetched, whether the function is running for it, and whether there will be no more.
         self._pulling = False
+        self._calling = False
+        self._ending = False
+        # The block's task, while it waits to be woken for one of these.
+        self._idle: trio.lowlevel.Task | None = None
         self._closed = False
         self._cause: BaseException | None = None
 
@@ -85,8 +100,7 @@ class PullSource(Source[T]):
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
-        if self._entered:
-            raise NoContextError(f"{self!r} was used before; make another one")
+        self._check_not_entered()
         self._entered = True
         nursery = await self._background.__aenter__()
         nursery.start_soon(self._run)
@@ -97,8 +111,9 @@ class PullSource(Source[T]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         # The task ends by itself, rather than cancelled, so that it can clean up.
-        self._asks.close()
-        if self._pulling:
+        self._ending = True
+        self._wake()
+        if self._calling:
             self._scope.cancel()
         try:
             await self._finished.wait()
@@ -113,81 +128,115 @@ class PullSource(Source[T]):
     async def _run(self) -> None:
         try:
             with self._scope:
-                async for _ in self._asks:
-                    await self._pull_one()
+                try:
+                    while await self._asked():
+                        await self._pull_one()
+                finally:
+                    # Inside the scope: an async generator may have scopes of its own open inside of it.
+                    await self._clean_up()
         finally:
-            try:
-                await self._clean_up()
-            finally:
-                self._finish()
+            self._end(None)
+            self._finished.set()
+
+    async def _asked(self) -> bool:
+        """Wait until the function is to be called; tell whether it is, or the block has ended."""
+        while not (self._pulling or self._ending):
+            self._idle = current_task()
+            # Not cancelled here: the scopes that a suspended async generator has open are in force, and it is to see
+            # their cancellation itself. The end of the block wakes the task, also when the block is cancelled.
+            await wait_task_rescheduled(_not_cancelled)
+        return not self._ending
+
+    @enable_ki_protection
+    def _wake(self) -> None:
+        task, self._idle = self._idle, None
+        if task is not None:
+            reschedule(task)
 
     async def _pull_one(self) -> None:
+        self._calling = True
         try:
             value = await self._pull()
-        except trio.EndOfChannel as end:
+        except self._ends as end:
             self._end(end.__cause__)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is the cause
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
             self._end(error)
+            if not isinstance(error, Exception):
+                raise
         else:
             self._hold(value)
+        finally:
+            self._calling = False
 
     async def _clean_up(self) -> None:
         """Called by the task when it does not call the function any more."""
 
     @enable_ki_protection
-    def _hold(self, value: T) -> None:
+    def _hold(self, value: T_co) -> None:  # type: ignore[misc]  # private
         self._pulling = False
         self._held.append(value)
         self.serve()
-        if self.wanted and not self.is_ready(Moment()):
+        if self.wanted:
             self.on_wanted()
 
     @enable_ki_protection
-    def _finish(self) -> None:
-        self._held.extend(self._unfinished())
-        self._end(None)
-        self._finished.set()
-
-    @enable_ki_protection
     def _end(self, cause: BaseException | None) -> None:
-        """Close the source; what is held stays receivable."""
+        """Close the source, if it is not closed; what is held stays receivable."""
         if not self._closed:
+            self._held.extend(self._unfinished())
             self._close(cause)
         self.serve()
 
     def _close(self, cause: BaseException | None) -> None:
         self._closed = True
         self._cause = cause
-        self._asks.close()
+        self._ending = True
+        self._wake()
 
     # The source ------------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
     def on_wanted(self) -> None:
-        if not (self._pulling or self.is_ready(Moment())):
+        # While the block ends nothing is fetched; who waits is told when it has ended.
+        if not (self._pulling or self._ending or self.is_ready(Moment())):
             self._pulling = True
-            self._asks.send_nowait(None)
+            self._wake()
 
     def is_ready(self, moment: Moment) -> bool:
         """Tell whether a value is held, or the source closed."""
-        if not self._entered:
-            raise NoContextError(f"{type(self).__name__} gives nothing before its block: write `async with ...` first")
+        self._check_entered()
         return bool(self._held) or self._closed
 
     @enable_ki_protection
-    def receive_nowait(self) -> Received[T]:
-        if self._held:
-            received = Received(self._held.popleft(), True)
-            self._taken()
-            return received
-        if not self._closed:
-            raise trio.WouldBlock
-        return Received(cast("T", None), False)
+    def receive_nowait(self) -> Received[T_co]:
+        """Take the value that is held, if there is one; if there is none, one is fetched.
 
-    def _taken(self) -> None:
-        """Have the next value fetched if a `Selector` waits for it; tasks do not wait while there is something."""
-        if any(watch.alive for watch in self._watches):
-            self.on_wanted()
+        Returns ``(value, True)``, or ``(None, False)`` once the source is closed and nothing is held.
+
+        Raises:
+            trio.WouldBlock: nothing is held yet.
+        """
+        self._check_entered()
+        if self._held:
+            return Received(self._held.popleft(), True)
+        if self._closed:
+            return Received(cast("T_co", None), False)
+        self.on_wanted()
+        raise trio.WouldBlock
+
+    def case_receive(self) -> ReceiveCase[T_co]:
+        self._check_entered()
+        return super().case_receive()
+
+    def _check_entered(self) -> None:
+        if not self._entered:
+            raise NoContextError(f"{self._name} gives nothing before its block: write `async with ...` first")
+
+    def _check_not_entered(self) -> None:
+        if self._entered:
+            raise NoContextError(f"this {self._name} was used before; make another one")
 
     @property
     def closed(self) -> bool:
@@ -201,4 +250,8 @@ class PullSource(Source[T]):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "fetching" if self._pulling else "idle"
-        return f"<csp.{type(self).__name__} {state}, {len(self._held)} held, at {id(self):#x}>"
+        return f"<csp.{self._name} {state}, {len(self._held)} held, at {id(self):#x}>"
+
+
+def _not_cancelled(_raise_cancel: object) -> Abort:
+    return Abort.FAILED

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def throttle(
     source: Source[T], duration: Duration, *, trailing: bool = True
-) -> AbstractAsyncContextManager[Source[T], bool | None]:
+) -> AbstractAsyncContextManager[Channel[T], bool | None]:
     """Give at most one value every ``duration``; used as a block.
 
         async with csp.throttle(prices, "250ms") as shown:
@@ -34,13 +34,14 @@ def throttle(
                 redraw(price)
 
     The first value is given at once. Of those that come within ``duration`` of one that was given, the latest is given
-    at the end of that time (lodash: ``throttle``), or none with ``trailing=False`` (RxJS: ``throttleTime``); the others
-    are dropped. Who has not received a value when the next is due finds only that one. When the source is closed, a
-    value still to be given is given at once, and then the result is closed with the same cause.
+    at the end of that time, or none with ``trailing=False``; the others are dropped. Who has not received a value when
+    the next is due finds only that one. When the source is closed, a value still to be given is given at once, and then
+    the result is closed with the same cause. Closing the result ends it. (RxJS: ``throttleTime``.)
 
     Raises:
         InvalidError: the duration is malformed or not above 0.
         InvalidTypeError: an argument is of the wrong type.
+        NoContextError: the source is a block that was not entered.
     """
     check_source(source, "source")
     positive_duration(duration, "duration")
@@ -66,7 +67,7 @@ def throttle(
     return _running(run)
 
 
-def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManager[Source[T], bool | None]:
+def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManager[Channel[T], bool | None]:
     """Give a value once no other has come for ``duration``, and drop those before it; used as a block.
 
         async with csp.debounce(keystrokes, "300ms") as queries:
@@ -74,11 +75,13 @@ def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManag
                 await search(query)
 
     Who has not received a value when the next is due finds only that one. When the source is closed, a value still to
-    be given is given at once, and then the result is closed with the same cause. (RxJS: ``debounceTime``.)
+    be given is given at once, and then the result is closed with the same cause. Closing the result ends it. (RxJS:
+    ``debounceTime``.)
 
     Raises:
         InvalidError: the duration is malformed or not above 0.
         InvalidTypeError: an argument is of the wrong type.
+        NoContextError: the source is a block that was not entered.
     """
     check_source(source, "source")
     positive_duration(duration, "duration")
@@ -103,7 +106,7 @@ def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManag
 
 
 @asynccontextmanager
-async def _running(run: Callable[[Channel[T]], Awaitable[None]]) -> AsyncGenerator[Source[T]]:
+async def _running(run: Callable[[Channel[T]], Awaitable[None]]) -> AsyncGenerator[Channel[T]]:
     async def run_until_closed() -> None:
         with suppress(ChannelClosedError):  # who receives may close it
             await run(given)
@@ -115,6 +118,6 @@ async def _running(run: Callable[[Channel[T]], Awaitable[None]]) -> AsyncGenerat
 
 
 def _end(given: Channel[T], latest: list[T], source: Source[T]) -> None:
-    if latest and not given.closed:
+    if latest:
         given.send_nowait(latest[0])
     given.close(source.cause)

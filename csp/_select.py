@@ -136,7 +136,11 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
     result: SelectResult[Any]
     if chosen is None and not default:
         waiter = SelectWaiter(cases, priority)
-        waiter.enqueue()
+        try:
+            waiter.enqueue()
+        except BaseException:  # of a source's on_wanted
+            waiter.leave()
+            raise
         result = await wait_task_rescheduled(waiter.abort)
         return result
     await checkpoint_if_cancelled()

@@ -90,7 +90,11 @@ class Selector(Generic[T]):
         watch = _Watch(self, case, self._added)
         self._added += 1
         self._watches[case] = watch
-        case.channel._watch(watch)
+        try:
+            case.channel._watch(watch)
+        except BaseException:  # of a source's on_wanted
+            self._drop(watch)
+            raise
         if ready:
             watch.notify()
 
@@ -187,6 +191,8 @@ class Selector(Generic[T]):
         self._ready.popleft()
         watch.queued = False
         self._given = 0
+        if watch.fetches and not watch.dropped:
+            watch.source.on_wanted()
 
     def _drop(self, watch: _Watch) -> None:
         """Forget a case. If it is in the ready queue it is skipped there later, so that this is O(1), amortised."""
@@ -232,7 +238,7 @@ class Selector(Generic[T]):
 class _Watch:
     """A selector's registration with one source; the source holds it, and it holds the selector weakly."""
 
-    __slots__ = ("_selector", "case", "dropped", "index", "queued", "source")
+    __slots__ = ("_selector", "case", "dropped", "fetches", "index", "queued", "source")
 
     def __init__(self, selector: Selector[Any], case: ReceiveCase[Any], index: int) -> None:
         self._selector = weakref.ref(selector)
@@ -241,6 +247,9 @@ class _Watch:
         self.index = index
         self.queued = False
         self.dropped = False
+        # Whether the source has to be told that its values are wanted.
+        # pyright takes the methods for those of Source[Unknown].
+        self.fetches = type(self.source).on_wanted is not Source.on_wanted  # pyright: ignore[reportUnknownMemberType]
 
     @property
     def alive(self) -> bool:

@@ -107,11 +107,14 @@ class Source(ABC, Generic[T_co]):
         """What the source was closed with, or None."""
         return None
 
+    def _check_entered(self) -> None:
+        """Raise `NoContextError` if the source is a block that was not entered."""
+
     def on_wanted(self) -> None:
         """Called when somebody asks for a value that is not there: a task, a `Selector`, a select that polls.
 
-        Does nothing here. A source that has to fetch its values overrides it; it is called often, must not wait, and
-        must not make the source ready at once.
+        Does nothing here. A source that has to fetch its values overrides it; it is called often, for one value too,
+        must not wait, and must not make the source ready at once.
         """
 
     # What a subclass calls -------------------------------------------------------------------------------------------
@@ -206,7 +209,11 @@ class Source(ABC, Generic[T_co]):
     def _park(self, waiter: Waiter) -> None:
         """Put a waiter at the end of the queue; it stays until it is served or leaves."""
         self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
-        self.on_wanted()
+        try:
+            self.on_wanted()
+        except BaseException:  # a task that is not parked must not stand in the queue
+            self._unpark(waiter)
+            raise
 
     @enable_ki_protection
     def _unpark(self, waiter: Waiter) -> None:
@@ -226,12 +233,24 @@ class Source(ABC, Generic[T_co]):
 
 
 def check_source(source: object, name: str) -> None:
-    """Raise `InvalidTypeError` for what is no source, telling what to write."""
+    """Raise for what cannot be received from, telling what to write.
+
+    Raises:
+        InvalidTypeError: it is no source.
+        NoContextError: it is a block that was not entered.
+    """
     if isinstance(source, Source):
+        source._check_entered()
         return
-    hint = "; write client.channel()" if isinstance(getattr(source, "channel", None), MethodType) else ""
-    if not hint and hasattr(source, "__aiter__"):
+    hint = ""
+    if isinstance(getattr(source, "channel", None), MethodType):
+        hint = "; write client.channel()"
+    elif hasattr(source, "__aiter__"):
         hint = "; csp.from_async_iterable makes one"
+    elif hasattr(source, "__aenter__"):
+        hint = "; enter it first: async with ... as source"
+    elif isinstance(source, list | tuple):
+        hint = "; give the sources as arguments of their own"
     raise InvalidTypeError(f"{name} must be a csp.Source, such as a channel or a timer, not {source!r}{hint}")
 
 

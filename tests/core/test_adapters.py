@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,9 @@ import csp
 from csp.errors import InvalidError, InvalidTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator
+
+    from trio.testing import MockClock
 
 ENDED: object = (None, False)
 
@@ -147,6 +150,36 @@ async def test_any_receive_channel_will_do_ours_too() -> None:
     assert source.cause.__cause__ is error
 
 
+async def test_a_select_that_polls_sees_a_memory_channels_sender_that_waits() -> None:
+    sender, receiver = trio.open_memory_channel[int](0)
+    async with csp.from_receive_channel(receiver) as source, trio.open_nursery() as nursery:
+        nursery.start_soon(sender.send, 1)
+        await wait_all_tasks_blocked()
+        assert (await csp.select(source.case_receive(), default=True)).value == 1
+
+
+async def test_a_selector_goes_on_after_another_receiver_has_emptied_the_memory_channel() -> None:
+    sender, receiver = trio.open_memory_channel[int](10)
+    clone = receiver.clone()
+    sender.send_nowait(1)
+    async with csp.from_receive_channel(receiver) as source:
+        with csp.Selector(source.case_receive()) as selector, trio.fail_after(5):
+            assert clone.receive_nowait() == 1
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sender.send, 2)
+                assert (await selector.select()).value == 2
+
+
+async def test_a_memory_channel_that_ends_while_it_is_looked_at_is_at_its_end() -> None:
+    sender, receiver = trio.open_memory_channel[int](0)
+    async with csp.from_receive_channel(receiver) as source:
+        with pytest.raises(trio.WouldBlock):
+            source.receive_nowait()
+        sender.close()
+        await wait_all_tasks_blocked()
+        assert source.receive_nowait() == ENDED
+
+
 # Async iterables ------------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +290,114 @@ async def test_any_async_iterable_will_do() -> None:
         assert [value async for value in source] == [2, 1, 0]
 
 
+async def test_a_source_is_closed_though_cleaning_up_fails() -> None:
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            raise KeyError("cleaning up")
+
+    source = csp.from_async_iterable(numbers())
+
+    async def block() -> None:
+        async with source:
+            await source.receive()
+
+    with pytest.raises(KeyError, match="cleaning up"):
+        await block()
+    assert source.receive_nowait() == ENDED
+
+
+@contextmanager
+def deadline_around() -> Generator[None]:
+    with trio.move_on_after(1):
+        yield
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_an_async_generator_may_have_blocks_around_its_yield(autojump_clock: MockClock, cancelled: bool) -> None:
+    async def numbers() -> AsyncGenerator[int]:
+        async with trio.open_nursery() as nursery, csp.BackgroundNursery() as background:
+            nursery.start_soon(trio.sleep_forever)
+            background.start_soon(trio.sleep_forever)
+            with trio.CancelScope():
+                yield 1
+                yield 2
+
+    source = csp.from_async_iterable(numbers())
+    with trio.CancelScope() as scope:
+        async with source:
+            assert await source.receive() == (1, True)
+            if cancelled:
+                scope.cancel()
+    assert await source.receive() == ENDED
+    await trio.sleep(1)
+
+
+async def test_a_deadline_inside_an_async_generator_is_for_the_generator(autojump_clock: MockClock) -> None:
+    async def numbers() -> AsyncGenerator[int]:
+        with deadline_around():
+            yield 1
+            await trio.sleep_forever()
+        yield 2
+
+    async with csp.from_async_iterable(numbers()) as source:
+        assert await source.receive() == (1, True)
+        await trio.sleep(5)
+        assert await source.receive() == (2, True)
+        assert await source.receive() == ENDED
+
+
+async def test_an_async_generator_that_was_asked_and_has_not_begun_is_closed_and_not_cancelled() -> None:
+    cleaned_up = False
+
+    async def numbers() -> AsyncGenerator[int]:
+        nonlocal cleaned_up
+        try:
+            yield 1
+        finally:
+            await trio.lowlevel.checkpoint()
+            cleaned_up = True
+
+    async with csp.from_async_iterable(numbers()) as source:
+        await source.receive()
+        with pytest.raises(trio.WouldBlock):
+            source.receive_nowait()
+    assert cleaned_up
+
+
+async def test_a_group_raised_while_an_async_generator_is_closed_comes_out_without_what_closed_it() -> None:
+    async def fail() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("cleaning up")
+
+    async def numbers() -> AsyncGenerator[int]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            yield 1
+
+    async def block() -> None:
+        async with csp.from_async_iterable(numbers()) as source:
+            await source.receive()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await block()
+    assert caught.value.subgroup(KeyError) is not None
+
+
+async def test_the_end_of_a_channel_that_an_async_generator_lets_out_is_its_error() -> None:
+    async def numbers() -> AsyncGenerator[int]:
+        sender, receiver = trio.open_memory_channel[int](0)
+        sender.close()
+        yield await receiver.receive()
+
+    async with csp.from_async_iterable(numbers()) as source:
+        assert await source.receive() == ENDED
+    assert isinstance(source.cause, trio.EndOfChannel)
+
+
 # Streams --------------------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +429,13 @@ async def test_a_stream_that_breaks_is_the_cause() -> None:
     assert isinstance(source.cause, trio.ClosedResourceError)
 
 
+async def test_a_streams_pieces_are_bytes() -> None:
+    ours, theirs = memory_stream_pair()
+    async with csp.from_stream(ours) as source:
+        await theirs.send_all(b"abc")
+        assert type((await source.receive()).value) is bytes
+
+
 # Events ---------------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +443,8 @@ async def test_an_event_closes_its_source() -> None:
     event = trio.Event()
     async with csp.from_event(event) as stop:
         assert (await csp.select(stop.case_receive(), default=True)).default
+        with pytest.raises(trio.WouldBlock):
+            stop.receive_nowait()
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:
@@ -317,6 +467,15 @@ async def test_an_event_that_is_set_is_ready_at_once_and_stays_so() -> None:
         with csp.Selector(stop.case_receive(), csp.Channel[int]().case_receive()) as selector:
             assert (await selector.select()).ok is False
             assert len(selector) == 1
+
+
+async def test_who_waits_for_an_event_is_told_though_another_saw_it_first() -> None:
+    event = trio.Event()
+    async with csp.from_event(event) as stop, trio.open_nursery() as nursery:
+        nursery.start_soon(stop.receive)
+        await wait_all_tasks_blocked()
+        event.set()
+        assert stop.receive_nowait() == ENDED
 
 
 # Signals --------------------------------------------------------------------------------------------------------------
@@ -369,6 +528,7 @@ async def test_entered_twice_signals_keep_their_handlers() -> None:
     async with source:
         with pytest.raises(csp.errors.NoContextError):
             await source.__aenter__()
+        assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -379,6 +539,7 @@ async def test_entered_twice_signals_keep_their_handlers() -> None:
     ("make", "argument", "text"),
     [
         (csp.from_receive_channel, 3, "channel must be a trio.abc.ReceiveChannel, not 3"),
+        (csp.from_receive_channel, csp.Channel[int](), "which is a source already"),
         (csp.from_async_iterable, [1], r"iterable must be async iterable, not \[1\]"),
         (csp.from_stream, None, "stream must be a trio.abc.ReceiveStream, not None"),
         (csp.from_event, "set", "event must be a trio.Event, not 'set'"),
@@ -397,3 +558,7 @@ def test_options_out_of_range_are_refused() -> None:
         csp.from_stream(ours, True)
     with pytest.raises(InvalidTypeError, match="at least one signal"):
         csp.from_signals()
+    with pytest.raises(InvalidTypeError, match=r"a signal must be a number such as signal\.SIGTERM, not 'SIGTERM'"):
+        csp.from_signals("SIGTERM")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidError, match="there is no signal 9999 here"):
+        csp.from_signals(9999)

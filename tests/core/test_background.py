@@ -74,13 +74,34 @@ async def test_when_block_and_task_fail_both_are_seen() -> None:
     assert context in seen
 
 
-async def test_a_cancellation_of_the_nursery_ends_with_the_block() -> None:
-    reached = False
-    async with csp.BackgroundNursery() as nursery:
-        nursery.cancel_scope.cancel()
-        await trio.sleep_forever()
-    reached = True
-    assert reached
+# pytest-trio does not notice a Cancelled that leaks, so this one runs Trio itself.
+def test_a_cancellation_of_the_nursery_ends_with_the_block() -> None:
+    async def main() -> str:
+        async with csp.BackgroundNursery() as nursery:
+            nursery.cancel_scope.cancel()
+            await trio.sleep_forever()
+        return "went on"
+
+    assert trio.run(main) == "went on"
+
+
+def test_a_cancellation_of_the_nursery_ends_with_the_block_also_where_it_comes_in_a_group() -> None:
+    async def fail_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("on the way out")
+
+    async def main() -> None:
+        async with csp.BackgroundNursery() as nursery, trio.open_nursery() as inner:
+            inner.start_soon(fail_when_cancelled)
+            inner.start_soon(trio.sleep_forever)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    with pytest.raises(ExceptionGroup) as caught:  # a group with Cancelled in it is a BaseExceptionGroup only
+        trio.run(main)
+    assert caught.value.subgroup(KeyError) is not None
 
 
 async def test_a_cancellation_from_outside_goes_on() -> None:
@@ -90,3 +111,17 @@ async def test_a_cancellation_from_outside_goes_on() -> None:
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
+
+
+async def test_the_traceback_shows_the_blocks_exception_but_not_that_the_block_was_cancelled() -> None:
+    async def block(task_error: BaseException, error: BaseException | None) -> None:
+        async with csp.BackgroundNursery() as nursery:
+            nursery.start_soon(fail, task_error)
+            if error is not None:
+                raise error
+            await trio.sleep_forever()
+
+    for error in (None, KeyError("the block's")):
+        with pytest.raises(ValueError, match="task") as caught:
+            await block(ValueError("the task's"), error)
+        assert caught.value.__suppress_context__ is (error is None)

@@ -146,3 +146,14 @@ async def test_bad_arguments_are_refused(capacity: Any, slow: Any, error: type[E
 def test_what_is_no_source_is_refused() -> None:
     with pytest.raises(InvalidTypeError, match=r"source must be a csp\.Source"):
         csp.broadcast(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_subscriber_closed_for_being_slow_may_subscribe_again() -> None:
+    source = csp.Channel[int](2)
+    async with csp.broadcast(source) as values:
+        slow = values.subscribe(1, slow="close")
+        for value in range(2):
+            await source.send(value)
+        await wait_all_tasks_blocked()
+        assert isinstance(slow.cause, csp.errors.Error)
+        assert slow.cause.retryable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -153,6 +154,30 @@ async def test_batch_keeps_what_it_gathered_when_the_receive_is_cancelled_and_wh
     assert await batches.receive() == ENDED
 
 
+async def test_a_batch_whose_time_is_over_takes_nothing_more(mock_clock: MockClock) -> None:
+    source = csp.Channel[int](math.inf)
+    async with csp.batch(source, 10, "1s") as batches:
+        for _ in range(20):
+            await csp.select(batches.case_receive(), default=True)
+            await wait_all_tasks_blocked()
+            source.send_nowait(0)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(1)
+            # The task that waits has the first before it sees the time.
+            source.send_nowait(1)
+            source.send_nowait(2)
+            await wait_all_tasks_blocked()
+            assert await batches.receive() == ([0, 1], True)
+            assert await source.receive() == (2, True)
+
+
+async def test_a_batch_of_nothing_is_not_given_at_the_end_of_the_block() -> None:
+    async with csp.batch(csp.Channel[int](), 2) as batches:
+        await csp.select(batches.case_receive(), default=True)
+        await wait_all_tasks_blocked()
+    assert await batches.receive() == ENDED
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +201,8 @@ async def generator() -> Any:
         ((csp.Channel[int](), 3), "argument 1 of merge must be a csp.Source, such as a channel or a timer, not 3$"),
         ((Client(),), "not <client>; write client.channel"),
         ((generator(),), "csp.from_async_iterable makes one"),
+        (([csp.Channel[int]()],), "give the sources as arguments of their own"),
+        ((csp.throttle(csp.Channel[int](), "1s"),), "enter it first: async with"),
     ],
 )
 def test_merge_refuses_what_is_no_source(arguments: tuple[Any, ...], text: str) -> None:

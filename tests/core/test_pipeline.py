@@ -135,6 +135,82 @@ async def test_closed_by_who_receives_it_stops(autojump_clock: MockClock) -> Non
         assert len(source) > 90
 
 
+async def test_ordered_results_keep_the_order_of_values_that_come_at_once() -> None:
+    async def work(value: int) -> int:
+        return value
+
+    for _ in range(20):
+        source = csp.Channel[int](4)
+        async with csp.pipeline(source, work, workers=4) as results:
+            await wait_all_tasks_blocked()
+            for value in range(4):
+                source.send_nowait(value)
+            assert [(await results.receive()).value for _ in range(4)] == [0, 1, 2, 3]
+
+
+async def test_closed_by_who_receives_it_cancels_the_work(autojump_clock: MockClock) -> None:
+    cancelled: list[int] = []
+
+    async def work(value: int) -> int:
+        try:
+            await trio.sleep(value)
+        except trio.Cancelled:
+            cancelled.append(value)
+            raise
+        return value
+
+    source = csp.Channel[int](2)
+    source.send_nowait(1)
+    source.send_nowait(100)
+    async with csp.pipeline(source, work, workers=2, ordered=False) as results:
+        assert isinstance(results, csp.Channel)
+        await wait_all_tasks_blocked()
+        results.close()
+        await trio.sleep(2)
+        assert cancelled == [100]
+
+
+async def test_results_that_wait_are_given_before_the_exception_of_another() -> None:
+    error = KeyError("broken")
+
+    async def work(value: int) -> int:
+        await wait_all_tasks_blocked()
+        if value == 2:
+            await wait_all_tasks_blocked()
+            raise error
+        return value
+
+    async with csp.pipeline(numbers(1, 2, 3), work, workers=3, ordered=False) as results:
+        await wait_all_tasks_blocked(0.01)
+        received = [await results.receive() for _ in range(3)]
+        assert sorted(value for value, ok in received if ok) == [1, 3]
+        assert received[2] == ENDED
+        assert results.cause is error
+
+
+async def test_keyboard_interrupt_in_the_work_comes_out_as_it_is() -> None:
+    async def work(_value: int) -> int:
+        raise KeyboardInterrupt
+
+    async def block() -> None:
+        async with csp.pipeline(numbers(1), work, workers=3) as results:
+            await results.receive()
+
+    with pytest.raises(KeyboardInterrupt):
+        await block()
+
+
+async def test_the_first_of_two_exceptions_is_the_cause() -> None:
+    errors = [KeyError("first"), KeyError("second")]
+
+    async def work(value: int) -> int:
+        raise errors[value]
+
+    async with csp.pipeline(numbers(0, 1), work, workers=2) as results:
+        assert await results.receive() == ENDED
+        assert results.cause is errors[0]
+
+
 @pytest.mark.parametrize(
     ("source", "work", "workers", "error", "text"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ import csp
 from csp.errors import ChannelClosedError, InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 ENDED: object = (None, False)
 
@@ -264,23 +265,119 @@ async def test_keyboard_interrupt_in_the_function_comes_out_of_the_block() -> No
         raise KeyboardInterrupt
 
     async def block() -> None:
-        async with csp.PullSource(interrupted) as source:
-            await source.receive()
+        async with source:
+            assert await source.receive() == ENDED
+            assert isinstance(source.cause, KeyboardInterrupt)
+            await trio.sleep_forever()
 
+    source = csp.PullSource(interrupted)
     with pytest.raises(KeyboardInterrupt):
         await block()
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_for_a_selector_that_was_forgotten_nothing_is_fetched(waits: bool) -> None:
+    numbers = Numbers(waits=True)
+    async with csp.PullSource(numbers) as source, trio.open_nursery() as nursery:
+        selector = csp.Selector(source.case_receive())
+        await wait_all_tasks_blocked()
+        if waits:
+            nursery.start_soon(source.receive)
+            await wait_all_tasks_blocked()
+        del selector
+        gc.collect()
+        numbers.go_on()
+        if not waits:
+            await wait_all_tasks_blocked()
+            assert await source.receive() == (1, True)
+        await wait_all_tasks_blocked()
+        assert numbers.calls == 1
+
+
+async def test_who_receives_while_the_block_ends_is_told_the_end() -> None:
+    ending = trio.Event()
+
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            await ending.wait()
+
+    async with trio.open_nursery() as nursery:
+
+        async def block() -> None:
+            async with source:
+                assert await source.receive() == (1, True)
+
+        async def receive() -> None:
+            assert await source.receive() == ENDED
+
+        source = csp.from_async_iterable(numbers())
+        nursery.start_soon(block)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        ending.set()
+
+
+async def test_a_selector_gets_what_is_held_while_the_block_ends() -> None:
+    numbers = Numbers(waits=True)
+    async with csp.PullSource(numbers) as source:
+        selector = csp.Selector(source.case_receive())
+        numbers.go_on()
+        await wait_all_tasks_blocked()
+    assert [(r.value, r.ok) async for r in selector] == [(1, True), (None, False)]
+
+
+async def test_a_value_that_comes_while_the_block_ends_is_kept_and_others_are_told_the_end() -> None:
+    sender, receiver = trio.open_memory_channel[int](0)
+    received: list[object] = []
+
+    async def receive() -> None:
+        received.append(await source.receive())
+
+    async with trio.open_nursery() as nursery, csp.from_receive_channel(receiver) as source:
+        nursery.start_soon(receive)
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        sender.send_nowait(1)
+    assert sorted(received, key=str) == [(1, True), ENDED]
+
+
+async def test_values_unfinished_when_the_function_fails_come_before_the_end() -> None:
+    error = KeyError("broken")
+
+    async def fail() -> int:
+        raise error
+
+    async with csp.PullSource(fail, unfinished=lambda: [7]) as source:
+        assert await source.receive() == (7, True)
+        assert await source.receive() == ENDED
+        assert source.cause is error
+
+
+async def test_stop_async_iteration_is_the_end_too() -> None:
+    async def numbers() -> AsyncGenerator[int]:
+        yield 1
+
+    async with csp.PullSource(numbers().__anext__) as source:
+        assert [value async for value in source] == [1]
+        assert source.cause is None
+
+
+async def test_receive_nowait_asks() -> None:
+    async with csp.PullSource(Numbers()) as source:
+        with pytest.raises(trio.WouldBlock):
+            source.receive_nowait()
+        await wait_all_tasks_blocked()
+        assert source.receive_nowait() == (1, True)
+
+
 async def test_before_its_block_it_tells_what_to_write() -> None:
     source = csp.PullSource(Numbers())
-    with pytest.raises(NoContextError, match="async with"):
-        await source.receive()
-    with pytest.raises(NoContextError, match="async with"):
-        await csp.select(csp.never().case_receive(), source.case_receive())
-    selector = csp.Selector[int]()
-    with pytest.raises(NoContextError, match="async with"):
-        selector.add(source.case_receive())
-    assert len(selector) == 0
+    for use in (source.receive, source.receive_nowait, source.case_receive, lambda: csp.merge(source)):
+        with pytest.raises(NoContextError, match="PullSource gives nothing before its block: write `async with"):
+            await use()  # type: ignore[misc]  # all of them raise when they are called or awaited
 
 
 async def test_a_block_is_entered_once() -> None:
@@ -302,3 +399,9 @@ async def test_repr_shows_the_state() -> None:
         await csp.select(source.case_receive(), default=True)
         assert repr(source).startswith("<csp.PullSource fetching, 0 held")
     assert repr(source).startswith("<csp.PullSource closed, 0 held")
+
+
+async def test_what_a_call_returns_is_refused() -> None:
+    numbers = Numbers()
+    with pytest.raises(InvalidTypeError, match=r"not what __call__\(\) returns; do not call it"):
+        csp.PullSource(numbers())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

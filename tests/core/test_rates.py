@@ -119,6 +119,29 @@ async def test_closed_by_who_receives_it_stops(autojump_clock: MockClock, made: 
         assert len(source) == 1
 
 
+async def test_debounce_gives_what_is_due_before_it_looks_at_the_source(autojump_clock: MockClock) -> None:
+    start = trio.current_time()
+    async with csp.debounce(csp.tick("1s"), "1s") as settled:
+        assert [round((await settled.receive()).value - start, 1) for _ in range(20)] == list(range(1, 21))
+
+
+async def test_throttle_gives_what_is_due_before_it_looks_at_the_source(autojump_clock: MockClock) -> None:
+    start = trio.current_time()
+    async with csp.throttle(csp.tick("500ms"), "1s") as shown:
+        assert [round((await shown.receive()).value - start, 1) for _ in range(20)] == [0.5, *range(1, 20)]
+
+
+@pytest.mark.parametrize("made", [csp.throttle, csp.debounce])
+async def test_what_was_given_is_not_given_again_when_the_source_closes(autojump_clock: MockClock, made: Any) -> None:
+    source = csp.Channel[int](1)
+    async with made(source, "1s") as values:
+        source.send_nowait(1)
+        assert await values.receive() == (1, True)
+        await trio.sleep(5)
+        source.close()
+        assert await values.receive() == ENDED
+
+
 @pytest.mark.parametrize("made", [csp.throttle, csp.debounce])
 @pytest.mark.parametrize(
     ("source", "duration", "error", "text"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -298,3 +299,45 @@ async def test_a_select_takes_the_first_of_two_sources_that_became_ready_togethe
         second.post(2)
     assert results == [0]
     assert list(second.letters) == [2]
+
+
+async def test_wanted_knows_of_selectors_that_exist_and_of_tasks() -> None:
+    source = csp.Channel[int]()
+    assert not source.wanted
+    selector = csp.Selector(source.case_receive())
+    assert source.wanted
+    del selector
+    gc.collect()
+    assert not source.wanted
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source.receive)
+        await wait_all_tasks_blocked()
+        assert source.wanted
+        nursery.cancel_scope.cancel()
+
+
+class Broken(csp.Source[int]):
+    """A source whose `on_wanted` raises."""
+
+    def on_wanted(self) -> None:
+        raise KeyError("broken")
+
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # the interface
+        return False
+
+    def receive_nowait(self) -> csp.Received[int]:
+        raise trio.WouldBlock
+
+
+async def test_an_exception_of_on_wanted_leaves_nobody_waiting() -> None:
+    source, channel = Broken(), csp.Channel[int]()
+    with pytest.raises(KeyError):
+        await source.receive()
+    with pytest.raises(KeyError):
+        await csp.select(channel.case_receive(), source.case_receive())
+    assert channel.statistics().tasks_waiting_receive == 0
+    selector = csp.Selector[int]()
+    with pytest.raises(KeyError):
+        selector.add(source.case_receive())
+    assert len(selector) == 0
+    assert not source.wanted
