@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 import csp
@@ -63,6 +64,7 @@ class Run:
         connecting = {name: options.pop(name) for name in ("protocols", "compression") if name in options}
         async with websocket.connect(url, **connecting) as client:
             form = Format(json=as_json, terminal=terminal)
+            await trio.testing.wait_all_tasks_blocked()  # what the server says at once has come
             self.status = await Session(client, self.input, show, self.stops, form, **options).run()
         return self.status
 
