@@ -22,7 +22,7 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
             await watch_prices(shown.append)
         assert shown == ["101.5", "102"]
 
-- `websocket_server` is a block in which `connect` reaches a handler of the test, in this whole Trio run; in an async
+- `websocket_server` is a block in which `connect` reaches a `Handler` of the test, in this whole Trio run; in an async
   fixture it serves every test that asks for that fixture. ``wss:`` works without TLS and certificates. A failed
   assert in a handler fails the test, as it is.
 - `websocket_pair` is for code that takes a `csp.websocket.Client`: a block that gives one, and the server's end of it.
@@ -33,12 +33,13 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
 - `ConnectionEndedError` is raised where something is to be sent after the end; a handler need not catch it.
 """
 
-from trio_csp_websocket._testing._memory import websocket_pair, websocket_server
+from trio_csp_websocket._testing._memory import Handler, websocket_pair, websocket_server
 from trio_csp_websocket._testing._peer import ConnectionEndedError
 from trio_csp_websocket._testing._server_connection import ServerConnection
 
 __all__ = [
     "ConnectionEndedError",
+    "Handler",
     "ServerConnection",
     "websocket_pair",
     "websocket_server",

@@ -25,7 +25,7 @@ from trio_csp_websocket._constants import (
 )
 from trio_csp_websocket._frames import Message
 from trio_csp_websocket._options import ConnectOptions, Timeout
-from trio_csp_websocket._reconnecting import Reconnecting, reconnecting
+from trio_csp_websocket._reconnecting import Reconnecting, Subscribe, reconnecting
 from trio_csp_websocket._states import Gap, State
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Reconnecting",
     "State",
     "Statistics",
+    "Subscribe",
     "Timeout",
     "connect",
     "reconnecting",

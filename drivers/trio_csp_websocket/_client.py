@@ -152,6 +152,11 @@ class Client:
         await self._connection.close(code, reason)
 
     @property
+    def closing(self) -> bool:
+        """Whether it was closed from here; false after an end that only the peer or the network brought about."""
+        return self._connection.closing
+
+    @property
     def close_code(self) -> int | None:
         """The code the connection ended with; None while it is open.
 
@@ -213,10 +218,8 @@ class Client:
         )
 
     def __repr__(self) -> str:
-        if self.close_code is None:
-            state = "closing" if self._connection.closing else "open"
-        else:
-            state = f"ended with {self.close_code}"
+        open_state = "closing" if self.closing else "open"
+        state = open_state if self.close_code is None else f"ended with {self.close_code}"
         return f"<csp.websocket.Client {state}, {self._url}>"
 
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:

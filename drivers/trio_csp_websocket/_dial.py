@@ -31,10 +31,9 @@ async def dial(target: Target, options: Options) -> Transport:
     Raises:
         ConnectionFailedError: it cannot be reached, or TLS failed; the text says why. Retryable.
     """
-    servers = memory_servers.get()
-    if servers:
+    if memory_servers.get():
         await trio.lowlevel.checkpoint()
-        return _dial_memory(target, servers)
+        return _dial_memory(target)
     try:
         stream = await trio.open_tcp_stream(target.host, target.port)
     except OSError as error:
@@ -66,8 +65,8 @@ async def dial(target: Target, options: Options) -> Transport:
     return tls
 
 
-def _dial_memory(target: Target, servers: tuple[MemoryServer, ...]) -> Transport:
-    for server in reversed(servers):
+def _dial_memory(target: Target) -> Transport:
+    for server in reversed(memory_servers.get()):
         transport = server(target)
         if transport is not None:
             return transport

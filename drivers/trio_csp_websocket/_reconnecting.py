@@ -10,13 +10,21 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self, TypeAlias, Unpack, final
+from typing import TYPE_CHECKING, Self, TypeAlias, Unpack, cast, final
 
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 import csp
-from csp.errors import ConnectionFailedError, Error, InvalidError, InvalidTypeError, Kind, NoContextError
+from csp.errors import (
+    ConnectionFailedError,
+    ConnectionTimeoutError,
+    Error,
+    InvalidError,
+    InvalidTypeError,
+    Kind,
+    NoContextError,
+)
 from trio_csp_websocket._backoff import Backoff, retry_after
 from trio_csp_websocket._client import Client, check_close, encoded
 from trio_csp_websocket._connect import Connecting, Dial, check
@@ -184,6 +192,7 @@ class Reconnecting:
 
         Short for ``channel().receive()``.
         """
+        self._check_entered()
         return await self._channel.receive()
 
     def __aiter__(self) -> Self:
@@ -191,6 +200,7 @@ class Reconnecting:
 
     async def __anext__(self) -> Message | Gap:
         """Take the next message or gap; when the feed has ended, end quietly or raise its cause."""
+        self._check_entered()
         return await self._channel.__anext__()
 
     # State -----------------------------------------------------------------------------------------------------------
@@ -234,6 +244,7 @@ class Reconnecting:
 
     async def _next_client(self) -> Client:
         """Wait until there is an open connection."""
+        self._check_entered()
         while (client := self.client) is None:
             if self._ended.is_set():
                 await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
@@ -259,8 +270,7 @@ class Reconnecting:
             NoContextError: the feed has not been entered.
         """
         check_close(code, reason)
-        if self._block is None:
-            raise NoContextError("enter the feed before closing it: `async with websocket.reconnecting(url) as feed`")
+        self._check_entered()
         if self._closing is None:
             self._closing = code, reason
             (self._serving or self._scope).cancel()
@@ -268,6 +278,10 @@ class Reconnecting:
             await self._ended.wait()
         finally:
             self._scope.cancel()
+
+    def _check_entered(self) -> None:
+        if self._block is None:
+            raise NoContextError("a feed is a block: write `async with websocket.reconnecting(url) as feed`")
 
     # The block -------------------------------------------------------------------------------------------------------
 
@@ -321,7 +335,7 @@ class Reconnecting:
 
     async def _keep_connected(self) -> Error | None:
         """Connect again and again; return why there is no going on."""
-        while True:
+        while not self._channel.closed:
             self._attempts += 1
             attempt = self._failures + 1
             self._tell(State("connecting", attempt))
@@ -330,7 +344,8 @@ class Reconnecting:
             code: int | None = None
             try:
                 client = await self._attempt()
-                error, code = client.error, client.close_code
+                # After a close of the user's, the code of the answer says nothing.
+                error, code = client.error, CloseCode.NORMAL if client.closing else client.close_code
             except Error as failure:
                 error = failure
             if self._closing is not None or (error is None and code not in _COME_BACK):
@@ -347,6 +362,7 @@ class Reconnecting:
             seconds = self._backoff.next_delay(retry_after(error, datetime.now(UTC)))
             self._tell(State("waiting", attempt, error, seconds))
             await trio.sleep(seconds)
+        return None  # nothing more is wanted
 
     async def _attempt(self) -> Client:
         """Connect, subscribe, and pass on what comes; return the client when the connection has ended."""
@@ -365,8 +381,10 @@ class Reconnecting:
         if self._subscribe is not None:
             try:
                 await self._call(self._subscribe, client)
-            except (Error, StopAsyncIteration):
-                if client.close_code is None:
+            except trio.TooSlowError as error:
+                raise ConnectionTimeoutError("subscribing took too long", kind=Kind.TIMEOUT, retryable=True) from error
+            except Exception as error:
+                if client.close_code is None or not _of_the_connection(error):
                     raise
                 return  # how the connection ended says more than what came of it
         opened_at = trio.current_time()
@@ -377,8 +395,8 @@ class Reconnecting:
         attempts, self._attempts = self._attempts, 0
         try:
             if self._lost is not None:
-                error, ended_at = self._lost
-                await self._channel.send(Gap(error, opened_at - ended_at, attempts))
+                why, ended_at = self._lost
+                await self._channel.send(Gap(why, opened_at - ended_at, attempts))
             await self._pass_on(client.channel())
         except csp.ChannelClosedError:
             # By whoever reads it: nothing more is wanted.
@@ -404,6 +422,14 @@ class Reconnecting:
     def _tell(self, state: State) -> None:
         self._state = state
         self._states.send_nowait(state)
+
+
+def _of_the_connection(error: Exception) -> bool:
+    """Whether it can be what a connection that has ended makes of its user, also in a nursery."""
+    kinds = (Error, StopAsyncIteration)
+    if isinstance(error, ExceptionGroup):
+        return cast("ExceptionGroup[Exception]", error).split(kinds)[1] is None
+    return isinstance(error, kinds)
 
 
 def _closed_too_soon(code: int | None) -> ConnectionFailedError:

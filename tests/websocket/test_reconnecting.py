@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 import csp
@@ -123,6 +124,11 @@ def saying(*data: bytes, ends: bool = True, answers_close: bool = True) -> Serve
 def unwilling() -> Server:
     """Return a server that never answers the handshake."""
     return Server(b"")
+
+
+def drained_states(feed: Reconnecting) -> list[State]:
+    """Take what states have come."""
+    return [feed.states().receive_nowait().value for _ in range(len(feed.states()))]
 
 
 def names(states: csp.Channel[State]) -> list[str]:
@@ -238,9 +244,11 @@ async def test_it_can_be_entered_once(autojump_clock: MockClock) -> None:
                 assert entered is feed
 
 
-async def test_it_cannot_be_closed_before_it_is_entered() -> None:
-    with pytest.raises(NoContextError, match="enter the feed"):
-        await Site().feed().close()
+async def test_before_it_is_entered_it_tells_what_to_write() -> None:
+    feed = Site().feed()
+    for use in (feed.close, feed.receive, feed.__anext__, lambda: feed.send("a")):
+        with pytest.raises(NoContextError, match=r"write `async with websocket\.reconnecting\(url\) as feed`"):
+            await use()
 
 
 # Messages and gaps ----------------------------------------------------------------------------------------------------
@@ -430,16 +438,49 @@ async def test_when_the_channel_is_closed_it_does_not_come_back_whatever_the_ser
     assert len(site.servers) == 1
 
 
-async def test_when_the_channel_is_closed_between_connections_the_next_one_ends_the_feed(
-    autojump_clock: MockClock,
-) -> None:
+async def test_when_the_channel_is_closed_between_connections_there_is_no_other(autojump_clock: MockClock) -> None:
     site = Site(saying())
     async with site.feed() as feed:
         await settled()
         feed.channel().close()
         await trio.sleep(5)
-        assert feed.state == State("closed", 2)
-        assert [server.closes for server in site.servers[1:]] == [[1000]]
+        assert feed.state == State("closed", 1)
+        assert len(site.servers) == 1
+
+
+@pytest.mark.parametrize(("code", "answer"), [(1001, close(1001)), (1000, close()), (4000, close())])
+async def test_when_the_user_closes_the_client_it_does_not_come_back(
+    code: int, answer: bytes, autojump_clock: MockClock
+) -> None:
+    server = saying(text("a"), ends=False, answers_close=False)
+    site = Site(server)
+    async with site.feed() as feed:
+        await feed.receive()
+        assert feed.client is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed.client.close, code)
+            await settled()
+            server.send(answer)
+            server.end()
+        assert await feed.receive() == ENDED
+        assert feed.channel().cause is None
+    assert len(site.servers) == 1
+
+
+async def test_a_send_after_the_end_lets_others_run(autojump_clock: MockClock) -> None:
+    async with Site(refusing("401 Unauthorized")).feed() as feed:
+        await rest(feed)
+        with trio.testing.assert_checkpoints(), pytest.raises(ConnectionFailedError):
+            await feed.send("a")
+
+
+async def test_a_close_counts_although_its_channel_was_closed_just_before(autojump_clock: MockClock) -> None:
+    server = saying(text("a"), text("b"), ends=False)
+    async with Site(server).feed(channel_capacity=1) as feed:
+        await settled()
+        feed.channel().close()
+        await feed.close(4001)
+    assert server.closes == [4001]
 
 
 async def test_messages_states_and_a_timer_in_one_select(autojump_clock: MockClock) -> None:
@@ -806,6 +847,55 @@ async def test_a_retryable_error_of_subscribe_is_a_failed_attempt(autojump_clock
     async with site.feed(subscribe) as feed:
         assert await rest(feed) == ["a"]
     assert [server.closes for server in site.servers[:2]] == [[1011], [1011]]
+
+
+async def test_an_error_of_subscribe_that_may_or_may_not_pass_ends_it(autojump_clock: MockClock) -> None:
+    async def subscribe(_client: Client) -> None:
+        raise Error("who knows", kind=Kind.UNKNOWN)
+
+    site = Site(Server(), Server())
+    async with site.feed(subscribe) as feed:
+        assert (await feed.receive()).ok is False
+    assert len(site.servers) == 1
+
+
+async def test_a_subscribe_that_takes_too_long_is_a_failed_attempt(autojump_clock: MockClock) -> None:
+    async def subscribe(client: Client) -> None:
+        with trio.fail_after(3):
+            await anext(client)
+
+    site = Site(Server(), saying(text("subscribed"), text("a"), ends=False))
+    async with site.feed(subscribe) as feed:
+        assert (await feed.receive()).value == Message("text", "a")
+        waiting = [state for state in drained_states(feed) if state.name == "waiting"]
+    assert [str(state.error) for state in waiting] == ["subscribing took too long"]
+
+
+async def test_a_connection_that_ends_while_tasks_of_subscribe_use_it_is_a_failed_attempt(
+    autojump_clock: MockClock,
+) -> None:
+    async def subscribe(client: Client) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.__anext__)
+
+    site = Site(saying(), saying(text("subscribed"), text("a"), ends=False))
+    async with site.feed(subscribe) as feed:
+        assert (await feed.receive()).value == Message("text", "a")
+
+
+async def test_another_exception_among_those_of_subscribes_tasks_ends_it(autojump_clock: MockClock) -> None:
+    async def subscribe(client: Client) -> None:
+        async def fail() -> None:
+            with contextlib.suppress(Error, StopAsyncIteration):
+                await anext(client)
+            raise KeyError("a bug")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+
+    async with Site(saying()).feed(subscribe) as feed:
+        assert (await feed.receive()).ok is False
+        assert isinstance(feed.channel().cause, ExceptionGroup)
 
 
 async def test_subscribe_may_close_the_feed(autojump_clock: MockClock) -> None:

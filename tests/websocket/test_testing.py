@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
@@ -446,7 +447,7 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_gone_for_the_handle
     seen: list[object] = []
 
     async def handler(connection: ServerConnection) -> None:
-        await connection.wait_closed()
+        await trio.sleep(6)
         seen.append(repr(connection))
         for operation in (connection.accept(), connection.send("late"), connection.reject(401)):
             with pytest.raises(testing.ConnectionEndedError):
@@ -460,6 +461,7 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_gone_for_the_handle
             async with websocket.connect(URL, dial_timeout="5s"):
                 pass
         assert trio.current_time() == 5
+        await trio.sleep(5)
     assert seen == [f"<csp.testing.ServerConnection ended, {URL}>", False, (None, None)]
 
 
@@ -1119,3 +1121,144 @@ async def test_keyboard_interrupts_and_exits_come_out_bare() -> None:
     with pytest.raises(SystemExit):
         async with websocket_server(handler), websocket.connect(URL):
             pass
+
+
+# What testers run into ------------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_only_waits_for_the_end_accepts(autojump_clock: MockClock) -> None:
+    async with websocket_server(ServerConnection.wait_closed), websocket.connect(URL) as client:
+        assert client.close_code is None
+
+
+@pytest.mark.parametrize(("drop", "how"), [(False, "closed with code 1000"), (True, "the client left without a close")])
+async def test_a_handler_that_waits_for_a_message_in_vain_fails_the_test(
+    drop: bool, how: str, autojump_clock: MockClock
+) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await anext(connection)
+
+    async def whole() -> None:
+        async with websocket_server(handler):
+            with trio.CancelScope() as scope:
+                async with websocket.connect(URL):
+                    if drop:
+                        scope.cancel()
+                    await trio.lowlevel.checkpoint()
+            await trio.sleep(1)
+
+    with pytest.raises(AssertionError, match="the handler waits for a message, and the client sends no more") as raised:
+        await whole()
+    assert drop or how in str(raised.value)
+
+
+async def test_what_connects_while_the_block_ends_reaches_its_server(autojump_clock: MockClock) -> None:
+    connected: list[int | None] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.close(1001)
+
+    async def connect_twice() -> None:
+        for _ in range(2):
+            async with websocket.connect(URL) as client:
+                await client.receive()
+                connected.append(client.close_code)
+
+    async with trio.open_nursery() as nursery, websocket_server(handler):
+        nursery.start_soon(connect_twice)
+    assert connected == [1001, 1001]
+
+
+async def test_a_connect_that_begins_as_the_block_ends_is_refused_or_goes_on_its_way() -> None:
+    outcomes: list[str] = []
+
+    async def connect() -> None:
+        try:
+            async with websocket.connect("ws://127.0.0.1:1/"):
+                pass
+        except ConnectionFailedError:
+            outcomes.append("failed")
+
+    async def block() -> None:
+        async with websocket_server(ignore):
+            raise KeyError
+
+    for _ in range(50):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connect)
+            with pytest.raises(KeyError):
+                await block()
+    assert outcomes == ["failed"] * 50
+
+
+async def test_when_a_handler_fails_the_program_is_cancelled_before_it_sees_the_end(autojump_clock: MockClock) -> None:
+    seen: list[object] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.accept()
+        raise AssertionError("expected something else")
+
+    async def whole() -> None:
+        async with websocket_server(handler), websocket.connect(URL) as client:
+            seen.append(await client.receive())
+
+    with pytest.raises(AssertionError, match="expected something else") as raised:
+        await whole()
+    assert seen == []
+    assert raised.value.__suppress_context__
+
+
+async def test_a_connect_that_is_refused_lets_others_run() -> None:
+    async with websocket_server(ignore, "ws://other.test"):
+        with trio.testing.assert_checkpoints(), pytest.raises(ConnectionFailedError):
+            await dial(parse_url(URL), parse_options({}))
+
+
+async def test_reading_that_is_stopped_again_at_once_does_not_go_on(autojump_clock: MockClock) -> None:
+    async with websocket_pair(close_timeout="1s") as (client, server):
+        server.stop_reading()
+        await wait_all_tasks_blocked()
+        server.read_on()
+        server.stop_reading()
+        with trio.move_on_after(5) as waiting:
+            await client.send("a")
+            await server.receive()
+        assert waiting.cancelled_caught
+
+
+async def test_bytes_that_answer_the_handshake_are_all_of_it(autojump_clock: MockClock) -> None:
+    async def refuse(connection: ServerConnection) -> None:
+        await connection.send_bytes(b"HTTP/1.1 503 Unavailable\r\n\r\nbody")
+
+    error = await refusal(refuse)
+    assert details(error)["body"] == b"body"
+    assert trio.current_time() == 0
+
+
+async def test_headers_of_the_answer_may_be_latin_1(autojump_clock: MockClock) -> None:
+    async def accept(connection: ServerConnection) -> None:
+        await connection.accept(headers={"X-Name": "caf\xe9"})
+        await connection.wait_closed()
+
+    async with websocket_server(accept), websocket.connect(URL) as client:
+        assert client.response_headers["X-Name"] == "caf\xe9"
+
+
+async def test_what_a_server_cannot_write_is_an_invalid_error(autojump_clock: MockClock) -> None:
+    async with websocket_pair() as (_, server):
+        with pytest.raises(InvalidError, match="payload must be at most 125 bytes, not 126"):
+            await server.ping(bytes(126))
+        with pytest.raises(InvalidError, match="data must be a str or bytes-like, not int"):
+            await server.send(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        for code, reason in ((70000, ""), (1000, "\ud800")):
+            with pytest.raises(InvalidError, match="such a close frame cannot be written"):
+                await server.close(code, reason)
+        await server.send("still open")
+
+    async def reject(connection: ServerConnection) -> None:
+        with pytest.raises(InvalidError, match="such an answer cannot be written"):
+            await connection.reject(101)
+
+    async with websocket_server(reject), websocket.connect(URL) as client:
+        await client.receive()
+        assert client.close_code == 1000

@@ -58,7 +58,8 @@ async def websocket_server(handler: Handler, url: str | None = None) -> AsyncGen
 
     ``await handler(connection)`` runs in a task for each connection, once its request has come. When it returns, the
     connection is closed with 1000. What it raises cancels the block and comes out of it as it is;
-    `ConnectionEndedError` alone means no more than that the client has gone.
+    `ConnectionEndedError` alone means no more than that the client has gone, so what stands behind a send to a client
+    that is gone is not run.
 
     Blocks may be nested: the innermost that serves a URL is reached. What none of them serves is refused like a closed
     port; nothing goes to the network. Security policies are asked as always.
@@ -83,10 +84,10 @@ async def websocket_server(handler: Handler, url: str | None = None) -> AsyncGen
         memory_servers.set((*memory_servers.get(), serve))
         try:
             yield
+            # What a handler checks behind the client's last word is part of the test.
+            await wait_all_tasks_blocked()
         finally:
             memory_servers.set(tuple(server for server in memory_servers.get() if server is not serve))
-        # What a handler checks behind the client's last word is part of the test.
-        await wait_all_tasks_blocked()
 
 
 def _is_below(url: str, root: str) -> bool:
@@ -98,11 +99,11 @@ def _is_below(url: str, root: str) -> bool:
 def _linked(target: Target, nursery: trio.Nursery, handler: Handler) -> Transport:
     """Return a client's end of a new stream, whose other end is served in a task."""
     near, far = lockstep_stream_pair()
-    nursery.start_soon(_serve, far, target.url, handler, name=f"csp.testing server of {target.url}")
+    nursery.start_soon(_serve, far, target.url, handler, nursery, name=f"csp.testing server of {target.url}")
     return StreamTransport(near)
 
 
-async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handler) -> None:
+async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handler, servers: trio.Nursery) -> None:
     try:
         peer = Peer(stream)
         if not await peer.read_request():
@@ -111,11 +112,24 @@ async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handle
         async with csp.BackgroundNursery() as nursery:
             nursery.start_soon(peer.run, name=f"csp.testing connection of {url}")
             try:
-                await handler(connection)
-            except* ConnectionEndedError:
-                pass  # also from tasks of the handler's, in a group
+                await _handle(handler, connection)
+            except BaseException:
+                # Before the client sees the end of its stream: what it makes of that is not what failed.
+                servers.cancel_scope.cancel()
+                raise
             await connection.close()
     finally:
         # A client that sees the end may fail and cancel this; Cancelled must not take the place of why it ended.
         with trio.CancelScope(shield=True):
             await stream.aclose()
+
+
+async def _handle(handler: Handler, connection: ServerConnection) -> None:
+    try:
+        await handler(connection)
+    except* ConnectionEndedError:
+        pass  # also from tasks of the handler's, in a group
+    except* StopAsyncIteration:
+        code = connection.close_code
+        how = f"closed with code {code}" if connection.error is None else connection.error
+        raise AssertionError(f"the handler waits for a message, and the client sends no more: {how}") from None

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self, TypeAlias, cast, final
 
+import h11
 import trio
 from wsproto.events import AcceptConnection, BytesMessage, Ping, RejectConnection, RejectData, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
 from csp.errors import InvalidError, NoContextError
+from trio_csp_websocket._client import encoded
 from trio_csp_websocket._constants import CloseCode
-from trio_csp_websocket._frames import CLOSE, close_payload, encode_from_server
+from trio_csp_websocket._frames import CLOSE, MAX_CONTROL_PAYLOAD, close_payload, encode_from_server
 from trio_csp_websocket._testing._peer import ConnectionEndedError
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class ServerConnection:
     """The server's end of a connection in memory, which does what the test says. Made by `websocket_server`.
 
     Reading goes on by itself, up to 1000 messages ahead of `receive`. What sends waits until the client has read it;
-    if cancelled, it goes out nevertheless. Whatever needs an open connection accepts it, if nothing has been answered.
+    if cancelled, it goes out nevertheless. Whatever needs an open connection accepts it, if nothing has been answered;
+    a handler that does nothing but sleep has to `accept` first.
     """
 
     def __init__(self, peer: Peer, url: str) -> None:
@@ -87,16 +90,22 @@ class ServerConnection:
         """Refuse the connection with an HTTP status of 200 to 999, and end it.
 
         Raises:
+            InvalidError: it cannot be written like that: another status, a malformed header, a Content-Length that is
+                not that of the body.
             NoContextError: the request was answered already.
             ConnectionEndedError: the client has gone.
         """
         self._check_unanswered()
-        given = _encoded(headers)
+        given = _header_pairs(headers)
         if all(name.lower() != b"content-length" for name, _ in given):
             given.append((b"Content-Length", str(len(body)).encode()))
         websocket = self._peer.websocket
-        answer = websocket.send(RejectConnection(status_code=status, headers=given, has_body=True))
-        written = self._peer.say_bytes(answer + websocket.send(RejectData(data=body)))
+        try:
+            answer = websocket.send(RejectConnection(status_code=status, headers=given, has_body=True))
+            answer += websocket.send(RejectData(data=body))
+        except h11.LocalProtocolError as error:
+            raise InvalidError(f"such an answer cannot be written: {error}") from None
+        written = self._peer.say_bytes(answer)
         self._peer.answered = True
         self._peer.end()
         await _written(written)
@@ -108,7 +117,7 @@ class ServerConnection:
         written = self._peer.say(
             AcceptConnection(
                 subprotocol=protocol,
-                extra_headers=_encoded(headers),
+                extra_headers=_header_pairs(headers),
                 extensions=[PerMessageDeflate()] if compression else [],
             )
         )
@@ -131,11 +140,12 @@ class ServerConnection:
         """Send a text message, or a binary one of anything bytes-like, and wait until the client has read it.
 
         Raises:
+            InvalidError: the data cannot be sent, as in `csp.websocket.Client.send`.
             ConnectionEndedError: the connection has ended, or is being closed.
             NoContextError: the request was answered, but not by an acceptance.
         """
-        event = TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=bytes(memoryview(data)))
-        await self._say(event)
+        _, payload = encoded(data, None)
+        await self._say(TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=bytes(payload)))
 
     async def ping(self, payload: bytes | None = None) -> csp.Channel[float]:
         """Send a ping, and return a channel for the answer when the client has read it.
@@ -147,9 +157,12 @@ class ServerConnection:
             payload: up to 125 bytes; by default a running number.
 
         Raises:
+            InvalidError: the payload is longer.
             ConnectionEndedError: the connection has ended, or is being closed.
             NoContextError: the request was answered, but not by an acceptance.
         """
+        if payload is not None and len(payload) > MAX_CONTROL_PAYLOAD:
+            raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}")
         pings = self._peer.pings
         data = pings.new_payload() if payload is None else payload
         answer = pings.sent(data)
@@ -224,20 +237,27 @@ class ServerConnection:
     async def close(self, code: int | None = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection with a close frame, and wait until the client has closed it too.
 
-        Messages that still arrive are discarded. After 10 s without an answer, or if cancelled, the stream ends. Never
-        fails, and does nothing but wait if either side has closed it before.
+        Messages that still arrive are discarded. After 10 s without an answer, or if cancelled, the stream ends. Does
+        nothing but wait if either side has closed it before.
 
         Args:
             code: any number of two bytes, those that must not be sent included; None for a frame without one.
             reason: cut to 123 bytes of UTF-8.
+
+        Raises:
+            InvalidError: the code is no number of two bytes, or the reason cannot be encoded; nothing was done.
         """
+        try:
+            payload = b"" if code is None else close_payload(code, reason)
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise InvalidError(f"such a close frame cannot be written: {error}") from None
         self._accept_if_unanswered()
         peer = self._peer
         if not peer.accepted:
             peer.end()
         elif not peer.ended and not peer.close_sent:
             peer.stop_delivering()
-            peer.say_bytes(encode_from_server(CLOSE, b"" if code is None else close_payload(code, reason)))
+            peer.say_bytes(encode_from_server(CLOSE, payload))
         try:
             with trio.move_on_after(_CLOSE_SECONDS):
                 await peer.gone.wait()
@@ -263,6 +283,7 @@ class ServerConnection:
 
     async def wait_closed(self) -> None:
         """Wait until the connection has ended and the client has closed its side."""
+        self._accept_if_unanswered()
         await self._peer.gone.wait()
 
     def __repr__(self) -> str:
@@ -280,6 +301,6 @@ async def _written(written: csp.Channel[None]) -> None:
         raise ConnectionEndedError
 
 
-def _encoded(headers: GivenHeaders) -> list[tuple[bytes, bytes]]:
+def _header_pairs(headers: GivenHeaders) -> list[tuple[bytes, bytes]]:
     pairs = cast("Iterable[tuple[str, str]]", headers.items() if isinstance(headers, Mapping) else headers or ())
     return [(name.encode("ascii"), value.encode("latin-1")) for name, value in pairs]
