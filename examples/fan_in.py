@@ -15,7 +15,7 @@ import csp
 from csp import testing, websocket
 
 CONNECTIONS = 1000
-MESSAGES = 20
+MESSAGES = 10
 
 
 async def serve(connection: testing.ServerConnection) -> None:
