@@ -7,7 +7,6 @@ server of yours instead: python examples/fan_in.py ws://localhost:8765
 from __future__ import annotations
 
 import sys
-import time
 
 import trio
 
@@ -29,15 +28,12 @@ async def fan_in(url: str) -> None:
     async with csp.BackgroundNursery() as connections:
         clients = [await websocket.connect(url, nursery=connections) for _ in range(CONNECTIONS)]
         print(f"{len(clients)} connections are open", flush=True)
-        start, received = time.perf_counter(), 0
+        received = 0
         with csp.Selector(*(client.channel().case_receive() for client in clients)) as selector:
             async for r in selector:
                 received += r.ok
-        seconds = time.perf_counter() - start
         lost = sum(client.error is not None for client in clients)
-        print(
-            f"{received} messages in {seconds:.2f} s, {1e6 * seconds / received:.0f} us each; {lost} connections lost"
-        )
+        print(f"{received} messages received, {lost} connections lost")
 
 
 async def main(url: str | None) -> None:
