@@ -28,6 +28,9 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
+_NEVER_SEEN = [getattr(signal, name) for name in ("SIGKILL", "SIGSTOP") if hasattr(signal, name)]
+
+
 def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> PullSource[T]:
     """Return a source of what a Trio channel gives, such as a memory channel that a library made.
 
@@ -209,7 +212,7 @@ def from_signals(*signals: int) -> PullSource[int]:
     `trio.open_signal_receiver` does it, so that a Ctrl-C is never lost.
 
     Raises:
-        InvalidError: one is no signal that exists here.
+        InvalidError: one is no signal that exists here, or is never seen by a program (SIGKILL, SIGSTOP).
         InvalidTypeError: one is no number; or there are none.
         RuntimeError: the block is entered in another thread than Python's main thread.
     """
@@ -218,8 +221,8 @@ def from_signals(*signals: int) -> PullSource[int]:
     for number in signals:
         if not isinstance(number, int):
             raise InvalidTypeError(f"a signal must be a number such as signal.SIGTERM, not {number!r}")
-        if number not in signal.valid_signals():
-            raise InvalidError(f"there is no signal {number} here")
+        if number not in signal.valid_signals() or number in _NEVER_SEEN:
+            raise InvalidError(f"there is no signal {number} that can be received here")
     return _SignalSource(signals)
 
 

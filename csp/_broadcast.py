@@ -32,6 +32,7 @@ def broadcast(source: Source[T]) -> Broadcast[T]:
 
     Raises:
         InvalidTypeError: it is no source.
+        NoContextError: it is a block that was not entered.
     """
     check_source(source, "source")
     return Broadcast(source)
@@ -84,10 +85,14 @@ class Broadcast(Generic[T]):
             self._subscribed.set()
         return channel
 
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "open" if self._entered else "not entered"
+        return f"<csp.broadcast {state}, {len(self._subscribers)} subscribers, of {self._source!r}>"
+
     @enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise NoContextError(f"{self!r} was used before; make another one")
+            raise NoContextError("this broadcast was used before; make another one")
         self._entered = True
         nursery = await self._background.__aenter__()
         nursery.start_soon(self._run)
@@ -137,4 +142,8 @@ class Broadcast(Generic[T]):
 
 
 def _too_slow(capacity: float) -> Error:
-    return Error(f"the subscriber was closed: it was {capacity} values behind", kind=Kind.CANCELED, retryable=True)
+    return Error(
+        f"the subscriber was closed: it did not keep up, and its buffer of {capacity} is full",
+        kind=Kind.CANCELED,
+        retryable=True,
+    )

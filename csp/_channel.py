@@ -33,7 +33,7 @@ from csp._ends import ReceiveEnd, SendEnd
 from csp._sending import SendAllWaiter, SendCase, SendWaiter
 from csp._source import Moment, ReceiveCase, ReceiveWaiter, Source
 from csp._waiters import Queue, Received, Waiter, count, first, join, leave, new_tuple
-from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError
+from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,8 +230,13 @@ class Channel(Source[T]):
             ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
             trio.RunFinishedError: that run is over, or ended while waiting; the value was not sent.
             trio.Cancelled: the call of `trio.to_thread.run_sync` was cancelled while waiting; the value was not sent.
-            RuntimeError: the thread is Trio's own; or it is not one of Trio's, and there is no trio_token.
+            NoContextError: called by Trio's own thread, which it would block.
+            RuntimeError: the thread is not one of Trio's, and there is no trio_token.
         """
+        if trio.lowlevel.in_trio_run():
+            raise NoContextError(
+                "send_from_thread blocks, so it is for other threads: here, `await channel.send(value)`"
+            )
         if trio_token is None:
             trio.from_thread.run(self.send, value)
             return

@@ -46,4 +46,7 @@ async def main(url: str | None) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1] if len(sys.argv) > 1 else None)
+    try:
+        trio.run(main, sys.argv[1] if len(sys.argv) > 1 else None)
+    except csp.errors.Error as error:
+        sys.exit(f"fan_in: {error}")

@@ -1,7 +1,4 @@
-"""A worker pool: the SHA-256 of every file under a folder, four at a time, in the order of their names.
-
-python examples/worker_pool.py [folder]
-"""
+"""A worker pool: the SHA-256 of every file under a folder, four at a time, in the order of their names."""
 
 from __future__ import annotations
 
@@ -43,6 +40,8 @@ async def digest(path: trio.Path) -> Digest:
 
 async def main(folder: str) -> None:
     """Print a line for each file as soon as it and those before it are done."""
+    if not await trio.Path(folder).is_dir():
+        sys.exit(f"worker_pool: {folder} is no folder")
     async with (
         csp.from_signals(signal.SIGINT) as stop,
         csp.from_async_iterable(files(trio.Path(folder))) as paths,

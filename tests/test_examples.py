@@ -79,11 +79,19 @@ def test_price_stream_comes_back_after_a_restart_and_ends_on_ctrl_c() -> None:
         end(process)
 
 
-def test_price_stream_says_what_is_wrong_with_a_url() -> None:
-    with start("price_stream.py", "http://127.0.0.1/") as process:
+@pytest.mark.parametrize(
+    ("example", "argument", "said"),
+    [
+        ("price_stream.py", "http://127.0.0.1/", 'url must start with "ws://" or "wss://", not "http:"'),
+        ("fan_in.py", "nonsense", 'fan_in: url must start with "ws://" or "wss://"'),
+        ("worker_pool.py", "/nowhere", "worker_pool: /nowhere is no folder"),
+    ],
+)
+def test_an_argument_that_is_wrong_is_told(example: str, argument: str, said: str) -> None:
+    with start(example, argument) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.splitlines()[-1].endswith('url must start with "ws://" or "wss://", not "http:"')
+    assert said in err.splitlines()[-1]
 
 
 def test_worker_pool_hashes_the_files_in_order(tmp_path: Path) -> None:

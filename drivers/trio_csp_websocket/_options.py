@@ -149,20 +149,21 @@ def parse_options(given: Mapping[str, object]) -> Options:
     )
 
 
-def parse_timeout(name: str, timeout: object) -> float:
-    """Return a timeout in seconds, `math.inf` for None; raise `InvalidError` for one that is none."""
-    if timeout is None:
+def parse_timeout(name: str, timeout: object, *, optional: bool = True) -> float:
+    """Return a timeout in seconds, `math.inf` for None if it is optional; raise `InvalidError` for one that is none."""
+    if timeout is None and optional:
         return math.inf
     if isinstance(timeout, int | float) and not isinstance(timeout, bool):
         seconds = timeout / 1000 if -_MAX_MILLISECONDS <= timeout <= _MAX_MILLISECONDS else math.inf
     elif isinstance(timeout, str | timedelta):
         seconds = csp.parse_duration(timeout, name=name)
     else:
-        raise InvalidTypeError(
-            f'{name} must be a number of milliseconds, a string such as "10s", a timedelta or None, not {timeout!r}'
-        )
+        wanted = 'a number of milliseconds, a string such as "10s"'
+        wanted += ", a timedelta or None" if optional else " or a timedelta"
+        raise InvalidTypeError(f"{name} must be {wanted}, not {timeout!r}")
     if not 0 < seconds < math.inf:
-        raise InvalidError(f"{name} must be above 0 and finite, or None for no limit, not {_shown(timeout)}")
+        no_limit = ", or None for no limit" if optional else ""
+        raise InvalidError(f"{name} must be above 0 and finite{no_limit}, not {_shown(timeout)}")
     return seconds
 
 

@@ -112,24 +112,20 @@ def reconnecting(
             "nursery must not be given: a feed is a block, `async with websocket.reconnecting(url) as feed`, "
             "and its connections end with it"
         )
+    for name in options.keys() - ConnectOptions.__annotations__.keys():
+        known = {"subscribe", "min_delay", "max_delay", "max_attempts", *ConnectOptions.__annotations__} - {"nursery"}
+        raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted(known))}")
     # Checked and read once: the headers may be an iterator.
     target, checked = check(url, options)
     if subscribe is not None and not callable(subscribe):
         raise InvalidTypeError(f"subscribe must be an async function or None, not {subscribe!r}")
-    least, most = _delay("min_delay", min_delay), _delay("max_delay", max_delay)
+    least = parse_timeout("min_delay", min_delay, optional=False)
+    most = parse_timeout("max_delay", max_delay, optional=False)
     if least > most:
         raise InvalidError(f"max_delay must be at least min_delay, which is {least:g} s, not {most:g} s")
     if max_attempts is not None:
         parse_whole_number("max_attempts", max_attempts, 1, _MAX_ATTEMPTS)
     return Reconnecting(target, checked, Backoff(least, most), subscribe, max_attempts)
-
-
-def _delay(name: str, delay: object) -> float:
-    if delay is None:
-        raise InvalidTypeError(
-            f'{name} must be a number of milliseconds, a string such as "10s" or a timedelta, not None'
-        )
-    return parse_timeout(name, delay)
 
 
 @final

@@ -560,5 +560,6 @@ def test_options_out_of_range_are_refused() -> None:
         csp.from_signals()
     with pytest.raises(InvalidTypeError, match=r"a signal must be a number such as signal\.SIGTERM, not 'SIGTERM'"):
         csp.from_signals("SIGTERM")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InvalidError, match="there is no signal 9999 here"):
-        csp.from_signals(9999)
+    for number in (9999, signal.SIGKILL):
+        with pytest.raises(InvalidError, match=f"there is no signal {int(number)} that can be received here"):
+            csp.from_signals(number)

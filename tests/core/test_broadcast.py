@@ -58,7 +58,7 @@ async def test_the_policies_for_one_that_does_not_keep_up() -> None:
         assert [closed.receive_nowait().value for _ in range(2)] == [0, 1]
         assert closed.receive_nowait() == ENDED
         assert csp.errors.is_kind(closed.cause, csp.errors.CANCELED)
-        assert str(closed.cause) == "the subscriber was closed: it was 2 values behind"
+        assert str(closed.cause) == "the subscriber was closed: it did not keep up, and its buffer of 2 is full"
         await send(source, 5)
         assert oldest.receive_nowait() == (5, True)
 
@@ -124,9 +124,13 @@ async def test_it_is_a_block_and_entered_once() -> None:
     values = csp.broadcast(csp.Channel[int]())
     with pytest.raises(NoContextError, match="async with"):
         values.subscribe(1, slow="wait")
+    assert repr(values).startswith("<csp.broadcast not entered, 0 subscribers, of <csp.Channel open")
     async with values:
+        values.subscribe(1, slow="wait")
+        assert repr(values).startswith("<csp.broadcast open, 1 subscribers")
         with pytest.raises(NoContextError, match="used before"):
             await values.__aenter__()
+    assert repr(values).startswith("<csp.broadcast ended")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from csp.errors import ChannelClosedError
+from csp.errors import ChannelClosedError, NoContextError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,8 +111,9 @@ def test_a_foreign_thread_gives_the_token_and_may_outlive_the_run() -> None:
 
 async def test_called_where_it_would_block_trio_or_without_a_run_it_says_so() -> None:
     channel = csp.Channel[int](1)
-    with pytest.raises(RuntimeError, match="blocking function"):
-        channel.send_from_thread(1, trio_token=trio.lowlevel.current_trio_token())
+    for token in (None, trio.lowlevel.current_trio_token()):
+        with pytest.raises(NoContextError, match=r"here, `await channel\.send\(value\)`"):
+            channel.send_from_thread(1, trio_token=token)
     said: list[str] = []
 
     def work() -> None:

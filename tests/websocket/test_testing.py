@@ -20,6 +20,7 @@ from csp.errors import (
     ConnectionFailedError,
     ConnectionTimeoutError,
     InvalidError,
+    InvalidTypeError,
     Kind,
     NoContextError,
     PermissionDeniedError,
@@ -1262,3 +1263,20 @@ async def test_what_a_server_cannot_write_is_an_invalid_error(autojump_clock: Mo
     async with websocket_server(reject), websocket.connect(URL) as client:
         await client.receive()
         assert client.close_code == 1000
+
+
+async def test_what_makes_no_server_is_found_at_once(nursery: trio.Nursery) -> None:
+    async def serve(handler: Any) -> None:
+        async with websocket_server(handler):
+            raise AssertionError
+
+    async def pair() -> None:
+        async with websocket_pair(nursery=nursery):
+            raise AssertionError
+
+    with pytest.raises(
+        InvalidTypeError, match="handler must be an async function of a ServerConnection, not 'nonsense'"
+    ):
+        await serve("nonsense")
+    with pytest.raises(InvalidError, match="nursery must not be given"):
+        await pair()

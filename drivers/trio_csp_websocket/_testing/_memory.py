@@ -9,6 +9,7 @@ import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
+from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket._connect import Connecting
 from trio_csp_websocket._dial import memory_servers
 from trio_csp_websocket._options import ConnectOptions, Options, parse_options
@@ -35,8 +36,13 @@ async def websocket_pair(**connect_options: Unpack[ConnectOptions]) -> AsyncGene
     the end of the block, as that of `csp.websocket.connect` does.
 
     Args:
-        connect_options: those of `csp.websocket.connect`.
+        connect_options: those of `csp.websocket.connect`, without ``nursery``.
+
+    Raises:
+        InvalidError: an option is out of range or malformed.
     """
+    if connect_options.get("nursery") is not None:
+        raise InvalidError("nursery must not be given: the connection ends with the block")
     async with csp.BackgroundNursery() as nursery:
         served = csp.Channel[ServerConnection](1)
 
@@ -74,7 +80,10 @@ async def websocket_server(handler: Handler, url: str | None = None) -> AsyncGen
 
     Raises:
         InvalidError: the URL is malformed.
+        InvalidTypeError: the handler is no async function.
     """
+    if not callable(handler):
+        raise InvalidTypeError(f"handler must be an async function of a ServerConnection, not {handler!r}")
     root = None if url is None else parse_url(url).url
     async with csp.BackgroundNursery() as nursery:
 
