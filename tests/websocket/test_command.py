@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import select
 import signal
 import socket
 import ssl
@@ -12,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -21,7 +24,7 @@ import trustme
 
 import csp
 from csp import testing, websocket
-from tests.websocket._peers import LibraryServer, NodeServer, WebsocketsServer
+from tests.websocket._peers import LibraryServer, NodeServer, Peer, WebsocketsServer, raw_server
 from trio_csp_websocket._command_line import _program
 from trio_csp_websocket._command_line._arguments import parse
 from trio_csp_websocket._command_line._lines import Format, Line, escaped
@@ -30,11 +33,11 @@ from trio_csp_websocket._command_line._streams import MAX_LINE_BYTES, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable, Iterator
-    from pathlib import Path
 
     from trio.testing import MockClock
 
 URL = "ws://server.test/"
+FULL = Path("/dev/full")
 
 
 # A session in this process ------------------------------------------------------------------------------------------
@@ -226,6 +229,29 @@ async def test_output_that_fails_ends_it(echoing: None, autojump_clock: MockCloc
     assert run.texts("note")[-1] == "closed with code 1000 (NORMAL)"
 
 
+async def test_output_that_fails_as_the_connection_ends_is_told(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.send("being written")
+        await trio.sleep(1.5)
+        await connection.send("to be written")
+        await connection.close(1000)
+
+    async def show(lines: Iterable[Line]) -> None:
+        await trio.sleep(1)
+        if any(line.text == "being written" for line in lines):
+            raise OSError(28, "No space")
+        await run.show(lines)
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through(show=show) == 1
+    assert [line.text for line in run.lines] == [
+        f"connected to {URL}",
+        "closed by the server with code 1000 (NORMAL)",
+        "cannot write the output: No space",
+    ]
+
+
 async def test_output_that_nobody_takes_slows_the_server_down_and_does_not_hold_up_a_stop(
     autojump_clock: MockClock,
 ) -> None:
@@ -279,7 +305,17 @@ async def test_a_server_that_does_not_read_slows_the_input_down(autojump_clock: 
 
 async def test_a_person_sends_lines_and_commands(echoing: None, autojump_clock: MockClock) -> None:
     run = Run()
-    typed = ["hello", "", "/ping", "/help", "//slash", "/nonsense \x1b", "/close 99", "/close now"]
+    typed = [
+        "hello",
+        "",
+        "/ping",
+        "/help",
+        "//slash",
+        "/nonsense \x1b",
+        "/close 99",
+        "/close now",
+        "/close 1" + 4999 * "0",
+    ]
     async with csp.BackgroundNursery() as nursery:
         nursery.start_soon(lambda: run.carry_through(*typed, interactive=True, terminal=True))
         await trio.sleep(1)
@@ -288,8 +324,9 @@ async def test_a_person_sends_lines_and_commands(echoing: None, autojump_clock: 
         assert run.texts() == ["hello", "/slash"]
         assert run.texts("error") == [
             "not understood: /nonsense \\u001b; see /help",
-            "not understood: /close now; see /help",
             "code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not 99",
+            "not understood: /close now; see /help",
+            f"not understood: /close {'1' + 4999 * '0'}; see /help",
         ]
         assert sum(text.startswith("pong after ") for text in run.texts("note")) == 1
         assert any(text.startswith("/close") for text in run.texts("note"))
@@ -305,14 +342,33 @@ async def test_the_end_of_what_is_typed_closes_with_1000(echoing: None, autojump
     assert run.texts("note")[-1] == "closed with code 1000 (NORMAL)"
 
 
-async def test_a_person_is_not_held_up_by_a_server_that_does_not_read(autojump_clock: MockClock) -> None:
-    async def handler(connection: testing.ServerConnection) -> None:
-        await connection.accept()
-        connection.stop_reading()
-        await trio.sleep_forever()
+async def deaf(connection: testing.ServerConnection) -> None:
+    await connection.accept()
+    connection.stop_reading()
+    await trio.sleep_forever()
 
+
+@pytest.mark.parametrize("signalled", [False, True])
+async def test_ctrl_c_while_closing_does_not_wait_for_the_server(autojump_clock: MockClock, signalled: bool) -> None:
     run = Run()
-    async with testing.websocket_server(handler):
+    async with testing.websocket_server(deaf), csp.BackgroundNursery() as nursery:
+        nursery.start_soon(lambda: run.carry_through("before", None, "late", "", interactive=True, terminal=True))
+        await trio.sleep(1)
+        assert run.status is None
+        assert run.texts("sent") == ["before"]
+        assert run.texts("error") == ["not sent: closing"]
+        assert run.texts("note")[-1] == "closing; Ctrl-C again does not wait for the server"
+        if signalled:
+            await run.stops.send(Stop(0))
+        else:
+            await run.input.send(None)
+        await trio.sleep(0.1)
+        assert run.status == 0
+
+
+async def test_a_person_is_not_held_up_by_a_server_that_does_not_read(autojump_clock: MockClock) -> None:
+    run = Run()
+    async with testing.websocket_server(deaf):
         assert await run.carry_through(*["x" * 1_000_000] * 5, "/ping", "/ping", None, interactive=True) == 0
 
 
@@ -408,6 +464,35 @@ async def test_messages_go_to_one_descriptor_and_the_rest_to_another(marked: boo
     os.close(err[0])
 
 
+async def test_descriptors_left_non_blocking_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.pipe()
+    for fd in (ours, theirs):
+        os.set_blocking(fd, False)
+    taken: list[str] = []
+    read = bytearray()
+    wait = select.select
+
+    def wait_to_read(*fds: Any) -> object:
+        os.write(theirs, b"a\n")
+        os.close(theirs)
+        return wait(*fds)
+
+    def wait_to_write(*fds: Any) -> object:
+        read.extend(os.read(ours, 1 << 20))
+        return wait(*fds)
+
+    async def take(line: str) -> None:
+        taken.append(line)
+
+    monkeypatch.setattr(select, "select", wait_to_write)
+    await streams(out=theirs)([Line("received", "x" * 300_000)])
+    assert len(read + os.read(ours, 1 << 20)) == 300_001
+    monkeypatch.setattr(select, "select", wait_to_read)
+    await read_lines(ours, take)
+    assert taken == ["a"]
+    os.close(ours)
+
+
 # The command line -----------------------------------------------------------------------------------------------------
 
 
@@ -417,7 +502,10 @@ def test_arguments_become_options() -> None:
         "headers": [("A", "b:c"), ("D", "")],
         "protocols": ["p", "q"],
         "compression": websocket.COMPRESSION.CONTEXT_TAKEOVER,
+        "dial_timeout": "30s",
+        "close_timeout": "2s",
     }
+    assert parse(["ws://h/", "--timeout", "5s"]).options["dial_timeout"] == "5s"
     parsed = parse(["ws://h/", "--compress", "no-context", "--wait", "forever", "--ping=1m", "--count", "3"])
     assert parsed.options["compression"] == websocket.COMPRESSION.NO_CONTEXT
     assert (parsed.wait, parsed.ping, parsed.count) == (None, "1m", 3)
@@ -447,10 +535,12 @@ def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
         (["ws://h/", "--count", "0"], "argument --count: must be a whole number of at least 1, not '0'"),
         (["ws://h/", "--count", "x"], "argument --count: must be a whole number of at least 1, not 'x'"),
         (["ws://h/", "--ping", "0s"], "argument --ping: must be above 0, not 0s"),
-        (["ws://h/", "--wait", "1"], "argument --wait: duration must be a duration such as"),
+        (["ws://h/", "--wait", "1"], "argument --wait: must be a duration such as 300ms, 10s or 1m30s, not 1"),
+        (["ws://h/", "--timeout", "forever"], "argument --timeout: must be a duration such as"),
         (["ws://h/", "--compress=x"], "argument --compress: invalid choice: 'x'"),
         (["ws://h/", "-k"], "--ca and --insecure need a wss:// URL"),
         (["wss://h/", "--ca", "/no/such/file"], "--ca /no/such/file: No such file or directory"),
+        (["wss://h/", "--ca", __file__], f"--ca {__file__}: no certificates in it"),
     ],
 )
 def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
@@ -519,6 +609,55 @@ async def test_the_demo_ticks(autojump_clock: MockClock) -> None:
 async def test_input_that_is_not_utf_8_is_an_error(echoing: None, capfd: pytest.CaptureFixture[str]) -> None:
     assert await program(URL, given=b"a\n\xff\n") == 1
     assert "standard input: line 2 is not UTF-8: its byte 1 is 0xff" in capfd.readouterr().err.splitlines()
+
+
+async def test_input_that_cannot_be_read_is_an_error(
+    echoing: None, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with standard_input(b""), trio.fail_after(10):
+        os.dup2(directory, 0)
+        assert await _program.run(parse([URL])) == 1
+    os.close(directory)
+    assert "standard input: Is a directory" in capfd.readouterr().err.splitlines()
+
+
+async def test_connecting_is_given_up_after_the_timeout(capfd: pytest.CaptureFixture[str]) -> None:
+    async def wait(_connection: testing.ServerConnection) -> None:
+        await trio.sleep_forever()
+
+    async with testing.websocket_server(wait):
+        assert await program(URL, "--timeout", "10ms") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "within 0.01 s" in line
+
+
+@pytest.mark.parametrize("arguments", [["-H", "authorization: Bearer x", URL], [URL.replace("//", "//user:password@")]])
+async def test_credentials_that_are_refused_are_not_asked_for(
+    capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    async def refuse(connection: testing.ServerConnection) -> None:
+        await connection.reject(403)
+
+    async with testing.websocket_server(refuse):
+        assert await program(*arguments) == 1
+    assert capfd.readouterr().err.endswith("; the credentials were not accepted\n")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_certificate_for_another_host_is_not_to_be_trusted(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, host: str
+) -> None:
+    async def server(peer: Peer) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            assert await peer.stream.receive_some() == b""
+
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("example.com").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with raw_server(server, tls=context) as url:
+        assert await program("--ca", str(tmp_path / "ca.pem"), url.replace("127.0.0.1", host)) == 1
+    assert capfd.readouterr().err.endswith("; is the host name right?\n")
 
 
 @pytest.mark.parametrize(
@@ -618,11 +757,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "csp.websocket", *arguments],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
@@ -694,6 +833,15 @@ def test_ctrl_c_in_a_pipe_closes_and_is_status_130(library: LibraryServer) -> No
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "closed with code 1000 (NORMAL)"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+def test_a_full_disk_at_the_end_is_status_1(library: LibraryServer) -> None:
+    with FULL.open("w") as full, start(library.url("/count/3"), stdout=full) as process:
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    said = ["closed by the server with code 1000 (NORMAL)", "cannot write the output: No space left on device"]
+    assert sorted(err.splitlines()[1:]) == sorted(said)
 
 
 def test_a_pipe_that_is_closed_ends_it_quietly(library: LibraryServer) -> None:

@@ -10,12 +10,14 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import create_pipe_input
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from prompt_toolkit.input import PipeInput
     from prompt_toolkit.output import Output
+    from trio.testing import MockClock
 
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
 URL = "ws://server.test/"
@@ -255,6 +258,21 @@ async def test_with_a_prompt_the_program_converses(monkeypatch: pytest.MonkeyPat
     assert "closed with code 1000 (NORMAL)\r\n" in screen.getvalue()
 
 
+async def test_who_waits_for_a_connection_is_told(monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+
+    async def handler(connection: testing.ServerConnection) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        assert terminal.shown == ""
+        mock_clock.jump(1)
+        await trio.to_thread.run_sync(terminal.wait_for, f"- connecting to {URL} ...")
+        await connection.close(1000)
+
+    with standard_terminal() as terminal:
+        async with testing.websocket_server(handler):
+            assert await _program.run(parse(["ws://user:password@server.test/"])) == 0
+
+
 # The program, as a process --------------------------------------------------------------------------------------------
 
 
@@ -317,8 +335,6 @@ def test_no_escape_sequence_of_the_server_reaches_the_terminal(library: LibraryS
 
 
 def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(library: LibraryServer) -> None:
-    import termios
-
     with at_terminal("-m", "csp.websocket", library.url("/echo")) as (terminal, process):
         before = termios.tcgetattr(terminal.fd)
         terminal.wait_for("Ctrl-D ends")

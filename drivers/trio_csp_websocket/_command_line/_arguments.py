@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import csp
 from csp import websocket
 from csp.errors import InvalidError
+from trio_csp_websocket._connect import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,11 +35,14 @@ JSON_HELP = (
     'with "code", "reason" and "error"'
 )
 EPILOG = f"""\
-Standard output has one line for each message and nothing else; a line break
-inside a message is a space there (--json keeps it), and a binary message is
-written as hexadecimal digits. What concerns the connection goes to standard
-error. A terminal gets control characters as \\u001b.
+Standard output that is no terminal has one line for each message and nothing
+else: the message as it is, control characters too, but with spaces for its
+line breaks (--json keeps them); a binary message as hexadecimal digits. What
+concerns the connection goes to standard error. A terminal gets control
+characters as \\u001b.
+The server has two seconds to answer a close.
 A DURATION is written 300ms, 10s or 1m30s.
+Other users of this machine may see the command line, credentials in it too.
 
 examples:
   {PROGRAM} wss://echo.example.com
@@ -80,6 +84,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--ping", metavar="DURATION", type=duration, help="ping this often, and show the round-trip time")
     add("--wait", metavar="DURATION", type=duration_or_forever, default=argparse.SUPPRESS, help="after the end of the "
         "input, end when nothing has come for this long; or forever (default: 1s, with --count forever)")  # fmt: skip
+    add("--timeout", metavar="DURATION", type=duration, default="30s", help="give up connecting after this long "
+        "(default: %(default)s)")  # fmt: skip
     add("--ca", metavar="FILE", help="trust the certificate authorities in this PEM file only")
     add("-k", "--insecure", action="store_true", help="do not verify the server's certificate")
     add("--demo", action="store_true", help="instead of URL: a server in this process, which echoes; no network")
@@ -91,7 +97,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("give either a URL or --demo")
     try:
         parsed.options = options(parsed)
-        websocket.connect(parsed.url or DEMO_URL, **parsed.options)
+        parsed.target, _ = check(parsed.url or DEMO_URL, parsed.options)
     except (InvalidError, OSError) as error:
         parser.error(str(error))
     return parsed
@@ -107,7 +113,12 @@ def _with_modes(arguments: Sequence[str]) -> Sequence[str]:
 
 def options(parsed: argparse.Namespace) -> ConnectOptions:
     """Return the options of `connect`. Raises InvalidError, and OSError for a file that cannot be read."""
-    given: ConnectOptions = {"headers": parsed.header, "protocols": parsed.protocol}
+    given: ConnectOptions = {
+        "headers": parsed.header,
+        "protocols": parsed.protocol,
+        "dial_timeout": parsed.timeout,
+        "close_timeout": "2s",
+    }
     if parsed.compress:
         given["compression"] = COMPRESSION[parsed.compress]
     if parsed.ca or parsed.insecure:
@@ -115,8 +126,10 @@ def options(parsed: argparse.Namespace) -> ConnectOptions:
             raise InvalidError("--ca and --insecure need a wss:// URL")
         try:
             given["ssl_context"] = context = ssl.create_default_context(cafile=parsed.ca)
-        except OSError as error:  # also what is no certificate
-            raise InvalidError(f"--ca {parsed.ca}: {error.strerror or 'no certificates in it'}") from None
+        except ssl.SSLError:
+            raise InvalidError(f"--ca {parsed.ca}: no certificates in it") from None
+        except OSError as error:
+            raise InvalidError(f"--ca {parsed.ca}: {error.strerror}") from None
         if parsed.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -134,8 +147,8 @@ def duration(text: str) -> str:
     try:
         if csp.parse_duration(text) > 0:
             return text
-    except InvalidError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    except InvalidError:
+        raise argparse.ArgumentTypeError(f"must be a duration such as 300ms, 10s or 1m30s, not {text}") from None
     raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
 
 

@@ -17,7 +17,7 @@ import csp
 from csp import testing, websocket
 from csp.errors import Error, InvalidError
 from trio_csp_websocket._command_line._arguments import DEMO_URL, PROGRAM, parse
-from trio_csp_websocket._command_line._lines import Format, Show, escaped
+from trio_csp_websocket._command_line._lines import Format, Line, Show, escaped
 from trio_csp_websocket._command_line._prompt import prompt
 from trio_csp_websocket._command_line._session import Session, Stop
 from trio_csp_websocket._command_line._streams import read_lines, streams
@@ -31,6 +31,8 @@ ADVICE = (
     (socket.gaierror, "; is the host name right?"),
     (ssl.SSLCertVerificationError, "; --ca FILE trusts its authority, --insecure trusts anybody"),
 )
+# X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH: the certificate is that of another server.
+MISMATCHES = (62, 64)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,21 +66,25 @@ async def run(parsed: argparse.Namespace) -> int:
                 await stack.enter_async_context(testing.websocket_server(demo, DEMO_URL))
             opened = csp.Channel[websocket.Client](1)
             nursery.start_soon(open_connection, nursery, parsed, opened)
-            r = await csp.select(stops.case_receive(), opened.case_receive())
-            if isinstance(r.value, Stop):
-                return interrupted
+            plain = streams(marked=interactive)
+            long = csp.after("1s") if interactive else csp.never()
+            # A person does not stare at nothing for the half minute that connecting may take.
+            cases = stops.case_receive(), opened.case_receive(), long.case_receive()
+            while (r := await csp.select(*cases)).channel is long:
+                await plain([Line("note", escaped(f"connecting to {parsed.target.url} ..."))])
             if not r.ok:
-                say(f"{opened.cause}{advice(opened.cause)}")
+                say(f"{opened.cause}{advice(opened.cause, credentials=has_credentials(parsed))}")
                 return 1
+            if not isinstance(r.value, websocket.Client):
+                return interrupted
             lines = csp.Channel[str | None](math.inf if interactive else 0)
             show = await showing(stack, lines, interactive=interactive)
             if show is None:
                 nursery.start_soon(read_input, lines, stops)
-                show = streams(marked=interactive)
             session = Session(
                 r.value,
                 lines,
-                show,
+                show or plain,
                 stops,
                 Format(json=parsed.json, terminal=os.isatty(1)),
                 interactive=interactive,
@@ -118,7 +124,8 @@ async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop]) -
         await read_lines(0, lines.send)
         await lines.send(None)
     except (InvalidError, OSError) as error:
-        await stops.send(Stop(1, f"standard input: {error}"))
+        said = error.strerror if isinstance(error, OSError) else error
+        await stops.send(Stop(1, f"standard input: {said}"))
 
 
 def say(text: str) -> None:
@@ -126,12 +133,18 @@ def say(text: str) -> None:
     print(f"{PROGRAM}: {escaped(text)}", file=sys.stderr)
 
 
-def advice(error: BaseException | None) -> str:
+def has_credentials(parsed: argparse.Namespace) -> bool:
+    """Whether the URL or a header says who connects."""
+    return bool(parsed.target.authorization) or any(name.lower() == "authorization" for name, _ in parsed.header)
+
+
+def advice(error: BaseException | None, *, credentials: bool = False) -> str:
     """Return what to try after an error of connecting, where that is known."""
     details = (error.details if isinstance(error, Error) else None) or {}
     match details.get("status"):
         case 401 | 403:
-            return "; credentials go into --header 'Authorization: ...' or the URL"
+            missing = "; credentials go into --header 'Authorization: ...' or the URL"
+            return "; the credentials were not accepted" if credentials else missing
         case 301 | 302 | 303 | 307 | 308:
             location = cast("dict[str, str]", details["headers"]).get("location", "nowhere")
             return f"; redirects are not followed, and this one leads to {location}"
@@ -140,6 +153,8 @@ def advice(error: BaseException | None) -> str:
         case _:
             pass
     while error is not None:
+        if getattr(error, "verify_code", None) in MISMATCHES:
+            return "; is the host name right?"
         for kind, text in ADVICE:
             if isinstance(error, kind):
                 return text

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 import csp
 from csp.errors import ConnectionFailedError, InvalidError
+from trio_csp_websocket._client import check_close
 from trio_csp_websocket._command_line._lines import Format, Line, Show, escaped
 from trio_csp_websocket._constants import CloseCode
 
@@ -74,8 +77,7 @@ class Session:
         messages = self.client.channel()
         async with csp.BackgroundNursery() as self.tasks:
             self.tasks.start_soon(self.send)
-            written = trio.Event()
-            self.tasks.start_soon(self.write, written)
+            self.tasks.start_soon(self.write)
             self.greet()
             while not self.ended:
                 r = await csp.select(
@@ -106,9 +108,10 @@ class Session:
                     self.end_early(r.value if r.channel is self.stops else None)
             # After Ctrl-C, nobody may be there to read it.
             with trio.move_on_after(GRACE_SECONDS if self.stop else math.inf):
-                await self.output.send(self.unwritten)
-                self.output.close()
-                await written.wait()
+                await self.write_all()
+                with contextlib.suppress(trio.WouldBlock):
+                    self.end_early(self.stops.receive_nowait().value)
+                await self.write_all()
         if self.stop:
             return self.stop.status
         return 1 if self.client.error or self.falls_short() else 0
@@ -135,8 +138,13 @@ class Session:
 
     def obey(self, typed: str | None) -> None:
         """Do what was typed: send it, unless it is a command or nothing."""
-        if typed is None:
+        if typed is None and self.closing:
+            self.ended = True
+        elif typed is None:
+            self.unwritten.append(Line("note", "closing; Ctrl-C again does not wait for the server"))
             self.close()
+        elif typed and self.closing:
+            self.unwritten.append(Line("error", "not sent: closing"))
         elif typed.startswith("/") and not typed.startswith("//"):
             self.command(*typed.split(maxsplit=2))
         elif typed:
@@ -148,8 +156,11 @@ class Session:
         """Carry out a command."""
         if name == "/ping" and not first:
             self.measure()
-        elif name == "/close" and (first.isdecimal() or not first):
-            self.close(int(first or CloseCode.NORMAL), rest)
+        elif name == "/close" and re.fullmatch("[0-9]{0,5}", first):
+            try:
+                self.close(int(first or CloseCode.NORMAL), rest)
+            except InvalidError as error:
+                self.unwritten.append(Line("error", escaped(str(error))))
         elif name == "/help":
             self.unwritten += [Line("note", line) for line in HELP]
         else:
@@ -161,7 +172,10 @@ class Session:
             self.stop = stop
             if stop.why:
                 self.unwritten.append(Line("error", escaped(stop.why)))
-        self.close()
+        if self.typed and not self.ended:
+            self.obey(None)
+        else:
+            self.close()
 
     def wait_anew(self) -> None:
         """After the end of the input, wait for the silence that ends the session; from now on."""
@@ -186,9 +200,10 @@ class Session:
             self.tasks.start_soon(self.ping)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close the connection; its end comes with the end of the messages."""
+        """Close the connection; its end comes with the end of the messages. Raises InvalidError."""
+        check_close(code, reason)
         self.closing = True
-        self.tasks.start_soon(self.close_connection, code, reason)
+        self.tasks.start_soon(self.client.close, code, reason)
 
     # Tasks for what may have to wait ----------------------------------------------------------------------------------
 
@@ -205,20 +220,21 @@ class Session:
                 await self.reports.send(self.form.pong(seconds))
         self.pinging = False
 
-    async def close_connection(self, code: int, reason: str) -> None:
-        try:
-            await self.client.close(code, reason)
-        except InvalidError as error:
-            self.closing = False
-            await self.reports.send(Line("error", escaped(str(error))))
-
-    async def write(self, written: trio.Event) -> None:
+    async def write(self) -> None:
         lost = False
-        async for lines in self.output:
-            try:
-                await self.show([line for line in lines if not (lost and line.kind == "received")])
-            except OSError as error:
-                lost = True
-                failed = Stop(1, f"cannot write the output: {error.strerror}")
-                await self.stops.send(Stop(0) if isinstance(error, BrokenPipeError) else failed)
-        written.set()
+        async for lines in self.output:  # pragma: no branch  # it is never closed
+            # Messages that cannot be written do not keep what else there is to say from being shown.
+            for is_message, group in groupby(lines, lambda line: line.kind == "received"):
+                if lost and is_message:
+                    continue
+                try:
+                    await self.show(list(group))
+                except OSError as error:
+                    lost = True
+                    failed = Stop(1, f"cannot write the output: {error.strerror}")
+                    await self.stops.send(Stop(0) if isinstance(error, BrokenPipeError) else failed)
+
+    async def write_all(self) -> None:
+        await self.output.send(self.unwritten)
+        self.unwritten = []
+        await self.output.send([])  # taken when those before are written, or have failed

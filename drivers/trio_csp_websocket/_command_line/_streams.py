@@ -7,6 +7,7 @@ holds no lock of ``sys.stdin`` or ``sys.stdout`` for which the interpreter would
 from __future__ import annotations
 
 import os
+import select
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ async def read_lines(fd: int, take: Callable[[str], Awaitable[None]]) -> None:
         OSError: reading failed.
     """
     number, rest = 0, bytearray()
-    while block := await trio.to_thread.run_sync(os.read, fd, 1 << 16, abandon_on_cancel=True):
+    while block := await trio.to_thread.run_sync(_read, fd, abandon_on_cancel=True):
         rest += block
         if b"\n" in block:
             *lines, rest = rest.split(b"\n")
@@ -40,6 +41,22 @@ async def read_lines(fd: int, take: Callable[[str], Awaitable[None]]) -> None:
             raise InvalidError(f"line {number + 1} is longer than {MAX_LINE_BYTES} bytes")
     if rest:
         await take(_decoded(rest, number + 1))
+
+
+def _read(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, 1 << 16)
+        except BlockingIOError:  # the parent process left it non-blocking, and may need it so
+            select.select([fd], [], [])
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
 
 
 def _decoded(line: bytearray, number: int) -> str:
@@ -59,9 +76,7 @@ def streams(*, out: int = 1, err: int = 2, marked: bool = False) -> Show:
             lines = [line for line in lines if line.kind != "sent"]  # the terminal shows what is typed
         for fd, group in groupby(lines, lambda line: out if marked or line.kind == "received" else err):
             text = "".join(f"{MARKS[line.kind] if marked else ''}{line.text}\n" for line in group)
-            data = memoryview(text.encode())
-            while data:
-                data = data[os.write(fd, data) :]
+            _write(fd, memoryview(text.encode()))
 
     async def show(lines: Iterable[Line]) -> None:
         await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)
