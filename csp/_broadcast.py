@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeAlias, TypeVar, final, get_args
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, final, get_args
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -12,10 +12,11 @@ from csp._arguments import check_count
 from csp._background import BackgroundNursery
 from csp._channel import Channel
 from csp._source import Source, check_source
-from csp.errors import ChannelClosedError, Error, InvalidError, Kind, NoContextError
+from csp.errors import ChannelClosedError, Error, InvalidError, Kind
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ SlowPolicy: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "close"]
 """What happens to a subscriber whose buffer is full: see `Broadcast.subscribe`."""
 
 
-def broadcast(source: Source[T]) -> Broadcast[T]:
+def broadcast(source: Source[T]) -> AbstractAsyncContextManager[Broadcast[T], bool | None]:
     """Give every value of a source to each of many subscribers; used as a block.
 
         async with csp.broadcast(feed.channel()) as prices:
@@ -35,12 +36,20 @@ def broadcast(source: Source[T]) -> Broadcast[T]:
         NoContextError: it is a block that was not entered.
     """
     check_source(source, "source")
-    return Broadcast(source)
+    return _running(source)
+
+
+@asynccontextmanager
+async def _running(source: Source[T]) -> AsyncGenerator[Broadcast[T]]:
+    values = Broadcast(source)
+    async with BackgroundNursery() as nursery:
+        nursery.start_soon(values._run)
+        yield values
 
 
 @final
 class Broadcast(Generic[T]):
-    """What `broadcast` returns.
+    """What the block of `broadcast` gives.
 
     A task of the block takes values from the source as long as there are subscribers; without any, one value at most
     is held for the next. A value goes to all that are subscribed when it comes, then the next is taken. When the source
@@ -51,8 +60,6 @@ class Broadcast(Generic[T]):
 
     def __init__(self, source: Source[T]) -> None:
         self._source = source
-        self._background = BackgroundNursery()
-        self._entered = False
         self._ended = False
         self._subscribers: list[tuple[Channel[T], SlowPolicy]] = []
         self._subscribed = trio.Event()
@@ -70,13 +77,10 @@ class Broadcast(Generic[T]):
         Raises:
             InvalidError: capacity is below 1, or slow another word.
             InvalidTypeError: capacity is no whole number.
-            NoContextError: the block is not entered yet.
         """
         check_count(capacity, "capacity")
         if slow not in get_args(SlowPolicy):
             raise InvalidError(f"slow must be {', '.join(map(repr, get_args(SlowPolicy)))}, not {slow!r}")
-        if not self._entered:
-            raise NoContextError("broadcast gives nothing before its block: write `async with ...` first")
         channel = Channel[T](capacity, overflow=slow if slow in ("drop_oldest", "drop_newest") else None)
         if self._ended:
             channel.close(self._source.cause)
@@ -86,23 +90,8 @@ class Broadcast(Generic[T]):
         return channel
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else "open" if self._entered else "not entered"
-        return f"<csp.broadcast {state}, {len(self._subscribers)} subscribers, of {self._source!r}>"
-
-    @enable_ki_protection
-    async def __aenter__(self) -> Self:
-        if self._entered:
-            raise NoContextError("this broadcast was used before; make another one")
-        self._entered = True
-        nursery = await self._background.__aenter__()
-        nursery.start_soon(self._run)
-        return self
-
-    @enable_ki_protection
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return await self._background.__aexit__(exc_type, exc, traceback)
+        state = "ended" if self._ended else "open"
+        return f"<csp.Broadcast {state}, {len(self._subscribers)} subscribers, of {self._source!r}>"
 
     async def _run(self) -> None:
         try:

@@ -179,7 +179,7 @@ class Reconnecting:
         Between the last message of a connection and the first of the next stands one `Gap`. The channel closes when
         the feed has ended, behind all that was received; its ``cause`` tells why. After the feed's own `close`, what
         was not in it yet is discarded. While it is full, nothing more is read from the server once what is on its way
-        has found a place. Closing it ends the feed at the next message.
+        has found a place. Closing it ends the feed at the next message, or before the next attempt.
         """
         return self._channel
 

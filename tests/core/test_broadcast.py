@@ -120,17 +120,16 @@ async def test_the_blocks_exception_comes_out_as_it_is() -> None:
         await block()
 
 
-async def test_it_is_a_block_and_entered_once() -> None:
-    values = csp.broadcast(csp.Channel[int]())
+async def test_repr_shows_the_state_and_the_source() -> None:
+    async with csp.broadcast(csp.Channel[int]()) as values:
+        values.subscribe(1, slow="wait")
+        assert repr(values).startswith("<csp.Broadcast open, 1 subscribers, of <csp.Channel open")
+    assert repr(values).startswith("<csp.Broadcast ended")
+
+
+def test_a_source_that_is_a_block_is_entered_first() -> None:
     with pytest.raises(NoContextError, match="async with"):
-        values.subscribe(1, slow="wait")
-    assert repr(values).startswith("<csp.broadcast not entered, 0 subscribers, of <csp.Channel open")
-    async with values:
-        values.subscribe(1, slow="wait")
-        assert repr(values).startswith("<csp.broadcast open, 1 subscribers")
-        with pytest.raises(NoContextError, match="used before"):
-            await values.__aenter__()
-    assert repr(values).startswith("<csp.broadcast ended")
+        csp.broadcast(csp.merge(csp.Channel[int]()))
 
 
 @pytest.mark.parametrize(
