@@ -10,8 +10,8 @@ from functools import partial
 from typing import TypeAlias
 
 from benchmarks._measure import Measure, Stopwatch, Workload
-from trio_csp_websocket._deflate import Deflater, Inflater
-from trio_csp_websocket._negotiation import DeflateParameters
+from trio_csp_websocket.protocol.deflate import Deflater, Inflater
+from trio_csp_websocket.protocol.negotiation import DeflateParameters
 
 Compress: TypeAlias = Callable[[bytes], bytes]
 

@@ -33,9 +33,9 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
 - `ConnectionEndedError` is raised where something is to be sent after the end; a handler need not catch it.
 """
 
-from trio_csp_websocket._testing._memory import Handler, websocket_pair, websocket_server
-from trio_csp_websocket._testing._peer import ConnectionEndedError
-from trio_csp_websocket._testing._server_connection import ServerConnection
+from trio_csp_websocket.testing.memory import Handler, websocket_pair, websocket_server
+from trio_csp_websocket.testing.peer import ConnectionEndedError
+from trio_csp_websocket.testing.server_connection import ServerConnection
 
 __all__ = [
     "ConnectionEndedError",

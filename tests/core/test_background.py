@@ -1,4 +1,4 @@
-"""Tests of ``csp._background``."""
+"""Tests of ``csp._core.background``."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from csp import _select, errors
+from csp import errors
+from csp._core import select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     """Make the random choices the same in every run."""
-    state = _select._rng.getstate()
-    _select._rng.seed(20_240)
+    state = select._rng.getstate()
+    select._rng.seed(20_240)
     yield
-    _select._rng.setstate(state)
+    select._rng.setstate(state)
 
 
 def holding(*values: int, capacity: int = 10_000) -> Channel[int]:

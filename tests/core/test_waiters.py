@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from csp._waiters import Queue, Waiter, count, first, join, leave
+from csp._core.waiters import Queue, Waiter, count, first, join, leave
 
 if TYPE_CHECKING:
     from trio.lowlevel import Abort

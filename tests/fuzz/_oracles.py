@@ -16,14 +16,14 @@ from wsproto.connection import ConnectionState
 from wsproto.extensions import PerMessageDeflate as WsprotoDeflate
 
 from tests.websocket._server import CLOSE, PING, PONG
-from trio_csp_websocket._decoder import Decoder
-from trio_csp_websocket._deflate import Inflater
-from trio_csp_websocket._frames import Control, Message
+from trio_csp_websocket.protocol.decoder import Decoder
+from trio_csp_websocket.protocol.deflate import Inflater
+from trio_csp_websocket.protocol.frames import Control, Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_csp_websocket._negotiation import DeflateParameters
+    from trio_csp_websocket.protocol.negotiation import DeflateParameters
 
 NO_STATUS: Final = 1005
 

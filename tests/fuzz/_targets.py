@@ -16,10 +16,10 @@ from tests.fuzz._differences import compare
 from tests.fuzz._oracles import Ours, Setting, found, read
 from tests.fuzz._streams import LIMITS, split
 from tests.websocket._server import BINARY, COMPRESSED, CONTINUATION, accepting, frame
-from trio_csp_websocket._constants import Compression
-from trio_csp_websocket._handshake import Handshake
-from trio_csp_websocket._negotiation import DeflateParameters
-from trio_csp_websocket._url import parse_url
+from trio_csp_websocket.protocol.constants import Compression
+from trio_csp_websocket.protocol.negotiation import DeflateParameters
+from trio_csp_websocket.protocol.response import Handshake
+from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,15 +14,15 @@ from csp import websocket
 from tests.fuzz._oracles import ORACLES, Found, Ours, Setting, found, read
 from tests.fuzz._streams import DAMAGES, FAULTS, Case, blobs, cases, sendable_codes, split, texts
 from tests.websocket._server import CLOSE, PING, PONG, Server, accepting, close, connecting, drained
-from trio_csp_websocket._frames import Control, Message
-from trio_csp_websocket._negotiation import DeflateParameters
-from trio_csp_websocket._transport import StreamTransport
+from trio_csp_websocket.protocol.frames import Control, Message
+from trio_csp_websocket.protocol.negotiation import DeflateParameters
+from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from csp.websocket import Client
-    from trio_csp_websocket._transport import Transport
+    from trio_csp_websocket.transport.base import Transport
 
 LONG_RUN = os.environ.get("CSP_FUZZ_EXAMPLES")
 

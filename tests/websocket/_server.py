@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream
 
-from trio_csp_websocket._connect import Connecting
-from trio_csp_websocket._options import ConnectOptions, parse_options
-from trio_csp_websocket._transport import StreamTransport
-from trio_csp_websocket._url import parse_url
+from trio_csp_websocket.client.connect import Connecting
+from trio_csp_websocket.client.options import ConnectOptions, parse_options
+from trio_csp_websocket.protocol.url import parse_url
+from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from csp.errors import Error
     from csp.websocket import Client
-    from trio_csp_websocket._options import Options
-    from trio_csp_websocket._transport import Transport
-    from trio_csp_websocket._url import Target
+    from trio_csp_websocket.client.options import Options
+    from trio_csp_websocket.protocol.url import Target
+    from trio_csp_websocket.transport.base import Transport
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 COMPRESSED = 0x40

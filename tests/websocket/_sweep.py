@@ -47,15 +47,15 @@ from tests.websocket._server import (
     connecting,
     frame,
 )
-from trio_csp_websocket._transport import SocketTransport
+from trio_csp_websocket.transport.socket import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
     from email.message import Message as Headers
 
     from csp.websocket import Client
-    from trio_csp_websocket._connect import Connecting
-    from trio_csp_websocket._options import ConnectOptions
+    from trio_csp_websocket.client.connect import Connecting
+    from trio_csp_websocket.client.options import ConnectOptions
 
 LIMIT_SECONDS = 1000.0
 """Nothing takes longer; what does hangs."""

@@ -1,0 +1,138 @@
+"""`broadcast`: every value of one source for each of many subscribers."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, final, get_args
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from csp._core.arguments import check_count
+from csp._core.background import BackgroundNursery
+from csp._core.channel import Channel
+from csp._core.source import Source, check_source
+from csp.errors import ChannelClosedError, Error, InvalidError, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
+
+T = TypeVar("T")
+
+SlowPolicy: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "close"]
+"""What happens to a subscriber whose buffer is full: see `Broadcast.subscribe`."""
+
+
+def broadcast(source: Source[T]) -> AbstractAsyncContextManager[Broadcast[T], bool | None]:
+    """Give every value of a source to each of many subscribers; used as a block.
+
+        async with csp.broadcast(feed.channel()) as prices:
+            log = prices.subscribe(100, slow="wait")
+            screen = prices.subscribe(1, slow="drop_oldest")
+
+    Raises:
+        InvalidTypeError: it is no source.
+        NoContextError: it is a block that was not entered.
+    """
+    check_source(source, "source")
+    return _running(source)
+
+
+@asynccontextmanager
+async def _running(source: Source[T]) -> AsyncGenerator[Broadcast[T]]:
+    values = Broadcast(source)
+    async with BackgroundNursery() as nursery:
+        nursery.start_soon(values._run)
+        yield values
+
+
+@final
+class Broadcast(Generic[T]):
+    """What the block of `broadcast` gives.
+
+    A task of the block takes values from the source as long as there are subscribers; without any, one value at most
+    is held for the next. A value goes to all that are subscribed when it comes, then the next is taken. When the source
+    is closed, the subscribers' channels are closed with the same cause. At the end of the block they are closed too;
+    what they buffer can still be received, but a value that is just being given has then reached only those that had
+    room for it, and one that is held for the next subscriber is gone.
+    """
+
+    def __init__(self, source: Source[T]) -> None:
+        self._source = source
+        self._ended = False
+        self._subscribers: list[tuple[Channel[T], SlowPolicy]] = []
+        self._subscribed = trio.Event()
+
+    @enable_ki_protection
+    def subscribe(self, capacity: int, *, slow: SlowPolicy) -> Channel[T]:
+        """Return a channel that gets every value from now on; closing it ends the subscription.
+
+        Args:
+            capacity: how many values it buffers, at least 1.
+            slow: what to do when its buffer is full. ``"wait"``: wait for it, and with it all the others and the
+                source. ``"drop_oldest"``, ``"drop_newest"``: drop a value. ``"close"``: close it, with an `Error` of
+                kind CANCELED as the cause; what it buffers can still be received.
+
+        Raises:
+            InvalidError: capacity is below 1, or slow another word.
+            InvalidTypeError: capacity is no whole number.
+        """
+        check_count(capacity, "capacity")
+        if slow not in get_args(SlowPolicy):
+            raise InvalidError(f"slow must be {', '.join(map(repr, get_args(SlowPolicy)))}, not {slow!r}")
+        channel = Channel[T](capacity, overflow=slow if slow in ("drop_oldest", "drop_newest") else None)
+        if self._ended:
+            channel.close(self._source.cause)
+        else:
+            self._subscribers.append((channel, slow))
+            self._subscribed.set()
+        return channel
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "open"
+        return f"<csp.Broadcast {state}, {len(self._subscribers)} subscribers, of {self._source!r}>"
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._wait_for_subscribers()
+                value, ok = await self._source.receive()
+                if not ok:
+                    break
+                await self._wait_for_subscribers()
+                await self._give(value)
+        finally:
+            self._ended = True
+            for channel, _ in self._subscribers:
+                channel.close(self._source.cause)
+
+    async def _wait_for_subscribers(self) -> None:
+        while True:
+            self._subscribers = [subscriber for subscriber in self._subscribers if not subscriber[0].closed]
+            if self._subscribers:
+                return
+            self._subscribed = trio.Event()
+            await self._subscribed.wait()
+
+    async def _give(self, value: T) -> None:
+        full: list[Channel[T]] = []
+        for channel, slow in self._subscribers:
+            try:
+                channel.send_nowait(value)
+            except trio.WouldBlock:
+                if slow == "wait":
+                    full.append(channel)
+                else:
+                    channel.close(_too_slow(channel.capacity))
+        for channel in full:
+            with suppress(ChannelClosedError):
+                await channel.send(value)
+
+
+def _too_slow(capacity: float) -> Error:
+    return Error(
+        f"the subscriber was closed: it did not keep up, and its buffer of {capacity} is full",
+        kind=Kind.CANCELED,
+        retryable=True,
+    )

@@ -1,0 +1,16 @@
+"""Channels and select.
+
+From the bottom:
+
+- `arguments`: a check of arguments
+- `checkpoint`: how often an operation that is ready at once lets other tasks run
+- `background`: a nursery for the tasks of a block
+- `waiters`: parked tasks, their queues, and why no wake-up is lost
+- `source`: what can be received from, and the waiting that all sources share
+- `sink`: what can be sent to
+- `sending`: the case of a select that sends, and tasks that wait to send
+- `ends`: a channel's two ends under Trio's channel interfaces
+- `channel`: channels
+- `select`: wait for several operations at once
+- `selector`: the same, registered once
+"""

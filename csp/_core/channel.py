@@ -1,0 +1,464 @@
+"""Channels: a buffer of Trio's, and queues of our own around it.
+
+The buffer and its bound are a Trio memory channel, used through its nowait pair only. Nobody ever waits in it: a task
+that has to wait, in a plain operation or in a select, waits in the queues described in `csp._core.waiters`, because a
+select must be able to leave all its queues in one step. The memory channel is opened when the first value is
+buffered, so that an idle or unbuffered channel stays small.
+
+Invariants, outside of a method:
+
+- a value is buffered only while no receiver is parked, and a sender is parked only while the buffer is full (a select
+  that both sends to and receives from one unbuffered channel may stand in both queues: it never serves itself,
+  because it has left them whenever it runs);
+- a closed channel has no parked waiter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, final
+
+import trio
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint,
+    checkpoint_if_cancelled,
+    enable_ki_protection,
+    wait_task_rescheduled,
+)
+
+from csp._core.checkpoint import turns, visit_due
+from csp._core.ends import ReceiveEnd, SendEnd
+from csp._core.sending import SendAllWaiter, SendCase, SendWaiter
+from csp._core.source import Moment, ReceiveCase, ReceiveWaiter, Source
+from csp._core.waiters import Queue, Received, Waiter, count, first, join, leave, new_tuple
+from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError, NoContextError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class ChannelStatistics(NamedTuple):
+    """A snapshot of a channel, as `Channel.statistics` returns it."""
+
+    buffered: int
+    capacity: float
+    tasks_waiting_send: int
+    tasks_waiting_receive: int
+    selectors: int
+    dropped: int
+    closed: bool
+
+
+@final
+class ChannelCase(ReceiveCase[T]):
+    """The receive case of a channel: `select` looks at the channel's state and queues itself."""
+
+    __slots__ = ()
+
+    channel: Channel[Any]
+
+
+@final
+class Channel(Source[T]):
+    """A first-in, first-out channel between tasks, as in Go.
+
+    Args:
+        capacity: how many values it buffers: 0 for none (a send meets a receive), `math.inf` for no bound.
+        overflow: what a send to a full buffer does: wait, or, without ever waiting, drop the oldest value buffered
+            (``"drop_oldest"``) or the one being sent (``"drop_newest"``).
+
+    Raises:
+        InvalidError: capacity is negative, or 0 with an ``overflow`` that drops; or ``overflow`` is another word.
+        InvalidTypeError: capacity is neither an int nor `math.inf`.
+    """
+
+    __slots__ = (
+        "_abandoned",
+        "_buffered",
+        "_capacity",
+        "_cause",
+        "_closed",
+        "_dropped",
+        "_overflow",
+        "_put",
+        "_room",
+        "_senders",
+        "_take",
+    )
+
+    # The nowait pair of the memory channel, once it is opened.
+    _put: Callable[[T], None]
+    _take: Callable[[], T]
+
+    def __init__(self, capacity: float = 0, *, overflow: Literal["drop_oldest", "drop_newest"] | None = None) -> None:
+        super().__init__()
+        if capacity != math.inf and (not isinstance(capacity, int) or isinstance(capacity, bool)):
+            raise InvalidTypeError(f"capacity must be an int of at least 0 or math.inf, not {capacity!r}")
+        if capacity < 0:
+            raise InvalidError(f"capacity must be at least 0, not {capacity}")
+        if overflow not in (None, "drop_oldest", "drop_newest"):
+            raise InvalidError(f'overflow must be "drop_oldest", "drop_newest" or None, not {overflow!r}')
+        if overflow and not capacity:
+            raise InvalidError(f"overflow={overflow!r} needs a capacity of at least 1, not 0")
+        self._capacity = capacity
+        self._overflow = overflow
+        # The capacity while the memory channel is open, else 0: one comparison tells the hot path all it must know.
+        self._room = 0.0
+        self._buffered = 0
+        self._senders: Queue = None
+        self._closed = False
+        self._cause: BaseException | None = None
+        # Closed by its receiving end: what senders get then is BrokenResourceError.
+        self._abandoned = False
+        self._dropped = 0
+
+    # Sending ---------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def send(self, value: T) -> None:
+        """Send a value, waiting until a receiver takes it or there is room in the buffer.
+
+        Waiting senders are served in the order they came. If cancelled, the value was not sent. See
+        `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+
+        Raises:
+            ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
+        """
+        if 0 < self._buffered < self._room:
+            await checkpoint_if_cancelled()
+            self._put(value)
+            self._buffered += 1
+        elif self._receivers is not None or self._buffered < self._capacity or self.can_send():
+            await checkpoint_if_cancelled()
+            try:
+                self.send_nowait(value)
+            except ChannelClosedError:
+                if visit_due():  # a loop that ignores the error must not starve the others
+                    await cancel_shielded_checkpoint()
+                raise
+        else:
+            waiter = SendWaiter(self, value)
+            self._park_sender(waiter)
+            await wait_task_rescheduled(waiter.abort)
+            return
+        turn = turns.current
+        turn.left -= 1
+        if turn.left <= 0:
+            await turn.end()
+
+    @enable_ki_protection
+    async def send_all(self, values: deque[T]) -> None:
+        """Send the values of a deque, from its left end; return when all are sent and it is empty.
+
+        The same as a `send` for each of them, but the task waits only once, in one place among the senders, and is
+        woken when the last value is taken. What is appended to the deque meanwhile is sent too, ahead of senders that
+        wait. While the task waits, the next value is not in the deque; if cancelled, what was not sent is in it again.
+
+        Raises:
+            ChannelClosedError: the channel is closed, or closed while waiting; what was not sent is in the deque.
+            InvalidTypeError: ``values`` is no deque.
+        """
+        if not isinstance(values, deque):
+            raise InvalidTypeError(f"values must be a collections.deque, not {values!r}")
+        if not values:
+            await checkpoint()
+        while values:
+            if not self.can_send():
+                waiter = SendAllWaiter(self, values)
+                self._park_sender(waiter)
+                await wait_task_rescheduled(waiter.abort)
+                continue
+            value = values.popleft()
+            try:
+                await self.send(value)
+            except BaseException:
+                values.appendleft(value)
+                raise
+
+    @enable_ki_protection
+    def send_nowait(self, value: T) -> None:
+        """Send a value without waiting.
+
+        Raises:
+            trio.WouldBlock: no receiver waits and there is no room; the value was not sent.
+            ChannelClosedError: the channel is closed; the value was not sent.
+        """
+        if 0 < self._buffered < self._room:
+            # Nobody is parked to receive, and the selectors know already that there is something to take.
+            self._put(value)
+            self._buffered += 1
+            return
+        if self._closed:
+            raise self._closed_error()
+        if self._watches:
+            if not self._buffered and self._hand_over(value):
+                return
+        elif self._receivers is not None:
+            self._selectors_turn = True
+            first(self._receivers).deliver(self, value, True)
+            return
+        if self._buffered >= self._capacity:
+            if self._overflow is None:
+                raise trio.WouldBlock
+            self._dropped += 1
+            if self._overflow == "drop_newest":
+                return
+            dropped = self._pop()
+            self._push(value)
+            # Not before: its finalizer may do anything, such as closing the channel.
+            del dropped
+        else:
+            self._push(value)
+        if self._watches:
+            self._notify()
+
+    def send_from_thread(self, value: T, *, trio_token: trio.lowlevel.TrioToken | None = None) -> None:
+        """Send a value from another thread, blocking that thread until a receiver takes it or there is room.
+
+        Closing the channel ends the wait, and so tells the thread to stop.
+
+        Args:
+            value: what to send.
+            trio_token: the run to send into, `trio.lowlevel.current_trio_token` there; for threads that were not
+                started by `trio.to_thread.run_sync`. With it, cancelling that call does not end the wait.
+
+        Raises:
+            ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
+            trio.RunFinishedError: that run is over, or ended while waiting; the value was not sent.
+            trio.Cancelled: the call of `trio.to_thread.run_sync` was cancelled while waiting; the value was not sent.
+            NoContextError: called by Trio's own thread, which it would block.
+            RuntimeError: the thread is not one of Trio's, and there is no trio_token.
+        """
+        if trio.lowlevel.in_trio_run():
+            raise NoContextError(
+                "send_from_thread blocks, so it is for other threads: here, `await channel.send(value)`"
+            )
+        if trio_token is None:
+            trio.from_thread.run(self.send, value)
+            return
+        try:
+            trio.from_thread.run(self.send, value, trio_token=trio_token)
+        except trio.Cancelled:
+            # All that cancels it is the end of the run; a thread of somebody else's knows no Cancelled.
+            raise trio.RunFinishedError("the Trio run ended before the value was sent") from None
+
+    def _hand_over(self, value: T) -> bool:
+        """Give a value being sent to a task that is parked here, if there is one; tell whether there was.
+
+        Tasks in `receive` and in `select` are served in the order they came; a `Selector` in which a task is parked
+        takes turns with them.
+        """
+        if self._watches and (self._receivers is None or self._selectors_turn):
+            watch = self._next_parked()
+            if watch is not None:
+                self._selectors_turn = False
+                watch.deliver(value)
+                return True
+        if self._receivers is None:
+            return False
+        self._selectors_turn = True
+        first(self._receivers).deliver(self, value, True)
+        return True
+
+    def can_send(self) -> bool:
+        """Tell whether `send_nowait` would not block: it would succeed, or raise because the channel is closed."""
+        return (
+            self._buffered < self._capacity
+            or self._receivers is not None
+            or self._closed
+            or self._overflow is not None
+            or (bool(self._watches) and any(watch.parked for watch in self._watches))
+        )
+
+    def case_send(self, value: T) -> SendCase[T]:
+        """Return the case of `select` that sends a value here."""
+        return SendCase(self, value)
+
+    def _park_sender(self, waiter: Waiter) -> None:
+        """Put a waiter at the end of the queue of senders; it stays until it is served or leaves."""
+        self._senders = waiter if self._senders is None else join(self._senders, waiter)
+        if self._watches:
+            self._notify()
+
+    def _unpark_sender(self, waiter: Waiter) -> None:
+        """Take a waiter out of the queue of senders, if it is there."""
+        self._senders = None if self._senders is waiter else leave(self._senders, waiter)
+
+    # Receiving -------------------------------------------------------------------------------------------------------
+
+    def case_receive(self) -> ReceiveCase[T]:
+        """Return the case of `select` that receives from here; equal to every other one of the same channel."""
+        return ChannelCase(self)
+
+    def _park(self, waiter: Waiter) -> None:
+        # As in Source, without the call of on_wanted.
+        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+
+    def is_ready(self, moment: Moment) -> bool:
+        """Tell whether `receive_nowait` would not block."""
+        return self._buffered > 0 or self._senders is not None or self._closed
+
+    @enable_ki_protection
+    async def receive(self) -> Received[T]:
+        """Take the next value, waiting until there is one or the channel is closed.
+
+        Values come in the order they were sent; waiting receivers are served in the order they came. If cancelled,
+        nothing is lost: the next receiver gets the value. See `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
+        """
+        # As in Source, without the detour over is_ready: this is the hottest path there is.
+        received: Received[T]
+        if self._buffered:
+            await checkpoint_if_cancelled()
+            received = new_tuple(Received, (self._take(), True))
+            senders = self._senders
+            if senders is None:
+                self._buffered -= 1
+            else:
+                # The place goes to the sender that has waited longest.
+                self._put((first(senders) if isinstance(senders, OrderedDict) else senders).offer(self))
+        elif self._senders is not None or self._closed:
+            await checkpoint_if_cancelled()
+            received = self.receive_nowait()
+        else:
+            waiter = ReceiveWaiter(self)
+            self._park(waiter)
+            received = await wait_task_rescheduled(waiter.abort)
+            return received
+        turn = turns.current
+        turn.left -= 1
+        if turn.left <= 0:
+            await turn.end()
+        return received
+
+    @enable_ki_protection
+    def receive_nowait(self) -> Received[T]:
+        """Take the next value without waiting.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
+
+        Raises:
+            trio.WouldBlock: the channel is open, and nothing is buffered and no sender waits.
+        """
+        if self._buffered:
+            value = self._take()
+            if self._senders is None:
+                self._buffered -= 1
+            else:
+                # The place goes to the sender that has waited longest.
+                self._put(first(self._senders).offer(self))
+        elif self._senders is not None:
+            value = first(self._senders).offer(self)
+        elif self._closed:
+            return Received(cast("T", None), False)
+        else:
+            raise trio.WouldBlock
+        received: Received[T] = new_tuple(Received, (value, True))
+        return received
+
+    def _push(self, value: T) -> None:
+        if not self._room:
+            sender, receiver = trio.open_memory_channel[T](self._capacity)
+            self._put, self._take = sender.send_nowait, receiver.receive_nowait
+            self._room = self._capacity
+        self._put(value)
+        self._buffered += 1
+
+    def _pop(self) -> T:
+        self._buffered -= 1
+        return self._take()
+
+    # Closing ---------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    def close(self, cause: BaseException | None = None) -> None:
+        """Close the channel: no more sends; what is buffered stays receivable.
+
+        Waiting senders get `ChannelClosedError`, waiting receivers ``(None, False)``. Closing again does nothing: the
+        first cause stays.
+
+        Args:
+            cause: the error that ends the stream of values, for `cause` and for ``async for`` to raise.
+        """
+        if cause is not None and not isinstance(cause, BaseException):
+            raise InvalidTypeError(f"cause must be an exception or None, not {cause!r}")
+        if self._closed:
+            return
+        self._closed = True
+        self._room = 0
+        self._cause = cause
+        while self._senders is not None:
+            first(self._senders).fail(self)
+        while self._receivers is not None:
+            first(self._receivers).fail(self)
+        self._notify()
+
+    @enable_ki_protection
+    def _abandon(self) -> None:
+        """Close the channel from its receiving end: what is buffered is discarded too."""
+        self._abandoned = True
+        while self._buffered:
+            self._pop()
+        self.close()
+
+    def _closed_error(self) -> ChannelClosedError:
+        """Return a new error for a sender that finds the channel closed."""
+        error = ChannelClosedError("cannot send: the channel is closed")
+        error.__cause__ = self._cause
+        return error
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether the channel is closed; values may still be buffered."""
+        return self._closed
+
+    @property
+    def cause(self) -> BaseException | None:
+        """The exception the channel was closed with, or None."""
+        return self._cause
+
+    @property
+    def capacity(self) -> float:
+        """How many values the channel buffers; `math.inf` for no bound."""
+        return self._capacity
+
+    def __len__(self) -> int:
+        """Return how many values are buffered."""
+        return self._buffered
+
+    def __bool__(self) -> bool:
+        # An empty channel must not look like no channel.
+        return True
+
+    def statistics(self) -> ChannelStatistics:
+        """Return counts of what is buffered and who waits; a parked `Selector` counts among ``selectors`` only."""
+        return ChannelStatistics(
+            buffered=self._buffered,
+            capacity=self._capacity,
+            tasks_waiting_send=count(self._senders),
+            tasks_waiting_receive=count(self._receivers),
+            selectors=sum(watch.alive for watch in self._watches),
+            dropped=self._dropped,
+            closed=self._closed,
+        )
+
+    @property
+    def sender(self) -> SendEnd[T]:
+        """The channel as a `trio.abc.SendChannel`, for code that is written against Trio."""
+        return SendEnd(self)
+
+    @property
+    def receiver(self) -> ReceiveEnd[T]:
+        """The channel as a `trio.abc.ReceiveChannel`, for code that is written against Trio."""
+        return ReceiveEnd(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<csp.Channel {state}, {self._buffered} of {self._capacity} buffered, at {id(self):#x}>"

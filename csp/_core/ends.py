@@ -1,0 +1,103 @@
+"""A channel's two ends under Trio's channel interfaces, so that a channel goes into any code written for Trio."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar, final
+
+import trio
+
+from csp._core.sink import Sink
+from csp.errors import ChannelClosedError
+
+if TYPE_CHECKING:
+    from csp._core.waiters import Received
+
+T = TypeVar("T")
+
+
+class TwoEnded(Sink[T], Protocol[T]):
+    """A channel, as its ends see it."""
+
+    @property
+    def cause(self) -> BaseException | None:
+        """The exception it was closed with, or None."""
+        ...
+
+    @property
+    def _abandoned(self) -> bool:
+        """Whether its receiving end closed it."""
+        ...
+
+    async def receive(self) -> Received[T]:
+        """Take the next value, waiting until there is one or the channel is closed."""
+        ...
+
+    def _abandon(self) -> None:
+        """Close the channel and discard what is buffered."""
+
+
+@final
+class SendEnd(trio.abc.SendChannel[T]):
+    """A channel's sending end under Trio's interface."""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, channel: TwoEnded[T]) -> None:
+        self.channel = channel
+
+    def __repr__(self) -> str:
+        return f"<sender of {self.channel!r}>"
+
+    async def send(self, value: T) -> None:
+        """Send a value, as `Channel.send` does.
+
+        Raises:
+            trio.ClosedResourceError: the channel is closed.
+            trio.BrokenResourceError: its receiving end closed it.
+        """
+        try:
+            await self.channel.send(value)
+        except ChannelClosedError:
+            if self.channel._abandoned:
+                raise trio.BrokenResourceError("the receiving end of the channel is closed") from None
+            raise
+
+    async def aclose(self) -> None:
+        """Close the channel; what is buffered stays receivable."""
+        self.channel.close()
+        await trio.lowlevel.checkpoint()
+
+
+@final
+class ReceiveEnd(trio.abc.ReceiveChannel[T]):
+    """A channel's receiving end under Trio's interface."""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, channel: TwoEnded[T]) -> None:
+        self.channel = channel
+
+    def __repr__(self) -> str:
+        return f"<receiver of {self.channel!r}>"
+
+    async def receive(self) -> T:
+        """Take the next value, as `Channel.receive` does.
+
+        Raises:
+            trio.EndOfChannel: the channel is closed and drained.
+            trio.BrokenResourceError: it was closed with a cause, which is this error's cause.
+            trio.ClosedResourceError: it was closed through this end.
+        """
+        value, ok = await self.channel.receive()
+        if ok:
+            return value
+        if self.channel._abandoned:
+            raise trio.ClosedResourceError("this end of the channel is closed")
+        if self.channel.cause is not None:
+            raise trio.BrokenResourceError("the channel was closed by an error") from self.channel.cause
+        raise trio.EndOfChannel
+
+    async def aclose(self) -> None:
+        """Close the channel and discard what is buffered; senders get `trio.BrokenResourceError`."""
+        self.channel._abandon()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,312 @@
+"""`select`: wait for several channel operations and perform exactly one of them.
+
+What a select costs is what its cases cost: each is looked at, and if nothing is ready it joins a queue and leaves it
+again. For a channel's receive case, the most common by far, the three loops look at the channel themselves: with method
+calls, a case cost twice as much. Every other case goes the general way.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast, overload
+
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from csp._core.channel import ChannelCase
+from csp._core.checkpoint import OPERATIONS_PER_VISIT, turns, visit_due
+from csp._core.sending import SendCase
+from csp._core.source import Moment, ReceiveCase
+from csp._core.waiters import Waiter, new_tuple
+from csp.errors import InvalidTypeError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+
+Case: TypeAlias = ReceiveCase[T] | SendCase[T]
+_AnyCase: TypeAlias = ChannelCase[Any] | ReceiveCase[Any] | SendCase[Any]
+
+_CASE_TYPES = frozenset((ReceiveCase, ChannelCase, SendCase, type(None)))
+
+_rng = random.Random()
+
+# With several cases ready, as many guesses as this find one in most rounds without asking every case.
+_GUESSES = 2
+
+
+class SelectResult(NamedTuple, Generic[T_co]):
+    """Which case was performed, and what came of it.
+
+    Attributes:
+        channel: the channel or timer of the case; compare it with ``is``. None for the default.
+        value: the value received or sent. Typed as a value although it is None when ``ok`` is False and for the
+        default.
+        ok: False if the channel received from is closed and drained, else True.
+        default: whether nothing was ready and ``default=True`` was given.
+        index: the position of the case among the arguments (in a `Selector`, its order of adding); -1 for the default.
+    """
+
+    channel: object
+    value: T_co
+    ok: bool
+    default: bool
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+_DEFAULT: SelectResult[Any] = SelectResult(None, None, True, True, -1)
+
+
+# Cases of different types: the value is of one of them.
+@overload
+async def select(case1: Case[T1] | None, /, *, default: bool = ..., priority: bool = ...) -> SelectResult[T1]: ...
+@overload
+async def select(
+    case1: Case[T1] | None, case2: Case[T2] | None, /, *, default: bool = ..., priority: bool = ...
+) -> SelectResult[T1 | T2]: ...
+@overload
+async def select(
+    case1: Case[T1] | None,
+    case2: Case[T2] | None,
+    case3: Case[T3] | None,
+    /,
+    *,
+    default: bool = ...,
+    priority: bool = ...,
+) -> SelectResult[T1 | T2 | T3]: ...
+@overload
+async def select(
+    case1: Case[T1] | None,
+    case2: Case[T2] | None,
+    case3: Case[T3] | None,
+    case4: Case[T4] | None,
+    /,
+    *,
+    default: bool = ...,
+    priority: bool = ...,
+) -> SelectResult[T1 | T2 | T3 | T4]: ...
+@overload
+async def select(
+    case1: Case[T1] | None,
+    case2: Case[T2] | None,
+    case3: Case[T3] | None,
+    case4: Case[T4] | None,
+    case5: Case[T5] | None,
+    /,
+    *,
+    default: bool = ...,
+    priority: bool = ...,
+) -> SelectResult[T1 | T2 | T3 | T4 | T5]: ...
+@overload
+async def select(*cases: Case[T] | None, default: bool = ..., priority: bool = ...) -> SelectResult[T]: ...
+@overload
+async def select(*cases: _AnyCase | None, default: bool = ..., priority: bool = ...) -> SelectResult[Any]: ...
+@enable_ki_protection
+async def select(*cases: _AnyCase | None, default: bool = False, priority: bool = False) -> SelectResult[Any]:
+    """Perform exactly one of the cases, waiting until one is ready.
+
+    A receive is ready when there is a value, or when its channel is closed and drained (``ok`` is then False); a send
+    is ready when a receiver waits or the buffer has room. None is a case that is never ready, so that a case can be
+    switched off. Without any case this waits until it is cancelled. If cancelled, no case was performed.
+
+    See Go's specification, "Select statements", for the model.
+
+    Args:
+        cases: what `Channel.case_receive`, `Channel.case_send` and their like on other sources return.
+        default: if nothing is ready, return at once with ``default=True`` instead of waiting.
+        priority: of several ready cases, perform the first. Otherwise it is chosen uniformly at random.
+
+    Raises:
+        InvalidTypeError: an argument is not a case; nothing was done.
+        ChannelClosedError: a send was chosen, or woken, whose channel is closed; nothing was sent.
+    """
+    if not _CASE_TYPES.issuperset(map(type, cases)):
+        raise _not_a_case(cases)
+    chosen = _choose(cases, priority)
+    result: SelectResult[Any]
+    if chosen is None and not default:
+        waiter = SelectWaiter(cases, priority)
+        try:
+            waiter.enqueue()
+        except BaseException:  # of a source's on_wanted
+            waiter.leave()
+            raise
+        result = await wait_task_rescheduled(waiter.abort)
+        return result
+    await checkpoint_if_cancelled()
+    if chosen is None:
+        for case in cases:
+            if type(case) is ReceiveCase:  # polled: a source that fetches its values may do so
+                case.channel.on_wanted()
+        result = _DEFAULT
+    else:
+        try:
+            result = _perform(chosen, cast("_AnyCase", cases[chosen]))
+        except Exception:
+            if visit_due():  # a loop that ignores the error must not starve the others
+                await cancel_shielded_checkpoint()
+            raise
+    turn = turns.current
+    turn.left -= 1
+    if turn.left <= 0:
+        await turn.end()
+    return result
+
+
+def _choose(cases: tuple[_AnyCase | None, ...], priority: bool) -> int | None:
+    """Return the index of a case that is ready now, or None."""
+    moment = Moment()
+    if not priority and len(cases) > _GUESSES:
+        # A random case that happens to be ready is a uniform choice among the ready ones, and cheap to find.
+        for _ in range(_GUESSES):
+            guess = int(_rng.random() * len(cases))
+            if _is_ready(cases[guess], moment):
+                return guess
+    ready: list[int] = []
+    index = 0
+    for case in cases:
+        if type(case) is ChannelCase:
+            channel = case.channel
+            is_ready = channel._buffered or channel._senders is not None or channel._closed
+        else:
+            is_ready = _is_ready(case, moment)
+        if is_ready:
+            ready.append(index)
+            if priority:
+                break
+        index += 1  # noqa: SIM113  # enumerate makes a tuple for each case
+    if not ready:
+        return None
+    return ready[0 if len(ready) == 1 else int(_rng.random() * len(ready))]
+
+
+def _is_ready(case: _AnyCase | None, moment: Moment) -> bool:
+    if case is None:
+        return False
+    if isinstance(case, ReceiveCase):
+        return case.channel.is_ready(moment)
+    return case.channel.can_send()
+
+
+def _perform(index: int, case: _AnyCase) -> SelectResult[Any]:
+    channel: Any = case.channel
+    if isinstance(case, ReceiveCase):
+        value, ok = channel.receive_nowait()
+    else:
+        value, ok = case.value, True
+        case.channel.send_nowait(value)
+    result: SelectResult[Any] = new_tuple(SelectResult, (channel, value, ok, False, index))
+    return result
+
+
+def _not_a_case(cases: tuple[object, ...]) -> InvalidTypeError:
+    position, case = next((position, case) for position, case in enumerate(cases) if type(case) not in _CASE_TYPES)
+    hint = "; write channel.case_receive()" if hasattr(case, "case_receive") else ""
+    return InvalidTypeError(f"argument {position} of select must be a case or None, not {case!r}{hint}")
+
+
+class SelectWaiter(Waiter):
+    """A task parked in `select`, in the queue of every one of its cases."""
+
+    __slots__ = ("_cases", "_closed", "_priority", "_result")
+
+    _result: SelectResult[Any]
+
+    def __init__(self, cases: tuple[_AnyCase | None, ...], priority: bool) -> None:
+        self._task = current_task()
+        turns.current.left = OPERATIONS_PER_VISIT
+        self._cases = cases
+        self._priority = priority
+        self._closed: SendCase[Any] | None = None
+
+    def enqueue(self) -> None:
+        for case in self._cases:
+            if type(case) is ChannelCase:
+                channel = case.channel
+                if channel._receivers is None:
+                    channel._receivers = self
+                else:
+                    channel._park(self)
+            elif type(case) is ReceiveCase:
+                case.channel._park(self)
+            elif type(case) is SendCase:
+                case.channel._park_sender(self)
+
+    def leave(self) -> None:
+        self._leave(None)
+
+    def _leave(self, source: object) -> list[int]:
+        """Take the waiter out of every queue; return the indices of the cases of ``source``."""
+        indices: list[int] = []
+        index = 0
+        for case in self._cases:
+            if type(case) is ChannelCase:
+                channel = case.channel
+                if channel._receivers is self:
+                    channel._receivers = None
+                else:
+                    channel._unpark(self)
+                if channel is source:
+                    indices.append(index)
+            elif case is not None:
+                if isinstance(case, ReceiveCase):
+                    case.channel._unpark(self)
+                else:
+                    case.channel._unpark_sender(self)
+                if case.channel is source:
+                    indices.append(index)
+            index += 1  # noqa: SIM113  # as in _choose
+        return indices
+
+    def deliver(self, source: object, value: object, ok: bool) -> None:
+        index = self._choose_from(source, ReceiveCase)
+        self._result = new_tuple(SelectResult, (source, value, ok, False, index))
+        reschedule(self._task, self)
+
+    def offer(self, source: object) -> object:
+        index = self._choose_from(source, SendCase)
+        value: object = cast("SendCase[Any]", self._cases[index]).value
+        self._result = new_tuple(SelectResult, (source, value, True, False, index))
+        reschedule(self._task, self)
+        return value
+
+    def fail(self, source: object) -> None:
+        index = self._choose_from(source, (ReceiveCase, SendCase))
+        case = self._cases[index]
+        if isinstance(case, SendCase):
+            self._closed = case
+        else:
+            self._result = new_tuple(SelectResult, (source, None, False, False, index))
+        reschedule(self._task, self)
+
+    def take(self) -> None:
+        # Several timers can be due at once; which of them it is follows the same rules as without waiting.
+        # Having left the queues, a select that sends to and receives from one channel does not take itself for another.
+        self.leave()
+        chosen = _choose(self._cases, self._priority)
+        assert chosen is not None
+        self._result = _perform(chosen, cast("_AnyCase", self._cases[chosen]))
+        reschedule(self._task, self)
+
+    def _choose_from(self, source: object, kinds: type | tuple[type, ...]) -> int:
+        """Leave every queue, and choose among the cases that ``source`` has just made ready."""
+        indices = self._leave(source)
+        if len(indices) == 1:
+            return indices[0]
+        indices = [index for index in indices if isinstance(self._cases[index], kinds)]
+        return indices[0 if self._priority else int(_rng.random() * len(indices))]
+
+    def unwrap(self) -> object:
+        if self._closed is not None:
+            raise self._closed.channel._closed_error()
+        return self._result

@@ -1,0 +1,322 @@
+"""`Selector`: a select that stays registered, at a cost a value that does not grow with the number of channels.
+
+A select asks every case and stands in every queue, each time. A selector registers once: each of its sources keeps a
+*watch*, and a source that becomes ready puts its watch on the selector's ready queue. `Selector.select` only looks at
+the head of that queue, or parks without registering anywhere.
+
+The ready queue holds hints, not values: a value stays in its channel until it is handed out, so nothing is lost with
+a selector that is cancelled or dropped, and a watch whose source has meanwhile been emptied by somebody else is
+skipped. While a task is parked in the selector the queue is empty and no source is ready: a source that becomes ready
+then hands its value straight to the task.
+
+A source holds its watches, and a watch holds its selector weakly. Nothing happens at the moment a selector is
+forgotten, because the garbage collector chooses that moment, in whatever thread; its watches are dropped when the
+source next meets them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import Any, Generic, Self, TypeVar, cast, final
+
+import trio
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from csp._core.checkpoint import visit_due
+from csp._core.select import SelectResult
+from csp._core.sending import SendCase
+from csp._core.source import Moment, ReceiveCase, Source
+from csp._core.waiters import Queue, Waiter, first, join, leave, new_tuple
+from csp.errors import InvalidTypeError
+
+T = TypeVar("T")
+
+# How many values one ready channel gives before the next one's turn.
+_VALUES_IN_A_ROW = 16
+
+_MIN_QUEUE_TO_CLEAN = 64
+
+
+@final
+class Selector(Generic[T]):
+    """Receives from many sources, registered once; the cost a value does not depend on how many there are.
+
+    Fair: ready sources take turns, each giving at most 16 values in a row. A closed channel is reported once, with
+    ``ok=False``, and then leaves the selector; so does a fired `csp.after`. Several tasks may share a selector, and
+    several selectors and plain receivers may share a channel; each value goes to one of them.
+
+    Use it as a context manager, or call `close`; a selector that is forgotten is unregistered too, and no value is
+    lost.
+
+    Args:
+        cases: receive cases, as for `add`.
+    """
+
+    __slots__ = ("__weakref__", "_added", "_closed", "_given", "_parked", "_ready", "_watches")
+
+    def __init__(self, *cases: ReceiveCase[T]) -> None:
+        self._watches: dict[ReceiveCase[T], _Watch] = {}
+        self._ready: deque[_Watch] = deque()
+        self._parked: Queue = None
+        self._added = 0
+        self._given = 0
+        self._closed = False
+        for position, case in enumerate(cases):
+            _check(case, f"argument {position} of Selector")
+        for case in cases:
+            self.add(case)
+
+    @enable_ki_protection
+    def add(self, case: ReceiveCase[T]) -> None:
+        """Add a receive case; one that is equal to a case already there changes nothing.
+
+        Raises:
+            InvalidTypeError: it is not a receive case.
+            trio.ClosedResourceError: the selector is closed.
+        """
+        _check(case, "case")
+        if self._closed:
+            raise trio.ClosedResourceError("the selector is closed")
+        if case in self._watches:
+            return
+        ready = case.channel.is_ready(Moment())
+        watch = _Watch(self, case, self._added)
+        self._added += 1
+        self._watches[case] = watch
+        try:
+            case.channel._watch(watch)
+        except BaseException:  # of a source's on_wanted
+            self._drop(watch)
+            raise
+        if ready:
+            watch.notify()
+
+    @enable_ki_protection
+    def remove(self, case: ReceiveCase[T]) -> None:
+        """Remove a case. What its channel buffers stays there.
+
+        Raises:
+            KeyError: no equal case is in the selector.
+        """
+        self._drop(self._watches[case])
+        self._end_iteration_if_empty()
+
+    @enable_ki_protection
+    def close(self) -> None:
+        """Unregister from all sources. Tasks waiting in `select` get `trio.ClosedResourceError`; iteration ends."""
+        self._closed = True
+        for watch in tuple(self._watches.values()):
+            self._drop(watch)
+        self._end_iteration_if_empty()
+        while self._parked is not None:
+            first(self._parked).fail(self)
+
+    @enable_ki_protection
+    async def select(self) -> SelectResult[T]:
+        """Take the next value of any source, waiting until there is one or a channel is closed.
+
+        If cancelled, nothing is lost. Without any case left, this waits for one to be added. See
+        `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+
+        Raises:
+            trio.ClosedResourceError: the selector is closed, or was closed while waiting.
+        """
+        result = await self._next(iterating=False)
+        assert result is not None
+        return result
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SelectResult[T]:
+        """Take the next value, as `select` does; end when no case is left."""
+        result = await self._next(iterating=True)
+        if result is None:
+            raise StopAsyncIteration
+        return result
+
+    @enable_ki_protection
+    async def _next(self, *, iterating: bool) -> SelectResult[T] | None:
+        if self._has_ready():
+            await checkpoint_if_cancelled()
+            result = self._take()
+            self._end_iteration_if_empty()
+            if visit_due():
+                await cancel_shielded_checkpoint()
+            return result
+        if self._closed or (iterating and not self._watches):
+            await checkpoint_if_cancelled()
+            if visit_due():
+                await cancel_shielded_checkpoint()
+            if iterating:
+                return None
+            raise trio.ClosedResourceError("the selector is closed")
+        waiter = _SelectorWaiter(self, iterating)
+        self._parked = join(self._parked, waiter)
+        return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
+
+    def _has_ready(self) -> bool:
+        """Tell whether the head of the ready queue has something to give; drop heads that were emptied meanwhile."""
+        while self._ready:
+            watch = self._ready[0]
+            if not watch.dropped and watch.source.is_ready(Moment()):
+                return True
+            self._pass_on(watch)
+        return False
+
+    def _take(self) -> SelectResult[T]:
+        """Take a value from the source at the head of the ready queue, which has one."""
+        watch = self._ready[0]
+        value, ok = watch.source.receive_nowait()
+        self._given += 1
+        if not ok or watch.source.one_shot:
+            self._drop(watch)
+        elif not watch.source.is_ready(Moment()):
+            self._pass_on(watch)
+        elif self._given >= _VALUES_IN_A_ROW:
+            self._given = 0
+            self._ready.rotate(-1)
+        result: SelectResult[T] = new_tuple(SelectResult, (watch.source, value, ok, False, watch.index))
+        return result
+
+    def _pass_on(self, watch: _Watch) -> None:
+        """Take the head off the ready queue; its source has nothing more to give now."""
+        self._ready.popleft()
+        watch.queued = False
+        self._given = 0
+        if watch.fetches and not watch.dropped:
+            watch.source.on_wanted()
+
+    def _drop(self, watch: _Watch) -> None:
+        """Forget a case. If it is in the ready queue it is skipped there later, so that this is O(1), amortised."""
+        watch.dropped = True
+        watch.source._unwatch(watch)
+        del self._watches[watch.case]
+        if len(self._ready) > 2 * len(self._watches) + _MIN_QUEUE_TO_CLEAN:
+            self._ready = deque(watch for watch in self._ready if not watch.dropped)
+
+    def _end_iteration_if_empty(self) -> None:
+        """Wake the tasks that iterate, if the last case is gone; called when its last value is handed out."""
+        if self._watches:
+            return
+        self._ready.clear()
+        waiting = self._parked
+        parked = [] if waiting is None else [waiting] if isinstance(waiting, Waiter) else list(waiting)
+        for waiter in parked:
+            if cast("_SelectorWaiter", waiter).iterating:
+                waiter.deliver(self, None, False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Return how many cases there are."""
+        return len(self._watches)
+
+    def __bool__(self) -> bool:
+        # An empty selector must not look like no selector.
+        return True
+
+    def __contains__(self, case: object) -> bool:
+        return case in self._watches
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<csp.Selector {state}, {len(self._watches)} cases, {len(self._ready)} ready, at {id(self):#x}>"
+
+
+class _Watch:
+    """A selector's registration with one source; the source holds it, and it holds the selector weakly."""
+
+    __slots__ = ("_selector", "case", "dropped", "fetches", "index", "queued", "source")
+
+    def __init__(self, selector: Selector[Any], case: ReceiveCase[Any], index: int) -> None:
+        self._selector = weakref.ref(selector)
+        self.case = case
+        self.source: Source[Any] = case.channel
+        self.index = index
+        self.queued = False
+        self.dropped = False
+        # Whether the source has to be told that its values are wanted.
+        # pyright takes the methods for those of Source[Unknown].
+        self.fetches = type(self.source).on_wanted is not Source.on_wanted  # pyright: ignore[reportUnknownMemberType]
+
+    @property
+    def alive(self) -> bool:
+        return self._selector() is not None
+
+    @property
+    def parked(self) -> bool:
+        selector = self._selector()
+        return selector is not None and selector._parked is not None
+
+    def deliver(self, value: object) -> None:
+        selector = self._selector()
+        assert selector is not None
+        assert selector._parked is not None
+        result = new_tuple(SelectResult, (self.source, value, True, False, self.index))
+        first(selector._parked).deliver(selector, result, True)
+
+    def notify(self) -> None:
+        if self.queued:
+            return
+        selector = self._selector()
+        if selector is None:
+            self.source._unwatch(self)
+            return
+        self.queued = True
+        selector._ready.append(self)
+        # A channel that is added can have values for several of the tasks that are parked.
+        while selector._parked is not None and selector._has_ready():
+            waiter = first(selector._parked)
+            waiter.deliver(selector, selector._take(), True)
+        selector._end_iteration_if_empty()
+
+
+class _SelectorWaiter(Waiter):
+    """A task parked in a selector. It stands in the selector's queue only, whatever the number of sources."""
+
+    __slots__ = ("_closed", "_result", "_selector", "iterating")
+
+    def __init__(self, selector: Selector[Any], iterating: bool) -> None:
+        super().__init__()
+        self._selector = selector
+        self.iterating = iterating
+        self._closed = False
+
+    def deliver(self, source: object, value: object, ok: bool) -> None:
+        self.leave()
+        self._result = value
+        reschedule(self._task, self)
+
+    def fail(self, source: object) -> None:
+        self._closed = True
+        self.deliver(source, None, False)
+
+    def leave(self) -> None:
+        self._selector._parked = leave(self._selector._parked, self)
+
+    def unwrap(self) -> object:
+        if self._closed:
+            raise trio.ClosedResourceError("the selector was closed")
+        return self._result
+
+
+def _check(case: object, name: str) -> None:
+    if isinstance(case, SendCase):
+        raise InvalidTypeError(
+            f"{name} must be a receive case, not {case!r}: a selector takes a value only when it is asked for one, and "
+            "so could not tell a receiver that there is something to take; use select for sends"
+        )
+    if not isinstance(case, ReceiveCase):
+        raise InvalidTypeError(f"{name} must be a receive case, not {case!r}")

@@ -1,0 +1,88 @@
+"""The sending side of a channel: the case of a select that sends, and the tasks that wait to send."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+from trio.lowlevel import current_task, reschedule
+
+from csp._core.checkpoint import OPERATIONS_PER_VISIT, turns
+from csp._core.waiters import Waiter
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    from csp._core.sink import Sink
+
+T = TypeVar("T")
+
+
+@final
+class SendCase(Generic[T]):
+    """The case of `select` that sends a value to a channel."""
+
+    __slots__ = ("channel", "value")
+
+    def __init__(self, channel: Sink[T], value: T) -> None:
+        self.channel = channel
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"<send case of {self.channel!r}>"
+
+
+class SendWaiter(Waiter):
+    """A task parked in `Channel.send`."""
+
+    __slots__ = ("_channel", "_failed", "_value")
+
+    def __init__(self, channel: Sink[Any], value: object) -> None:
+        self._task = current_task()
+        turns.current.left = OPERATIONS_PER_VISIT
+        self._channel = channel
+        self._value = value
+        self._failed = False
+
+    def offer(self, source: object) -> object:
+        self._channel._unpark_sender(self)
+        reschedule(self._task, self)
+        return self._value
+
+    def fail(self, source: object) -> None:
+        self._channel._unpark_sender(self)
+        self._failed = True
+        reschedule(self._task, self)
+
+    def leave(self) -> None:
+        self._channel._unpark_sender(self)
+
+    def unwrap(self) -> object:
+        if self._failed:
+            raise self._channel._closed_error()
+        return None
+
+
+class SendAllWaiter(SendWaiter):
+    """A task parked in `Channel.send_all`: it keeps its place until its last value is taken."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, channel: Sink[Any], values: deque[Any]) -> None:
+        # The next value is in hand: whoever takes it need not rely on what others do to the deque.
+        super().__init__(channel, values.popleft())
+        self._rest = values
+
+    def offer(self, source: object) -> object:
+        rest = self._rest
+        if not rest:
+            return super().offer(source)
+        value, self._value = self._value, rest.popleft()
+        return value
+
+    def fail(self, source: object) -> None:
+        self._rest.appendleft(self._value)
+        super().fail(source)
+
+    def leave(self) -> None:
+        self._rest.appendleft(self._value)
+        super().leave()

@@ -1,0 +1,301 @@
+"""What can be received from: the protocol behind every receive case, and the waiting that all sources share.
+
+A source of your own is a subclass of `Source` with two methods, `is_ready` and `receive_nowait`, that calls `serve`
+whenever it has become ready. Everything else, ``await source.receive()``, iteration, `select` and `Selector`, comes
+from here, for channels and timers and for yours. `on_wanted` is for sources that fetch their values only when somebody
+asks; `csp.PullSource` is one, around any async function.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import MethodType
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+
+import trio
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from csp._core.checkpoint import OPERATIONS_PER_VISIT, turns, visit_due
+from csp._core.waiters import Queue, Received, Waiter, first, join, leave, new_tuple
+from csp.errors import ChannelClosedError, Error, InvalidTypeError, renew
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Moment:
+    """One reading of Trio's clock, taken when first asked for.
+
+    A select asks each of its timers whether it is due; all must mean the same moment, and a select without timers must
+    not pay for reading the clock.
+    """
+
+    _time: float | None = None
+
+    def time(self) -> float:
+        """Return `trio.current_time` as it was at the first call."""
+        if self._time is None:
+            self._time = trio.current_time()
+        return self._time
+
+
+class Watch(Protocol):
+    """A `Selector`'s standing interest in a source."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the selector still exists; the garbage collector takes it at any time, in any thread."""
+        ...
+
+    @property
+    def parked(self) -> bool:
+        """Whether a task is parked in the selector, so that a value can be handed to it."""
+        ...
+
+    def deliver(self, value: object) -> None:
+        """Hand a value to the task that has been parked in the selector longest."""
+
+    def notify(self) -> None:
+        """Tell the selector that the source is ready."""
+
+
+class Source(ABC, Generic[T_co]):
+    """Something that gives values, one at a time, to whoever receives first.
+
+    Not thread-safe: a source belongs to one Trio run, like everything in Trio that is not said to be otherwise.
+    """
+
+    __slots__ = ("__weakref__", "_receivers", "_selectors_turn", "_watches")
+
+    _receivers: Queue
+    _watches: tuple[Watch, ...]
+    # Plain receivers and parked selectors take turns, so that neither starves.
+    _selectors_turn: bool
+
+    one_shot: ClassVar[bool] = False
+    """Whether the source falls silent for ever after its first value, so that a `Selector` may forget it then."""
+
+    def __init__(self) -> None:
+        self._receivers = None
+        self._watches = ()
+        self._selectors_turn = False
+
+    # What a subclass provides ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def is_ready(self, moment: Moment) -> bool:
+        """Tell whether `receive_nowait` would succeed at ``moment``."""
+
+    @abstractmethod
+    def receive_nowait(self) -> Received[T_co]:
+        """Take the next value without waiting.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
+
+        Raises:
+            trio.WouldBlock: there is nothing to take now.
+        """
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What the source was closed with, or None."""
+        return None
+
+    def _check_entered(self) -> None:
+        """Raise `NoContextError` if the source is a block that was not entered."""
+
+    def on_wanted(self) -> None:
+        """Called when somebody asks for a value that is not there: a task, a `Selector`, a select that polls.
+
+        Does nothing here. A source that has to fetch its values overrides it; it is called often, for one value too,
+        must not wait, and must not make the source ready at once.
+        """
+
+    # What a subclass calls -------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    def serve(self) -> None:
+        """Give what there is to take to the tasks that wait for it; to be called whenever the source became ready.
+
+        That is when a value has turned up, and when there will be no more: `receive_nowait` then returns
+        ``(None, False)``, and every task that waits gets that.
+        """
+        while self.is_ready(Moment()):
+            watch = self._next_parked() if self._receivers is None or self._selectors_turn else None
+            if watch is not None:
+                self._selectors_turn = False
+                watch.notify()  # a task is parked in its selector, so that it takes at once
+            elif self._receivers is not None:
+                self._selectors_turn = True
+                # A select may take another of its cases, if several have become ready at this moment.
+                first(self._receivers).take()
+            else:
+                self._notify()
+                break
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a task waits for a value, or a `Selector` has the source among its cases."""
+        return self._receivers is not None or any(watch.alive for watch in self._watches)
+
+    def _next_parked(self) -> Watch | None:
+        """Return the selector whose turn it is among those with a parked task; it goes to the back of the line."""
+        for position, watch in enumerate(self._watches):
+            if watch.parked:
+                if len(self._watches) > 1:
+                    self._watches = (*self._watches[:position], *self._watches[position + 1 :], watch)
+                return watch
+        return None
+
+    @enable_ki_protection
+    def _notify(self) -> None:
+        """Tell the selectors that watch this source that it is ready."""
+        for watch in self._watches:
+            watch.notify()
+
+    # Waiting ---------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def receive(self) -> Received[T_co]:
+        """Take the next value, waiting until there is one or the source is closed.
+
+        Values come in the order they were sent; waiting receivers are served in the order they came. If cancelled,
+        nothing is lost: the next receiver gets the value. See `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
+        """
+        if self.is_ready(Moment()):
+            await checkpoint_if_cancelled()
+            received = self.receive_nowait()
+            if visit_due():
+                await cancel_shielded_checkpoint()
+            return received
+        waiter = ReceiveWaiter(self)
+        self._park(waiter)
+        return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T_co:
+        """Take the next value; end when the source is closed and drained.
+
+        Raises:
+            StopAsyncIteration: it was closed without a cause.
+            Error: it was closed with a cause: a fresh error each time, raised from the cause and of its type if the
+                cause is one of `csp.errors`, else a `ChannelClosedError`.
+        """
+        value, ok = await self.receive()
+        if ok:
+            return value
+        cause = self.cause
+        if cause is None:
+            raise StopAsyncIteration
+        if isinstance(cause, Error):
+            raise renew(cause, cause.message) from cause
+        raise ChannelClosedError(f"channel closed by an error: {cause!r}") from cause
+
+    def case_receive(self) -> ReceiveCase[T_co]:
+        """Return the case of `select` that receives from here; equal to every other one of the same source."""
+        return ReceiveCase(self)
+
+    @enable_ki_protection
+    def _park(self, waiter: Waiter) -> None:
+        """Put a waiter at the end of the queue; it stays until it is served or leaves."""
+        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+        try:
+            self.on_wanted()
+        except BaseException:  # a task that is not parked must not stand in the queue
+            self._unpark(waiter)
+            raise
+
+    @enable_ki_protection
+    def _unpark(self, waiter: Waiter) -> None:
+        """Take a waiter out of the queue, if it is there."""
+        self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
+
+    @enable_ki_protection
+    def _watch(self, watch: Watch) -> None:
+        """Add a selector's interest, and drop those of selectors that were forgotten."""
+        self._watches = (*(other for other in self._watches if other.alive), watch)
+        self.on_wanted()
+
+    @enable_ki_protection
+    def _unwatch(self, watch: Watch) -> None:
+        """Drop a selector's interest, if it is there."""
+        self._watches = tuple(other for other in self._watches if other is not watch)
+
+
+def check_source(source: object, name: str) -> None:
+    """Raise for what cannot be received from, telling what to write.
+
+    Raises:
+        InvalidTypeError: it is no source.
+        NoContextError: it is a block that was not entered.
+    """
+    if isinstance(source, Source):
+        source._check_entered()
+        return
+    hint = ""
+    if isinstance(getattr(source, "channel", None), MethodType):
+        hint = "; write client.channel()"
+    elif hasattr(source, "__aiter__"):
+        hint = "; csp.from_async_iterable makes one"
+    elif hasattr(source, "__aenter__"):
+        hint = "; enter it first: async with ... as source"
+    elif isinstance(source, list | tuple):
+        hint = "; give the sources as arguments of their own"
+    raise InvalidTypeError(f"{name} must be a csp.Source, such as a channel or a timer, not {source!r}{hint}")
+
+
+class ReceiveCase(Generic[T_co]):
+    """The case of `select` and `Selector` that receives from a source."""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, channel: Source[T_co]) -> None:
+        self.channel = channel
+
+    def __eq__(self, other: object) -> bool:
+        # pyright takes the narrowed type for ReceiveCase[Unknown].
+        return isinstance(other, ReceiveCase) and other.channel is self.channel  # pyright: ignore[reportUnknownMemberType]
+
+    def __hash__(self) -> int:
+        return id(self.channel)
+
+    def __repr__(self) -> str:
+        return f"<receive case of {self.channel!r}>"
+
+
+class ReceiveWaiter(Waiter):
+    """A task parked in `Source.receive`."""
+
+    __slots__ = ("_received", "_source")
+
+    def __init__(self, source: Source[Any]) -> None:
+        self._task = current_task()
+        turns.current.left = OPERATIONS_PER_VISIT
+        self._source = source
+
+    def deliver(self, source: object, value: object, ok: bool) -> None:
+        self._source._unpark(self)
+        self._received = new_tuple(Received, (value, ok))
+        reschedule(self._task, self)
+
+    def fail(self, source: object) -> None:
+        self.deliver(source, None, False)
+
+    def take(self) -> None:
+        self.deliver(self._source, *self._source.receive_nowait())
+
+    def leave(self) -> None:
+        self._source._unpark(self)
+
+    def unwrap(self) -> object:
+        return self._received

@@ -1,0 +1,151 @@
+"""Parked tasks, and the queues they wait in.
+
+How waiting works
+-----------------
+A task that has to wait makes a *waiter*, puts it into the queue of each channel it waits for, and parks in
+`trio.lowlevel.wait_task_rescheduled`. Whoever completes the operation calls one of the waiter's methods, always
+synchronously, from the task that caused it:
+
+- `Waiter.deliver`: here is a value (or the news that the channel is closed);
+- `Waiter.take`: time has come for some of what you wait for; take one of them;
+- `Waiter.offer`: give me the value you wait to send;
+- `Waiter.fail`: the channel you wait on is closed.
+
+Each of them first takes the waiter out of *every* queue it is in, then reschedules its task with the result (but one
+of many values keeps its place until its last is taken). So a waiter that stands in a queue is always parked and
+unclaimed: no claim flags, no stale entries, no second wake-up. And
+a wake-up is the hand-over, never a hint: once rescheduled, Trio will not cancel the task before it runs, so the value
+cannot be lost, and nobody else can take it in between.
+
+If Trio cancels the task first, it calls `Waiter.abort`, which leaves all queues: the operation had no effect.
+
+The waiter doubles as the `outcome.Outcome` its task is resumed with, which saves an object for every wake-up.
+
+A queue is None when empty, the waiter itself when there is one (by far the most common), and only beyond that an
+`OrderedDict`, in which joining, leaving from the middle and taking the first are all O(1). Thousands of tasks can
+select on one shutdown channel, each leaving it after every round, without any of them paying for the others.
+
+All of this runs under `trio.lowlevel.enable_ki_protection`: the public operations carry the decorator, and what they
+call inherits it. Ctrl-C is then delivered at a checkpoint, never halfway through a queue.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
+
+import outcome
+from trio.lowlevel import Abort, current_task
+
+from csp._core.checkpoint import OPERATIONS_PER_VISIT, turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Received(NamedTuple, Generic[T_co]):
+    """What a receive gives: ``(value, True)``, or ``(None, False)`` from a channel that is closed and drained.
+
+    ``value`` is typed as a value although it is None when ``ok`` is False: look at ``ok`` first.
+    """
+
+    value: T_co
+    ok: bool
+
+
+# What a NamedTuple's constructor comes down to, at half its price; for the hot paths.
+new_tuple = cast(
+    "Callable[[type[tuple[object, ...]], tuple[object, ...]], Any]",
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
+)
+
+
+class Waiter(outcome.Outcome[object]):
+    """A parked task and, once it is woken, the outcome it is woken with.
+
+    Subclasses that are made for every wait do what the constructor does themselves: a call is a hundredth of a wait.
+    """
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task = current_task()
+        turns.current.left = OPERATIONS_PER_VISIT
+
+    # Outcome compares by content and cannot be hashed; a waiter is itself and nothing else.
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:  # type: ignore[override]  # attrs set it to None in Outcome
+        return id(self)
+
+    def deliver(self, source: object, value: object, ok: bool) -> None:
+        """Complete a receive from ``source`` with what it gives."""
+        raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
+
+    def take(self) -> None:
+        """Complete an operation that is ready now, of those waited for; one of them is."""
+        raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
+
+    def offer(self, source: object) -> Any:
+        """Complete a send to ``source`` and return the value sent."""
+        raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
+
+    def fail(self, source: object) -> None:
+        """Complete whatever waits on ``source`` with the news that it is closed."""
+        raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Take the waiter out of every queue it is in."""
+
+    @abstractmethod
+    def unwrap(self) -> object:
+        """Return the result to the woken task, or raise it there."""
+
+    def abort(self, raise_cancel: object) -> Abort:
+        """Called by Trio to cancel the wait."""
+        self.leave()
+        return Abort.SUCCEEDED
+
+    def send(self, gen: Generator[object, object, object]) -> NoReturn:
+        raise NotImplementedError("a waiter is only ever unwrapped")  # pragma: no cover  # Trio never calls it
+
+    async def asend(self, agen: AsyncGenerator[object, object]) -> NoReturn:
+        raise NotImplementedError("a waiter is only ever unwrapped")  # pragma: no cover  # Trio never calls it
+
+
+Queue: TypeAlias = Waiter | OrderedDict[Waiter, None] | None
+
+
+def join(queue: Queue, waiter: Waiter) -> Queue:
+    """Put a waiter at the end, once however often it joins; return the queue as it is now."""
+    if queue is None or queue is waiter:
+        return waiter
+    if isinstance(queue, OrderedDict):
+        queue.setdefault(waiter)
+        return queue
+    return OrderedDict({queue: None, waiter: None})
+
+
+def leave(queue: Queue, waiter: Waiter) -> Queue:
+    """Take a waiter out if it is there; return the queue as it is now."""
+    if queue is waiter:
+        return None
+    if isinstance(queue, OrderedDict):
+        queue.pop(waiter, None)
+        return queue or None
+    return queue
+
+
+def first(queue: Waiter | OrderedDict[Waiter, None]) -> Waiter:
+    """Return the waiter that has waited longest."""
+    return next(iter(queue)) if isinstance(queue, OrderedDict) else queue
+
+
+def count(queue: Queue) -> int:
+    """Return how many waiters there are."""
+    return len(queue) if isinstance(queue, OrderedDict) else int(queue is not None)

@@ -1,0 +1,257 @@
+"""`PullSource`: values that an async function fetches, one at a time, and only when somebody asks.
+
+A task of the block calls the function. It is asked by whoever finds nothing to take: a task that starts to wait, a
+`Selector` that has the source among its cases, a select that polls. Its value goes to who waits; if nobody does any
+more, because a select went another way or was cancelled, it is held, and nothing is fetched until it is taken. So the
+function is never cancelled for a select's sake, which not every function survives, and a value is never lost.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, cast
+
+import trio
+from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
+
+from csp._core.background import BackgroundNursery
+from csp._core.source import Moment, ReceiveCase, Source
+from csp._core.waiters import Received
+from csp.errors import InvalidTypeError, NoContextError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from types import TracebackType
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class PullSource(Source[T_co]):
+    """What an async function returns, a value a call, as a source for `select`; used as a block.
+
+        async with csp.PullSource(queue.get) as jobs:
+            r = await csp.select(jobs.case_receive(), shutdown.case_receive())
+
+    The function is called by a task that ends with the block, one call at a time, and only when somebody asks for a
+    value. If a select has gone another way when the value comes, it is held for whoever receives next: one value at
+    most, and nothing is dropped. At the end of the block a call that is under way is cancelled, and the source is
+    closed; a value that is held can still be received.
+
+    Args:
+        pull: called without arguments for each value. When there are no more it raises `trio.EndOfChannel`, ``from`` a
+            cause if there is one, or StopAsyncIteration. Any other exception closes the source with it as the `cause`.
+        unfinished: asked once, when the source closes, for values that ``pull`` has taken from elsewhere and not
+            returned; they can still be received.
+
+    Raises:
+        InvalidTypeError: pull cannot be called.
+        NoContextError: used before the block is entered; or entered twice.
+    """
+
+    __slots__ = (
+        "_background",
+        "_calling",
+        "_cause",
+        "_closed",
+        "_ending",
+        "_entered",
+        "_finished",
+        "_held",
+        "_idle",
+        "_pull",
+        "_pulling",
+        "_scope",
+        "_unfinished",
+    )
+
+    _name: ClassVar[str] = "PullSource"
+    _ends: ClassVar[tuple[type[Exception], ...]] = (trio.EndOfChannel, StopAsyncIteration)
+    """What the function raises at its end; the cause of that is passed on."""
+
+    def __init__(
+        self, pull: Callable[[], Awaitable[T_co]], *, unfinished: Callable[[], Iterable[T_co]] = tuple[T_co, ...]
+    ) -> None:
+        super().__init__()
+        if inspect.iscoroutine(pull):
+            pull.close()  # or Python warns that it was never awaited
+            raise InvalidTypeError(
+                f"pull must be an async function, not what {pull.__name__}() returns; do not call it"
+            )
+        if not callable(pull):
+            raise InvalidTypeError(f"pull must be an async function, not {pull!r}")
+        self._pull = pull
+        self._unfinished = unfinished
+        self._background = BackgroundNursery()
+        self._scope = trio.CancelScope()
+        self._held: deque[T_co] = deque()
+        self._finished = trio.Event()
+        self._entered = False
+        # Whether a value is to be fetched, whether the function is running for it, and whether there will be no more.
+        self._pulling = False
+        self._calling = False
+        self._ending = False
+        # The block's task, while it waits to be woken for one of these.
+        self._idle: trio.lowlevel.Task | None = None
+        self._closed = False
+        self._cause: BaseException | None = None
+
+    # The block -------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Self:
+        self._check_not_entered()
+        self._entered = True
+        nursery = await self._background.__aenter__()
+        nursery.start_soon(self._run)
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        # The task ends by itself, rather than cancelled, so that it can clean up.
+        self._ending = True
+        self._wake()
+        if self._calling:
+            self._scope.cancel()
+        try:
+            await self._finished.wait()
+        except trio.Cancelled:
+            # What the block raised, if anything, is on its way out through the cancelled scope already.
+            if exc is None:
+                raise
+        finally:
+            caught = await self._background.__aexit__(exc_type, exc, traceback)
+        return caught
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                try:
+                    while await self._asked():
+                        await self._pull_one()
+                finally:
+                    # Inside the scope: an async generator may have scopes of its own open inside of it.
+                    await self._clean_up()
+        finally:
+            self._end(None)
+            self._finished.set()
+
+    async def _asked(self) -> bool:
+        """Wait until the function is to be called; tell whether it is, or the block has ended."""
+        while not (self._pulling or self._ending):
+            self._idle = current_task()
+            # Not cancelled here: the scopes that a suspended async generator has open are in force, and it is to see
+            # their cancellation itself. The end of the block wakes the task, also when the block is cancelled.
+            await wait_task_rescheduled(_not_cancelled)
+        return not self._ending
+
+    @enable_ki_protection
+    def _wake(self) -> None:
+        task, self._idle = self._idle, None
+        if task is not None:
+            reschedule(task)
+
+    async def _pull_one(self) -> None:
+        self._calling = True
+        try:
+            value = await self._pull()
+        except self._ends as end:
+            self._end(end.__cause__)
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            self._end(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._hold(value)
+        finally:
+            self._calling = False
+
+    async def _clean_up(self) -> None:
+        """Called by the task when it does not call the function any more."""
+
+    @enable_ki_protection
+    def _hold(self, value: T_co) -> None:  # type: ignore[misc]  # private
+        self._pulling = False
+        self._held.append(value)
+        self.serve()
+        if self.wanted:
+            self.on_wanted()
+
+    @enable_ki_protection
+    def _end(self, cause: BaseException | None) -> None:
+        """Close the source, if it is not closed; what is held stays receivable."""
+        if not self._closed:
+            self._held.extend(self._unfinished())
+            self._close(cause)
+        self.serve()
+
+    def _close(self, cause: BaseException | None) -> None:
+        self._closed = True
+        self._cause = cause
+        self._ending = True
+        self._wake()
+
+    # The source ------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    def on_wanted(self) -> None:
+        # While the block ends nothing is fetched; who waits is told when it has ended.
+        if not (self._pulling or self._ending or self.is_ready(Moment())):
+            self._pulling = True
+            self._wake()
+
+    def is_ready(self, moment: Moment) -> bool:
+        """Tell whether a value is held, or the source closed."""
+        self._check_entered()
+        return bool(self._held) or self._closed
+
+    @enable_ki_protection
+    def receive_nowait(self) -> Received[T_co]:
+        """Take the value that is held, if there is one; if there is none, one is fetched.
+
+        Returns ``(value, True)``, or ``(None, False)`` once the source is closed and nothing is held.
+
+        Raises:
+            trio.WouldBlock: nothing is held yet.
+        """
+        self._check_entered()
+        if self._held:
+            return Received(self._held.popleft(), True)
+        if self._closed:
+            return Received(cast("T_co", None), False)
+        self.on_wanted()
+        raise trio.WouldBlock
+
+    def case_receive(self) -> ReceiveCase[T_co]:
+        self._check_entered()
+        return super().case_receive()
+
+    def _check_entered(self) -> None:
+        if not self._entered:
+            raise NoContextError(f"{self._name} gives nothing before its block: write `async with ...` first")
+
+    def _check_not_entered(self) -> None:
+        if self._entered:
+            raise NoContextError(f"this {self._name} was used before; make another one")
+
+    @property
+    def closed(self) -> bool:
+        """Whether the source is closed; a value may still be held."""
+        return self._closed
+
+    @property
+    def cause(self) -> BaseException | None:
+        """What the function raised, or what it gave as the cause of its `trio.EndOfChannel`."""
+        return self._cause
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "fetching" if self._pulling else "idle"
+        return f"<csp.{self._name} {state}, {len(self._held)} held, at {id(self):#x}>"
+
+
+def _not_cancelled(_raise_cancel: object) -> Abort:
+    return Abort.FAILED

@@ -1,0 +1,55 @@
+"""The WebSocket client: connections whose messages arrive on a channel.
+
+    async with websocket.connect("wss://example.com/feed") as client:
+        await client.send("hello")
+        async for message in client:
+            print(message.data)
+
+This module is the face of the driver in ``trio_csp_websocket``.
+"""
+
+from trio_csp_websocket.client.client import Client, Statistics
+from trio_csp_websocket.client.connect import Connecting, connect
+from trio_csp_websocket.client.options import ConnectOptions, Timeout
+from trio_csp_websocket.client.reconnecting import Reconnecting, Subscribe, reconnecting
+from trio_csp_websocket.client.states import Gap, State
+from trio_csp_websocket.protocol.constants import (
+    BINARY,
+    CLOSE_CODES,
+    COMPRESSION,
+    TEXT,
+    TYPE_BINARY,
+    TYPE_CLOSE,
+    TYPE_PING,
+    TYPE_PONG,
+    TYPE_TEXT,
+    CloseCode,
+    Compression,
+)
+from trio_csp_websocket.protocol.frames import Message
+
+__all__ = [
+    "BINARY",
+    "CLOSE_CODES",
+    "COMPRESSION",
+    "TEXT",
+    "TYPE_BINARY",
+    "TYPE_CLOSE",
+    "TYPE_PING",
+    "TYPE_PONG",
+    "TYPE_TEXT",
+    "Client",
+    "CloseCode",
+    "Compression",
+    "ConnectOptions",
+    "Connecting",
+    "Gap",
+    "Message",
+    "Reconnecting",
+    "State",
+    "Statistics",
+    "Subscribe",
+    "Timeout",
+    "connect",
+    "reconnecting",
+]

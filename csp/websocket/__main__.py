@@ -1,0 +1,8 @@
+"""``python -m csp.websocket``: the command line client."""
+
+import sys
+
+from trio_csp_websocket.command_line.program import main
+
+if __name__ == "__main__":
+    sys.exit(main())

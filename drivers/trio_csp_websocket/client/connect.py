@@ -1,0 +1,226 @@
+"""`connect`: dial, shake hands, and keep what belongs to the connection inside one block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from csp import BackgroundNursery, security
+from csp.errors import (
+    ConnectionFailedError,
+    ConnectionTimeoutError,
+    InvalidError,
+    InvalidTypeError,
+    Kind,
+    NoContextError,
+    PermissionDeniedError,
+    wrap,
+)
+from trio_csp_websocket.client.client import Client
+from trio_csp_websocket.client.connection import Connection
+from trio_csp_websocket.client.dial import dial as dial_server
+from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
+from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.url import Target, parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+    from types import TracebackType
+
+    from trio_csp_websocket.transport.base import Transport
+
+
+Dial: TypeAlias = "Callable[[Target, Options], Awaitable[Transport]]"
+"""Opens the byte stream to a target."""
+
+
+def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
+    """Open a WebSocket connection and close it at the end of the block.
+
+    Leaving the block closes the connection: with code 1000; after an exception with 1011, and the exception comes out
+    as it is; when cancelled, at once. Nothing of the connection outlives the block, and how it ended is never raised
+    here: see `Client.error`.
+
+    With ``client = await connect(url, nursery=nursery)`` the connection runs in a task of that nursery instead, until
+    it is closed. Nothing of it ever cancels the nursery.
+
+    Args:
+        url: ``ws://`` or ``wss://``; credentials in it are sent as Basic authorization.
+        options: none of them is needed. Timeouts are milliseconds, a Go duration or a timedelta; None for no limit.
+            More is in `ConnectOptions`.
+
+            - headers: a mapping or pairs. None.
+            - protocols: subprotocols to offer. None.
+            - dial_timeout: for name resolution, TCP, TLS and handshake together. 30 s.
+            - read_timeout: for the wait for a whole message. None.
+            - write_timeout: for a send or ping. None.
+            - compression: a `COMPRESSION`. DISABLED.
+            - compression_threshold: bytes from which messages go out compressed. 128, or 512 for NO_CONTEXT.
+            - read_limit: the largest message in bytes, inflated. 16 MiB.
+            - channel_capacity: messages buffered before reading stops. 16.
+            - ssl_context: for ``wss:``. Verifies against the system's authorities.
+            - server_hostname: the name in the server's certificate. The URL's host.
+            - origin: the Origin header. None.
+            - user_agent: the User-Agent header. ``trio-csp/`` and the version.
+            - keepalive: the silence after which a ping is sent, and again, until the connection is failed. None.
+            - close_timeout: for `Client.close`, and for the peer to end the connection. 10 s.
+            - nursery: for ``await connect(...)``. None.
+
+    Raises:
+        InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
+        InvalidTypeError: the same for a wrong type or an unknown option.
+        PermissionDeniedError: entered or awaited, and `csp.security` does not allow ``websocket.connect``, or
+            ``websocket.connect.url`` of this URL in its normal form.
+        NoContextError: awaited without a nursery, or entered outside a Trio run.
+        ConnectionFailedError: entered or awaited, and no connection could be made. Kind INTERNAL; retryable except
+            after a refusal that a retry will not change. `ConnectionTimeoutError` if it took longer than
+            ``dial_timeout``.
+    """
+    nursery = options.get("nursery")
+    if nursery is not None and not isinstance(nursery, trio.Nursery):
+        raise InvalidTypeError(f"nursery must be a trio.Nursery, not {nursery!r}")
+    return Connecting(*check(url, options), nursery)
+
+
+def check(url: str, options: ConnectOptions) -> tuple[Target, Options]:
+    """Check what is given to `connect`; raise `InvalidError` for what is malformed or out of range."""
+    target = parse_url(url)
+    checked = parse_options(options)
+    for name in ("ssl_context", "server_hostname"):
+        if options.get(name) is not None and not target.secure:
+            raise InvalidError(f"{name} must not be given for a ws: URL; write wss:")
+    return target, checked
+
+
+@final
+class Connecting:
+    """What `connect` returns: enter it with ``async with``, or await it if it was given a nursery. Once."""
+
+    def __init__(
+        self, target: Target, options: Options, nursery: trio.Nursery | None = None, *, dial: Dial | None = None
+    ) -> None:
+        self._target = target
+        self._options = options
+        self._caller_nursery = nursery
+        self._dial = dial or dial_server
+        self._used = False
+        self._reached: Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"<csp.websocket.connect({self._target.url!r})>"
+
+    def __await__(self) -> Generator[Any, Any, Client]:
+        return self._start().__await__()
+
+    async def _start(self) -> Client:
+        _check_context()
+        if self._caller_nursery is None:
+            raise NoContextError(
+                "connect was awaited without a nursery: write `async with websocket.connect(url) as client`, or "
+                "`client = await websocket.connect(url, nursery=nursery)`"
+            )
+        client: Client = await self._caller_nursery.start(self._run)
+        return client
+
+    async def _run(self, *, task_status: trio.TaskStatus[Client]) -> None:
+        async with self as client:
+            task_status.started(client)
+            await self._connection.delivery.finished.wait()
+            await self._connection.finished.wait()
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Client:
+        _check_context()
+        if self._used:
+            raise NoContextError("this connect(...) was used before; call connect again for another connection")
+        self._used = True
+        self._check_allowed()
+        # Its tasks raise nothing that a user should see.
+        self._background = BackgroundNursery()
+        self._nursery = await self._background.__aenter__()
+        try:
+            with trio.fail_after(self._options.dial_timeout_seconds):
+                self._connection = await self._open()
+        except trio.TooSlowError:
+            await self._background.__aexit__(None, None, None)
+            raise self._timed_out() from None
+        except ConnectionFailedError as error:
+            await self._background.__aexit__(None, None, None)
+            raise self._about_url(error) from error.__cause__
+        except BaseException:
+            await self._background.__aexit__(None, None, None)
+            raise
+        return Client(self._connection, self._target.url)
+
+    def _timed_out(self) -> ConnectionFailedError:
+        if self._reached is None:
+            waited_for = "the server was not reached"
+        elif self._reached.refusal is not None:
+            return self._about_url(self._reached.refusal)
+        else:
+            waited_for = "the server did not answer the handshake"
+        return ConnectionTimeoutError(
+            f"no connection to {self._target.url} within {self._options.dial_timeout_seconds:g} s: {waited_for}",
+            kind=Kind.INTERNAL,
+            retryable=True,
+            details={"url": self._target.url},
+        )
+
+    def _about_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
+        """Return an error of dialling or of the handshake with the URL in it."""
+        told = wrap(error, f"cannot connect to {self._target.url}")
+        told.details = {"url": self._target.url, **(error.details or {})}
+        return told
+
+    def _check_allowed(self) -> None:
+        """Ask the security policies; each connection anew, and before any I/O."""
+        if not security.can("websocket.connect"):
+            raise PermissionDeniedError("connections are not allowed: websocket.connect is denied")
+        if not security.can("websocket.connect.url", self._target.url):
+            raise PermissionDeniedError(
+                f"connections to {self._target.url} are not allowed", details={"url": self._target.url}
+            )
+
+    async def _open(self) -> Connection:
+        """Connect and shake hands."""
+        transport = await self._dial(self._target, self._options)
+        connection = self._reached = Connection(transport, self._options, self._nursery)
+        headers = list(self._options.headers)
+        credentials = self._target.authorization
+        if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
+            headers.append((b"Authorization", credentials.encode("ascii")))
+        try:
+            await connection.open(self._target, headers)
+        except BaseException:
+            await connection.abort("it could not be opened")
+            raise
+        return connection
+
+    @enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if exc is None:
+                await self._connection.close(CloseCode.NORMAL, "")
+            elif isinstance(exc, Exception):
+                await self._connection.close(CloseCode.INTERNAL_ERROR, "")
+            else:
+                # Cancelled, or interrupted by the keyboard: no time to wait for the peer.
+                await self._connection.give_up(CloseCode.GOING_AWAY)
+        except trio.Cancelled:
+            # The exception from the block, if there is one, is on its way out through the cancelled scope already.
+            if exc is None:
+                raise
+        finally:
+            await self._background.__aexit__(None, None, None)
+
+
+def _check_context() -> None:
+    if not trio.lowlevel.in_trio_task():
+        raise NoContextError("connect works inside trio.run only")

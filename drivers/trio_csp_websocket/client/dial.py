@@ -1,0 +1,102 @@
+"""Reaching a server: name resolution, TCP, and TLS where the URL says so."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket.transport.socket import SocketTransport
+from trio_csp_websocket.transport.tls import TlsTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_csp_websocket.client.options import Options
+    from trio_csp_websocket.protocol.url import Target
+    from trio_csp_websocket.transport.base import Transport
+
+MemoryServer: TypeAlias = "Callable[[Target], Transport | None]"
+"""Returns a stream to a server in memory, if it serves that target."""
+
+memory_servers: trio.lowlevel.RunVar[tuple[MemoryServer, ...]] = trio.lowlevel.RunVar("csp.testing servers", default=())
+"""Where there are any, nothing else is dialled; the last that serves a target is reached."""
+
+
+async def dial(target: Target, options: Options) -> Transport:
+    """Open the byte stream to a target.
+
+    Raises:
+        ConnectionFailedError: it cannot be reached, or TLS failed; the text says why. Retryable.
+    """
+    if memory_servers.get():
+        await trio.lowlevel.checkpoint()
+        return _dial_memory(target)
+    try:
+        stream = await trio.open_tcp_stream(target.host, target.port)
+    except OSError as error:
+        attempts = _failed_attempts(error)
+        # The cause is a group only where several addresses failed, each in its own way.
+        raise _not_connected(_reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
+    except BaseExceptionGroup as group:
+        # Ctrl-C may hit one of the tasks in which Trio tries addresses.
+        _, failures = group.split(trio.Cancelled)
+        if failures is None or len(failures.exceptions) != 1:
+            raise
+        raise failures.exceptions[0] from None
+    tcp = SocketTransport(stream)
+    if not target.secure:
+        return tcp
+    try:
+        tls = TlsTransport(tcp, options.ssl_context or _verifying_context(), options.server_hostname or target.host)
+        await tls.handshake()
+    except trio.BrokenResourceError as error:
+        await tcp.aclose()
+        raise _not_connected(f"TLS failed: {error}{_hint(error)}") from error
+    except (ssl.SSLError, ValueError) as error:
+        # What the context, or the server's name, cannot be used for.
+        await tcp.aclose()
+        raise _not_connected(f"TLS failed: {error}") from error
+    except BaseException:
+        await tcp.aclose()
+        raise
+    return tls
+
+
+def _dial_memory(target: Target) -> Transport:
+    for server in reversed(memory_servers.get()):
+        transport = server(target)
+        if transport is not None:
+            return transport
+    raise _not_connected("connection refused: no csp.testing.websocket_server serves this URL")
+
+
+@functools.cache
+def _verifying_context() -> ssl.SSLContext:
+    # Loading the system's authorities takes tens of milliseconds.
+    return ssl.create_default_context()
+
+
+def _not_connected(reason: str) -> ConnectionFailedError:
+    return ConnectionFailedError(reason, kind=Kind.INTERNAL, retryable=True)
+
+
+def _hint(error: trio.BrokenResourceError) -> str:
+    """Return what else may be wrong where the server's answer is no TLS."""
+    reason = getattr(error.__cause__, "reason", None)
+    return "; is it a ws: server?" if reason in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING") else ""
+
+
+def _failed_attempts(error: OSError) -> list[BaseException]:
+    """Return why each address of a host could not be connected to: Trio tells it in the cause of its error."""
+    attempts = getattr(error.__cause__, "exceptions", None)
+    return [error.__cause__ or error] if attempts is None else list(attempts)
+
+
+def _reasons(attempts: list[BaseException]) -> str:
+    # Trio puts each address in front; what the system says is behind.
+    reasons = [str(getattr(attempt, "strerror", None) or attempt).rpartition("): ")[2] for attempt in attempts]
+    return "; ".join(dict.fromkeys(reasons))

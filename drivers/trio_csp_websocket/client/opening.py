@@ -1,0 +1,80 @@
+"""The opening handshake on the wire: trio-websocket's request goes out, and a checked answer comes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket.protocol.response import Handshake
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.client.options import Options
+    from trio_csp_websocket.transport.base import Transport
+
+_READ_BYTES = 64 * 1024
+
+# How long a refusal's body may take to arrive; it only goes into the error's details.
+_REFUSAL_BODY_SECONDS = 1.0
+
+
+class Opening:
+    """One opening handshake.
+
+    trio-websocket waits for ever when a handshake fails. So whoever waits for trio-websocket does it in `scope`, which
+    is cancelled then, and raises `refusal` afterwards.
+    """
+
+    def __init__(self, transport: Transport, options: Options) -> None:
+        self.handshake = Handshake(options.protocols, options.compression)
+        self.scope = trio.CancelScope()
+        self.refusal: ConnectionFailedError | None = None
+        self.secure = False
+        """Whether this is over TLS."""
+        self._transport = transport
+
+    async def send_request(self, request: bytes) -> None:
+        """Send the request, and take note of what it asks for."""
+        self.handshake.request_sent(request)
+        try:
+            await self._transport.send_all(request)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._refuse(self._broken(error))
+            raise
+
+    async def receive_answer(self) -> tuple[bytes, bytes] | None:
+        """Read the answer; return its head for trio-websocket and what came after it, or None after a refusal."""
+        try:
+            return await self._read_answer()
+        except ConnectionFailedError as refusal:
+            self._refuse(refusal)
+            return None
+
+    async def _read_answer(self) -> tuple[bytes, bytes]:
+        answer = None
+        try:
+            while answer is None and not self.handshake.refused:
+                answer = self.handshake.feed(await self._transport.receive_some(_READ_BYTES))
+            with trio.move_on_after(_REFUSAL_BODY_SECONDS):
+                while answer is None:
+                    answer = self.handshake.feed(await self._transport.receive_some(_READ_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if not self.handshake.refused:
+                raise self._broken(error) from error
+        if answer is None:
+            raise self.handshake.refusal()
+        return answer
+
+    def _refuse(self, refusal: ConnectionFailedError) -> None:
+        self.refusal = refusal
+        self.scope.cancel()
+
+    def _broken(self, error: Exception) -> ConnectionFailedError:
+        # Over TLS 1.3 a server checks our certificate when TLS is established for us. What it has to say about that can
+        # be lost when it closes at once.
+        unexplained = self.secure and "ALERT" not in str(error)
+        hint = "; the server may want a client certificate" if unexplained else ""
+        return ConnectionFailedError(
+            f"the connection broke during the handshake: {error}{hint}", kind=Kind.INTERNAL, retryable=True
+        )

@@ -1,0 +1,264 @@
+"""The options of `connect`: what callers write, checked and turned into what the driver needs."""
+
+from __future__ import annotations
+
+import math
+import re
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import AddressValueError, IPv6Address
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
+
+import csp
+from csp.errors import InvalidError, InvalidTypeError
+from trio_csp_websocket.protocol.constants import Compression
+from trio_csp_websocket.protocol.url import normalized_host
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import trio
+
+Timeout: TypeAlias = float | str | timedelta | None
+"""Milliseconds, a Go duration string such as ``"10s"``, or a timedelta, above 0; None for no limit."""
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The keyword arguments of `connect`. Anything out of range is an `InvalidError` before any I/O."""
+
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None
+    """Headers to send with the handshake, besides its own."""
+    protocols: Iterable[str] | None
+    """Subprotocols to offer, the preferred first; the server's choice is `Client.subprotocol`."""
+    dial_timeout: Timeout
+    """The limit for name resolution, TCP, TLS and handshake together. 30 s."""
+    read_timeout: Timeout
+    """The limit for the wait for a whole message. Pings do not extend it; time spent waiting for room in the channel
+    does not count. None."""
+    write_timeout: Timeout
+    """The limit for a send or ping. One that has begun to be written by then breaks the connection. None."""
+    compression: Compression | int
+    """Whether to offer permessage-deflate (RFC 7692), and if messages refer to earlier ones. DISABLED."""
+    compression_threshold: int
+    """The size in bytes from which messages are sent compressed: 0 to 104857600. 128, or 512 for NO_CONTEXT."""
+    read_limit: int
+    """The largest message accepted, in bytes, after inflating: up to 134217728, 0 for the default. 16 MiB."""
+    channel_capacity: int
+    """How many messages `Client.channel` buffers before reading stops: 1 to 10000. 16."""
+    ssl_context: ssl.SSLContext | None
+    """For ``wss:`` URLs; by default one that verifies the server's certificate against the system's authorities."""
+    server_hostname: str | None
+    """The name in the server's certificate, also sent as SNI, if it is not the URL's host."""
+    origin: str | None
+    """The Origin header, for servers that want to see one (RFC 6454, section 7). None."""
+    user_agent: str | None
+    """The User-Agent header, None for none. ``trio-csp/`` and the version."""
+    keepalive: Timeout
+    """A ping is sent after this long without a byte from the server, and after as long again the connection is failed.
+    Time spent waiting for room in the channel does not count. None."""
+    close_timeout: Timeout
+    """The limit for `Client.close`, and for the peer to end the connection after a close. 10 s."""
+    nursery: trio.Nursery | None
+    """For ``await connect(...)``: where the connection's task runs."""
+
+
+_DEFAULT_DIAL_TIMEOUT = "30s"
+_DEFAULT_CLOSE_TIMEOUT = "10s"
+_DEFAULT_THRESHOLDS = {
+    Compression.DISABLED: 128,
+    Compression.CONTEXT_TAKEOVER: 128,
+    Compression.NO_CONTEXT: 512,
+}
+_MAX_THRESHOLD = 100 * 1024 * 1024
+_DEFAULT_USER_AGENT = f"trio-csp/{csp.__version__}"
+_DEFAULT_CHANNEL_CAPACITY = 16
+_MAX_CHANNEL_CAPACITY = 10_000
+_DEFAULT_READ_LIMIT = 16 * 1024 * 1024
+_MAX_READ_LIMIT = 128 * 1024 * 1024
+
+# As far as Go's durations go.
+_MAX_MILLISECONDS = 2**63 / 1_000_000
+
+# RFC 9110, section 5.6.2; also the grammar of a subprotocol (RFC 6455, section 4.1).
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_HANDSHAKE_HEADERS = frozenset(("host", "upgrade", "connection", "content-length", "transfer-encoding"))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Checked options."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    """With Origin and User-Agent."""
+    protocols: tuple[str, ...]
+    dial_timeout_seconds: float
+    read_timeout_seconds: float
+    write_timeout_seconds: float
+    compression: Compression
+    compression_threshold_bytes: int
+    read_limit_bytes: int
+    channel_capacity: int
+    ssl_context: ssl.SSLContext | None
+    server_hostname: str | None
+    keepalive_seconds: float
+    close_timeout_seconds: float
+
+
+def parse_options(given: Mapping[str, object]) -> Options:
+    """Check the keyword arguments of `connect`.
+
+    Raises:
+        InvalidError: one is out of range or malformed; the text names it, its value and the bound.
+        InvalidTypeError: one is of the wrong type, or there is no such option.
+    """
+    known = ConnectOptions.__annotations__
+    for name in given:
+        if name not in known:
+            raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted(known))}")
+    ssl_context = given.get("ssl_context")
+    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+        raise InvalidTypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
+    if ssl_context is not None and ssl_context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise InvalidError("ssl_context must be one for clients, not of PROTOCOL_TLS_SERVER")
+    compression = _compression(given.get("compression", Compression.DISABLED))
+    return Options(
+        headers=_headers(given),
+        protocols=_protocols(given.get("protocols")),
+        dial_timeout_seconds=parse_timeout("dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT)),
+        read_timeout_seconds=parse_timeout("read_timeout", given.get("read_timeout")),
+        write_timeout_seconds=parse_timeout("write_timeout", given.get("write_timeout")),
+        compression=compression,
+        compression_threshold_bytes=parse_whole_number(
+            "compression_threshold",
+            given.get("compression_threshold", _DEFAULT_THRESHOLDS[compression]),
+            0,
+            _MAX_THRESHOLD,
+        ),
+        read_limit_bytes=parse_whole_number("read_limit", given.get("read_limit", 0), 0, _MAX_READ_LIMIT)
+        or _DEFAULT_READ_LIMIT,
+        channel_capacity=parse_whole_number(
+            "channel_capacity", given.get("channel_capacity", _DEFAULT_CHANNEL_CAPACITY), 1, _MAX_CHANNEL_CAPACITY
+        ),
+        ssl_context=ssl_context,
+        server_hostname=_server_hostname(given.get("server_hostname")),
+        keepalive_seconds=parse_timeout("keepalive", given.get("keepalive")),
+        close_timeout_seconds=parse_timeout("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
+    )
+
+
+def parse_timeout(name: str, timeout: object, *, optional: bool = True) -> float:
+    """Return a timeout in seconds, `math.inf` for None if it is optional; raise `InvalidError` for one that is none."""
+    if timeout is None and optional:
+        return math.inf
+    if isinstance(timeout, int | float) and not isinstance(timeout, bool):
+        seconds = timeout / 1000 if -_MAX_MILLISECONDS <= timeout <= _MAX_MILLISECONDS else math.inf
+    elif isinstance(timeout, str | timedelta):
+        seconds = csp.parse_duration(timeout, name=name)
+    else:
+        wanted = 'a number of milliseconds, a string such as "10s"'
+        wanted += ", a timedelta or None" if optional else " or a timedelta"
+        raise InvalidTypeError(f"{name} must be {wanted}, not {timeout!r}")
+    if not 0 < seconds < math.inf:
+        no_limit = ", or None for no limit" if optional else ""
+        raise InvalidError(f"{name} must be above 0 and finite{no_limit}, not {_shown(timeout)}")
+    return seconds
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error shows it; Python refuses to print numbers of thousands of digits."""
+    return "a number that large" if isinstance(value, int) and abs(value) > 10**1000 else repr(value)
+
+
+def parse_whole_number(name: str, number: object, least: int, most: int) -> int:
+    """Return a whole number that is within its bounds, or raise `InvalidError`."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InvalidTypeError(f"{name} must be a whole number, not {number!r}")
+    if not least <= number <= most:
+        raise InvalidError(f"{name} must be {least} to {most}, not {_shown(number)}")
+    return number
+
+
+def _compression(mode: object) -> Compression:
+    wanted = "COMPRESSION.DISABLED (0), CONTEXT_TAKEOVER (1) or NO_CONTEXT (2)"
+    if not isinstance(mode, int) or isinstance(mode, bool):
+        raise InvalidTypeError(f"compression must be {wanted}, not {mode!r}")
+    if mode not in tuple(Compression):
+        raise InvalidError(f"compression must be {wanted}, not {_shown(mode)}")
+    return Compression(mode)
+
+
+def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers to send: those given, then Origin and User-Agent."""
+    headers = given.get("headers")
+    if headers is None:
+        headers = ()
+    if isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
+        raise InvalidTypeError(f"headers must be a mapping or an iterable of pairs, not {type(headers).__name__}")
+    pairs = cast("Iterable[object]", headers.items() if isinstance(headers, Mapping) else headers)
+    encoded = [_header(pair) for pair in pairs]
+    names = {name.lower() for name, _ in encoded}
+    defaults = {} if b"user-agent" in names else {"user_agent": _DEFAULT_USER_AGENT}
+    for option, header in (("origin", b"Origin"), ("user_agent", b"User-Agent")):
+        value = {**defaults, **given}.get(option)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise InvalidTypeError(f"{option} must be a string or None, not {value!r}")
+        if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
+            raise InvalidError(f"{option} must be ASCII without control characters or spaces around it, not {value!r}")
+        if header.lower() in names:
+            raise InvalidError(f"{option} must not be given together with a header {header.decode()!r}")
+        encoded.append((header, value.encode()))
+    return tuple(encoded)
+
+
+def _header(pair: object) -> tuple[bytes, bytes]:
+    # The value may be a secret, so no error shows it.
+    if not isinstance(pair, tuple | list) or len(cast("Sequence[object]", pair)) != 2:
+        raise InvalidTypeError("headers must be pairs of a name and a value")
+    name, value = cast("Sequence[object]", pair)
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise InvalidTypeError(f"headers must have strings as names and values, not as in {name!r}")
+    if not _TOKEN.fullmatch(name):
+        raise InvalidError(f"headers must have names without spaces and separators, not {name!r}")
+    if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
+        raise InvalidError(f"headers must not contain {name!r}: it belongs to the handshake")
+    if _CONTROL_CHARACTER.search(value):
+        raise InvalidError(f"headers must not contain control characters such as line breaks, as {name!r} does")
+    try:
+        return name.encode("ascii"), value.strip(" \t").encode("latin-1")
+    except UnicodeEncodeError:
+        raise InvalidError(f"headers must have values in Latin-1, unlike that of {name!r}") from None
+
+
+def _server_hostname(name: object) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"server_hostname must be a string or None, not {name!r}")
+    try:
+        if "%" in name:  # a zone, which may be any text
+            raise AddressValueError
+        return str(IPv6Address(name))
+    except AddressValueError:
+        return normalized_host(name, "server_hostname must be a host name or an address")
+
+
+def _protocols(protocols: object) -> tuple[str, ...]:
+    if protocols is None:
+        return ()
+    if isinstance(protocols, str | bytes) or not isinstance(protocols, Iterable):
+        raise InvalidTypeError(f"protocols must be an iterable of strings, not {protocols!r}")
+    names: list[str] = []
+    for name in cast("Iterable[object]", protocols):
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"protocols must be strings, not {name!r}")
+        if not _TOKEN.fullmatch(name):
+            raise InvalidError(f"protocols must be names without spaces and separators, not {name!r}")
+        if name in names:
+            raise InvalidError(f"protocols must be different, and {name!r} comes twice")
+        names.append(name)
+    return tuple(names)

@@ -1,0 +1,162 @@
+"""The arguments of ``python -m csp.websocket``, and its help."""
+
+from __future__ import annotations
+
+import argparse
+import ssl
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import csp
+from csp.errors import InvalidError
+from trio_csp_websocket.client.connect import check
+from trio_csp_websocket.protocol.constants import Compression
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_csp_websocket.client.options import ConnectOptions
+
+PROGRAM = "python -m csp.websocket"
+COMPRESSION = {
+    "takeover": Compression.CONTEXT_TAKEOVER,
+    "no-context": Compression.NO_CONTEXT,
+}
+DEMO_URL = "wss://demo.invalid/"
+DESCRIPTION = """\
+Connect to a WebSocket server, send what is typed or piped in, show what comes.
+
+On a terminal, each line typed is sent as a text message; /help lists the
+commands. Otherwise each line of standard input is sent, and after its end the
+program stays until the server closes, --count messages have come, or without
+--count nothing has come for a second (--wait)."""
+JSON_HELP = (
+    '{"type": "text", "data": "..."}, "binary" with its data in base64, "pong" with "seconds", and at the end "close" '
+    'with "code", "reason" and "error"'
+)
+EPILOG = f"""\
+Standard output that is no terminal has one line for each message and nothing
+else: the message as it is, control characters too, but with spaces for its
+line breaks (--json keeps them); a binary message as hexadecimal digits. What
+concerns the connection goes to standard error. A terminal gets control
+characters as \\u001b.
+The server has two seconds to answer a close.
+A DURATION is written 300ms, 10s or 1m30s.
+Other users of this machine may see the command line, credentials in it too.
+
+examples:
+  {PROGRAM} wss://echo.example.com
+  {PROGRAM} --demo
+  {PROGRAM} -H 'Authorization: Bearer TOKEN' wss://example.com
+  echo '{{"subscribe": "prices"}}' |
+    {PROGRAM} --count 10 wss://example.com | grep EUR
+  {PROGRAM} --json --wait forever wss://example.com < /dev/null |
+    jq 'select(.type == "text").data | fromjson'
+
+exit status:
+  0    closed from here, or by the server with 1000, 1001 or no code
+  1    no connection, or it ended with an error, or before --count messages
+       had come, or input or output failed; standard error says which
+  2    wrong usage
+  130  Ctrl-C (but 0 on a terminal, where it closes the connection); 143 after
+       SIGTERM; a second signal does not wait for the server to close
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; its mistakes end the program, as argparse does it."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage="%(prog)s [options] URL",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("url", nargs="?", metavar="URL", help="ws://... or wss://...; USER:PASSWORD@ in it goes as Basic credentials")
+    add("--json", action="store_true", help="write a JSON object a line: " + JSON_HELP)
+    add("-H", "--header", metavar="'NAME: VALUE'", type=header, action="append", default=[], help="send a header")
+    add("--protocol", metavar="NAME", action="append", help="offer a subprotocol; may be repeated")
+    add("--compress", metavar="[MODE]", choices=COMPRESSION, help="offer compression: takeover, where a message may "
+        "refer to those before it (the default), or no-context")  # fmt: skip
+    add("--count", metavar="N", type=positive, help="end after N messages")
+    add("--ping", metavar="DURATION", type=duration, help="ping this often, and show the round-trip time")
+    add("--wait", metavar="DURATION", type=duration_or_forever, default=argparse.SUPPRESS, help="after the end of the "
+        "input, end when nothing has come for this long; or forever (default: 1s, with --count forever)")  # fmt: skip
+    add("--timeout", metavar="DURATION", type=duration, default="30s", help="give up connecting after this long "
+        "(default: %(default)s)")  # fmt: skip
+    add("--ca", metavar="FILE", help="trust the certificate authorities in this PEM file only")
+    add("-k", "--insecure", action="store_true", help="do not verify the server's certificate")
+    add("--demo", action="store_true", help="instead of URL: a server in this process, which echoes; no network")
+    add("--version", action="version", version=f"trio-csp {csp.__version__}")
+    parsed = parser.parse_args(list(_with_modes(arguments)))
+    if "wait" not in parsed:
+        parsed.wait = None if parsed.count else "1s"
+    if (parsed.url is None) != parsed.demo:
+        parser.error("give either a URL or --demo")
+    try:
+        parsed.options = options(parsed)
+        parsed.target, _ = check(parsed.url or DEMO_URL, parsed.options)
+    except (InvalidError, OSError) as error:
+        parser.error(str(error))
+    return parsed
+
+
+def _with_modes(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the arguments with the mode of each ``--compress`` that has none; argparse would take what follows."""
+    return [
+        "--compress=takeover" if argument == "--compress" and following not in COMPRESSION else argument
+        for argument, following in pairwise([*arguments, ""])
+    ]
+
+
+def options(parsed: argparse.Namespace) -> ConnectOptions:
+    """Return the options of `connect`. Raises InvalidError, and OSError for a file that cannot be read."""
+    given: ConnectOptions = {
+        "headers": parsed.header,
+        "protocols": parsed.protocol,
+        "dial_timeout": parsed.timeout,
+        "close_timeout": "2s",
+    }
+    if parsed.compress:
+        given["compression"] = COMPRESSION[parsed.compress]
+    if parsed.ca or parsed.insecure:
+        if not (parsed.url or DEMO_URL).lower().startswith("wss:"):
+            raise InvalidError("--ca and --insecure need a wss:// URL")
+        try:
+            given["ssl_context"] = context = ssl.create_default_context(cafile=parsed.ca)
+        except ssl.SSLError:
+            raise InvalidError(f"--ca {parsed.ca}: no certificates in it") from None
+        except OSError as error:
+            raise InvalidError(f"--ca {parsed.ca}: {error.strerror}") from None
+        if parsed.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+    return given
+
+
+def header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError("must be 'NAME: VALUE'")  # it may be a secret, so it is not shown
+    return name, value.strip()
+
+
+def duration(text: str) -> str:
+    try:
+        if csp.parse_duration(text) > 0:
+            return text
+    except InvalidError:
+        raise argparse.ArgumentTypeError(f"must be a duration such as 300ms, 10s or 1m30s, not {text}") from None
+    raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+
+
+def duration_or_forever(text: str) -> str | None:
+    return None if text == "forever" else duration(text)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)

@@ -1,0 +1,179 @@
+"""The program ``python -m csp.websocket``: connecting, signals, and the exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import ssl
+import sys
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+import csp
+from csp.errors import Error, InvalidError
+from trio_csp_websocket.client.client import Client
+from trio_csp_websocket.client.connect import connect
+from trio_csp_websocket.command_line.arguments import DEMO_URL, PROGRAM, parse
+from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped
+from trio_csp_websocket.command_line.prompt import prompt
+from trio_csp_websocket.command_line.session import Session, Stop
+from trio_csp_websocket.command_line.streams import read_lines, streams
+from trio_csp_websocket.protocol.frames import Message
+from trio_csp_websocket.testing.memory import websocket_server
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from trio_csp_websocket.testing.server_connection import ServerConnection
+
+ADVICE = (
+    (ConnectionRefusedError, "; is the server running, and on this port?"),
+    (socket.gaierror, "; is the host name right?"),
+    (ssl.SSLCertVerificationError, "; --ca FILE trusts its authority, --insecure trusts anybody"),
+)
+# X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH: the certificate is that of another server.
+MISMATCHES = (62, 64)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return the exit status."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is None:
+            os.open(os.devnull, os.O_RDWR)  # or the next file to be opened, a socket perhaps, would take its place
+    return trio.run(run, parse(sys.argv[1:] if arguments is None else arguments))
+
+
+async def run(parsed: argparse.Namespace) -> int:
+    """Connect, carry the session through, and return the exit status."""
+    interactive = os.isatty(0) and os.isatty(1)
+    stops = csp.Channel[Stop](math.inf)
+    interrupted = 0
+
+    async def receive_signals(*, task_status: trio.TaskStatus[None]) -> None:
+        nonlocal interrupted
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                if interrupted:
+                    scope.cancel()
+                interrupted = 128 + number
+                await stops.send(Stop(0 if interactive and number == signal.SIGINT else interrupted))
+
+    with trio.CancelScope() as scope:
+        async with csp.BackgroundNursery() as nursery, contextlib.AsyncExitStack() as stack:
+            await nursery.start(receive_signals)
+            if parsed.demo:
+                await stack.enter_async_context(websocket_server(demo, DEMO_URL))
+            opened = csp.Channel[Client](1)
+            nursery.start_soon(open_connection, nursery, parsed, opened)
+            plain = streams(marked=interactive)
+            long = csp.after("1s") if interactive else csp.never()
+            # A person does not stare at nothing for the half minute that connecting may take.
+            cases = stops.case_receive(), opened.case_receive(), long.case_receive()
+            while (r := await csp.select(*cases)).channel is long:
+                await plain([Line("note", escaped(f"connecting to {parsed.target.url} ..."))])
+            if not r.ok:
+                say(f"{opened.cause}{advice(opened.cause, credentials=has_credentials(parsed))}")
+                return 1
+            if not isinstance(r.value, Client):
+                return interrupted
+            lines = csp.Channel[str | None](math.inf if interactive else 0)
+            show = await showing(stack, lines, interactive=interactive)
+            if show is None:
+                nursery.start_soon(read_input, lines, stops)
+            session = Session(
+                r.value,
+                lines,
+                show or plain,
+                stops,
+                Format(json=parsed.json, terminal=os.isatty(1)),
+                interactive=interactive,
+                count=parsed.count or math.inf,
+                ping=parsed.ping,
+                wait=parsed.wait,
+            )
+            return await session.run()
+    return interrupted
+
+
+async def open_connection(nursery: trio.Nursery, parsed: argparse.Namespace, opened: csp.Channel[Client]) -> None:
+    """Connect, or close the channel with the error."""
+    try:
+        await opened.send(await connect(parsed.url or DEMO_URL, nursery=nursery, **parsed.options))
+    except Error as error:
+        opened.close(error)
+
+
+async def showing(
+    stack: contextlib.AsyncExitStack, lines: csp.Channel[str | None], *, interactive: bool
+) -> Show | None:
+    """Return what shows lines above a prompt; None where there cannot be a prompt."""
+    if interactive and os.environ.get("TERM") != "dumb":
+        try:
+            return await stack.enter_async_context(prompt(lines))
+        except ImportError:
+            say("for line editing, history and colours: pip install 'trio-csp[cli]'")
+    return None
+
+
+async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop]) -> None:
+    """Give the lines of standard input, and None at its end."""
+    try:
+        await read_lines(0, lines.send)
+        await lines.send(None)
+    except (InvalidError, OSError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        await stops.send(Stop(1, f"standard input: {said}"))
+
+
+def say(text: str) -> None:
+    """Say something about the program on standard error."""
+    print(f"{PROGRAM}: {escaped(text)}", file=sys.stderr)
+
+
+def has_credentials(parsed: argparse.Namespace) -> bool:
+    """Whether the URL or a header says who connects."""
+    return bool(parsed.target.authorization) or any(name.lower() == "authorization" for name, _ in parsed.header)
+
+
+def advice(error: BaseException | None, *, credentials: bool = False) -> str:
+    """Return what to try after an error of connecting, where that is known."""
+    details = (error.details if isinstance(error, Error) else None) or {}
+    match details.get("status"):
+        case 401 | 403:
+            missing = "; credentials go into --header 'Authorization: ...' or the URL"
+            return "; the credentials were not accepted" if credentials else missing
+        case 301 | 302 | 303 | 307 | 308:
+            location = cast("dict[str, str]", details["headers"]).get("location", "nowhere")
+            return f"; redirects are not followed, and this one leads to {location}"
+        case 404:
+            return "; is the path right?"
+        case _:
+            pass
+    while error is not None:
+        if getattr(error, "verify_code", None) in MISMATCHES:
+            return "; is the host name right?"
+        for kind, text in ADVICE:
+            if isinstance(error, kind):
+                return text
+        error = error.__cause__
+    return ""
+
+
+async def demo(connection: ServerConnection) -> None:
+    """Serve one client of ``--demo``."""
+    await connection.send("Welcome! What you send comes back, and every five seconds a tick.")
+    messages, ticks = connection.channel(), csp.tick("5s")
+    while True:
+        r = await csp.select(messages.case_receive(), ticks.case_receive())
+        if r.channel is ticks:
+            await connection.send("tick")
+        elif isinstance(r.value, Message):
+            await connection.send(r.value.data)
+        else:
+            return

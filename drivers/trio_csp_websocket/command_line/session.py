@@ -1,0 +1,241 @@
+"""What ``python -m csp.websocket`` does while it is connected: one select over everything that can happen."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+import csp
+from csp.errors import ConnectionFailedError, InvalidError
+from trio_csp_websocket.client.client import check_close
+from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped
+from trio_csp_websocket.protocol.constants import CloseCode
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.client.client import Client
+    from trio_csp_websocket.protocol.frames import Message
+
+HELP = (
+    "/ping                    measure the round-trip time",
+    "/close [CODE [REASON]]   close the connection, as Ctrl-C and Ctrl-D do",
+    "//TEXT                   send /TEXT",
+)
+# Lines collected while earlier ones are being written; beyond, nothing is received, which slows the server down.
+MAX_UNWRITTEN = 64
+GRACE_SECONDS = 1
+
+
+class Stop(NamedTuple):
+    """Why to end early, and with which exit status."""
+
+    status: int
+    why: str = ""
+
+
+class Session:
+    """One connection, from when it is open until it has ended and all is written.
+
+    Args:
+        lines: what is typed if a person is at a terminal (``interactive``), else the input; None at its end.
+        stops: what ends it early: signals, and input or output that fails.
+        wait: after the end of the input, the silence that ends it; None for no limit.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        lines: csp.Channel[str | None],
+        show: Show,
+        stops: csp.Channel[Stop],
+        form: Format,
+        *,
+        interactive: bool = False,
+        count: float = math.inf,
+        ping: str | None = None,
+        wait: str | None = None,
+    ) -> None:
+        self.client, self.show, self.stops, self.form, self.count, self.wait = client, show, stops, form, count, wait
+        self.typed = lines if interactive else None
+        # An input is read only as fast as the server takes it; a person is not made to wait.
+        self.to_send = csp.Channel[str | None](math.inf) if interactive else lines
+        self.all_sent = csp.Channel[None](1)
+        self.reports = csp.Channel[Line](math.inf)
+        self.ticks = csp.tick(ping) if ping else csp.never()
+        self.silence: csp.Source[float] = csp.never()
+        self.output = csp.Channel[list[Line]]()
+        self.unwritten: list[Line] = []
+        self.received = 0
+        self.input_ended = self.pinging = self.closing = self.ended = False
+        self.stop: Stop | None = None
+
+    async def run(self) -> int:
+        """Carry it through; return the exit status."""
+        messages = self.client.channel()
+        async with csp.BackgroundNursery() as self.tasks:
+            self.tasks.start_soon(self.send)
+            self.tasks.start_soon(self.write)
+            self.greet()
+            while not self.ended:
+                r = await csp.select(
+                    self.stops.case_receive(),
+                    self.typed.case_receive() if self.typed else None,
+                    self.reports.case_receive(),
+                    self.ticks.case_receive() if not self.pinging else None,
+                    self.output.case_send(self.unwritten) if self.unwritten else None,
+                    messages.case_receive() if len(self.unwritten) < MAX_UNWRITTEN or self.stop else None,
+                    self.all_sent.case_receive(),
+                    self.silence.case_receive() if not self.unwritten else None,
+                    priority=True,
+                )
+                if r.channel is messages:
+                    self.take(r.value if r.ok else None)
+                elif r.channel is self.output:
+                    self.unwritten = []
+                elif r.channel is self.typed:
+                    self.obey(r.value)
+                elif r.channel is self.reports:
+                    self.unwritten.append(r.value)
+                elif r.channel is self.ticks:
+                    self.measure()
+                elif r.channel is self.all_sent:
+                    self.input_ended = True
+                    self.wait_anew()
+                else:
+                    self.end_early(r.value if r.channel is self.stops else None)
+            # After Ctrl-C, nobody may be there to read it.
+            with trio.move_on_after(GRACE_SECONDS if self.stop else math.inf):
+                await self.write_all()
+                with contextlib.suppress(trio.WouldBlock):
+                    self.end_early(self.stops.receive_nowait().value)
+                await self.write_all()
+        if self.stop:
+            return self.stop.status
+        return 1 if self.client.error or self.falls_short() else 0
+
+    def falls_short(self) -> bool:
+        """Whether fewer messages came than were asked for."""
+        return self.received < self.count < math.inf
+
+    # What comes -------------------------------------------------------------------------------------------------------
+
+    def take(self, message: Message | None) -> None:
+        """Take in a message, or the end of the connection."""
+        if message is None:
+            self.ended = True
+            self.unwritten.append(self.form.end(self.client, ours=self.closing))
+            if self.falls_short():
+                self.unwritten.append(Line("error", f"{self.received} of {self.count} messages came"))
+        elif self.received < self.count:
+            self.received += 1
+            self.unwritten.append(self.form.message(message))
+            self.wait_anew()
+            if self.received == self.count:
+                self.close()
+
+    def obey(self, typed: str | None) -> None:
+        """Do what was typed: send it, unless it is a command or nothing."""
+        if typed is None and self.closing:
+            self.ended = True
+        elif typed is None:
+            self.unwritten.append(Line("note", "closing; Ctrl-C again does not wait for the server"))
+            self.close()
+        elif typed and self.closing:
+            self.unwritten.append(Line("error", "not sent: closing"))
+        elif typed.startswith("/") and not typed.startswith("//"):
+            self.command(*typed.split(maxsplit=2))
+        elif typed:
+            text = typed.removeprefix("/") if typed.startswith("//") else typed
+            self.to_send.send_nowait(text)
+            self.unwritten.append(Line("sent", "\n  ".join(map(escaped, text.split("\n")))))
+
+    def command(self, name: str, first: str = "", rest: str = "") -> None:
+        """Carry out a command."""
+        if name == "/ping" and not first:
+            self.measure()
+        elif name == "/close" and re.fullmatch("[0-9]{0,5}", first):
+            try:
+                self.close(int(first or CloseCode.NORMAL), rest)
+            except InvalidError as error:
+                self.unwritten.append(Line("error", escaped(str(error))))
+        elif name == "/help":
+            self.unwritten += [Line("note", line) for line in HELP]
+        else:
+            self.unwritten.append(Line("error", escaped(f"not understood: {name} {first}".rstrip() + "; see /help")))
+
+    def end_early(self, stop: Stop | None) -> None:
+        """Close because of a stop, or because nothing has come for so long."""
+        if stop and not self.stop:
+            self.stop = stop
+            if stop.why:
+                self.unwritten.append(Line("error", escaped(stop.why)))
+        if self.typed and not self.ended:
+            self.obey(None)
+        else:
+            self.close()
+
+    def wait_anew(self) -> None:
+        """After the end of the input, wait for the silence that ends the session; from now on."""
+        if self.input_ended and self.wait:
+            self.silence = csp.after(self.wait)
+
+    # What goes --------------------------------------------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """Say what was agreed on."""
+        protocol = self.client.subprotocol
+        compressed = "permessage-deflate" in self.client.response_headers.get("Sec-WebSocket-Extensions", "")
+        agreed = [f"protocol {protocol}"] * bool(protocol) + ["compressed"] * compressed
+        self.unwritten.append(Line("note", escaped(", ".join([f"connected to {self.client.url}", *agreed]))))
+        if self.typed:
+            self.unwritten.append(Line("note", "what you type is sent; /help tells more, Ctrl-D ends"))
+
+    def measure(self) -> None:
+        """Send a ping, and report when it is answered; one at a time."""
+        if not self.pinging:
+            self.pinging = True
+            self.tasks.start_soon(self.ping)
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close the connection; its end comes with the end of the messages. Raises InvalidError."""
+        check_close(code, reason)
+        self.closing = True
+        self.tasks.start_soon(self.client.close, code, reason)
+
+    # Tasks for what may have to wait ----------------------------------------------------------------------------------
+
+    async def send(self) -> None:
+        # Why the connection ended is told at its end.
+        with contextlib.suppress(ConnectionFailedError):
+            while (text := (await self.to_send.receive()).value) is not None:
+                await self.client.send(text)
+        await self.all_sent.send(None)
+
+    async def ping(self) -> None:
+        with contextlib.suppress(ConnectionFailedError):
+            async for seconds in await self.client.ping():
+                await self.reports.send(self.form.pong(seconds))
+        self.pinging = False
+
+    async def write(self) -> None:
+        lost = False
+        async for lines in self.output:  # pragma: no branch  # it is never closed
+            # Messages that cannot be written do not keep what else there is to say from being shown.
+            for is_message, group in groupby(lines, lambda line: line.kind == "received"):
+                if lost and is_message:
+                    continue
+                try:
+                    await self.show(list(group))
+                except OSError as error:
+                    lost = True
+                    failed = Stop(1, f"cannot write the output: {error.strerror}")
+                    await self.stops.send(Stop(0) if isinstance(error, BrokenPipeError) else failed)
+
+    async def write_all(self) -> None:
+        await self.output.send(self.unwritten)
+        self.unwritten = []
+        await self.output.send([])  # taken when those before are written, or have failed

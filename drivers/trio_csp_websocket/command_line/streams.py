@@ -1,0 +1,84 @@
+"""The standard streams: lines read from one descriptor, and written to others.
+
+Descriptors are read and written in threads by `os.read` and `os.write`: a thread that is abandoned in the middle of one
+holds no lock of ``sys.stdin`` or ``sys.stdout`` for which the interpreter would wait at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import trio
+
+from csp.errors import InvalidError
+from trio_csp_websocket.command_line.lines import MARKS, Line, Show
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+
+async def read_lines(fd: int, take: Callable[[str], Awaitable[None]]) -> None:
+    """Give each line of a descriptor, without its end; read on when it is taken.
+
+    Raises:
+        InvalidError: a line is not UTF-8, or longer than `MAX_LINE_BYTES`; those before it were given.
+        OSError: reading failed.
+    """
+    number, rest = 0, bytearray()
+    while block := await trio.to_thread.run_sync(_read, fd, abandon_on_cancel=True):
+        rest += block
+        if b"\n" in block:
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                number += 1
+                await take(_decoded(line.removesuffix(b"\r"), number))
+        if len(rest) > MAX_LINE_BYTES:
+            raise InvalidError(f"line {number + 1} is longer than {MAX_LINE_BYTES} bytes")
+    if rest:
+        await take(_decoded(rest, number + 1))
+
+
+def _read(fd: int) -> bytes:
+    while True:
+        try:
+            return os.read(fd, 1 << 16)
+        except BlockingIOError:  # the parent process left it non-blocking, and may need it so
+            select.select([fd], [], [])
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+
+
+def _decoded(line: bytearray, number: int) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidError(
+            f"line {number} is not UTF-8: its byte {error.start + 1} is 0x{line[error.start]:02x}"
+        ) from None
+
+
+def streams(*, out: int = 1, err: int = 2, marked: bool = False) -> Show:
+    """Return what shows messages on one descriptor and the rest on another; or all of it, with marks, on the first."""
+
+    def write(lines: Iterable[Line]) -> None:
+        if marked:
+            lines = [line for line in lines if line.kind != "sent"]  # the terminal shows what is typed
+        for fd, group in groupby(lines, lambda line: out if marked or line.kind == "received" else err):
+            text = "".join(f"{MARKS[line.kind] if marked else ''}{line.text}\n" for line in group)
+            _write(fd, memoryview(text.encode()))
+
+    async def show(lines: Iterable[Line]) -> None:
+        await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)
+
+    return show

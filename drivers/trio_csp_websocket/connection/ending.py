@@ -1,0 +1,89 @@
+"""How a connection ended, as the client tells it: close code, reason, and an error unless all is well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
+from trio_csp_websocket.protocol.constants import CloseCode
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.protocol.frames import ProtocolViolation
+
+# A peer that closes with one of these has simply finished.
+_CLEAN_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
+# After these a new connection may go better.
+_RETRYABLE_CODES = (1006, 1011, 1012, 1013, 1014)
+
+
+class Ending(NamedTuple):
+    """The end of a connection."""
+
+    code: int
+    reason: str
+    error: ConnectionFailedError | None
+
+
+def closed_by_peer(code: int, reason: str, *, asked: bool) -> Ending:
+    """The peer sent a close frame; ``asked`` if it answers ours."""
+    if asked or code in _CLEAN_CODES:
+        return Ending(code, reason, None)
+    told = f": {reason}" if reason else ""
+    return Ending(
+        code, reason, _unavailable(f"the peer closed the connection with code {_name(code)}{told}", code, reason)
+    )
+
+
+def failed_by_us(violation: ProtocolViolation, *, asked: bool) -> Ending:
+    """The peer broke the protocol or a limit, and is told so; ``asked`` if we had closed the connection before."""
+    if asked:
+        return Ending(violation.code, violation.reason, None)
+    error = ConnectionFailedError(
+        f"the connection was failed with code {_name(violation.code)}: {violation.reason}",
+        kind=Kind.INTERNAL,
+        retryable=False,
+        details={"code": int(violation.code), "reason": violation.reason},
+    )
+    return Ending(violation.code, violation.reason, error)
+
+
+def lost(how: str, *, asked: bool) -> Ending:
+    """The connection ended without a close frame of the peer; ``asked`` if we had closed it."""
+    code = CloseCode.ABNORMAL_CLOSURE
+    return Ending(code, "", None if asked else _unavailable(f"the connection was lost: {how}", code, ""))
+
+
+def stalled(reason: str) -> Ending:
+    """The peer let us wait for too long, and is told so."""
+    return _timed_out(CloseCode.INTERNAL_ERROR, reason, f"the peer has sent {reason}")
+
+
+def write_timed_out(how: str, *, asked: bool) -> Ending:
+    """A frame could not be written in time; ``asked`` if we had closed the connection before."""
+    return lost(how, asked=True) if asked else _timed_out(CloseCode.ABNORMAL_CLOSURE, "", how)
+
+
+def _timed_out(code: int, reason: str, how: str) -> Ending:
+    error = ConnectionTimeoutError(
+        f"the connection timed out: {how}",
+        kind=Kind.TIMEOUT,
+        retryable=True,
+        details={"code": int(code), "reason": reason},
+    )
+    return Ending(code, reason, error)
+
+
+def _unavailable(message: str, code: int, reason: str) -> ConnectionFailedError:
+    return ConnectionFailedError(
+        message,
+        kind=Kind.UNAVAILABLE,
+        retryable=code in _RETRYABLE_CODES,
+        details={"code": int(code), "reason": reason},
+    )
+
+
+def _name(code: int) -> str:
+    try:
+        return f"{int(code)} ({CloseCode(code).name})"
+    except ValueError:
+        return str(int(code))

@@ -1,0 +1,334 @@
+"""Receiving: the bytes a server sends become messages and control frames (RFC 6455, section 5). No I/O.
+
+This is the hot path. It works on whole blocks as they were read: a frame that lies in the block is recognised by its
+first two bytes and its payload sliced out once. Only what is rare leaves that loop: fragments, compressed messages,
+control frames, frames larger than a block. Data goes into `Decoder.messages`; control frames are returned, because
+somebody has to act on them, and nothing needs to know how they lay between the messages: a ping or pong may overtake
+data, and after a close comes nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.frames import (
+    BINARY_FRAME,
+    CLOSE,
+    COMPRESSED,
+    CONTINUATION,
+    CONTROL,
+    FIN,
+    MAX_CONTROL_PAYLOAD,
+    OPCODE,
+    PING,
+    PONG,
+    RESERVED_BITS,
+    TEXT_FRAME,
+    Control,
+    Message,
+    ProtocolViolation,
+    parse_close,
+    protocol_error,
+)
+from trio_csp_websocket.protocol.pieces import Pieces
+
+if TYPE_CHECKING:
+    from codecs import IncrementalDecoder
+    from collections.abc import Callable
+
+    from trio_csp_websocket.protocol.deflate import Inflater
+
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
+_WHOLE_TEXT = FIN | TEXT_FRAME
+_WHOLE_BINARY = FIN | BINARY_FRAME
+_COMPRESSED_TEXT = FIN | COMPRESSED | TEXT_FRAME
+_WHOLE_COMPRESSED = (_COMPRESSED_TEXT, FIN | COMPRESSED | BINARY_FRAME)
+
+_LENGTH_16_BITS = 126
+_LENGTH_64_BITS = 127
+
+_new_tuple = cast(
+    "Callable[[type[Message], tuple[str, str | bytes]], Message]",
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
+)
+
+# The beginning of a frame up to this size waits for the next block and is parsed again; beyond, its payload is
+# collected.
+_MAX_REPARSED = 4096
+
+# How much may be waiting that came out of compressed messages, before parsing pauses.
+_MAX_INFLATED_BYTES = 1024 * 1024
+
+
+class Decoder:
+    """Parses what a server sends after the handshake.
+
+    Args:
+        read_limit_bytes: the largest message to accept; one byte more is a violation with code 1009.
+    """
+
+    def __init__(self, read_limit_bytes: int) -> None:
+        self.messages: deque[Message] = deque()
+        self.violation: ProtocolViolation | None = None
+        """The verdict, once the peer has broken the protocol; everything it sends afterwards is ignored."""
+        self.paused = False
+        """Whether the block holds more than was parsed: feed ``b""`` once `messages` are taken."""
+        self.missing = 0
+        """How many bytes the payload being collected still lacks."""
+        self.inflater: Inflater | None = None
+        """Set if compressed messages may come."""
+        self.messages_received = 0
+        self.payload_bytes_received = 0
+        self._limit = read_limit_bytes
+        self._closed = False
+        self._rest = b""
+        # What came out of compressed messages since `messages` was empty.
+        self._inflated = 0
+        # Deflate expands what it cannot compress.
+        self._compressed_limit = read_limit_bytes + read_limit_bytes // 16 + 1024
+        # The message being received, if there is one: of its first frame the opcode, and whether it is compressed; of
+        # its latest frame, whether it is the last; and what has come, inflated.
+        self._in_message = False
+        self._opcode = 0
+        self._compressed = False
+        self._final = False
+        self._payload = Pieces()
+        # Checks the text of fragments as they come; None if the message is none or has only one.
+        self._utf8: IncrementalDecoder | None = None
+
+    def feed(self, block: bytes) -> list[Control]:
+        """Take in what was read; append messages to `messages` and return the control frames, in order."""
+        controls: list[Control] = []
+        if self._closed:
+            return controls
+        self.paused = False
+        if not self.messages:
+            self._inflated = 0
+        try:
+            start = self._collect(block) if self.missing else 0
+            if self._rest:
+                block = self._rest + block
+                self._rest = b""
+            self._parse(block, start, controls)
+        except ProtocolViolation as violation:
+            self.violation = violation
+            self._closed = True
+            self.paused = False
+        return controls
+
+    def _parse(self, block: bytes, start: int, controls: list[Control]) -> None:
+        """Parse the frames of a block from ``start``; keep an incomplete one for the next block."""
+        size = len(block)
+        while not self._closed and not self.paused:
+            if not self._in_message:
+                start = self._parse_whole(block, start)
+            if size - start < 2 or self.paused:
+                break
+            head = block[start]
+            length = block[start + 1]
+            payload_start = start + 2
+            if length > MAX_CONTROL_PAYLOAD:
+                extended = _extended_length(block, start)
+                if extended is None:
+                    break
+                length, payload_start = extended
+            end = payload_start + length
+            self._check_header(head, length)
+            if end > size:
+                if length > _MAX_REPARSED:
+                    self.missing = end - size
+                    self._begin_frame(head)
+                    self._take_payload(block[payload_start:])
+                    return
+                break
+            self._finish_frame(head, block[payload_start:end], controls)
+            start = end
+        if start < size and not self._closed:
+            self._rest = block[start:] if start else block
+
+    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912  # a call costs too much
+        """Parse messages of a single frame, as most are, for as long as they follow one another.
+
+        Returns where the first frame begins that is something else, or incomplete, or to be refused.
+        """
+        add = self.messages.append
+        received = -len(self.messages)
+        payload_bytes = 0
+        size = len(block)
+        try:
+            while start + 1 < size:
+                head = block[start]
+                length = block[start + 1]
+                payload_start = start + 2
+                if length > MAX_CONTROL_PAYLOAD:
+                    if length != _LENGTH_16_BITS or start + 3 >= size:
+                        break
+                    length = block[start + 2] << 8 | block[start + 3]
+                    if length <= MAX_CONTROL_PAYLOAD:
+                        break
+                    payload_start = start + 4
+                end = payload_start + length
+                if end > size or length > self._limit:
+                    break
+                if head == _WHOLE_TEXT:
+                    # The tuples are made as the NamedTuple's constructor would, at half its price.
+                    add(_new_tuple(Message, ("text", block[payload_start:end].decode())))
+                elif head == _WHOLE_BINARY:
+                    add(_new_tuple(Message, ("binary", block[payload_start:end])))
+                elif head in _WHOLE_COMPRESSED and self.inflater is not None:
+                    data = self.inflater.inflate_message(block[payload_start:end])
+                    if head == _COMPRESSED_TEXT:
+                        add(_new_tuple(Message, ("text", data.decode())))
+                    else:
+                        add(_new_tuple(Message, ("binary", data)))
+                    payload_bytes += len(data) - length
+                    self._inflated += len(data)
+                    self.paused = self._inflated >= _MAX_INFLATED_BYTES
+                else:
+                    break
+                payload_bytes += length
+                start = end
+                if self.paused:
+                    break
+        except UnicodeDecodeError:
+            raise _not_utf8() from None
+        finally:
+            self.messages_received += received + len(self.messages)
+            self.payload_bytes_received += payload_bytes
+        return start
+
+    def _collect(self, block: bytes) -> int:
+        """Take more of the payload that is being collected; return where in the block the next frame starts."""
+        taken = min(self.missing, len(block))
+        self.missing -= taken
+        self._take_payload(block if taken == len(block) else block[:taken])
+        return taken
+
+    def _check_header(self, head: int, length: int) -> None:
+        """Refuse a frame by its header alone (RFC 6455, sections 5.2, 5.4 and 5.5)."""
+        opcode = head & OPCODE
+        # Only the first frame of a compressed message says so (RFC 7692, section 6).
+        starts_compressed = (
+            self.inflater is not None and head & RESERVED_BITS == COMPRESSED and opcode in (TEXT_FRAME, BINARY_FRAME)
+        )
+        if head & RESERVED_BITS and not starts_compressed:
+            raise protocol_error("a reserved bit is set")
+        if opcode & CONTROL:
+            if opcode not in (CLOSE, PING, PONG):
+                raise protocol_error(f"unknown control opcode {opcode}")
+            if not head & FIN:
+                raise protocol_error("a control frame is fragmented")
+            if length > MAX_CONTROL_PAYLOAD:
+                raise protocol_error(f"a control frame has {length} bytes of payload, more than 125")
+            return
+        if opcode not in (CONTINUATION, TEXT_FRAME, BINARY_FRAME):
+            raise protocol_error(f"unknown data opcode {opcode}")
+        if (opcode == CONTINUATION) != self._in_message:
+            raise protocol_error(
+                "a continuation without a message to continue"
+                if opcode == CONTINUATION
+                else "a new message inside a fragmented one"
+            )
+        self._check_length(length, compressed=starts_compressed or self._compressed)
+
+    def _check_length(self, length: int, *, compressed: bool) -> None:
+        """Refuse a data frame that can only be part of a message above the limit."""
+        if compressed:
+            if length > self._compressed_limit:
+                reason = f"a compressed frame of {length} bytes, too large for a message of {self._limit}"
+                raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
+            return
+        total = length + self._payload.size
+        if total > self._limit:
+            reason = f"a message of at least {total} bytes, more than {self._limit}"
+            raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
+
+    def _finish_frame(self, head: int, payload: bytes, controls: list[Control]) -> None:
+        """Act on a complete frame whose header was checked."""
+        opcode = head & OPCODE
+        if not opcode & CONTROL:
+            self._begin_frame(head)
+            self._take_payload(payload)
+            return
+        if opcode == CLOSE:
+            parse_close(payload)  # a bad one is a violation instead
+            self._closed = True
+        controls.append(Control(opcode, payload))
+
+    def _begin_frame(self, head: int) -> None:
+        """Take note of a data frame whose header was checked."""
+        self._final = bool(head & FIN)
+        opcode = head & OPCODE
+        if opcode != CONTINUATION:
+            self._in_message = True
+            self._opcode = opcode
+            self._compressed = bool(head & COMPRESSED)
+            self._utf8 = _Utf8Decoder() if opcode == TEXT_FRAME and not self._final else None
+
+    def _take_payload(self, payload: bytes) -> None:
+        """Take all of a data frame's payload, or as much of it as has come."""
+        ended = self._final and not self.missing
+        if not self._compressed:
+            self._add(payload)
+        else:
+            assert self.inflater is not None
+            for piece in self.inflater.inflate(payload, end=ended):
+                self._add(piece)
+                self._inflated += len(piece)
+            # A block of a few KiB can hold messages of many MiB: they come out as they are taken.
+            self.paused = self._inflated >= _MAX_INFLATED_BYTES
+        if ended:
+            self._finish_message()
+
+    def _add(self, piece: bytes) -> None:
+        self._payload.add(piece)
+        if self._utf8 is not None:
+            _check_utf8(self._utf8, piece)
+
+    def _finish_message(self) -> None:
+        self._in_message = self._compressed = False
+        payload = self._payload.take()
+        if self._opcode == TEXT_FRAME:
+            self.messages.append(Message("text", _text(payload)))
+        else:
+            self.messages.append(Message("binary", payload))
+        self.messages_received += 1
+        self.payload_bytes_received += len(payload)
+
+
+def _extended_length(block: bytes, start: int) -> tuple[int, int] | None:
+    """Return a frame's length of more than 125 bytes and where its payload starts; None if bytes are missing."""
+    short = block[start + 1]
+    if short > _LENGTH_64_BITS:
+        raise protocol_error("a frame from the server is masked")
+    width = 2 if short == _LENGTH_16_BITS else 8
+    payload_start = start + 2 + width
+    if len(block) < payload_start:
+        return None
+    length = int.from_bytes(block[start + 2 : payload_start], "big")
+    if length < (126 if width == 2 else 1 << 16) or length >> 63:
+        raise protocol_error(f"a frame's length of {length} is not in its shortest form")
+    return length, payload_start
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
+
+
+def _check_utf8(decoder: IncrementalDecoder, piece: bytes) -> None:
+    """Refuse text of which what has come cannot become UTF-8, whatever follows."""
+    try:
+        decoder.decode(piece)
+    except UnicodeDecodeError:
+        raise _not_utf8() from None
+
+
+def _not_utf8() -> ProtocolViolation:
+    return ProtocolViolation(CloseCode.INVALID_PAYLOAD, "a text message is not UTF-8")

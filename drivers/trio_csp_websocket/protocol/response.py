@@ -1,0 +1,207 @@
+"""Checks a server's answer to the opening handshake (RFC 6455, section 4.1). No I/O.
+
+trio-websocket and wsproto carry the handshake out; what they make of a bad answer is an h11 error, or nothing until a
+timeout. So the answer is read here first, by h11 too, and what trio-websocket gets to see is known to be good.
+"""
+
+from __future__ import annotations
+
+from email.message import Message as Headers
+from typing import TYPE_CHECKING
+
+import h11
+from wsproto.utilities import generate_accept_token
+
+from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from trio_csp_websocket.protocol.constants import Compression
+
+# The head of the answer may be this large, with all informational answers before it.
+_MAX_HEAD_BYTES = 64 * 1024
+# How much of a refusal's body is kept, and of what is no answer at all.
+MAX_BODY_BYTES = 4096
+
+_HTTP = b"HTTP/"
+_SWITCHING_PROTOCOLS = 101
+# A client may wait and try again after these, and after any 5xx.
+_RETRYABLE_STATUSES = (408, 425, 429)
+
+
+class Handshake:
+    """The answer to one opening handshake, as it arrives.
+
+    Args:
+        protocols: the subprotocols that were offered.
+        compression: the compression that was offered.
+    """
+
+    def __init__(self, protocols: Sequence[str], compression: Compression) -> None:
+        self._protocols = protocols
+        self._compression = compression
+        self._expected_accept = b""
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * _MAX_HEAD_BYTES)
+        self._response: h11.Response | None = None
+        self._received_bytes = 0
+        self._beginning = b""
+        self._body = b""
+        self.headers: Headers[str, str] = Headers()
+        """The headers of the answer, once there is one."""
+        self.deflate: DeflateParameters | None = None
+        """How messages are compressed, if the answer agrees to it."""
+
+    def request_sent(self, request: bytes) -> None:
+        """Take note of the request: its key determines the answer."""
+        server = h11.Connection(h11.SERVER)
+        server.receive_data(request)
+        event = server.next_event()
+        assert isinstance(event, h11.Request)
+        self._http.send(event)
+        self._http.send(h11.EndOfMessage())
+        self._expected_accept = generate_accept_token(dict(event.headers)[b"sec-websocket-key"])
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Take in what was read, b"" at its end.
+
+        Returns None while more is needed; then the head of the answer, and what came after it.
+
+        Raises:
+            ConnectionFailedError: the answer is not, or not a valid, acceptance.
+        """
+        self._received_bytes += len(data)
+        if len(self._beginning) < MAX_BODY_BYTES:
+            self._beginning = (self._beginning + data)[:MAX_BODY_BYTES]
+        if not _HTTP.startswith(self._beginning[: len(_HTTP)]):
+            raise self._no_answer(f"the server did not answer in HTTP: it began with {self._beginning[:16]!r}")
+        self._http.receive_data(data)
+        while True:
+            event = self._next_event(ended=not data)
+            if event is h11.NEED_DATA:
+                self._check_head(self._received_bytes)
+                if len(self._body) >= MAX_BODY_BYTES:
+                    raise self.refusal()
+                return None
+            if isinstance(event, h11.InformationalResponse):
+                if event.status_code == _SWITCHING_PROTOCOLS:
+                    rest = self._http.trailing_data[0]
+                    self._check_head(self._received_bytes - len(rest))
+                    return self._accept(event), rest
+            elif isinstance(event, h11.Response):
+                self._check_head(self._received_bytes - len(self._http.trailing_data[0]))
+                self._response = event
+                self._note_headers(event)
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+            else:
+                raise self.refusal()
+
+    def _check_head(self, size: int) -> None:
+        """Refuse a head above the limit, however it was cut into blocks; what follows it does not count."""
+        if self._response is None and size > _MAX_HEAD_BYTES:
+            raise self._no_answer(f"the head of the server's answer is larger than {_MAX_HEAD_BYTES} bytes")
+
+    def _next_event(self, *, ended: bool) -> object:
+        """Return h11's next event; one that is not HTTP, or not complete, is an error."""
+        try:
+            return self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            if self._response is not None:
+                raise self.refusal() from None
+            if ended:
+                raise self._no_answer("the server closed the connection in the middle of the handshake") from None
+            raise self._no_answer(f"the server did not answer in HTTP: {error}") from None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the answer is a refusal whose body is still arriving."""
+        return self._response is not None
+
+    def refusal(self) -> ConnectionFailedError:
+        """Return the error for an answer with a status other than 101, with what has arrived of its body."""
+        assert self._response is not None
+        status = self._response.status_code
+        reason = bytes(self._response.reason).decode("latin-1")
+        return ConnectionFailedError(
+            f"the server refused the connection with status {status} {reason}".rstrip(),
+            kind=Kind.INTERNAL,
+            retryable=status in _RETRYABLE_STATUSES or status >= 500,
+            details={
+                "status": status,
+                "headers": _joined(self.headers),
+                "body": self._body[:MAX_BODY_BYTES],
+            },
+        )
+
+    def _no_answer(self, message: str) -> ConnectionFailedError:
+        return _bad_answer(message, {"answer": self._beginning})
+
+    @property
+    def head(self) -> bytes:
+        """The headers as bytes for `parse_headers`: a fraction of what they take as an object."""
+        return "\r\n".join(f"{name}: {value}" for name, value in self.headers.items()).encode("latin-1")
+
+    def _note_headers(self, event: h11.InformationalResponse | h11.Response) -> None:
+        for name, value in event.headers:
+            self.headers[name.decode("latin-1")] = value.decode("latin-1")
+
+    def _accept(self, event: h11.InformationalResponse) -> bytes:
+        """Check an answer of 101, and return it as bytes for trio-websocket."""
+        self._note_headers(event)
+        upgrade = self.headers.get_all("upgrade", [])
+        if [value.strip().lower() for value in upgrade] != ["websocket"]:
+            raise self._invalid(f"its Upgrade header must be websocket, not {', '.join(upgrade)!r}")
+        connection = ", ".join(self.headers.get_all("connection", []))
+        if "upgrade" not in [token.strip().lower() for token in connection.split(",")]:
+            raise self._invalid(f"its Connection header must contain Upgrade, not be {connection!r}")
+        accept = self.headers.get_all("sec-websocket-accept", [])
+        if [value.strip().encode("latin-1") for value in accept] != [self._expected_accept]:
+            raise self._invalid("its Sec-WebSocket-Accept header does not match the key sent")
+        extensions = ", ".join(self.headers.get_all("sec-websocket-extensions", []))
+        try:
+            self.deflate = agreed(extensions, self._compression)
+        except ValueError as error:
+            raise self._invalid(str(error)) from None
+        protocols = self.headers.get_all("sec-websocket-protocol", [])
+        if protocols and (len(protocols) > 1 or protocols[0] not in self._protocols):
+            offered = ", ".join(self._protocols) or "none"
+            raise self._invalid(f"it chose the subprotocol {', '.join(protocols)!r}, and {offered} was offered")
+        return _canonical_head(event.headers)
+
+    def _invalid(self, reason: str) -> ConnectionFailedError:
+        return _bad_answer(
+            f"the server's answer to the handshake is invalid: {reason}",
+            {"status": _SWITCHING_PROTOCOLS, "headers": _joined(self.headers), "body": b""},
+        )
+
+
+def _bad_answer(message: str, details: dict[str, object]) -> ConnectionFailedError:
+    return ConnectionFailedError(message, kind=Kind.INTERNAL, retryable=True, details=details)
+
+
+def _canonical_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the head of a valid answer as wsproto understands it: the headers checked here in their plainest form."""
+    lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
+    lines += [
+        name + b": " + value
+        for name, value in headers
+        if name not in (b"upgrade", b"connection", b"sec-websocket-extensions")
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def parse_headers(head: bytes) -> Headers[str, str]:
+    """Return the headers that `Handshake.head` gave."""
+    headers: Headers[str, str] = Headers()
+    for line in head.decode("latin-1").split("\r\n"):
+        name, _, value = line.partition(": ")
+        headers[name] = value
+    return headers
+
+
+def _joined(headers: Headers[str, str]) -> dict[str, str]:
+    """Return headers by their names in lower case, repeated ones joined as RFC 9110, section 5.3, allows."""
+    names = {name.lower() for name in headers}
+    return {name: ", ".join(headers.get_all(name, [])) for name in sorted(names)}

@@ -1,0 +1,232 @@
+"""The server's end of a connection in memory: wsproto, and the two tasks that read and write for it."""
+
+from __future__ import annotations
+
+import math
+from email.message import Message as Headers
+from typing import NamedTuple
+
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Request, TextMessage
+
+import csp
+from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket.connection.pings import Pings
+from trio_csp_websocket.protocol.constants import TYPE_BINARY, TYPE_TEXT, CloseCode
+from trio_csp_websocket.protocol.frames import Message
+from trio_csp_websocket.protocol.response import parse_headers
+
+# Reading stops while so many messages are not received.
+_MAX_UNRECEIVED = 1000
+
+
+class ConnectionEndedError(ConnectionFailedError):
+    """Something was to be sent on a `ServerConnection` that has ended, whichever side ended it.
+
+    A handler of `websocket_server` that ends with it has done nothing wrong: the client has gone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the connection has ended", kind=Kind.INTERNAL, retryable=False)
+
+
+class _Outgoing(NamedTuple):
+    data: bytes
+    written: csp.Channel[None]
+    """Gets a value when the client has read the data, and closes."""
+
+
+class Peer:
+    """A server's end of a stream.
+
+    What it has to say goes through one queue to the task that writes, so that the task that reads never waits for the
+    client to read.
+    """
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self.websocket = WSConnection(ConnectionType.SERVER)
+        self.path = ""
+        self.protocols: tuple[str, ...] = ()
+        self.headers: Headers[str, str] = Headers()
+        self.messages = csp.Channel[Message](_MAX_UNRECEIVED)
+        """Closed once the client has closed, or is not heard any more."""
+        self.pings = Pings()
+        self.answer_pings = True
+        self.answered = False
+        """Whether the request was, in whatever way."""
+        self.accepted = False
+        self.close_sent = False
+        """Whether nothing but raw bytes may follow."""
+        self.close_code: int | None = None
+        self.close_reason: str | None = None
+        self.error: ConnectionFailedError | None = None
+        self.gone = trio.Event()
+        """Set when the stream is closed."""
+        self._stream = stream
+        self._outgoing = csp.Channel[_Outgoing](math.inf)
+        # Of the message that is arriving.
+        self._text: list[str] = []
+        self._binary: list[bytes] = []
+        self._reads = trio.Event()
+        self._reads.set()
+        self._reading = trio.CancelScope()
+        self._delivering = trio.CancelScope()
+        self._running = trio.CancelScope()
+
+    # The handshake ---------------------------------------------------------------------------------------------------
+
+    async def read_request(self) -> bool:
+        """Read the request of the handshake; tell whether it came."""
+        head = b""
+        while data := bytes(await self._stream.receive_some()):
+            head += data
+            self.websocket.receive_data(data)
+            for event in self.websocket.events():
+                assert isinstance(event, Request)
+                self.path = event.target
+                self.protocols = tuple(event.subprotocols)
+                self.headers = parse_headers(head.partition(b"\r\n")[2].removesuffix(b"\r\n\r\n"))
+                return True
+        return False
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can be said."""
+        return self._outgoing.closed
+
+    def say(self, event: Event) -> csp.Channel[None]:
+        """Put what wsproto makes of an event in the line for writing; never waits."""
+        return self.say_bytes(self.websocket.send(event))
+
+    def say_bytes(self, data: bytes) -> csp.Channel[None]:
+        """Put bytes in the line for writing; see `wait_written` for what is returned."""
+        if self._outgoing.closed:
+            raise ConnectionEndedError
+        written = csp.Channel[None](1)
+        self._outgoing.send_nowait(_Outgoing(data, written))
+        return written
+
+    def end(self) -> None:
+        """End the stream behind what was said."""
+        self._outgoing.close()
+
+    def drop(self) -> None:
+        """End the stream at once."""
+        self.close_sent = True
+        # First: the task that reads may be waiting for room in what is closed next.
+        self._running.cancel()
+        self.messages.close()
+        self._outgoing.close()
+
+    def stop_delivering(self) -> None:
+        """Discard messages from now on."""
+        self.close_sent = True
+        self._delivering.cancel()
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def stop_reading(self) -> None:
+        self._reads = trio.Event()
+        self._reading.cancel()
+
+    def read_on(self) -> None:
+        self._reads.set()
+
+    async def run(self) -> None:
+        """Read and write until both directions have ended, or `drop`."""
+        try:
+            with self._running:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read()
+        finally:
+            self.drop()
+            while (left := self._outgoing.receive_nowait()).ok:
+                left.value.written.close()
+            self.pings.close()
+            with trio.CancelScope(shield=True):
+                await self._stream.aclose()
+            self.gone.set()
+
+    async def _write(self) -> None:
+        async for data, written in self._outgoing:
+            try:
+                await self._stream.send_all(data)
+                written.send_nowait(None)
+            except trio.BrokenResourceError:
+                pass  # the client has gone, which the reading side tells
+            finally:
+                written.close()
+        await self._stream.send_eof()
+
+    async def _read(self) -> None:
+        while data := await self._receive_some():
+            # Without an acceptance wsproto keeps it to itself.
+            if not self.messages.closed:
+                self.websocket.receive_data(data)
+                for event in self.websocket.events():
+                    await self._take_in(event)
+        if self.accepted and not self.messages.closed:
+            self.error = ConnectionFailedError(
+                "the client left without a close frame",
+                kind=Kind.UNAVAILABLE,
+                retryable=True,
+                details={"code": int(CloseCode.ABNORMAL_CLOSURE), "reason": ""},
+            )
+        self.messages.close()
+        self.end()
+
+    async def _receive_some(self) -> bytes:
+        while True:
+            while not self._reads.is_set():
+                await self._reads.wait()
+            with trio.CancelScope() as self._reading:
+                return bytes(await self._stream.receive_some())
+
+    async def _take_in(self, event: Event) -> None:
+        match event:
+            case TextMessage():
+                self._text.append(event.data)
+                if event.message_finished:
+                    await self._deliver(Message(TYPE_TEXT, "".join(self._text)))
+                    self._text.clear()
+            case BytesMessage():
+                self._binary.append(bytes(event.data))
+                if event.message_finished:
+                    await self._deliver(Message(TYPE_BINARY, b"".join(self._binary)))
+                    self._binary.clear()
+            case Ping():
+                if self.answer_pings and not self.close_sent:
+                    self.say(event.response())
+            case Pong():
+                self.pings.answered(bytes(event.payload))
+            case _:
+                assert isinstance(event, CloseConnection)
+                self._closed(event)
+
+    async def _deliver(self, message: Message) -> None:
+        if not self.close_sent:
+            with trio.CancelScope() as self._delivering:
+                await self.messages.send(message)
+
+    def _closed(self, event: CloseConnection) -> None:
+        """Note the client's close, or wsproto's verdict on what it sent, which looks the same; answer and end."""
+        reason = event.reason or ""
+        if self.websocket.state is ConnectionState.OPEN:
+            self.error = ConnectionFailedError(
+                f"the client broke the protocol: {reason}",
+                kind=Kind.INTERNAL,
+                retryable=False,
+                details={"code": int(event.code), "reason": reason},
+            )
+        else:
+            self.close_code, self.close_reason = int(event.code), reason
+        if not self.close_sent:
+            self.close_sent = True
+            self.say(event.response())
+        self.messages.close()
+        self.end()

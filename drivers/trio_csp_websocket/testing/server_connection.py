@@ -1,0 +1,306 @@
+"""What a test holds of a connection in memory: the server's end, to be scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self, TypeAlias, cast, final
+
+import h11
+import trio
+from wsproto.events import AcceptConnection, BytesMessage, Ping, RejectConnection, RejectData, TextMessage
+from wsproto.extensions import PerMessageDeflate
+
+from csp.errors import InvalidError, NoContextError
+from trio_csp_websocket.client.client import encoded
+from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD, close_payload, encode_from_server
+from trio_csp_websocket.testing.peer import ConnectionEndedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from email.message import Message as Headers
+
+    from typing_extensions import Buffer
+
+    import csp
+    from csp.errors import ConnectionFailedError
+    from trio_csp_websocket.protocol.frames import Message
+    from trio_csp_websocket.testing.peer import Peer
+
+GivenHeaders: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]] | None"
+
+# How long a close waits for the client, on Trio's clock.
+_CLOSE_SECONDS = 10.0
+
+
+@final
+class ServerConnection:
+    """The server's end of a connection in memory, which does what the test says. Made by `websocket_server`.
+
+    Reading goes on by itself, up to 1000 messages ahead of `receive`. What sends waits until the client has read it;
+    if cancelled, it goes out nevertheless. Whatever needs an open connection accepts it, if nothing has been answered;
+    a handler that does nothing but sleep has to `accept` first.
+    """
+
+    def __init__(self, peer: Peer, url: str) -> None:
+        self._peer = peer
+        self._url = url
+
+    # The handshake ---------------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The URL the client connects to, normalised and without credentials."""
+        return self._url
+
+    @property
+    def path(self) -> str:
+        """Path and query, as they stand in the request."""
+        return self._peer.path
+
+    @property
+    def headers(self) -> Headers[str, str]:
+        """The headers of the request; names in any case."""
+        return self._peer.headers
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The subprotocols the client offers."""
+        return self._peer.protocols
+
+    async def accept(
+        self, *, protocol: str | None = None, headers: GivenHeaders = None, compression: bool = False
+    ) -> None:
+        """Accept the connection.
+
+        Args:
+            protocol: the subprotocol chosen of those offered.
+            headers: more headers of the answer.
+            compression: whether to agree to permessage-deflate, if the client offers it.
+
+        Raises:
+            InvalidError: the protocol was not offered; for such an answer use `send_bytes`.
+            NoContextError: the request was answered already.
+            ConnectionEndedError: the client has gone.
+        """
+        self._check_unanswered()
+        await _written(self._accept(protocol, headers, compression=compression))
+
+    async def reject(self, status: int, *, headers: GivenHeaders = None, body: bytes = b"") -> None:
+        """Refuse the connection with an HTTP status of 200 to 999, and end it.
+
+        Raises:
+            InvalidError: it cannot be written like that: another status, a malformed header, a Content-Length that is
+                not that of the body.
+            NoContextError: the request was answered already.
+            ConnectionEndedError: the client has gone.
+        """
+        self._check_unanswered()
+        given = _header_pairs(headers)
+        if all(name.lower() != b"content-length" for name, _ in given):
+            given.append((b"Content-Length", str(len(body)).encode()))
+        websocket = self._peer.websocket
+        try:
+            answer = websocket.send(RejectConnection(status_code=status, headers=given, has_body=True))
+            answer += websocket.send(RejectData(data=body))
+        except h11.LocalProtocolError as error:
+            raise InvalidError(f"such an answer cannot be written: {error}") from None
+        written = self._peer.say_bytes(answer)
+        self._peer.answered = True
+        self._peer.end()
+        await _written(written)
+
+    def _accept(self, protocol: str | None, headers: GivenHeaders, *, compression: bool) -> csp.Channel[None]:
+        if protocol is not None and protocol not in self.protocols:
+            offered = ", ".join(self.protocols) or "none"
+            raise InvalidError(f"protocol must be one that was offered ({offered}), not {protocol!r}")
+        written = self._peer.say(
+            AcceptConnection(
+                subprotocol=protocol,
+                extra_headers=_header_pairs(headers),
+                extensions=[PerMessageDeflate()] if compression else [],
+            )
+        )
+        self._peer.answered = self._peer.accepted = True
+        return written
+
+    def _check_unanswered(self) -> None:
+        if self._peer.answered:
+            raise NoContextError("the request was answered already")
+        if self._peer.ended:
+            raise ConnectionEndedError
+
+    def _accept_if_unanswered(self) -> None:
+        if not self._peer.answered and not self._peer.ended:
+            self._accept(None, None, compression=False)
+
+    # Messages --------------------------------------------------------------------------------------------------------
+
+    async def send(self, data: str | Buffer) -> None:
+        """Send a text message, or a binary one of anything bytes-like, and wait until the client has read it.
+
+        Raises:
+            InvalidError: the data cannot be sent, as in `csp.websocket.Client.send`.
+            ConnectionEndedError: the connection has ended, or is being closed.
+            NoContextError: the request was answered, but not by an acceptance.
+        """
+        _, payload = encoded(data, None)
+        await self._say(TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=bytes(payload)))
+
+    async def ping(self, payload: bytes | None = None) -> csp.Channel[float]:
+        """Send a ping, and return a channel for the answer when the client has read it.
+
+        The channel gives the round-trip time in seconds when the pong comes, and closes; it closes without a value when
+        the connection ends first.
+
+        Args:
+            payload: up to 125 bytes; by default a running number.
+
+        Raises:
+            InvalidError: the payload is longer.
+            ConnectionEndedError: the connection has ended, or is being closed.
+            NoContextError: the request was answered, but not by an acceptance.
+        """
+        if payload is not None and len(payload) > MAX_CONTROL_PAYLOAD:
+            raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}")
+        pings = self._peer.pings
+        data = pings.new_payload() if payload is None else payload
+        answer = pings.sent(data)
+        await self._say(Ping(payload=data))
+        return answer
+
+    @property
+    def answer_pings(self) -> bool:
+        """Whether the client's pings are answered. Set it to False for a server that has gone silent."""
+        return self._peer.answer_pings
+
+    @answer_pings.setter
+    def answer_pings(self, value: bool) -> None:
+        self._peer.answer_pings = value
+
+    def channel(self) -> csp.Channel[Message]:
+        """Return the channel on which the client's messages arrive: always the same one.
+
+        It closes when the client's close frame has come, or its stream has ended. It has no ``cause``; see `error`.
+        """
+        self._accept_if_unanswered()
+        return self._peer.messages
+
+    async def receive(self) -> csp.Received[Message]:
+        """Take the client's next message: ``(message, True)``, or ``(None, False)`` once it sends no more."""
+        return await self.channel().receive()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        """Take the client's next message; end when it sends no more, whatever the reason."""
+        return await self.channel().__anext__()
+
+    async def _say(self, event: TextMessage | BytesMessage | Ping) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._accept_if_unanswered()
+        if self._peer.answered and not self._peer.accepted:
+            raise NoContextError("the request was answered, but not by accept")
+        if self._peer.ended or self._peer.close_sent:
+            raise ConnectionEndedError
+        await _written(self._peer.say(event))
+
+    # What a server should not do -------------------------------------------------------------------------------------
+
+    async def send_bytes(self, raw: bytes) -> None:
+        """Send bytes as they are, and wait until the client has read them.
+
+        If nothing has been answered, they are the answer to the handshake, or its beginning.
+
+        Raises:
+            ConnectionEndedError: the connection has ended.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._peer.answered = True
+        await _written(self._peer.say_bytes(raw))
+
+    def stop_reading(self) -> None:
+        """Read nothing more: what the client sends waits, and its pings and its close are not answered."""
+        self._peer.stop_reading()
+
+    def read_on(self) -> None:
+        """Read again after `stop_reading`."""
+        self._peer.read_on()
+
+    def drop(self) -> None:
+        """End the stream at once, without a close frame: the client's `close_code` is 1006. Never fails."""
+        self._peer.drop()
+
+    # Closing ---------------------------------------------------------------------------------------------------------
+
+    async def close(self, code: int | None = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close the connection with a close frame, and wait until the client has closed it too.
+
+        Messages that still arrive are discarded. After 10 s without an answer, or if cancelled, the stream ends. Does
+        nothing but wait if either side has closed it before.
+
+        Args:
+            code: any number of two bytes, those that must not be sent included; None for a frame without one.
+            reason: cut to 123 bytes of UTF-8.
+
+        Raises:
+            InvalidError: the code is no number of two bytes, or the reason cannot be encoded; nothing was done.
+        """
+        try:
+            payload = b"" if code is None else close_payload(code, reason)
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise InvalidError(f"such a close frame cannot be written: {error}") from None
+        self._accept_if_unanswered()
+        peer = self._peer
+        if not peer.accepted:
+            peer.end()
+        elif not peer.ended and not peer.close_sent:
+            peer.stop_delivering()
+            peer.say_bytes(encode_from_server(CLOSE, payload))
+        try:
+            with trio.move_on_after(_CLOSE_SECONDS):
+                await peer.gone.wait()
+        finally:
+            peer.drop()
+            with trio.CancelScope(shield=True):
+                await peer.gone.wait()
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the client's close frame, 1005 if it gave none; None as long as there was no such frame."""
+        return self._peer.close_code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that goes with `close_code`."""
+        return self._peer.close_reason
+
+    @property
+    def error(self) -> ConnectionFailedError | None:
+        """What the client did wrong, if it did. Kind INTERNAL if it broke the protocol, UNAVAILABLE if it just left."""
+        return self._peer.error
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended and the client has closed its side."""
+        self._accept_if_unanswered()
+        await self._peer.gone.wait()
+
+    def __repr__(self) -> str:
+        if self._peer.gone.is_set():
+            state = "ended"
+        elif self._peer.ended or self._peer.close_sent:
+            state = "closing"
+        else:
+            state = "open" if self._peer.accepted else "opening"
+        return f"<csp.testing.ServerConnection {state}, {self._url}>"
+
+
+async def _written(written: csp.Channel[None]) -> None:
+    if not (await written.receive()).ok:
+        raise ConnectionEndedError
+
+
+def _header_pairs(headers: GivenHeaders) -> list[tuple[bytes, bytes]]:
+    pairs = cast("Iterable[tuple[str, str]]", headers.items() if isinstance(headers, Mapping) else headers or ())
+    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in pairs]

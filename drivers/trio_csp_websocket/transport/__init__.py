@@ -1,0 +1,9 @@
+"""Bytes to and from a peer.
+
+From the bottom:
+
+- `base`: what a transport does
+- `socket`: a TCP socket
+- `stream`: any Trio stream
+- `tls`: TLS over another transport
+"""

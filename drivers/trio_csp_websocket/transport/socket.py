@@ -1,0 +1,88 @@
+"""A TCP socket as a connection's byte stream."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_csp_websocket.transport.base import Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class SocketTransport(Transport):
+    """A TCP socket, tried before waited for.
+
+    A Trio socket visits the scheduler in every call. A send of a few bytes does not need that, so this takes the
+    system's socket out of the Trio stream and uses Trio for waiting only, through `trio.lowlevel.wait_readable` and
+    its like.
+    """
+
+    synchronous = True
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__()
+        self._socket = socket.socket(fileno=stream.socket.detach())
+        self._socket.setblocking(False)
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        # Also lets the consumer of what was read before run first.
+        await trio.lowlevel.checkpoint()
+        while (data := await self.receive_now(max_bytes)) is None:
+            await trio.lowlevel.wait_readable(self._socket)
+        return data
+
+    async def receive_now(self, max_bytes: int) -> bytes | None:
+        try:
+            data = self._socket.recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        self.bytes_received += len(data)
+        return data
+
+    def send_now(self, data: Buffer) -> int:
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._translated(error) from error
+        self.bytes_sent += sent
+        return sent
+
+    async def send_all(self, data: Buffer) -> None:
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                with view[sent:] as rest:
+                    taken = self.send_now(rest)
+                sent += taken
+                if not taken:
+                    await trio.lowlevel.wait_writable(self._socket)
+        await trio.lowlevel.checkpoint()
+
+    async def send_last(self, frame: bytes) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self.send_now(frame)
+
+    async def send_eof(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._translated(error) from error
+
+    async def aclose(self) -> None:
+        if self._socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+    def _translated(self, error: OSError) -> trio.ClosedResourceError | trio.BrokenResourceError:
+        if self._socket.fileno() == -1:
+            return trio.ClosedResourceError("the connection was closed")
+        return trio.BrokenResourceError(error.strerror or str(error))

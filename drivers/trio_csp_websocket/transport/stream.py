@@ -1,0 +1,80 @@
+"""Any Trio stream as a connection's byte stream."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_csp_websocket.transport.base import SLICE_BYTES, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from typing_extensions import Buffer
+
+# How many scheduler passes an operation gets that must not wait, on a stream that takes the scheduler: a few locks and
+# checkpoints, and no waiting for the network.
+_PASSES_WITHOUT_WAITING = 10
+
+
+class StreamTransport(Transport):
+    """Any Trio stream. What it does takes the scheduler, so that nothing is written synchronously."""
+
+    synchronous = False
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        data = bytes(await self._stream.receive_some(max_bytes))
+        self.bytes_received += len(data)
+        return data
+
+    async def receive_now(self, max_bytes: int) -> bytes | None:
+        received: list[bytes] = []
+
+        async def receive() -> None:
+            # Broken or closed: whoever receives next is told.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                received.append(await self.receive_some(max_bytes))
+
+        await _without_waiting(receive)
+        return received[0] if received else None
+
+    def send_now(self, data: Buffer) -> int:
+        return 0
+
+    async def send_all(self, data: Buffer) -> None:
+        # Trio's streams take any buffer; their annotation names three types.
+        with memoryview(data) as view:
+            for start in range(0, view.nbytes, SLICE_BYTES):
+                with view[start : start + SLICE_BYTES] as piece:
+                    await self._stream.send_all(piece)
+                    self.bytes_sent += piece.nbytes
+
+    async def send_last(self, frame: bytes) -> None:
+        async def send() -> None:
+            # Busy if a task that was cancelled has not left the stream yet: then a frame is cut in two anyway.
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                await self._stream.send_all(frame)
+
+        await _without_waiting(send)
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+async def _without_waiting(operation: Callable[[], Awaitable[object]]) -> None:
+    """Run an operation for as long as it can go on without waiting for the network."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.lowlevel.enable_ki_protection(operation))
+        for _ in range(_PASSES_WITHOUT_WAITING):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,253 @@
+"""TLS over another transport.
+
+OpenSSL works between two buffers in memory: what has arrived goes into one, what must be sent comes out of the other.
+Its calls never wait, so the task that reads and those that write may all use it. What it has encrypted must leave in
+the order in which it was made:
+
+- Ciphertext is in ``_outgoing``, where OpenSSL puts it, or ahead of that in ``_rest``, or ahead of both in the hands of
+  `send_all`, which one task at a time calls.
+- What the system does not take at once is ``pending``. Nobody but `send_all` sends it, and until it is sent, or while
+  `send_all` is at work, `send_now` encrypts nothing, and what others make stays in ``_outgoing``.
+- Reading may give OpenSSL something to say, such as the answer to a server that asks for a certificate. The reader
+  never waits to send that: if it becomes pending, ``on_pending`` is called, for somebody to call `send_all`.
+- Once a closure alert or a last frame has gone out, nothing is written any more, whether encrypted or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_csp_websocket.transport.base import SLICE_BYTES, Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# A TLS record holds no more.
+_RECORD_BYTES = 16 * 1024
+
+# OpenSSL's buffers keep the size of the most that was ever in them.
+_BLOCK_BYTES = 256 * 1024
+
+
+class TlsTransport(Transport):
+    """The client's side of TLS; `handshake` comes first. Bytes are counted above TLS.
+
+    Args:
+        inner: what carries the ciphertext; closed with this.
+        context: whom to trust.
+        server_hostname: whom the certificate must be for, if the context checks that.
+
+    Raises:
+        ssl.SSLError, ValueError: the context or the name cannot be used.
+    """
+
+    synchronous = True
+
+    def __init__(self, inner: Transport, context: ssl.SSLContext, server_hostname: str) -> None:
+        super().__init__()
+        self._inner = inner
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._rest: bytes | memoryview = b""
+        # Whether a read may find something without a look at the inner transport.
+        self._more = False
+        # What ended the direction to us.
+        self._end: ssl.SSLError | None = None
+        # Whether our own direction has ended.
+        self._finished = False
+        # Set when something has arrived, for a write that TLS lets wait for that.
+        self._arrival: trio.Event | None = None
+
+    async def handshake(self) -> None:
+        """Carry out the handshake, and verify the server.
+
+        Raises:
+            trio.BrokenResourceError: it failed; its cause is an `ssl.SSLError` if TLS is what failed.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._inner.send_all(self._outgoing.read())
+                self._feed(await self._inner.receive_some(_RECORD_BYTES))
+            except ssl.SSLError as error:
+                await self._inner.send_last(self._outgoing.read())
+                raise _broken(error) from error
+            else:
+                await self._inner.send_all(self._outgoing.read())
+                # The server's first words may have come with the end of its handshake.
+                self._more = self._incoming.pending > 0
+                return
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        block_bytes = min(max(max_bytes, _RECORD_BYTES), _BLOCK_BYTES)
+        if self._more:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._feed(await self._inner.receive_some(block_bytes))
+        while (data := self._decrypt(max_bytes)) is None:
+            self._feed(await self._inner.receive_some(block_bytes))
+        return data
+
+    async def receive_now(self, max_bytes: int) -> bytes | None:
+        data = self._decrypt(max_bytes) if self._more else None
+        # One block only: a server could send records without data for ever, and this does not let other tasks run.
+        if data is None and (block := await self._inner.receive_now(max(max_bytes, _RECORD_BYTES))) is not None:
+            self._feed(block)
+            data = self._decrypt(max_bytes)
+        return data
+
+    def send_now(self, data: Buffer) -> int:
+        encrypted = 0
+        with memoryview(data) as view:
+            while encrypted < view.nbytes and not self.pending:
+                with view[encrypted : encrypted + SLICE_BYTES] as piece:
+                    if not self._encrypt(piece):
+                        break
+                    encrypted += piece.nbytes
+                self._flush()
+        self.bytes_sent += encrypted
+        return encrypted
+
+    async def send_all(self, data: Buffer) -> None:
+        # Stays so if this is cancelled: nothing may follow the part of a record.
+        self.pending = True
+        await self._drain()
+        with memoryview(data) as view:
+            for start in range(0, view.nbytes, SLICE_BYTES):
+                with view[start : start + SLICE_BYTES] as piece:
+                    while not self._encrypt(piece):
+                        arrival = self._arrival = trio.Event()
+                        await self._drain()
+                        await arrival.wait()
+                    await self._drain()
+                    self.bytes_sent += piece.nbytes
+        self.pending = False
+
+    async def send_last(self, frame: bytes) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if not self.pending and self._encrypt(frame):
+                self._finished = True
+                await self._inner.send_last(self._outgoing.read())
+
+    async def send_eof(self) -> None:
+        # RFC 8446, section 6.1: a closure alert comes before the end. It cannot come behind part of a record.
+        alert = not (self._finished or self.pending)
+        self._finished = True
+        if alert:
+            # It would also wait for the server's.
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
+            await self._inner.send_last(self._outgoing.read())
+        await self._inner.send_eof()
+
+    async def aclose(self) -> None:
+        self._finished = True
+        self._more = False
+        self._arrived()
+        await self._inner.aclose()
+
+    # Receiving -------------------------------------------------------------------------------------------------------
+
+    def _feed(self, block: bytes) -> None:
+        if block:
+            self._incoming.write(block)
+        else:
+            self._incoming.write_eof()
+
+    def _decrypt(self, max_bytes: int) -> bytes | None:
+        """Return what was in the records that have arrived whole; None if there was nothing, b"" at the end."""
+        if self._finished:
+            # Thrown away by whoever receives it, so it need not be decrypted.
+            self._incoming.read()
+            return b"" if self._incoming.eof else None
+        data = self._read_records(max_bytes)
+        self._arrived()
+        if self._outgoing.pending and not self.pending:
+            self._answer()
+        if data:
+            self.bytes_received += len(data)
+            return data
+        if self._end is None:
+            return None
+        if isinstance(self._end, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
+            return b""
+        raise _broken(self._end) from self._end
+
+    def _read_records(self, max_bytes: int) -> bytes:
+        pieces: list[bytes] = []
+        room = max_bytes
+        try:
+            while self._end is None:
+                piece = self._tls.read(min(room, _RECORD_BYTES))
+                if not piece:
+                    raise ssl.SSLZeroReturnError
+                pieces.append(piece)
+                room -= len(piece)
+                # A read takes all of a record that it has room for, and OpenSSL no more out of the buffer than that.
+                if not room or not self._incoming.pending:
+                    break
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._end = error.with_traceback(None)
+        self._more = not room or self._end is not None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _answer(self) -> None:
+        """Send what reading gave OpenSSL to say, or have it sent."""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self._flush()
+        if self.pending and self.on_pending is not None:
+            self.on_pending()
+
+    def _arrived(self) -> None:
+        if self._arrival is not None:
+            self._arrival.set()
+            self._arrival = None
+
+    # Sending ---------------------------------------------------------------------------------------------------------
+
+    def _encrypt(self, data: Buffer) -> bool:
+        """Encrypt all of it; or return False if TLS must hear from the server first."""
+        if self._finished:
+            raise trio.ClosedResourceError("TLS has ended")
+        try:
+            self._tls.write(data)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise _broken(error) from error
+        return True
+
+    def _flush(self) -> None:
+        """Send what is encrypted, as far as the system takes it; if it breaks, `send_all` is told again."""
+        ciphertext = self._rest = self._outgoing.read()
+        self.pending = True
+        sent = self._inner.send_now(ciphertext)
+        if sent == len(ciphertext):
+            self._rest = b""
+            self.pending = False
+        else:
+            self._rest = memoryview(ciphertext)[sent:]
+
+    async def _drain(self) -> None:
+        while ciphertext := self._rest or self._outgoing.read():
+            self._rest = b""
+            await self._inner.send_all(ciphertext)
+
+
+def _broken(error: ssl.SSLError) -> trio.BrokenResourceError:
+    return trio.BrokenResourceError(reason_of(error))
+
+
+def reason_of(error: ssl.SSLError) -> str:
+    """Return what went wrong in TLS, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {error.verify_message}"
+    return error.reason or str(error)

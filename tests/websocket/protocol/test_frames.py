@@ -1,0 +1,34 @@
+"""Close frames and what is put together for trio-websocket."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tests.websocket._server import PING, frame
+from trio_csp_websocket.protocol.frames import close_payload, encode_from_server, parse_close
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
+def test_a_close_payload_is_its_code_and_its_reason(code: int) -> None:
+    assert parse_close(code.to_bytes(2, "big") + "gr\u00fcn".encode()) == (code, "gr\u00fcn")
+
+
+def test_a_close_payload_without_a_code_is_1005() -> None:
+    assert parse_close(b"") == (1005, "")
+
+
+def test_a_close_frame_is_encoded_with_its_code_and_reason() -> None:
+    assert close_payload(1002, "bad") == struct.pack("!H", 1002) + b"bad"
+
+
+def test_a_reason_too_long_is_cut_at_a_characters_end() -> None:
+    assert close_payload(1002, "x" * 200)[2:] == b"x" * 123
+    assert close_payload(1002, "x" * 122 + "\u20ac")[2:] == b"x" * 122
+    assert close_payload(1002, "\u20ac" * 41)[2:].decode() == "\u20ac" * 41
+
+
+@pytest.mark.parametrize("size", [0, 1, 125])
+def test_a_servers_control_frame_is_short_and_not_masked(size: int) -> None:
+    assert encode_from_server(PING, bytes(size)) == frame(PING, bytes(size))
