@@ -10,9 +10,10 @@ This module is the face of the driver in ``trio_csp_websocket``.
 
 from trio_csp_websocket.client.client import Client, Statistics
 from trio_csp_websocket.client.connect import Connecting, connect
-from trio_csp_websocket.client.options import ConnectOptions, Timeout
+from trio_csp_websocket.client.options import ConnectOptions
 from trio_csp_websocket.client.reconnecting import Reconnecting, Subscribe, reconnecting
 from trio_csp_websocket.client.states import Gap, State
+from trio_csp_websocket.connection.settings import Timeout
 from trio_csp_websocket.protocol.constants import (
     BINARY,
     CLOSE_CODES,
@@ -26,7 +27,7 @@ from trio_csp_websocket.protocol.constants import (
     CloseCode,
     Compression,
 )
-from trio_csp_websocket.protocol.frames import Message
+from trio_csp_websocket.protocol.messages import Message
 
 __all__ = [
     "BINARY",

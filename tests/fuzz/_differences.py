@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.fuzz._oracles import ORACLES, Event, Ours, Setting, Verdict, read
 from tests.websocket._server import CLOSE, COMPRESSED, CONTINUATION, TEXT
-from trio_csp_websocket.protocol.frames import Control, Message
+from trio_csp_websocket.protocol.frames import Control
+from trio_csp_websocket.protocol.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,7 +18,8 @@ from wsproto.extensions import PerMessageDeflate as WsprotoDeflate
 from tests.websocket._server import CLOSE, PING, PONG
 from trio_csp_websocket.protocol.decoder import Decoder
 from trio_csp_websocket.protocol.deflate import Inflater
-from trio_csp_websocket.protocol.frames import Control, Message
+from trio_csp_websocket.protocol.frames import Control
+from trio_csp_websocket.protocol.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz._oracles import Setting
 from tests.websocket._server import BINARY, CLOSE, COMPRESSED, CONTINUATION, PING, PONG, TEXT
-from trio_csp_websocket.protocol.frames import Control, Message
+from trio_csp_websocket.protocol.frames import Control
+from trio_csp_websocket.protocol.messages import Message
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
 
 if TYPE_CHECKING:

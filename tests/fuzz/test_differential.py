@@ -29,7 +29,8 @@ from tests.fuzz._differences import (
 from tests.fuzz._oracles import ORACLES, Found, Ours, Setting, found, read
 from tests.fuzz._streams import DAMAGES, FAULTS, TAIL, Case, Spec, cases, split
 from tests.websocket._server import BINARY, CLOSE, COMPRESSED, CONTINUATION, PING, PONG, TEXT, close, deflated, frame
-from trio_csp_websocket.protocol.frames import Control, Message
+from trio_csp_websocket.protocol.frames import Control
+from trio_csp_websocket.protocol.messages import Message
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
 
 LONG_RUN = os.environ.get("CSP_FUZZ_EXAMPLES")

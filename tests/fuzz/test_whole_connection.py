@@ -14,7 +14,8 @@ from csp import websocket
 from tests.fuzz._oracles import ORACLES, Found, Ours, Setting, found, read
 from tests.fuzz._streams import DAMAGES, FAULTS, Case, blobs, cases, sendable_codes, split, texts
 from tests.websocket._server import CLOSE, PING, PONG, Server, accepting, close, connecting, drained
-from trio_csp_websocket.protocol.frames import Control, Message
+from trio_csp_websocket.protocol.frames import Control
+from trio_csp_websocket.protocol.messages import Message
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
 from trio_csp_websocket.transport.stream import StreamTransport
 

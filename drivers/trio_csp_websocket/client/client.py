@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self, final
 
 import trio
 
-from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, InvalidTypeError, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, Kind
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
 from trio_csp_websocket.connection.writer import WriteTimeoutError
-from trio_csp_websocket.protocol.constants import BINARY, TEXT, CloseCode, is_sendable
-from trio_csp_websocket.protocol.frames import MAX_CONTROL_PAYLOAD, MAX_REASON_BYTES, PING, Message
+from trio_csp_websocket.protocol.close import check_close
+from trio_csp_websocket.protocol.constants import BINARY, CloseCode
+from trio_csp_websocket.protocol.frames import MAX_CONTROL_PAYLOAD, PING
+from trio_csp_websocket.protocol.messages import Message, encoded
 
 if TYPE_CHECKING:
     from email.message import Message as Headers
@@ -232,50 +234,3 @@ class Client:
             )
         state = "is being closed" if self.close_code is None else f"has ended (code {self.close_code})"
         return ConnectionFailedError(f"{what}: the connection {state}", kind=Kind.INTERNAL, retryable=False)
-
-
-def check_close(code: object, reason: object) -> None:
-    """Raise `InvalidError` for a code or reason that `Client.close` must not send."""
-    if isinstance(code, bool) or not isinstance(code, int):
-        raise InvalidTypeError(f"code must be an int, not {code!r}")
-    if not is_sendable(code):
-        raise InvalidError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {int(code)}")
-    if not isinstance(reason, str):
-        raise InvalidTypeError(f"reason must be a str, not {reason!r}")
-    if any(character in reason for character in "\r\n\0"):
-        raise InvalidError(f"reason must not contain line breaks or NUL, as {reason!r} does")
-    size = len(_utf_8(reason, "reason"))
-    if size > MAX_REASON_BYTES:
-        raise InvalidError(f"reason must be at most {MAX_REASON_BYTES} bytes of UTF-8, not {size}")
-
-
-def encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002
-    """Return opcode and payload for a message; raise `InvalidError` for what cannot be sent."""
-    if type is None and isinstance(data, str):
-        return TEXT, _utf_8(data, name)
-    if type is not None and (isinstance(type, bool) or not isinstance(type, int)):
-        raise InvalidTypeError(f"type must be TEXT (1) or BINARY (2), not {type!r}")
-    if type not in (None, TEXT, BINARY):
-        raise InvalidError(f"type must be TEXT (1) or BINARY (2), not {type!r}")
-    if isinstance(data, str):
-        return TEXT if type is None else type, _utf_8(data, name)
-    if isinstance(data, bytes | bytearray):
-        payload: bytes | bytearray = data
-    else:
-        try:
-            payload = memoryview(data).tobytes()  # type: ignore[arg-type]  # whether it is a buffer is the question
-        except TypeError:
-            raise InvalidTypeError(f"{name} must be a str or bytes-like, not {data.__class__.__name__}") from None
-    if type == TEXT:
-        try:
-            str(payload, "utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidError(f"{name} must be UTF-8 to go as text: {error}") from None
-    return BINARY if type is None else type, payload
-
-
-def _utf_8(text: str, name: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidError(f"{name} cannot be encoded as UTF-8: {error}") from None

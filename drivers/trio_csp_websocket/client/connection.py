@@ -37,12 +37,13 @@ from trio_csp_websocket.connection.ending import Ending, closed_by_peer, failed_
 from trio_csp_websocket.connection.liveness import Patience, PeerStalledError
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.connection.writer import MAX_WAITING_PONGS, Writer, WriteTimeoutError
+from trio_csp_websocket.protocol.close import close_payload, parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.decoder import Decoder
 from trio_csp_websocket.protocol.deflate import Deflater, Inflater
-from trio_csp_websocket.protocol.frames import CLOSE, OPCODE, PING, PONG, close_payload, encode_from_server, parse_close
+from trio_csp_websocket.protocol.frames import CLOSE, OPCODE, PING, PONG, encode_from_server
+from trio_csp_websocket.protocol.headers import parse_headers
 from trio_csp_websocket.protocol.negotiation import offer
-from trio_csp_websocket.protocol.response import parse_headers
 
 if TYPE_CHECKING:
     from email.message import Message as Headers
@@ -70,9 +71,9 @@ class Connection(trio.abc.Stream):
 
     def __init__(self, transport: Transport, options: Options, nursery: trio.Nursery) -> None:
         self.transport = transport
-        self.writer = Writer(transport, nursery, options.write_timeout_seconds)
-        self.decoder = Decoder(options.read_limit_bytes)
-        self.delivery = Delivery(self.decoder.messages, options.channel_capacity)
+        self.writer = Writer(transport, nursery, options.connection.write_timeout_seconds)
+        self.decoder = Decoder(options.connection.read_limit_bytes)
+        self.delivery = Delivery(self.decoder.messages, options.connection.channel_capacity)
         self.pings = Pings()
         self.ending: Ending | None = None
         self.finished = trio.Event()
@@ -82,21 +83,21 @@ class Connection(trio.abc.Stream):
         self._websocket: trio_websocket.WebSocketConnection | None = None
         self._options = options
         self._nursery = nursery
-        self._close_timeout_seconds = options.close_timeout_seconds
+        self._close_timeout_seconds = options.connection.close_timeout_seconds
         self._open = False
         self._opening: Opening | None = Opening(transport, options)
         # Of the answer to the handshake.
         self._head = b""
         self._patience: Patience | None = None
-        if min(options.read_timeout_seconds, options.keepalive_seconds) < math.inf:
+        if min(options.connection.read_timeout_seconds, options.connection.keepalive_seconds) < math.inf:
             self._patience = Patience(
                 transport,
                 self.decoder,
                 self.delivery,
                 self.writer,
                 self.pings,
-                read_timeout_seconds=options.read_timeout_seconds,
-                keepalive_seconds=options.keepalive_seconds,
+                read_timeout_seconds=options.connection.read_timeout_seconds,
+                keepalive_seconds=options.connection.keepalive_seconds,
             )
         # Frames for trio-websocket that it has not fetched yet; of many pings the latest.
         self._pings: list[bytes] = []
@@ -125,7 +126,7 @@ class Connection(trio.abc.Stream):
         opening = self._opening
         assert opening is not None
         opening.secure = target.secure
-        extension = offer(self._options.compression)
+        extension = offer(self._options.connection.compression)
         if extension is not None:
             headers = [*headers, (b"Sec-WebSocket-Extensions", extension.encode())]
         with opening.scope:
@@ -289,9 +290,9 @@ class Connection(trio.abc.Stream):
         head, rest = answer
         parameters = self._opening.handshake.deflate
         if parameters is not None:
-            self.decoder.inflater = Inflater(parameters, self._options.read_limit_bytes)
+            self.decoder.inflater = Inflater(parameters, self._options.connection.read_limit_bytes)
             self.writer.encoder.deflater = Deflater(parameters)
-            self.writer.encoder.compression_threshold_bytes = self._options.compression_threshold_bytes
+            self.writer.encoder.compression_threshold_bytes = self._options.connection.compression_threshold_bytes
         self._open = True
         self._take_in(rest)
         return head

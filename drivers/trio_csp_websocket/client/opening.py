@@ -27,7 +27,7 @@ class Opening:
     """
 
     def __init__(self, transport: Transport, options: Options) -> None:
-        self.handshake = Handshake(options.protocols, options.compression)
+        self.handshake = Handshake(options.protocols, options.connection.compression)
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
         self.secure = False

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from ipaddress import AddressValueError, IPv6Address
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
-from trio_csp_websocket.protocol.constants import Compression
+from trio_csp_websocket.connection.settings import Settings, Timeout, parse_settings, parse_timeout
 from trio_csp_websocket.protocol.url import normalized_host
 
 if TYPE_CHECKING:
@@ -21,8 +19,7 @@ if TYPE_CHECKING:
 
     import trio
 
-Timeout: TypeAlias = float | str | timedelta | None
-"""Milliseconds, a Go duration string such as ``"10s"``, or a timedelta, above 0; None for no limit."""
+    from trio_csp_websocket.protocol.constants import Compression
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -65,22 +62,7 @@ class ConnectOptions(TypedDict, total=False):
 
 
 _DEFAULT_DIAL_TIMEOUT = "30s"
-_DEFAULT_CLOSE_TIMEOUT = "10s"
-_DEFAULT_THRESHOLDS = {
-    Compression.DISABLED: 128,
-    Compression.CONTEXT_TAKEOVER: 128,
-    Compression.NO_CONTEXT: 512,
-}
-_MAX_THRESHOLD = 100 * 1024 * 1024
 _DEFAULT_USER_AGENT = f"trio-csp/{csp.__version__}"
-_DEFAULT_CHANNEL_CAPACITY = 16
-_MAX_CHANNEL_CAPACITY = 10_000
-_DEFAULT_READ_LIMIT = 16 * 1024 * 1024
-_MAX_READ_LIMIT = 128 * 1024 * 1024
-
-# As far as Go's durations go.
-_MAX_MILLISECONDS = 2**63 / 1_000_000
-
 # RFC 9110, section 5.6.2; also the grammar of a subprotocol (RFC 6455, section 4.1).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -95,16 +77,9 @@ class Options:
     """With Origin and User-Agent."""
     protocols: tuple[str, ...]
     dial_timeout_seconds: float
-    read_timeout_seconds: float
-    write_timeout_seconds: float
-    compression: Compression
-    compression_threshold_bytes: int
-    read_limit_bytes: int
-    channel_capacity: int
     ssl_context: ssl.SSLContext | None
     server_hostname: str | None
-    keepalive_seconds: float
-    close_timeout_seconds: float
+    connection: Settings
 
 
 def parse_options(given: Mapping[str, object]) -> Options:
@@ -123,71 +98,14 @@ def parse_options(given: Mapping[str, object]) -> Options:
         raise InvalidTypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
     if ssl_context is not None and ssl_context.protocol is ssl.PROTOCOL_TLS_SERVER:
         raise InvalidError("ssl_context must be one for clients, not of PROTOCOL_TLS_SERVER")
-    compression = _compression(given.get("compression", Compression.DISABLED))
     return Options(
         headers=_headers(given),
         protocols=_protocols(given.get("protocols")),
         dial_timeout_seconds=parse_timeout("dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT)),
-        read_timeout_seconds=parse_timeout("read_timeout", given.get("read_timeout")),
-        write_timeout_seconds=parse_timeout("write_timeout", given.get("write_timeout")),
-        compression=compression,
-        compression_threshold_bytes=parse_whole_number(
-            "compression_threshold",
-            given.get("compression_threshold", _DEFAULT_THRESHOLDS[compression]),
-            0,
-            _MAX_THRESHOLD,
-        ),
-        read_limit_bytes=parse_whole_number("read_limit", given.get("read_limit", 0), 0, _MAX_READ_LIMIT)
-        or _DEFAULT_READ_LIMIT,
-        channel_capacity=parse_whole_number(
-            "channel_capacity", given.get("channel_capacity", _DEFAULT_CHANNEL_CAPACITY), 1, _MAX_CHANNEL_CAPACITY
-        ),
         ssl_context=ssl_context,
         server_hostname=_server_hostname(given.get("server_hostname")),
-        keepalive_seconds=parse_timeout("keepalive", given.get("keepalive")),
-        close_timeout_seconds=parse_timeout("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
+        connection=parse_settings(given),
     )
-
-
-def parse_timeout(name: str, timeout: object, *, optional: bool = True) -> float:
-    """Return a timeout in seconds, `math.inf` for None if it is optional; raise `InvalidError` for one that is none."""
-    if timeout is None and optional:
-        return math.inf
-    if isinstance(timeout, int | float) and not isinstance(timeout, bool):
-        seconds = timeout / 1000 if -_MAX_MILLISECONDS <= timeout <= _MAX_MILLISECONDS else math.inf
-    elif isinstance(timeout, str | timedelta):
-        seconds = csp.parse_duration(timeout, name=name)
-    else:
-        wanted = 'a number of milliseconds, a string such as "10s"'
-        wanted += ", a timedelta or None" if optional else " or a timedelta"
-        raise InvalidTypeError(f"{name} must be {wanted}, not {timeout!r}")
-    if not 0 < seconds < math.inf:
-        no_limit = ", or None for no limit" if optional else ""
-        raise InvalidError(f"{name} must be above 0 and finite{no_limit}, not {_shown(timeout)}")
-    return seconds
-
-
-def _shown(value: object) -> str:
-    """Return a value as an error shows it; Python refuses to print numbers of thousands of digits."""
-    return "a number that large" if isinstance(value, int) and abs(value) > 10**1000 else repr(value)
-
-
-def parse_whole_number(name: str, number: object, least: int, most: int) -> int:
-    """Return a whole number that is within its bounds, or raise `InvalidError`."""
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise InvalidTypeError(f"{name} must be a whole number, not {number!r}")
-    if not least <= number <= most:
-        raise InvalidError(f"{name} must be {least} to {most}, not {_shown(number)}")
-    return number
-
-
-def _compression(mode: object) -> Compression:
-    wanted = "COMPRESSION.DISABLED (0), CONTEXT_TAKEOVER (1) or NO_CONTEXT (2)"
-    if not isinstance(mode, int) or isinstance(mode, bool):
-        raise InvalidTypeError(f"compression must be {wanted}, not {mode!r}")
-    if mode not in tuple(Compression):
-        raise InvalidError(f"compression must be {wanted}, not {_shown(mode)}")
-    return Compression(mode)
 
 
 def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:

@@ -26,12 +26,13 @@ from csp.errors import (
     NoContextError,
 )
 from trio_csp_websocket.client.backoff import Backoff, retry_after
-from trio_csp_websocket.client.client import Client, check_close, encoded
 from trio_csp_websocket.client.connect import Connecting, Dial, check
-from trio_csp_websocket.client.options import ConnectOptions, Options, parse_timeout, parse_whole_number
+from trio_csp_websocket.client.options import ConnectOptions, Options
 from trio_csp_websocket.client.states import Gap, State
+from trio_csp_websocket.connection.settings import parse_timeout, parse_whole_number
+from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
-from trio_csp_websocket.protocol.frames import Message
+from trio_csp_websocket.protocol.messages import Message, encoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.protocol.url import Target
 
 Subscribe: TypeAlias = "Callable[[Client], Awaitable[object]]"
@@ -148,7 +150,7 @@ class Reconnecting:
         self._backoff = backoff
         self._subscribe = subscribe
         self._max_attempts = max_attempts
-        self._channel = csp.Channel[Message | Gap](options.channel_capacity)
+        self._channel = csp.Channel[Message | Gap](options.connection.channel_capacity)
         self._states = csp.Channel[State](_STATES_KEPT, overflow="drop_oldest")
         self._state = State("connecting", 1)
         self._client: Client | None = None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from trio_csp_websocket.client.client import Client
-    from trio_csp_websocket.protocol.frames import Message
+    from trio_csp_websocket.protocol.messages import Message
 
 _PREVIEW_BYTES = 16
 # What a terminal obeys, and what reorders text, so that it reads as another.

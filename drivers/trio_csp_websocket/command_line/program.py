@@ -22,7 +22,7 @@ from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped
 from trio_csp_websocket.command_line.prompt import prompt
 from trio_csp_websocket.command_line.session import Session, Stop
 from trio_csp_websocket.command_line.streams import read_lines, streams
-from trio_csp_websocket.protocol.frames import Message
+from trio_csp_websocket.protocol.messages import Message
 from trio_csp_websocket.testing.memory import websocket_server
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import trio
 
 import csp
 from csp.errors import ConnectionFailedError, InvalidError
-from trio_csp_websocket.client.client import check_close
 from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped
+from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
 
 if TYPE_CHECKING:
     from trio_csp_websocket.client.client import Client
-    from trio_csp_websocket.protocol.frames import Message
+    from trio_csp_websocket.protocol.messages import Message
 
 HELP = (
     "/ping                    measure the round-trip time",

@@ -2,6 +2,7 @@
 
 From the bottom:
 
+- `settings`: limits, timeouts and compression, checked
 - `ending`: how a connection ended
 - `pings`: pings that are not answered yet
 - `delivery`: from what was parsed to the channel of messages

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import csp
-from trio_csp_websocket.protocol.frames import Message
+from trio_csp_websocket.protocol.messages import Message
 
 if TYPE_CHECKING:
     from collections import deque

@@ -2,13 +2,16 @@
 
 From the bottom:
 
-- `constants`: the constants of the interface, and which close codes may be sent
-- `frames`: what frames are made of, and what they carry
+- `constants`: the constants of the interface
+- `frames`: what frames are made of, and how a peer breaks the protocol
+- `messages`: data messages, received and to be sent
+- `close`: close frames, and which codes and reasons they may have
 - `pieces`: bytes that arrive in pieces
 - `negotiation`: agreeing on compression
 - `deflate`: compressing and inflating messages
 - `decoder`: bytes become messages and control frames
 - `encoder`: messages and control frames become bytes
+- `headers`: HTTP headers
 - `url`: URLs, parsed and normalised
 - `response`: checks a server's answer to the opening handshake
 """

@@ -1,4 +1,4 @@
-"""The constants of the WebSocket client's interface, and which close codes may go on the wire."""
+"""The constants of the WebSocket interface."""
 
 from __future__ import annotations
 
@@ -48,8 +48,3 @@ class CloseCode(IntEnum):
 # The names of the specified interface.
 COMPRESSION: Final[type[Compression]] = Compression
 CLOSE_CODES: Final[type[CloseCode]] = CloseCode
-
-
-def is_sendable(code: int) -> bool:
-    """Tell whether a close frame may carry this code; 1004, 1005, 1006 and 1015 never appear on the wire."""
-    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999

@@ -13,6 +13,7 @@ import codecs
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
+from trio_csp_websocket.protocol.close import parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.frames import (
     BINARY_FRAME,
@@ -28,11 +29,10 @@ from trio_csp_websocket.protocol.frames import (
     RESERVED_BITS,
     TEXT_FRAME,
     Control,
-    Message,
     ProtocolViolation,
-    parse_close,
     protocol_error,
 )
+from trio_csp_websocket.protocol.messages import Message
 from trio_csp_websocket.protocol.pieces import Pieces
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""What WebSocket frames are made of (RFC 6455, section 5), and what they carry."""
+"""What WebSocket frames are made of (RFC 6455, section 5), and how a peer breaks the protocol."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from trio_csp_websocket.protocol.constants import CloseCode, MessageType, is_sendable
+from trio_csp_websocket.protocol.constants import CloseCode
 
 CONTINUATION: Final = 0x0
 TEXT_FRAME: Final = 0x1
@@ -23,14 +23,6 @@ CONTROL: Final = 0x08
 """Set in the opcode of every control frame."""
 
 MAX_CONTROL_PAYLOAD: Final = 125
-MAX_REASON_BYTES: Final = 123
-
-
-class Message(NamedTuple):
-    """A data message: its type, ``"text"`` or ``"binary"``, and its data, a str or bytes accordingly."""
-
-    type: MessageType
-    data: str | bytes
 
 
 class Control(NamedTuple):
@@ -54,31 +46,7 @@ def protocol_error(reason: str) -> ProtocolViolation:
     return ProtocolViolation(CloseCode.PROTOCOL_ERROR, reason)
 
 
-def parse_close(payload: bytes) -> tuple[int, str]:
-    """Return code and reason of a close frame's payload; code 1005 if it carries none (RFC 6455, section 7.1.5).
-
-    Raises:
-        ProtocolViolation: it is malformed, or the code must not appear on the wire.
-    """
-    if not payload:
-        return CloseCode.NO_STATUS, ""
-    if len(payload) == 1:
-        raise protocol_error("a close frame has half a code")
-    code = int.from_bytes(payload[:2], "big")
-    if not is_sendable(code):
-        raise protocol_error(f"a close frame has the invalid code {code}")
-    try:
-        return code, payload[2:].decode()
-    except UnicodeDecodeError:
-        raise ProtocolViolation(CloseCode.INVALID_PAYLOAD, "a close frame's reason is not UTF-8") from None
-
-
 def encode_from_server(opcode: int, payload: bytes) -> bytes:
     """Return a small unmasked frame, as a server would send it."""
     assert len(payload) <= MAX_CONTROL_PAYLOAD
     return bytes((FIN | opcode, len(payload))) + payload
-
-
-def close_payload(code: int, reason: str) -> bytes:
-    """Return the payload of a close frame, the reason cut to the 123 bytes it may have, at a character's end."""
-    return code.to_bytes(2, "big") + reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()

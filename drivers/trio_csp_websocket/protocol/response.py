@@ -13,6 +13,7 @@ import h11
 from wsproto.utilities import generate_accept_token
 
 from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket.protocol.headers import joined
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Handshake:
             retryable=status in _RETRYABLE_STATUSES or status >= 500,
             details={
                 "status": status,
-                "headers": _joined(self.headers),
+                "headers": joined(self.headers),
                 "body": self._body[:MAX_BODY_BYTES],
             },
         )
@@ -173,7 +174,7 @@ class Handshake:
     def _invalid(self, reason: str) -> ConnectionFailedError:
         return _bad_answer(
             f"the server's answer to the handshake is invalid: {reason}",
-            {"status": _SWITCHING_PROTOCOLS, "headers": _joined(self.headers), "body": b""},
+            {"status": _SWITCHING_PROTOCOLS, "headers": joined(self.headers), "body": b""},
         )
 
 
@@ -190,18 +191,3 @@ def _canonical_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         if name not in (b"upgrade", b"connection", b"sec-websocket-extensions")
     ]
     return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def parse_headers(head: bytes) -> Headers[str, str]:
-    """Return the headers that `Handshake.head` gave."""
-    headers: Headers[str, str] = Headers()
-    for line in head.decode("latin-1").split("\r\n"):
-        name, _, value = line.partition(": ")
-        headers[name] = value
-    return headers
-
-
-def _joined(headers: Headers[str, str]) -> dict[str, str]:
-    """Return headers by their names in lower case, repeated ones joined as RFC 9110, section 5.3, allows."""
-    names = {name.lower() for name in headers}
-    return {name: ", ".join(headers.get_all(name, [])) for name in sorted(names)}

@@ -15,8 +15,8 @@ import csp
 from csp.errors import ConnectionFailedError, Kind
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.protocol.constants import TYPE_BINARY, TYPE_TEXT, CloseCode
-from trio_csp_websocket.protocol.frames import Message
-from trio_csp_websocket.protocol.response import parse_headers
+from trio_csp_websocket.protocol.headers import parse_headers
+from trio_csp_websocket.protocol.messages import Message
 
 # Reading stops while so many messages are not received.
 _MAX_UNRECEIVED = 1000

@@ -11,9 +11,10 @@ from wsproto.events import AcceptConnection, BytesMessage, Ping, RejectConnectio
 from wsproto.extensions import PerMessageDeflate
 
 from csp.errors import InvalidError, NoContextError
-from trio_csp_websocket.client.client import encoded
+from trio_csp_websocket.protocol.close import close_payload
 from trio_csp_websocket.protocol.constants import CloseCode
-from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD, close_payload, encode_from_server
+from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD, encode_from_server
+from trio_csp_websocket.protocol.messages import encoded
 from trio_csp_websocket.testing.peer import ConnectionEndedError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import csp
     from csp.errors import ConnectionFailedError
-    from trio_csp_websocket.protocol.frames import Message
+    from trio_csp_websocket.protocol.messages import Message
     from trio_csp_websocket.testing.peer import Peer
 
 GivenHeaders: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]] | None"

@@ -19,6 +19,7 @@ from csp.errors import InvalidError, InvalidTypeError, Kind
 from csp.websocket import COMPRESSION
 from tests.websocket._server import URL, Server, connecting
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
+from trio_csp_websocket.connection.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,16 +54,18 @@ def test_the_defaults_are_those_of_the_specification() -> None:
         headers=(USER_AGENT,),
         protocols=(),
         dial_timeout_seconds=30,
-        read_timeout_seconds=math.inf,
-        write_timeout_seconds=math.inf,
-        compression=websocket.COMPRESSION.DISABLED,
-        compression_threshold_bytes=128,
-        read_limit_bytes=16 * 1024 * 1024,
-        channel_capacity=16,
         ssl_context=None,
         server_hostname=None,
-        keepalive_seconds=math.inf,
-        close_timeout_seconds=10,
+        connection=Settings(
+            read_timeout_seconds=math.inf,
+            write_timeout_seconds=math.inf,
+            compression=websocket.COMPRESSION.DISABLED,
+            compression_threshold_bytes=128,
+            read_limit_bytes=16 * 1024 * 1024,
+            channel_capacity=16,
+            keepalive_seconds=math.inf,
+            close_timeout_seconds=10,
+        ),
     )
 
 
@@ -106,7 +109,8 @@ TIMEOUTS = ["dial_timeout", "close_timeout", "read_timeout", "write_timeout", "k
 
 
 def seconds(name: str, value: object) -> float:
-    result: float = getattr(parse_options({name: value}), f"{name}_seconds")
+    options = parse_options({name: value})
+    result: float = getattr(options if name == "dial_timeout" else options.connection, f"{name}_seconds")
     return result
 
 
@@ -215,7 +219,7 @@ def test_a_timeout_of_another_type_is_invalid(name: str, value: object) -> None:
 
 @pytest.mark.parametrize("value", [1, 16, 10_000])
 def test_the_channel_capacity_may_be_1_to_10000(value: int) -> None:
-    assert parsed(channel_capacity=value).channel_capacity == value
+    assert parsed(channel_capacity=value).connection.channel_capacity == value
 
 
 @pytest.mark.parametrize("value", [0, -1, 10_001, 10**30])
@@ -225,7 +229,7 @@ def test_another_channel_capacity_is_invalid(value: int) -> None:
 
 @pytest.mark.parametrize(("value", "limit"), [(0, 16 * 1024 * 1024), (1, 1), (134_217_728, 134_217_728)])
 def test_the_read_limit_may_be_0_to_134217728_and_0_is_the_default(value: int, limit: int) -> None:
-    assert parsed(read_limit=value).read_limit_bytes == limit
+    assert parsed(read_limit=value).connection.read_limit_bytes == limit
 
 
 @pytest.mark.parametrize("value", [-1, 134_217_729, 10**30])
@@ -235,7 +239,7 @@ def test_another_read_limit_is_invalid(value: int) -> None:
 
 @pytest.mark.parametrize("value", [*COMPRESSION, 0, 1, 2])
 def test_compression_is_one_of_the_constants_or_its_number(value: int) -> None:
-    assert parsed(compression=value).compression is COMPRESSION(value)
+    assert parsed(compression=value).connection.compression is COMPRESSION(value)
 
 
 MODES = "COMPRESSION.DISABLED (0), CONTEXT_TAKEOVER (1) or NO_CONTEXT (2)"
@@ -249,7 +253,7 @@ def test_another_compression_is_invalid(value: int) -> None:
 @pytest.mark.parametrize("value", [0, 1, 128, 104_857_600])
 @pytest.mark.parametrize("compression", COMPRESSION)
 def test_the_compression_threshold_may_be_0_to_104857600(value: int, compression: websocket.Compression) -> None:
-    assert parsed(compression=compression, compression_threshold=value).compression_threshold_bytes == value
+    assert parsed(compression=compression, compression_threshold=value).connection.compression_threshold_bytes == value
 
 
 @pytest.mark.parametrize("value", [-1, 104_857_601, 10**30])
@@ -258,9 +262,9 @@ def test_another_compression_threshold_is_invalid(value: int) -> None:
 
 
 def test_the_default_compression_threshold_follows_the_compression() -> None:
-    assert parsed(compression=COMPRESSION.DISABLED).compression_threshold_bytes == 128
-    assert parsed(compression=COMPRESSION.CONTEXT_TAKEOVER).compression_threshold_bytes == 128
-    assert parsed(compression=COMPRESSION.NO_CONTEXT).compression_threshold_bytes == 512
+    assert parsed(compression=COMPRESSION.DISABLED).connection.compression_threshold_bytes == 128
+    assert parsed(compression=COMPRESSION.CONTEXT_TAKEOVER).connection.compression_threshold_bytes == 128
+    assert parsed(compression=COMPRESSION.NO_CONTEXT).connection.compression_threshold_bytes == 512
 
 
 @pytest.mark.parametrize("name", ["channel_capacity", "read_limit", "compression", "compression_threshold"])

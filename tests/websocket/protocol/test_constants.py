@@ -7,7 +7,7 @@ from enum import IntEnum
 import pytest
 
 from csp import websocket
-from trio_csp_websocket.protocol.constants import is_sendable
+from trio_csp_websocket.protocol.close import is_sendable
 
 
 def test_types_of_messages_are_those_of_the_specification() -> None:

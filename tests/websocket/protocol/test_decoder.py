@@ -23,7 +23,8 @@ from tests.websocket._server import (
 )
 from trio_csp_websocket.protocol.decoder import Decoder
 from trio_csp_websocket.protocol.deflate import Inflater
-from trio_csp_websocket.protocol.frames import Control, Message, ProtocolViolation
+from trio_csp_websocket.protocol.frames import Control, ProtocolViolation
+from trio_csp_websocket.protocol.messages import Message
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
 
 LIMIT = 1 << 20

@@ -7,7 +7,8 @@ import struct
 import pytest
 
 from tests.websocket._server import PING, frame
-from trio_csp_websocket.protocol.frames import close_payload, encode_from_server, parse_close
+from trio_csp_websocket.protocol.close import close_payload, parse_close
+from trio_csp_websocket.protocol.frames import encode_from_server
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])

@@ -1,0 +1,116 @@
+"""What can be set for a connection, whichever end of it is ours: limits, timeouts, compression; checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeAlias
+
+import csp
+from csp.errors import InvalidError, InvalidTypeError
+from trio_csp_websocket.protocol.constants import Compression
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Timeout: TypeAlias = float | str | timedelta | None
+"""Milliseconds, a Go duration string such as ``"10s"``, or a timedelta, above 0; None for no limit."""
+
+_DEFAULT_CLOSE_TIMEOUT = "10s"
+_DEFAULT_THRESHOLDS = {
+    Compression.DISABLED: 128,
+    Compression.CONTEXT_TAKEOVER: 128,
+    Compression.NO_CONTEXT: 512,
+}
+_MAX_THRESHOLD = 100 * 1024 * 1024
+_DEFAULT_CHANNEL_CAPACITY = 16
+_MAX_CHANNEL_CAPACITY = 10_000
+_DEFAULT_READ_LIMIT = 16 * 1024 * 1024
+_MAX_READ_LIMIT = 128 * 1024 * 1024
+
+# As far as Go's durations go.
+_MAX_MILLISECONDS = 2**63 / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Checked settings."""
+
+    read_timeout_seconds: float
+    write_timeout_seconds: float
+    compression: Compression
+    compression_threshold_bytes: int
+    read_limit_bytes: int
+    channel_capacity: int
+    keepalive_seconds: float
+    close_timeout_seconds: float
+
+
+def parse_settings(given: Mapping[str, object]) -> Settings:
+    """Check the options that concern an open connection; the other options are not looked at.
+
+    Raises:
+        InvalidError: one is out of range or malformed; the text names it, its value and the bound.
+        InvalidTypeError: one is of the wrong type.
+    """
+    compression = _compression(given.get("compression", Compression.DISABLED))
+    return Settings(
+        read_timeout_seconds=parse_timeout("read_timeout", given.get("read_timeout")),
+        write_timeout_seconds=parse_timeout("write_timeout", given.get("write_timeout")),
+        compression=compression,
+        compression_threshold_bytes=parse_whole_number(
+            "compression_threshold",
+            given.get("compression_threshold", _DEFAULT_THRESHOLDS[compression]),
+            0,
+            _MAX_THRESHOLD,
+        ),
+        read_limit_bytes=parse_whole_number("read_limit", given.get("read_limit", 0), 0, _MAX_READ_LIMIT)
+        or _DEFAULT_READ_LIMIT,
+        channel_capacity=parse_whole_number(
+            "channel_capacity", given.get("channel_capacity", _DEFAULT_CHANNEL_CAPACITY), 1, _MAX_CHANNEL_CAPACITY
+        ),
+        keepalive_seconds=parse_timeout("keepalive", given.get("keepalive")),
+        close_timeout_seconds=parse_timeout("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
+    )
+
+
+def parse_timeout(name: str, timeout: object, *, optional: bool = True) -> float:
+    """Return a timeout in seconds, `math.inf` for None if it is optional; raise `InvalidError` for one that is none."""
+    if timeout is None and optional:
+        return math.inf
+    if isinstance(timeout, int | float) and not isinstance(timeout, bool):
+        seconds = timeout / 1000 if -_MAX_MILLISECONDS <= timeout <= _MAX_MILLISECONDS else math.inf
+    elif isinstance(timeout, str | timedelta):
+        seconds = csp.parse_duration(timeout, name=name)
+    else:
+        wanted = 'a number of milliseconds, a string such as "10s"'
+        wanted += ", a timedelta or None" if optional else " or a timedelta"
+        raise InvalidTypeError(f"{name} must be {wanted}, not {timeout!r}")
+    if not 0 < seconds < math.inf:
+        no_limit = ", or None for no limit" if optional else ""
+        raise InvalidError(f"{name} must be above 0 and finite{no_limit}, not {_shown(timeout)}")
+    return seconds
+
+
+def _shown(value: object) -> str:
+    """Return a value as an error shows it; Python refuses to print numbers of thousands of digits."""
+    return "a number that large" if isinstance(value, int) and abs(value) > 10**1000 else repr(value)
+
+
+def parse_whole_number(name: str, number: object, least: int, most: int) -> int:
+    """Return a whole number that is within its bounds, or raise `InvalidError`."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InvalidTypeError(f"{name} must be a whole number, not {number!r}")
+    if not least <= number <= most:
+        raise InvalidError(f"{name} must be {least} to {most}, not {_shown(number)}")
+    return number
+
+
+def _compression(mode: object) -> Compression:
+    wanted = "COMPRESSION.DISABLED (0), CONTEXT_TAKEOVER (1) or NO_CONTEXT (2)"
+    if not isinstance(mode, int) or isinstance(mode, bool):
+        raise InvalidTypeError(f"compression must be {wanted}, not {mode!r}")
+    if mode not in tuple(Compression):
+        raise InvalidError(f"compression must be {wanted}, not {_shown(mode)}")
+    return Compression(mode)
