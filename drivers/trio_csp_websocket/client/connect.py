@@ -19,8 +19,8 @@ from csp.errors import (
     wrap,
 )
 from trio_csp_websocket.client.client import Client
-from trio_csp_websocket.client.connection import Connection
 from trio_csp_websocket.client.dial import dial as dial_server
+from trio_csp_websocket.client.handshakes import Handshakes
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.url import Target, parse_url
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
+    from trio_csp_websocket.connection.connection import Connection
     from trio_csp_websocket.transport.base import Transport
 
 
@@ -106,7 +107,8 @@ class Connecting:
         self._caller_nursery = nursery
         self._dial = dial or dial_server
         self._used = False
-        self._reached: Connection | None = None
+        self._reached: Handshakes | None = None
+        self._connection: Connection
 
     def __repr__(self) -> str:
         return f"<csp.websocket.connect({self._target.url!r})>"
@@ -142,7 +144,7 @@ class Connecting:
         self._nursery = await self._background.__aenter__()
         try:
             with trio.fail_after(self._options.dial_timeout_seconds):
-                self._connection = await self._open()
+                return await self._open()
         except trio.TooSlowError:
             await self._background.__aexit__(None, None, None)
             raise self._timed_out() from None
@@ -152,7 +154,6 @@ class Connecting:
         except BaseException:
             await self._background.__aexit__(None, None, None)
             raise
-        return Client(self._connection, self._target.url)
 
     def _timed_out(self) -> ConnectionFailedError:
         if self._reached is None:
@@ -183,20 +184,21 @@ class Connecting:
                 f"connections to {self._target.url} are not allowed", details={"url": self._target.url}
             )
 
-    async def _open(self) -> Connection:
+    async def _open(self) -> Client:
         """Connect and shake hands."""
         transport = await self._dial(self._target, self._options)
-        connection = self._reached = Connection(transport, self._options, self._nursery)
+        handshakes = self._reached = Handshakes(transport, self._options, self._nursery)
         headers = list(self._options.headers)
         credentials = self._target.authorization
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
             headers.append((b"Authorization", credentials.encode("ascii")))
         try:
-            await connection.open(self._target, headers)
+            self._connection, subprotocol, head = await handshakes.open(self._target, headers)
         except BaseException:
-            await connection.abort("it could not be opened")
+            await handshakes.abort()
             raise
-        return connection
+        self._reached = None
+        return Client(self._connection, self._target.url, subprotocol, head)
 
     @enable_ki_protection
     async def __aexit__(

@@ -1,4 +1,4 @@
-"""The parts of an open connection.
+"""One open connection, at either end of it.
 
 From the bottom:
 
@@ -8,4 +8,6 @@ From the bottom:
 - `delivery`: from what was parsed to the channel of messages
 - `writer`: the one place where frames are written
 - `liveness`: how long a connection waits for its peer
+- `connection`: the data plane of one connection, and its states
+- `endpoint`: what an application holds, at either end
 """

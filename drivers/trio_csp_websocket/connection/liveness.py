@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_csp_websocket.protocol.frames import PING
-
 if TYPE_CHECKING:
     from trio_csp_websocket.connection.delivery import Delivery
     from trio_csp_websocket.connection.pings import Pings
@@ -25,7 +23,7 @@ class PeerStalledError(Exception):
     """The peer has let us wait for too long; the text says for what."""
 
 
-class Patience:
+class Liveness:
     """Reads from a transport, within limits.
 
     - The read timeout is for one whole message. Parts of it, pings and pongs do not extend it.
@@ -64,27 +62,27 @@ class Patience:
         Raises:
             PeerStalledError: waiting took too long.
         """
-        start = trio.current_time()
-        read_deadline = self._read_deadline(start)
-        silence_deadline = start + self._keepalive_seconds
+        now = trio.current_time()
+        read_deadline = self._read_deadline(now)
+        silence_deadline = now + self._keepalive_seconds
         asked = probed = busy = False
         sent = 0
-        while start < read_deadline:
+        while now < read_deadline:
+            if now >= silence_deadline:
+                # Whether there was something to write an interval ago, and all that has been written since.
+                if asked and (not busy or self._transport.bytes_sent == sent):
+                    return await self._look(max_bytes, f"nothing for {self._keepalive_seconds:g} s after a ping")
+                busy, sent = self._writer.busy, self._transport.bytes_sent
+                # A ping that waits in line does as well; one of ours would overtake it, and its pong seem to answer
+                # both.
+                if not probed and not self._writer.ping_waits:
+                    self._writer.send_ping(self._pings.probe())
+                    probed = True
+                asked = True
+                silence_deadline = now + self._keepalive_seconds
             with trio.move_on_at(min(read_deadline, silence_deadline)):
                 return await self._transport.receive_some(max_bytes)
             now = trio.current_time()
-            if now >= read_deadline:
-                break
-            # Whether there was something to write an interval ago, and all that has been written since.
-            if asked and (not busy or self._transport.bytes_sent == sent):
-                return await self._look(max_bytes, f"nothing for {self._keepalive_seconds:g} s after a ping")
-            busy, sent = self._writer.busy, self._transport.bytes_sent
-            # A ping that waits in line does as well; one of ours would overtake it, and its pong seem to answer both.
-            if not probed and not self._writer.ping_waits:
-                self._writer.send_control(self._writer.encoder.encode(PING, self._pings.probe()))
-                probed = True
-            asked = True
-            silence_deadline = now + self._keepalive_seconds
         return await self._receive_late(max_bytes, read_deadline)
 
     def _read_deadline(self, now: float) -> float:

@@ -5,8 +5,8 @@ a task writes it; there is one while there is something in the line. A frame has
 on it is written to its end, whatever becomes of the task that sent it. A send that is cancelled before that is taken
 out of the line, and nothing of it goes out.
 
-Control frames come from the very task that reads the connection: trio-websocket's, and the pings of keepalive.
-Handing one over therefore never waits, or a large send to a peer that echoes would block the reading that alone can
+Control frames come from the very task that reads the connection: pongs, the pings of keepalive, close frames. Handing
+one over therefore never waits, or a large send to a peer that echoes would block the reading that alone can
 unblock it. They are put between data frames; of the pongs not yet written only the latest few count (RFC 6455,
 section 5.5.3, would allow one), which bounds what a peer's pings can pile up.
 """
@@ -22,10 +22,10 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
-from trio_csp_websocket.protocol.encoder import Encoder
-from trio_csp_websocket.protocol.frames import CLOSE, OPCODE, PING
+from trio_csp_websocket.protocol.frames import PING, PONG
 
 if TYPE_CHECKING:
+    from trio_csp_websocket.protocol.encoder import Encoder
     from trio_csp_websocket.transport.base import Transport
 
 MAX_WAITING_PONGS = 16
@@ -62,11 +62,14 @@ class Writer:
     Args:
         transport: where to.
         nursery: where a task writes what cannot be written at once.
+        encoder: makes the frames.
         timeout_seconds: how long a `send` may take.
     """
 
-    def __init__(self, transport: Transport, nursery: trio.Nursery, timeout_seconds: float = math.inf) -> None:
-        self.encoder = Encoder()
+    def __init__(
+        self, transport: Transport, nursery: trio.Nursery, encoder: Encoder, timeout_seconds: float = math.inf
+    ) -> None:
+        self.encoder = encoder
         self._transport = transport
         transport.on_pending = self._work
         self._nursery = nursery
@@ -90,6 +93,8 @@ class Writer:
         self._failure: Exception | None = None
         # Whether data frames and pings are still taken.
         self._open = True
+        if transport.pending:
+            self._work()
 
     # Handing frames over ---------------------------------------------------------------------------------------------
 
@@ -132,18 +137,29 @@ class Writer:
             raise type(outgoing.failure)(*outgoing.failure.args)
 
     @enable_ki_protection
-    def send_control(self, frame: bytes) -> None:
-        """Take an encoded ping, pong or close frame; never waits, and never fails."""
-        if self._failure is not None or self._close is not None:
-            return
-        opcode = frame[0] & OPCODE
-        if opcode == CLOSE:
+    def send_ping(self, payload: bytes) -> None:
+        """Take a ping for which nobody waits; never waits, and never fails."""
+        if self._failure is None and self._close is None:
+            self._ping = self.encoder.encode(PING, payload)
+            self._write_controls()
+
+    @enable_ki_protection
+    def send_pongs(self, payloads: list[bytes]) -> None:
+        """Take the answers to pings, in order, of which the latest count; never waits, and never fails."""
+        if payloads and self._failure is None and self._close is None:
+            pongs = [self.encoder.encode(PONG, payload) for payload in payloads[-MAX_WAITING_PONGS:]]
+            self._pongs = [*self._pongs, *pongs][-MAX_WAITING_PONGS:]
+            self._write_controls()
+
+    @enable_ki_protection
+    def send_close(self, frame: bytes) -> None:
+        """Take an encoded close frame, after which nothing is taken; never waits, and never fails."""
+        if self._failure is None and self._close is None:
             self._close = frame
             self._open = False
-        elif opcode == PING:
-            self._ping = frame
-        else:
-            self._pongs = [*self._pongs, frame][-MAX_WAITING_PONGS:]
+            self._write_controls()
+
+    def _write_controls(self) -> None:
         if self._transport.synchronous and not self._writing and self._rest is None and not self._line:
             # What waits now are control frames alone.
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):

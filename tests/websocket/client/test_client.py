@@ -6,6 +6,7 @@ import array
 import contextlib
 import enum
 import json
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -589,7 +590,9 @@ async def test_the_stream_given_to_trio_websocket_always_says_that_it_can_be_wri
     server = Server()
     async with connecting(server) as client:
         server.stop_reading()
-        await client._connection.wait_send_all_might_not_block()
+        close = client._connection.send_close
+        assert isinstance(close, MethodType)
+        await close.__self__._stream.wait_send_all_might_not_block()
 
 
 async def test_the_url_is_normalised_and_shows_no_credentials(autojump_clock: MockClock) -> None:

@@ -1,0 +1,235 @@
+"""What an application holds while a connection is open, and after: what both ends have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import trio
+
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, Kind
+from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
+from trio_csp_websocket.connection.writer import WriteTimeoutError
+from trio_csp_websocket.protocol.close import check_close
+from trio_csp_websocket.protocol.constants import BINARY, CloseCode
+from trio_csp_websocket.protocol.frames import MAX_CONTROL_PAYLOAD, PING
+from trio_csp_websocket.protocol.messages import Message, encoded
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    import csp
+    from trio_csp_websocket.connection.connection import Connection
+
+
+class Statistics(NamedTuple):
+    """Counts of a connection so far, as `Client.statistics` returns them.
+
+    ``bytes_sent`` and ``bytes_received`` are those on the wire, above TLS: handshake, frame headers and control frames
+    included. The ``payload_`` counts are those of the messages.
+    """
+
+    messages_sent: int
+    messages_received: int
+    bytes_sent: int
+    bytes_received: int
+    payload_bytes_sent: int
+    payload_bytes_received: int
+
+
+class Endpoint:
+    """One end of an open connection.
+
+    Args:
+        connection: the data plane.
+        url: what `url` says.
+        subprotocol: what `subprotocol` says.
+    """
+
+    def __init__(self, connection: Connection, url: str, subprotocol: str | None) -> None:
+        self._connection = connection
+        self._url = url
+        self._subprotocol = subprotocol
+
+    # Receiving -------------------------------------------------------------------------------------------------------
+
+    def channel(self) -> csp.Channel[Message]:
+        """Return the channel on which messages arrive: always the same one.
+
+        It closes when the connection has ended and all it received is taken. Its ``cause`` is then `error`. While it is
+        full, nothing more is read from the peer, and pings that were not read yet are not answered.
+        """
+        return self._connection.delivery.channel
+
+    async def receive(self) -> csp.Received[Message]:
+        """Take the next message: ``(message, True)``, or ``(None, False)`` once the connection has ended.
+
+        Short for ``channel().receive()``.
+        """
+        return await self._connection.delivery.channel.receive()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        """Take the next message; when the connection has ended, end quietly or raise `error`."""
+        return await self._connection.delivery.channel.__anext__()
+
+    # Sending ---------------------------------------------------------------------------------------------------------
+
+    async def send(self, data: str | Buffer, type: int | None = None) -> None:  # noqa: A002  # the specified name
+        """Send a message, waiting until it is written to the system's buffers.
+
+        Many tasks may send at once; messages go out in the order of the calls. If cancelled before the message began to
+        be written, nothing of it goes out; if later, all of it does, unless the connection ends.
+
+        Args:
+            data: a str goes as a text message, anything bytes-like as a binary one.
+            type: `TEXT` or `BINARY` to say otherwise. A str as `BINARY` goes as its UTF-8; bytes as `TEXT` must be
+                UTF-8.
+
+        Raises:
+            InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is no valid text.
+            InvalidTypeError: ``data`` is neither a str nor bytes-like.
+            ConnectionFailedError: the connection broke, or has ended before. Kind INTERNAL, not retryable.
+            ConnectionTimeoutError: it took longer than ``write_timeout``. Kind TIMEOUT, retryable. If the message had
+                begun to be written, the connection has ended; if not, nothing of it goes out.
+        """
+        opcode, payload = encoded(data, type)
+        try:
+            await self._connection.writer.send(opcode, payload)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
+            await self._connection.send_failed(error)
+            raise self._failure("sending failed", error, retryable=False) from self.error or error
+
+    async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
+        """Send a ping and return at once, with a channel for the answer (RFC 6455, section 5.5.2).
+
+        The channel gives the round-trip time in seconds when the pong comes, and then closes; it closes without a value
+        when the connection ends first. A peer that never answers is not noticed here.
+
+        Args:
+            payload: up to 125 bytes that the peer sends back, a str as UTF-8; by default a running number.
+
+        Raises:
+            InvalidError: the payload is longer.
+            InvalidTypeError: it is neither a str nor bytes-like.
+            ConnectionFailedError: kind INTERNAL. The connection broke, or 1024 pings are unanswered: retryable. It has
+                ended before: not retryable.
+            ConnectionTimeoutError: it took longer than ``write_timeout``; see `send`.
+        """
+        pings = self._connection.pings
+        data = pings.new_payload() if payload is None else bytes(encoded(payload, BINARY, name="payload")[1])
+        if len(data) > MAX_CONTROL_PAYLOAD:
+            raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(data)}")
+        if len(pings) >= MAX_OUTSTANDING:
+            await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
+            raise ConnectionFailedError(
+                f"ping failed: {MAX_OUTSTANDING} pings are unanswered", kind=Kind.INTERNAL, retryable=True
+            )
+        answer = pings.sent(data)
+        try:
+            await self._connection.writer.send(PING, data)
+        except BaseException as error:
+            pings.take_back(answer)
+            if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | WriteTimeoutError):
+                await self._connection.send_failed(error)
+                raise self._failure("ping failed", error, retryable=True) from self.error or error
+            raise
+        return answer
+
+    # Closing ---------------------------------------------------------------------------------------------------------
+
+    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close the connection with a close frame, waiting for the peer's and for the end of the stream.
+
+        Returns within the ``close_timeout`` whatever the peer does, and the socket is closed then. Messages that
+        still arrive are discarded; those in the channel can be received. Closing again, or after the peer has, does
+        nothing but wait for the end. If cancelled, the socket is closed at once.
+
+        Args:
+            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, section 7.4).
+            reason: up to 123 bytes of UTF-8, without line breaks and NUL.
+
+        Raises:
+            InvalidError: code or reason is out of range; nothing was sent.
+            InvalidTypeError: code is not an int, or reason not a str.
+        """
+        check_close(code, reason)
+        await self._connection.close(code, reason)
+
+    @property
+    def closing(self) -> bool:
+        """Whether it was closed from here; false after an end that only the peer or the network brought about."""
+        return self._connection.closing
+
+    @property
+    def close_code(self) -> int | None:
+        """The code the connection ended with; None while it is open.
+
+        Ours if we failed the connection (1002, 1007, 1009; 1011 after a read or keepalive timeout), else the peer's
+        (1005 if it gave none), else 1006.
+        """
+        ending = self._connection.ending
+        return None if ending is None else int(ending.code)
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that goes with `close_code`; None while the connection is open."""
+        ending = self._connection.ending
+        return None if ending is None else ending.reason
+
+    @property
+    def error(self) -> ConnectionFailedError | None:
+        """Why the connection ended, if not as it should; also the ``cause`` of `channel`.
+
+        None while it is open, after our own `close`, and after a peer's close with 1000, 1001 or no code. Kind
+        UNAVAILABLE if the peer closed with another code or the connection was lost, INTERNAL if we failed it,
+        and TIMEOUT (`ConnectionTimeoutError`) after a read, write or keepalive timeout.
+        """
+        ending = self._connection.ending
+        return None if ending is None else ending.error
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The URL of the connection, normalised and without credentials."""
+        return self._url
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol the server chose of those offered, or None."""
+        return self._subprotocol
+
+    @property
+    def latency(self) -> float | None:
+        """The latest round-trip time of a ping in seconds, or None."""
+        return self._connection.pings.latency
+
+    def statistics(self) -> Statistics:
+        """Return counts of messages and bytes so far."""
+        connection = self._connection
+        return Statistics(
+            messages_sent=connection.writer.encoder.messages_sent,
+            messages_received=connection.decoder.messages_received,
+            bytes_sent=connection.transport.bytes_sent,
+            bytes_received=connection.transport.bytes_received,
+            payload_bytes_sent=connection.writer.encoder.payload_bytes_sent,
+            payload_bytes_received=connection.decoder.payload_bytes_received,
+        )
+
+    def __repr__(self) -> str:
+        open_state = "closing" if self.closing else "open"
+        state = open_state if self.close_code is None else f"ended with {self.close_code}"
+        return f"<csp.websocket.{type(self).__name__} {state}, {self._url}>"
+
+    def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
+        """Return what the writer's error is to a user."""
+        if isinstance(error, WriteTimeoutError):
+            return ConnectionTimeoutError(f"{what}: {error}", kind=Kind.TIMEOUT, retryable=True)
+        if isinstance(error, trio.BrokenResourceError):
+            return ConnectionFailedError(
+                f"{what}: the connection broke: {error}", kind=Kind.INTERNAL, retryable=retryable
+            )
+        state = "is being closed" if self.close_code is None else f"has ended (code {self.close_code})"
+        return ConnectionFailedError(f"{what}: the connection {state}", kind=Kind.INTERNAL, retryable=False)
