@@ -1,0 +1,423 @@
+"""The server's end of a connection, as a handler uses it: answers, messages, pings, closing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import Request
+
+import csp
+from csp import testing, websocket
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, NoContextError
+from csp.testing import ServerConnection, websocket_pair, websocket_server
+from tests.websocket._server import TEXT, accepting, details, frame
+from tests.websocket.testing._handlers import URL, masked, raw_client
+from trio_csp_websocket.client.dial import dial
+from trio_csp_websocket.client.options import parse_options
+from trio_csp_websocket.protocol.url import parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio.testing import MockClock
+
+
+# Answers to the handshake ---------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_leaves_before_it_is_accepted_is_gone_for_the_handler(autojump_clock: MockClock) -> None:
+    seen: list[object] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        await trio.sleep(6)
+        seen.append(repr(connection))
+        for operation in (connection.accept(), connection.send("late"), connection.reject(401)):
+            with pytest.raises(testing.ConnectionEndedError):
+                await operation
+        seen.append((await connection.receive()).ok)
+        seen.append((connection.close_code, connection.error))
+        await connection.send("late")
+
+    async with websocket_server(handler):
+        with pytest.raises(ConnectionTimeoutError):
+            async with websocket.connect(URL, dial_timeout="5s"):
+                pass
+        assert trio.current_time() == 5
+        await trio.sleep(5)
+    assert seen == [f"<csp.testing.ServerConnection ended, {URL}>", False, (None, None)]
+
+
+async def refusal(handler: Any, **options: Any) -> ConnectionFailedError:
+    # Caught inside the block, so that the handler comes to its end.
+    async with websocket_server(handler):
+        with pytest.raises(ConnectionFailedError) as raised:
+            async with websocket.connect(URL, **options):
+                pass
+    return raised.value
+
+
+async def test_a_rejection_has_status_headers_and_body() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.reject(401, headers=[("WWW-Authenticate", "Bearer")], body=b"no token")
+        with pytest.raises(NoContextError, match="answered already"):
+            await connection.accept()
+        with pytest.raises(NoContextError, match="not by accept"):
+            await connection.send("late")
+        assert not (await connection.receive()).ok
+        await connection.close()
+        assert connection.error is None
+
+    error = await refusal(handler)
+    assert not error.retryable
+    assert details(error)["status"] == 401
+    assert details(error)["headers"] == {"www-authenticate": "Bearer", "content-length": "8"}
+    assert details(error)["body"] == b"no token"
+
+
+async def test_what_comes_behind_a_rejection_is_ignored() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.reject(403)
+        await connection.wait_closed()
+
+    async with websocket_server(handler):
+        transport = await dial(parse_url(URL), parse_options({}))
+        await transport.send_all(WSConnection(ConnectionType.CLIENT).send(Request(host="api.example.com", target="/")))
+        assert (await transport.receive_some(1000)).startswith(b"HTTP/1.1 403 ")
+        for _ in range(3):
+            await transport.send_all(masked(TEXT, b"\r\n\r\n"))
+        await transport.aclose()
+
+
+async def test_a_rejection_tells_when_to_come_back() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.reject(503, headers={"Retry-After": "120", "content-length": "0"})
+
+    error = await refusal(handler)
+    assert error.retryable
+    assert details(error)["headers"] == {"retry-after": "120", "content-length": "0"}
+
+
+async def test_garbage_for_an_answer() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send_bytes(b"SSH-2.0-OpenSSH\r\n")
+        with pytest.raises(NoContextError):
+            await connection.accept()
+        with pytest.raises(NoContextError, match="not by accept"):
+            await connection.send("hello")
+
+    assert "did not answer in HTTP" in str(await refusal(handler))
+
+
+async def test_a_handler_that_returns_after_half_an_answer_ends_the_stream() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send_bytes(b"HTTP/1.1 101 ")
+
+    assert "in the middle of the handshake" in str(await refusal(handler))
+
+
+async def test_dropped_instead_of_answered() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        connection.drop()
+        with pytest.raises(testing.ConnectionEndedError):
+            await connection.accept()
+
+    assert (await refusal(handler)).retryable
+
+
+async def test_an_answer_that_never_comes(autojump_clock: MockClock) -> None:
+    async def handler(_connection: ServerConnection) -> None:
+        await trio.sleep_forever()
+
+    assert isinstance(await refusal(handler, dial_timeout="30s"), ConnectionTimeoutError)
+    assert trio.current_time() == 30
+
+
+async def test_a_subprotocol_must_have_been_offered() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        with pytest.raises(InvalidError, match=r"\(a, b\), not 'c'"):
+            await connection.accept(protocol="c")
+
+    async with websocket_server(handler), websocket.connect(URL, protocols=["a", "b"]) as client:
+        assert client.subprotocol is None
+
+
+async def test_an_acceptance_by_hand_is_a_connection_of_bytes(autojump_clock: MockClock) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send_bytes(accepting(connection.headers))
+        await connection.send_bytes(frame(TEXT, b"by hand"))
+        await connection.wait_closed()
+        assert not (await connection.receive()).ok
+        assert (connection.close_code, connection.error) == (None, None)
+
+    async with websocket_server(handler), websocket.connect(URL, close_timeout="10s") as client:
+        await client.send("not understood")
+        assert (await client.receive()).value.data == "by hand"
+
+
+async def test_a_handler_that_only_waits_for_the_end_accepts(autojump_clock: MockClock) -> None:
+    async with websocket_server(ServerConnection.wait_closed), websocket.connect(URL) as client:
+        assert client.close_code is None
+
+
+async def test_bytes_that_answer_the_handshake_are_all_of_it(autojump_clock: MockClock) -> None:
+    async def refuse(connection: ServerConnection) -> None:
+        await connection.send_bytes(b"HTTP/1.1 503 Unavailable\r\n\r\nbody")
+
+    error = await refusal(refuse)
+    assert details(error)["body"] == b"body"
+    assert trio.current_time() == 0
+
+
+async def test_headers_of_the_answer_may_be_latin_1(autojump_clock: MockClock) -> None:
+    async def accept(connection: ServerConnection) -> None:
+        await connection.accept(headers={"X-Name": "caf\xe9"})
+        await connection.wait_closed()
+
+    async with websocket_server(accept), websocket.connect(URL) as client:
+        assert client.response_headers["X-Name"] == "caf\xe9"
+
+
+# Messages -------------------------------------------------------------------------------------------------------------
+
+
+async def test_one_select_waits_for_both_ends() -> None:
+    async with websocket_pair() as (client, server):
+        mine, theirs = client.channel(), server.channel()
+        assert server.channel() is theirs
+        await client.send("to the server")
+        result = await csp.select(mine.case_receive(), theirs.case_receive())
+        assert (result.channel, result.value.data) == (theirs, "to the server")
+        await server.send("to the client")
+        result = await csp.select(mine.case_receive(), theirs.case_receive())
+        assert (result.channel, result.value.data) == (mine, "to the client")
+
+
+async def test_what_is_no_message_is_refused_before_anything_is_sent() -> None:
+    async with websocket_pair() as (client, server):
+        bad: Any = 42
+        with pytest.raises(TypeError):
+            await server.send(bad)
+        await server.send("good")
+        assert (await client.receive()).value.data == "good"
+
+
+async def leave_without_a_word() -> None:
+    transport = await raw_client()
+    await transport.aclose()
+
+
+async def leave_with_a_close() -> None:
+    async with websocket.connect(URL):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("leave", "how"),
+    [(leave_with_a_close, "closed with code 1000"), (leave_without_a_word, "the client left without a close frame")],
+)
+async def test_a_handler_that_waits_for_a_message_in_vain_fails_the_test(
+    leave: Callable[[], Awaitable[None]], how: str, autojump_clock: MockClock
+) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await anext(connection)
+
+    async def whole() -> None:
+        async with websocket_server(handler):
+            await leave()
+            await trio.sleep(1)
+
+    said = f"the handler waits for a message, and the client sends no more: {how}"
+    with pytest.raises(AssertionError, match=f"^{said}$"):
+        await whole()
+
+
+# Pings ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_test_can_wait_for_the_clients_pong(autojump_clock: MockClock) -> None:
+    async with websocket_pair() as (_client, server):
+        assert (await (await server.ping(b"payload")).receive()) == (0.0, True)
+        assert (await (await server.ping()).receive()).ok
+
+
+async def test_a_ping_without_an_answer_ends_with_the_connection() -> None:
+    async with websocket_pair() as (_client, server):
+        server.stop_reading()
+        answer = await server.ping()
+        server.drop()
+        assert not (await answer.receive()).ok
+        with pytest.raises(testing.ConnectionEndedError):
+            await server.ping()
+
+
+async def test_pings_of_the_client_are_answered_unless_the_server_is_silent(autojump_clock: MockClock) -> None:
+    async with websocket_pair() as (client, server):
+        assert server.answer_pings
+        assert (await (await client.ping()).receive()).ok
+        server.answer_pings = False
+        answer = await client.ping()
+        with trio.move_on_after(60) as waiting:
+            await answer.receive()
+        assert waiting.cancelled_caught
+
+
+async def test_keepalive_finds_a_silent_server(autojump_clock: MockClock) -> None:
+    async with websocket_pair(keepalive="20s") as (client, server):
+        await trio.sleep(1000)
+        assert client.close_code is None
+        server.answer_pings = False
+        start = trio.current_time()
+        assert not (await client.receive()).ok
+        assert 20 <= trio.current_time() - start <= 60
+        assert isinstance(client.error, ConnectionTimeoutError)
+        await server.wait_closed()
+        assert server.close_code == 1011
+
+
+async def test_a_read_timeout_runs_on_the_clock(autojump_clock: MockClock) -> None:
+    async with websocket_pair(read_timeout="30s") as (client, _server):
+        assert not (await client.receive()).ok
+        assert isinstance(client.error, ConnectionTimeoutError)
+        assert 30 <= trio.current_time() < 31
+
+
+# Closing --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_close_of_the_server_waits_for_the_client() -> None:
+    async with websocket_pair() as (client, server):
+        await server.send("last")
+        await server.close(4001, "enough")
+        assert (server.close_code, server.close_reason) == (4001, "enough")
+        assert "ended" in repr(server)
+        assert (await client.receive()).value.data == "last"
+        assert not (await client.receive()).ok
+        assert (client.close_code, client.close_reason) == (4001, "enough")
+        await server.close()
+        for operation in (server.send("late"), server.ping(), server.send_bytes(b"late")):
+            with pytest.raises(testing.ConnectionEndedError):
+                await operation
+        assert server.error is None
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2000, 65535])
+async def test_any_code_can_be_sent(code: int, autojump_clock: MockClock) -> None:
+    async with websocket_pair() as (client, server):
+        await server.close(code)
+        assert client.close_code == 1002
+        assert (server.close_code, server.error) == (1002, None)
+
+
+async def test_a_close_without_a_code() -> None:
+    async with websocket_pair() as (client, server):
+        await server.close(None)
+        assert (client.close_code, client.error) == (1005, None)
+
+
+async def test_a_close_of_the_client_shows_its_code_and_reason() -> None:
+    async with websocket_pair() as (client, server):
+        assert (server.close_code, server.close_reason) == (None, None)
+        await client.close(4002, "tschüß")
+        assert not (await server.receive()).ok
+        assert (server.close_code, server.close_reason, server.error) == (4002, "tschüß", None)
+        assert client.close_code == 4002
+
+
+async def test_a_client_block_that_fails_closes_with_1011() -> None:
+    codes: list[int | None] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.receive()
+        codes.append(connection.close_code)
+
+    async with websocket_server(handler):
+        with pytest.raises(ZeroDivisionError):
+            async with websocket.connect(URL):
+                raise ZeroDivisionError
+    assert codes == [1011]
+
+
+async def test_a_client_that_does_not_answer_a_close_is_dropped_in_the_end(autojump_clock: MockClock) -> None:
+    async with websocket_pair() as (client, server):
+        server.stop_reading()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.close)
+            await wait_all_tasks_blocked()
+            assert "closing" in repr(server)
+        assert trio.current_time() == 10
+        assert server.close_code is None
+        assert not (await client.receive()).ok
+
+
+async def test_a_cancelled_close_ends_the_stream() -> None:
+    async with websocket_pair() as (client, server):
+        server.stop_reading()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await server.close()
+        assert "ended" in repr(server)
+        assert not (await client.receive()).ok
+
+
+async def test_a_client_whose_close_is_not_answered_gives_up(autojump_clock: MockClock) -> None:
+    async with websocket_pair(close_timeout="3s") as (client, server):
+        server.stop_reading()
+        await client.close()
+        assert trio.current_time() == 3
+
+
+async def test_a_dropped_connection_ends_abnormally() -> None:
+    async with websocket_pair() as (client, server):
+        await server.send("last")
+        server.drop()
+        assert (await client.receive()).value.data == "last"
+        assert not (await client.receive()).ok
+        assert client.close_code == 1006
+        assert client.error is not None
+        assert client.error.retryable
+        server.drop()
+        await server.wait_closed()
+        assert not (await server.receive()).ok
+        assert server.error is None
+
+
+async def test_bytes_may_follow_a_close() -> None:
+    async with websocket_pair() as (client, server):
+        server.stop_reading()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.close)
+            await wait_all_tasks_blocked()
+            with pytest.raises(testing.ConnectionEndedError):
+                await server.send("late")
+            nursery.start_soon(server.send_bytes, frame(TEXT, b"late"))
+            await wait_all_tasks_blocked()
+            server.read_on()
+        assert not (await client.receive()).ok
+        assert client.close_code == 1000
+
+
+# What cannot be written -----------------------------------------------------------------------------------------------
+
+
+async def test_what_a_server_cannot_write_is_an_invalid_error(autojump_clock: MockClock) -> None:
+    async with websocket_pair() as (_, server):
+        with pytest.raises(InvalidError, match="payload must be at most 125 bytes, not 126"):
+            await server.ping(bytes(126))
+        with pytest.raises(InvalidError, match="data must be a str or bytes-like, not int"):
+            await server.send(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        for code, reason in ((70000, ""), (1000, "\ud800")):
+            with pytest.raises(InvalidError, match="such a close frame cannot be written"):
+                await server.close(code, reason)
+        await server.send("still open")
+
+    async def reject(connection: ServerConnection) -> None:
+        with pytest.raises(InvalidError, match="such an answer cannot be written"):
+            await connection.reject(101)
+
+    async with websocket_server(reject), websocket.connect(URL) as client:
+        await client.receive()
+        assert client.close_code == 1000

@@ -1,0 +1,149 @@
+"""The transport over any Trio stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import MemoryReceiveStream, MemorySendStream
+
+from tests.websocket.transport._pairs import over_memory
+from trio_csp_websocket.transport.stream import StreamTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio.testing import MockClock
+
+    from trio_csp_websocket.transport.base import Transport
+
+
+async def test_a_stream_takes_nothing_at_once() -> None:
+    transport, peer = over_memory()
+    assert not transport.synchronous
+    assert transport.send_now(b"hello") == 0
+    assert transport.bytes_sent == 0
+    await transport.aclose()
+    await peer.aclose()
+
+
+class Whole(trio.abc.Stream):
+    """A stream whose direction to the peer cannot be ended alone."""
+
+    def __init__(self) -> None:
+        self.outgoing = MemorySendStream()
+        self.incoming = MemoryReceiveStream()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.outgoing.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.outgoing.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.incoming.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.outgoing.aclose()
+        await self.incoming.aclose()
+
+
+async def test_a_stream_that_cannot_end_one_direction_goes_on() -> None:
+    stream = Whole()
+    transport = StreamTransport(stream)
+    await transport.send_eof()
+    await transport.send_all(b"more")
+    assert stream.outgoing.get_data_nowait() == b"more"
+    await transport.aclose()
+
+
+async def test_a_last_frame_that_is_stuck_is_given_up_after_a_few_passes_of_the_scheduler(
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+) -> None:
+    stream = Whole()
+    stream.outgoing.send_all_hook = trio.sleep_forever
+    passes = 0
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(count)
+    start = trio.current_time()
+    await StreamTransport(stream).send_last(b"last")
+    assert passes < 50
+    assert trio.current_time() == start
+    await stream.aclose()
+    nursery.cancel_scope.cancel()
+
+
+KIB = 1024
+
+
+def bytes_sent(transport: Transport) -> int:
+    return transport.bytes_sent
+
+
+@pytest.mark.parametrize(
+    ("size", "pieces"),
+    [
+        (0, []),
+        (1, [1]),
+        (256 * KIB, [256 * KIB]),
+        (256 * KIB + 1, [256 * KIB, 1]),
+        (1000 * KIB, [256 * KIB, 256 * KIB, 256 * KIB, 232 * KIB]),
+    ],
+)
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_a_stream_gets_large_data_in_pieces_whose_progress_can_be_seen(
+    size: int, pieces: list[int], kind: Callable[[bytes], bytes | bytearray | memoryview]
+) -> None:
+    stream = Whole()
+    transport = StreamTransport(stream)
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    seen: list[tuple[int, int]] = []
+    received = bytearray()
+
+    async def take() -> None:
+        piece = stream.outgoing.get_data_nowait()
+        seen.append((len(piece), bytes_sent(transport)))
+        received.extend(piece)
+
+    stream.outgoing.send_all_hook = take
+    await transport.send_all(kind(data))
+    assert received == data
+    assert seen == [(piece, sum(pieces[:number])) for number, piece in enumerate(pieces)]
+    assert transport.bytes_sent == size
+
+
+async def test_a_stream_that_breaks_in_the_middle_has_sent_the_pieces_before() -> None:
+    stream = Whole()
+    transport = StreamTransport(stream)
+    pieces = 0
+
+    async def take() -> None:
+        nonlocal pieces
+        pieces += 1
+        if pieces == 3:
+            raise trio.BrokenResourceError("gone")
+
+    stream.outgoing.send_all_hook = take
+    data = bytearray(1000 * KIB)
+    with pytest.raises(trio.BrokenResourceError):
+        await transport.send_all(data)
+    assert transport.bytes_sent == 512 * KIB
+    data.clear()  # no view of it is left
+
+
+async def test_receiving_from_a_stream_that_we_have_closed_is_an_error_of_its_own() -> None:
+    transport, peer = over_memory()
+    await peer.send_all(b"too late")
+    await transport.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await transport.receive_some(100)
+    assert transport.bytes_received == 0
+    await peer.aclose()
