@@ -6,7 +6,6 @@ import array
 import contextlib
 import enum
 import json
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -584,15 +583,6 @@ async def test_an_open_client_has_no_close_code_reason_or_error(autojump_clock: 
         assert client.channel() is client.channel()
         assert not client.channel().closed
         assert client.channel().capacity == 16
-
-
-async def test_the_stream_given_to_trio_websocket_always_says_that_it_can_be_written(autojump_clock: MockClock) -> None:
-    server = Server()
-    async with connecting(server) as client:
-        server.stop_reading()
-        close = client._connection.send_close
-        assert isinstance(close, MethodType)
-        await close.__self__._stream.wait_send_all_might_not_block()
 
 
 async def test_the_url_is_normalised_and_shows_no_credentials(autojump_clock: MockClock) -> None:

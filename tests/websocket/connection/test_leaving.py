@@ -12,10 +12,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from csp.errors import ConnectionFailedError, Kind, is_kind
-from tests.websocket._server import ENDED, PING, PONG, Server, close, connecting, drained, frame, text
+from tests.websocket._server import ENDED, PING, Server, close, connecting, drained, frame, text
 from tests.websocket.connection._sends import ended_send
-from trio_csp_websocket.connection.ending import lost
-from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.connection.connection import State
 from trio_csp_websocket.protocol.frames import CLOSE
 
 if TYPE_CHECKING:
@@ -231,11 +230,11 @@ async def test_a_pong_does_not_take_the_place_of_the_last_close_frame(autojump_c
     server = Server()
     async with connecting(server) as client:
         connection = client._connection
-        # trio-websocket answers a ping while the connection is being given up.
-        connection._giving_up = lost("given up", asked=True)
-        await connection.send_all(Encoder().encode(PONG, b""))
+        # A ping is read while the connection is being given up.
+        connection.state = State.GIVEN_UP
+        connection.take_in(frame(PING, b""))
         assert not connection._handshaking.cancel_called
-        connection._giving_up = None
+        connection.state = State.OPEN
     assert [received.opcode for received in server.frames] == [CLOSE]
 
 

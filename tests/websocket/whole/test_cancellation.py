@@ -431,7 +431,7 @@ for closing, moments in CLOSINGS.items():
     operation(14, *moments, name=f"leave by an error, answered {closing}")(
         functools.partial(leave, kind=ValueError, closing=closing)
     )
-    operation(30, name=f"leave by Ctrl-C, answered {closing}")(
+    operation(29, name=f"leave by Ctrl-C, answered {closing}")(
         functools.partial(leave, kind=KeyboardInterrupt, closing=closing)
     )
 

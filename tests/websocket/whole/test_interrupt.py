@@ -123,11 +123,11 @@ def interrupting(target: object, name: str, monkeypatch: pytest.MonkeyPatch, *, 
     original: Callable[..., Any] = getattr(target, name)
     left = [calls]
 
-    def interrupted(*args: Any) -> Any:
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
         left[0] -= 1
         if not after and left[0] == 0:
             signal.raise_signal(signal.SIGINT)
-        result = original(*args)
+        result = original(*args, **kwargs)
         if after and left[0] == 0:
             signal.raise_signal(signal.SIGINT)
         return result
@@ -209,11 +209,11 @@ def test_ctrl_c_during_a_send_never_leaves_half_a_frame_on_a_live_connection(
 
 INTERRUPTED_AT = {
     "the socket is wrapped": ("transport.socket.SocketTransport.__init__", True),
-    "the connection is made": ("client.connection.Connection.__init__", False),
-    "the connection opens": ("client.connection.Connection.open", False),
+    "the connection is made": ("connection.connection.Connection.__init__", False),
+    "the connection opens": ("client.handshakes.Handshakes.open", False),
     "the connection has opened": ("client.client.Client.__init__", True),
-    "the block is left": ("client.connection.Connection.close", False),
-    "the close frame is written": ("connection.writer.Writer.send_control", True),
+    "the block is left": ("connection.connection.Connection.close", False),
+    "the close frame is written": ("connection.writer.Writer.send_close", True),
     "the transport is closed": ("transport.socket.SocketTransport.aclose", False),
     "the connection's tasks are ended": ("client.connect.BackgroundNursery.__aexit__", False),
 }
