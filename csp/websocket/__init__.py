@@ -10,8 +10,9 @@ This module is the face of the driver in ``trio_csp_websocket``.
 
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import Connecting, connect
+from trio_csp_websocket.client.keeper import Subscribe
 from trio_csp_websocket.client.options import ConnectOptions
-from trio_csp_websocket.client.reconnecting import Reconnecting, Subscribe, reconnecting
+from trio_csp_websocket.client.reconnecting import Reconnecting, reconnecting
 from trio_csp_websocket.client.states import Gap, State
 from trio_csp_websocket.connection.endpoint import Statistics
 from trio_csp_websocket.connection.settings import Timeout

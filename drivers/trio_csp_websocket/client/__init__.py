@@ -9,6 +9,7 @@ From the bottom:
 - `client`: an endpoint that connected
 - `connect`: dial, shake hands, and keep it all inside one block
 - `states`: what a connection that comes back tells besides messages
-- `backoff`: how long to wait before the next attempt
+- `backoff`: whether and when to connect again
+- `keeper`: one connection after the other
 - `reconnecting`: one channel of messages over many connections
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import socket
 import ssl
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -97,6 +99,11 @@ def _failed_attempts(error: OSError) -> list[BaseException]:
 
 
 def _reasons(attempts: list[BaseException]) -> str:
-    # Trio puts each address in front; what the system says is behind.
-    reasons = [str(getattr(attempt, "strerror", None) or attempt).rpartition("): ")[2] for attempt in attempts]
-    return "; ".join(dict.fromkeys(reasons))
+    return "; ".join(dict.fromkeys(map(_reason, attempts)))
+
+
+def _reason(attempt: BaseException) -> str:
+    """Return why an address could not be connected to, in the system's words; Trio's text repeats the address."""
+    if isinstance(attempt, OSError) and not isinstance(attempt, socket.gaierror) and attempt.errno is not None:
+        return os.strerror(attempt.errno)
+    return getattr(attempt, "strerror", None) or str(attempt)

@@ -1,54 +1,39 @@
-"""`reconnecting`: one channel of messages over many connections, opened one after the other.
-
-One task does it all, attempt by attempt: connect, subscribe, pass on what comes until the connection has ended, wait.
-Each attempt enters a `Connecting` of its own, so that nothing of a connection outlives it, and the security policies
-are asked each time.
-"""
+"""`reconnecting`: one channel of messages over many connections, opened one after the other."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import deque
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self, TypeAlias, Unpack, cast, final
+from typing import TYPE_CHECKING, Self, Unpack, final
 
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 import csp
 from csp.errors import (
     ConnectionFailedError,
-    ConnectionTimeoutError,
-    Error,
     InvalidError,
     InvalidTypeError,
     Kind,
     NoContextError,
 )
-from trio_csp_websocket.client.backoff import Backoff, retry_after
-from trio_csp_websocket.client.connect import Connecting, Dial, check
-from trio_csp_websocket.client.options import ConnectOptions, Options
-from trio_csp_websocket.client.states import Gap, State
+from trio_csp_websocket.client.backoff import Backoff
+from trio_csp_websocket.client.connect import check
+from trio_csp_websocket.client.keeper import Keeper, Subscribe
+from trio_csp_websocket.client.options import ConnectOptions
 from trio_csp_websocket.connection.settings import parse_timeout, parse_whole_number
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.messages import Message, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator
     from types import TracebackType
 
     from typing_extensions import Buffer
 
     from trio_csp_websocket.client.client import Client
-    from trio_csp_websocket.protocol.url import Target
+    from trio_csp_websocket.client.states import Gap, State
 
-Subscribe: TypeAlias = "Callable[[Client], Awaitable[object]]"
-"""What makes a new connection give what is wanted."""
-
-# A peer that closes with these, and without an error, has not said that it has nothing more to give.
-_COME_BACK = (CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
-_STATES_KEPT = 16
 _MAX_ATTEMPTS = 1_000_000_000
 
 
@@ -127,51 +112,21 @@ def reconnecting(
         raise InvalidError(f"max_delay must be at least min_delay, which is {least:g} s, not {most:g} s")
     if max_attempts is not None:
         parse_whole_number("max_attempts", max_attempts, 1, _MAX_ATTEMPTS)
-    return Reconnecting(target, checked, Backoff(least, most), subscribe, max_attempts)
+    backoff = Backoff(least, most, max_attempts=max_attempts)
+    return Reconnecting(target.url, Keeper(target, checked, backoff, subscribe))
 
 
 @final
 class Reconnecting:
     """What `reconnecting` returns: enter it with ``async with``, once; it is the feed."""
 
-    def __init__(
-        self,
-        target: Target,
-        options: Options,
-        backoff: Backoff,
-        subscribe: Subscribe | None = None,
-        max_attempts: int | None = None,
-        *,
-        dial: Dial | None = None,
-    ) -> None:
-        self._target = target
-        self._options = options
-        self._dial = dial
-        self._backoff = backoff
-        self._subscribe = subscribe
-        self._max_attempts = max_attempts
-        self._channel = csp.Channel[Message | Gap](options.connection.channel_capacity)
-        self._states = csp.Channel[State](_STATES_KEPT, overflow="drop_oldest")
-        self._state = State("connecting", 1)
-        self._client: Client | None = None
-        # Set, and made anew, whenever one who waits to send should look again.
-        self._changed = trio.Event()
-        self._ended = trio.Event()
-        # Around all the feed does, and inside of it what it does with one connection, while there is one.
-        self._scope = trio.CancelScope()
-        self._serving: trio.CancelScope | None = None
-        # Code and reason, once it is to be closed.
-        self._closing: tuple[int, str] | None = None
+    def __init__(self, url: str, keeper: Keeper) -> None:
+        self._url = url
+        self._keeper = keeper
         self._block: contextlib.AbstractAsyncContextManager[None] | None = None
-        # Attempts that failed in a row, and those since the last connection.
-        self._failures = 0
-        self._attempts = 0
-        # For how long the connection of this attempt was open; how and when the last one ended.
-        self._lasted_seconds = 0.0
-        self._lost: tuple[ConnectionFailedError | None, float] | None = None
 
     def __repr__(self) -> str:
-        return f"<csp.websocket.Reconnecting {self._state.name}, {self._target.url}>"
+        return f"<csp.websocket.Reconnecting {self.state.name}, {self._url}>"
 
     # Receiving -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +138,7 @@ class Reconnecting:
         was not in it yet is discarded. While it is full, nothing more is read from the server once what is on its way
         has found a place. Closing it ends the feed at the next message, or before the next attempt.
         """
-        return self._channel
+        return self._keeper.channel
 
     async def receive(self) -> csp.Received[Message | Gap]:
         """Take the next message or gap: ``(value, True)``, or ``(None, False)`` once the feed has ended.
@@ -191,7 +146,7 @@ class Reconnecting:
         Short for ``channel().receive()``.
         """
         self._check_entered()
-        return await self._channel.receive()
+        return await self._keeper.channel.receive()
 
     def __aiter__(self) -> Self:
         return self
@@ -199,26 +154,26 @@ class Reconnecting:
     async def __anext__(self) -> Message | Gap:
         """Take the next message or gap; when the feed has ended, end quietly or raise its cause."""
         self._check_entered()
-        return await self._channel.__anext__()
+        return await self._keeper.channel.__anext__()
 
     # State -----------------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
         """What the feed is doing."""
-        return self._state
+        return self._keeper.state
 
     def states(self) -> csp.Channel[State]:
         """Return the channel on which each new `state` arrives: always the same one.
 
         Nobody has to read it: it keeps the latest 16. It closes, without a cause, when the feed has ended.
         """
-        return self._states
+        return self._keeper.states
 
     @property
     def client(self) -> Client | None:
         """The client of the open connection; None while there is none, or it is not subscribed."""
-        return self._client if self._client is not None and self._client.close_code is None else None
+        return self._keeper.client
 
     # Sending and closing ---------------------------------------------------------------------------------------------
 
@@ -244,12 +199,12 @@ class Reconnecting:
         """Wait until there is an open connection."""
         self._check_entered()
         while (client := self.client) is None:
-            if self._ended.is_set():
+            if self._keeper.ended.is_set():
                 await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
                 raise ConnectionFailedError(
                     "sending failed: the feed has ended", kind=Kind.INTERNAL, retryable=False
-                ) from self._channel.cause
-            await self._changed.wait()
+                ) from self._keeper.channel.cause
+            await self._keeper.changed.wait()
         return client
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
@@ -269,13 +224,7 @@ class Reconnecting:
         """
         check_close(code, reason)
         self._check_entered()
-        if self._closing is None:
-            self._closing = code, reason
-            (self._serving or self._scope).cancel()
-        try:
-            await self._ended.wait()
-        finally:
-            self._scope.cancel()
+        await self._keeper.close(code, reason)
 
     def _check_entered(self) -> None:
         if self._block is None:
@@ -304,7 +253,7 @@ class Reconnecting:
     @enable_ki_protection
     async def _running(self) -> AsyncGenerator[None]:
         async with csp.BackgroundNursery() as nursery:
-            nursery.start_soon(self._run, name="csp.websocket.reconnecting")
+            nursery.start_soon(self._keeper.run, name="csp.websocket.reconnecting")
             try:
                 yield
             except Exception:
@@ -313,127 +262,3 @@ class Reconnecting:
                     await self.close(CloseCode.INTERNAL_ERROR)
                 raise
             await self.close(CloseCode.NORMAL)
-
-    # Its task --------------------------------------------------------------------------------------------------------
-
-    @enable_ki_protection
-    async def _run(self) -> None:
-        cause: Exception | None = None
-        try:
-            with self._scope:
-                cause = await self._keep_connected()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the consumer gets it
-            cause = error
-        finally:
-            self._channel.close(cause)
-            self._tell(State("closed", self._state.attempt, cause))
-            self._states.close()
-            self._ended.set()
-            self._changed.set()
-
-    async def _keep_connected(self) -> Error | None:
-        """Connect again and again; return why there is no going on."""
-        while not self._channel.closed:
-            self._attempts += 1
-            attempt = self._failures + 1
-            self._tell(State("connecting", attempt))
-            self._lasted_seconds = 0.0
-            error: Error | None = None
-            code: int | None = None
-            try:
-                client = await self._attempt()
-                # After a close of the user's, the code of the answer says nothing.
-                error, code = client.error, CloseCode.NORMAL if client.closing else client.close_code
-            except Error as failure:
-                error = failure
-            if self._closing is not None or (error is None and code not in _COME_BACK):
-                return None
-            if error is not None and not error.retryable:
-                return error
-            if self._lasted_seconds > self._backoff.bound_seconds:
-                self._failures = 0
-                self._backoff.start_anew()
-            else:
-                self._failures += 1
-            if self._failures == self._max_attempts:
-                return error or _closed_too_soon(code)
-            seconds = self._backoff.next_delay(retry_after(error, datetime.now(UTC)))
-            self._tell(State("waiting", attempt, error, seconds))
-            await trio.sleep(seconds)
-        return None  # nothing more is wanted
-
-    async def _attempt(self) -> Client:
-        """Connect, subscribe, and pass on what comes; return the client when the connection has ended."""
-        async with Connecting(self._target, self._options, dial=self._dial) as client:
-            try:
-                with trio.CancelScope() as self._serving:
-                    await self._serve(client)
-            finally:
-                self._serving = None
-                if self._closing is not None:
-                    await client.close(*self._closing)  # at once, if cancelled
-        return client
-
-    async def _serve(self, client: Client) -> None:
-        """Subscribe, and pass on what a connection receives until it has ended."""
-        if self._subscribe is not None:
-            try:
-                await self._call(self._subscribe, client)
-            except trio.TooSlowError as error:
-                raise ConnectionTimeoutError("subscribing took too long", kind=Kind.TIMEOUT, retryable=True) from error
-            except Exception as error:
-                if client.close_code is None or not _of_the_connection(error):
-                    raise
-                return  # how the connection ended says more than what came of it
-        opened_at = trio.current_time()
-        self._client = client
-        self._tell(State("open", self._state.attempt))
-        self._changed.set()
-        self._changed = trio.Event()
-        attempts, self._attempts = self._attempts, 0
-        try:
-            if self._lost is not None:
-                why, ended_at = self._lost
-                await self._channel.send(Gap(why, opened_at - ended_at, attempts))
-            await self._pass_on(client.channel())
-        except csp.ChannelClosedError:
-            # By whoever reads it: nothing more is wanted.
-            self._closing = self._closing or (CloseCode.NORMAL, "")
-        self._lost = client.error, trio.current_time()
-        self._lasted_seconds = trio.current_time() - opened_at
-
-    @staticmethod
-    @disable_ki_protection
-    async def _call(subscribe: Subscribe, client: Client) -> None:
-        await subscribe(client)
-
-    async def _pass_on(self, messages: csp.Channel[Message]) -> None:
-        """Pass on the messages of one connection until there are no more, as many at a time as have come."""
-        batch: deque[Message | Gap] = deque()
-        while (received := await messages.receive()).ok:
-            batch.append(received.value)
-            # Not until it is empty: that would be all that the connection has read.
-            for _ in range(len(messages)):
-                batch.append(messages.receive_nowait().value)
-            await self._channel.send_all(batch)
-
-    def _tell(self, state: State) -> None:
-        self._state = state
-        self._states.send_nowait(state)
-
-
-def _of_the_connection(error: Exception) -> bool:
-    """Whether it can be what a connection that has ended makes of its user, also in a nursery."""
-    kinds = (Error, StopAsyncIteration)
-    if isinstance(error, ExceptionGroup):
-        return cast("ExceptionGroup[Exception]", error).split(kinds)[1] is None
-    return isinstance(error, kinds)
-
-
-def _closed_too_soon(code: int | None) -> ConnectionFailedError:
-    return ConnectionFailedError(
-        f"the server closed the connection too soon, too often; the last time with code {code}",
-        kind=Kind.UNAVAILABLE,
-        retryable=True,
-        details={"code": code},
-    )

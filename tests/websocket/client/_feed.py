@@ -13,14 +13,15 @@ from csp.websocket import Client, Gap, Reconnecting
 from tests.websocket._server import Server, accepting
 from trio_csp_websocket.client.backoff import Backoff
 from trio_csp_websocket.client.connect import check
+from trio_csp_websocket.client.keeper import Keeper
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from email.message import Message as Headers
 
     from csp.websocket import ConnectOptions
+    from trio_csp_websocket.client.keeper import Subscribe
     from trio_csp_websocket.client.options import Options
-    from trio_csp_websocket.client.reconnecting import Subscribe
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -64,8 +65,8 @@ class Site:
         async def dial(_target: Target, _options: Options) -> Transport:
             return await self.dial()
 
-        backoff = Backoff(min_seconds, max_seconds, Largest())
-        return Reconnecting(*check(URL, options), backoff, subscribe, max_attempts, dial=dial)
+        backoff = Backoff(min_seconds, max_seconds, Largest(), max_attempts=max_attempts)
+        return Reconnecting(URL, Keeper(*check(URL, options), backoff, subscribe, dial=dial))
 
 
 def down() -> ConnectionFailedError:

@@ -43,11 +43,14 @@ def test_the_bound_doubles_up_to_the_largest() -> None:
     assert [backoff.next_delay() for _ in range(6)] == [0.5, 1, 2, 4, 5, 5]
 
 
-def test_anew_it_is_as_the_first_time() -> None:
+def test_after_a_connection_that_lasted_it_is_as_the_first_time() -> None:
     backoff = Backoff(0.5, 5, Largest())
     backoff.next_delay()
     backoff.next_delay()
-    backoff.start_anew()
+    backoff.attempt_ended(lasted_seconds=backoff.bound_seconds)
+    assert backoff.failures == 1
+    backoff.attempt_ended(lasted_seconds=backoff.bound_seconds + 0.1)
+    assert backoff.failures == 0
     assert backoff.bound_seconds == 0.5
     assert [backoff.next_delay() for _ in range(2)] == [0.5, 1]
 

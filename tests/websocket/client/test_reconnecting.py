@@ -85,12 +85,12 @@ async def test_a_nursery_is_refused_with_the_reason(nursery: trio.Nursery) -> No
 
 def test_delays_are_milliseconds_durations_or_timedeltas() -> None:
     feed = reconnecting(URL, min_delay=250, max_delay=timedelta(minutes=1), max_attempts=1)
-    assert feed._backoff.bound_seconds == 0.25
+    assert feed._keeper._backoff.bound_seconds == 0.25
     for _ in range(20):
-        feed._backoff.next_delay()
-    assert feed._backoff.bound_seconds == 60
+        feed._keeper._backoff.next_delay()
+    assert feed._keeper._backoff.bound_seconds == 60
     reconnecting(URL, min_delay="1s", max_delay="1s")
-    defaults = reconnecting(URL)._backoff
+    defaults = reconnecting(URL)._keeper._backoff
     assert defaults.bound_seconds == 0.5
     for _ in range(20):
         defaults.next_delay()
