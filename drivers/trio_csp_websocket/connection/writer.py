@@ -22,7 +22,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
-from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.encoder import MaskingEncoder
 from trio_csp_websocket.protocol.frames import CLOSE, OPCODE, PING
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Writer:
     """
 
     def __init__(self, transport: Transport, nursery: trio.Nursery, timeout_seconds: float = math.inf) -> None:
-        self.encoder = Encoder()
+        self.encoder = MaskingEncoder()
         self._transport = transport
         transport.on_pending = self._work
         self._nursery = nursery

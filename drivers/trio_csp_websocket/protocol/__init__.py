@@ -6,6 +6,7 @@ From the bottom:
 - `frames`: what frames are made of, and how a peer breaks the protocol
 - `messages`: data messages, received and to be sent
 - `close`: close frames, and which codes and reasons they may have
+- `masking`: masking payloads
 - `pieces`: bytes that arrive in pieces
 - `negotiation`: agreeing on compression
 - `deflate`: compressing and inflating messages

@@ -22,6 +22,11 @@ OPCODE: Final = 0x0F
 CONTROL: Final = 0x08
 """Set in the opcode of every control frame."""
 
+# The second byte holds this and the length, or what stands for a length that follows in so many bits.
+MASKED: Final = 0x80
+LENGTH_16_BITS: Final = 126
+LENGTH_64_BITS: Final = 127
+
 MAX_CONTROL_PAYLOAD: Final = 125
 
 

@@ -39,7 +39,7 @@ from tests.websocket._server import (
 )
 from trio_csp_websocket.connection.ending import lost
 from trio_csp_websocket.connection.writer import MAX_WAITING_PONGS
-from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.encoder import MaskingEncoder
 from trio_csp_websocket.protocol.frames import CLOSE
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.stream import StreamTransport
@@ -688,7 +688,7 @@ async def test_a_pong_does_not_take_the_place_of_the_last_close_frame(autojump_c
         connection = client._connection
         # trio-websocket answers a ping while the connection is being given up.
         connection._giving_up = lost("given up", asked=True)
-        await connection.send_all(Encoder().encode(PONG, b""))
+        await connection.send_all(MaskingEncoder().encode(PONG, b""))
         assert not connection._handshaking.cancel_called
         connection._giving_up = None
     assert [received.opcode for received in server.frames] == [CLOSE]

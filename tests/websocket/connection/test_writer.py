@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 from tests.websocket._server import BINARY, CLOSE, PING, PONG, TEXT, Frame, take_frame
 from trio_csp_websocket.connection.writer import MAX_WAITING_PONGS, Writer, WriteTimeoutError
-from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.encoder import MaskingEncoder
 from trio_csp_websocket.transport.base import Transport
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class SlowTransport(ScriptedTransport):
 
 def control(opcode: int, payload: bytes) -> bytes:
     """Return a control frame as trio-websocket hands it over."""
-    return Encoder().encode(opcode, payload)
+    return MaskingEncoder().encode(opcode, payload)
 
 
 def later(nursery: trio.Nursery, deed: Callable[[], Awaitable[None]]) -> tuple[trio.CancelScope, list[str]]:
