@@ -11,6 +11,7 @@ From the bottom:
 - `negotiation`: agreeing on compression
 - `deflate`: compressing and inflating messages
 - `decoder`: bytes become messages and control frames
+- `unmasking_decoder`: the same of masked frames
 - `encoder`: messages and control frames become bytes
 - `headers`: HTTP headers
 - `url`: URLs, parsed and normalised
