@@ -38,9 +38,7 @@ def decoder(data: bytes) -> None:
         return
     deflate = None
     if data[0] & 0x80:
-        deflate = DeflateParameters(
-            server_no_context_takeover=bool(data[1] & 8), server_max_window_bits=8 + data[1] % 8
-        )
+        deflate = DeflateParameters(peer_no_context_takeover=bool(data[1] & 8), peer_max_window_bits=8 + data[1] % 8)
     setting = Setting(LIMITS[data[0] % len(LIMITS)], deflate)
     stream = data[OPTIONS_BYTES:]
     log, _ = compare(setting, stream)

@@ -26,12 +26,12 @@ _MAX_SHOWN = 200
 
 
 class DeflateParameters(NamedTuple):
-    """How both sides compress: whether each starts afresh with every message, and its window in bits."""
+    """How both ends compress: whether each starts afresh with every message, and its window in bits."""
 
-    client_no_context_takeover: bool = False
-    server_no_context_takeover: bool = False
-    client_max_window_bits: int = 15
-    server_max_window_bits: int = 15
+    own_no_context_takeover: bool = False
+    peer_no_context_takeover: bool = False
+    own_max_window_bits: int = 15
+    peer_max_window_bits: int = 15
 
 
 def offer(compression: Compression) -> str | None:
@@ -73,7 +73,7 @@ def agreed(answer: str, compression: Compression) -> DeflateParameters | None:
         parameters = _parameters(found)
         if compression is Compression.NO_CONTEXT:
             # A sender may always start afresh, whether or not the server has taken note of it.
-            parameters = parameters._replace(client_no_context_takeover=True)
+            parameters = parameters._replace(own_no_context_takeover=True)
     return parameters
 
 
@@ -89,10 +89,10 @@ def _parameters(found: dict[str, str | None]) -> DeflateParameters:
         if not valid:
             raise ValueError(f"it gives the parameter {name!r} of {_EXTENSION} the value {_shown(value)}")
     return DeflateParameters(
-        client_no_context_takeover="client_no_context_takeover" in found,
-        server_no_context_takeover="server_no_context_takeover" in found,
-        client_max_window_bits=int(found.get("client_max_window_bits") or 15),
-        server_max_window_bits=int(found.get("server_max_window_bits") or 15),
+        own_no_context_takeover="client_no_context_takeover" in found,
+        peer_no_context_takeover="server_no_context_takeover" in found,
+        own_max_window_bits=int(found.get("client_max_window_bits") or 15),
+        peer_max_window_bits=int(found.get("server_max_window_bits") or 15),
     )
 
 

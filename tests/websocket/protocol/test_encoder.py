@@ -140,7 +140,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 def compressing(threshold: int = 0, *, takeover: bool = True, make: type[Encoder] = MaskingEncoder) -> Encoder:
     encoder = make()
-    encoder.deflater = Deflater(DeflateParameters(client_no_context_takeover=not takeover))
+    encoder.deflater = Deflater(DeflateParameters(own_no_context_takeover=not takeover))
     encoder.compression_threshold_bytes = threshold
     return encoder
 

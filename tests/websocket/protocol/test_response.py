@@ -167,7 +167,7 @@ def test_an_answer_that_agrees_to_compression_says_how() -> None:
     started = handshake(compression=Compression.CONTEXT_TAKEOVER)
     assert started.deflate is None
     started.feed(accepted("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10"))
-    assert started.deflate == DeflateParameters(server_max_window_bits=10)
+    assert started.deflate == DeflateParameters(peer_max_window_bits=10)
 
 
 def test_an_answer_without_an_extension_wants_no_compression() -> None:
