@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from csp.errors import ConnectionFailedError, Kind
-from trio_csp_websocket.protocol.response import Handshake
+from trio_csp_websocket.protocol.response import ResponseReader
 
 if TYPE_CHECKING:
     from trio_csp_websocket.client.options import Options
@@ -27,7 +27,7 @@ class Opening:
     """
 
     def __init__(self, transport: Transport, options: Options) -> None:
-        self.handshake = Handshake(options.protocols, options.connection.compression)
+        self.handshake = ResponseReader(options.protocols, options.connection.compression)
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
         self.secure = False
