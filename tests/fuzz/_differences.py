@@ -126,7 +126,7 @@ class Context:
     def _start_afresh(self) -> None:
         deflate = self.setting.deflate
         self._window = b""
-        self._decompressor = zlib.decompressobj(-(deflate.server_max_window_bits if deflate else 15))
+        self._decompressor = zlib.decompressobj(-(deflate.peer_max_window_bits if deflate else 15))
         self.final_block = self.without_payload = False
 
     def take_in(self, frame: RawFrame) -> None:
@@ -137,7 +137,7 @@ class Context:
         self.look_at(frame)
         if frame.fin:
             self.opcode, self.compressed, self.data, self._payload_size = None, False, b"", 0
-            if self.setting.deflate is not None and self.setting.deflate.server_no_context_takeover:
+            if self.setting.deflate is not None and self.setting.deflate.peer_no_context_takeover:
                 self._start_afresh()
 
     def look_at(self, frame: RawFrame) -> None:
@@ -172,7 +172,7 @@ class Context:
             if self._decompressor.eof:
                 self.final_block = True
                 payload = self._decompressor.unused_data
-                self._decompressor = zlib.decompressobj(-deflate.server_max_window_bits, zdict=self._window)
+                self._decompressor = zlib.decompressobj(-deflate.peer_max_window_bits, zdict=self._window)
                 self._behind_final_block = True
 
 
@@ -319,7 +319,7 @@ def _compressed_inside(at: Situation, ours: Events, theirs: Events) -> bool:
 
 def _window_of_9(at: Situation, ours: Events, theirs: Events) -> bool:
     deflate = at.context.setting.deflate
-    eight = deflate is not None and deflate.server_max_window_bits == 8
+    eight = deflate is not None and deflate.peer_max_window_bits == 8
     return ours == REFUSED_1007 and theirs != ours and at.context.corrupt and eight
 
 

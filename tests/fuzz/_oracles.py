@@ -64,8 +64,8 @@ class _Sender(NamedTuple):
 
 def _sender(deflate: DeflateParameters, *, server: bool) -> _Sender:
     if server:
-        return _Sender(deflate.client_no_context_takeover, deflate.client_max_window_bits)
-    return _Sender(deflate.server_no_context_takeover, deflate.server_max_window_bits)
+        return _Sender(deflate.own_no_context_takeover, deflate.own_max_window_bits)
+    return _Sender(deflate.peer_no_context_takeover, deflate.peer_max_window_bits)
 
 
 class Reader(Protocol):

@@ -101,7 +101,7 @@ close_payloads = st.tuples(
 ).map(b"".join)
 closes = st.one_of(st.just(b""), close_payloads).map(lambda payload: Spec(CLOSE, payload))
 deflates = st.tuples(st.booleans(), st.integers(8, 15)).map(
-    lambda parts: DeflateParameters(server_no_context_takeover=parts[0], server_max_window_bits=parts[1])
+    lambda parts: DeflateParameters(peer_no_context_takeover=parts[0], peer_max_window_bits=parts[1])
 )
 settings = st.tuples(st.sampled_from(LIMITS[::-1]), deflates, st.sampled_from([True, True, True, False])).map(
     lambda parts: Setting(parts[0], parts[1] if parts[2] else None)
@@ -113,9 +113,9 @@ class Compressing:
 
     def __init__(self, draw: st.DrawFn, parameters: DeflateParameters) -> None:
         self._draw = draw
-        self._takeover = not parameters.server_no_context_takeover
+        self._takeover = not parameters.peer_no_context_takeover
         # zlib cannot compress for a window of 8 bits; what it makes for 9 fits.
-        self._bits = max(9, parameters.server_max_window_bits)
+        self._bits = max(9, parameters.peer_max_window_bits)
         self._level = draw(st.sampled_from([6, 1, 9, 0]))
         strategies = [zlib.Z_DEFAULT_STRATEGY] * 3 + [zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE]
         self._strategy = draw(st.sampled_from(strategies))

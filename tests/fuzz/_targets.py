@@ -18,7 +18,7 @@ from tests.fuzz._streams import LIMITS, split
 from tests.websocket._server import BINARY, COMPRESSED, CONTINUATION, accepting, frame
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
-from trio_csp_websocket.protocol.response import Handshake
+from trio_csp_websocket.protocol.response import ResponseReader
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def decoder(data: bytes) -> None:
         return
     deflate = None
     if data[0] & 0x80:
-        deflate = DeflateParameters(
-            server_no_context_takeover=bool(data[1] & 8), server_max_window_bits=8 + data[1] % 8
-        )
+        deflate = DeflateParameters(peer_no_context_takeover=bool(data[1] & 8), peer_max_window_bits=8 + data[1] % 8)
     setting = Setting(LIMITS[data[0] % len(LIMITS)], deflate)
     stream = data[OPTIONS_BYTES:]
     log, _ = compare(setting, stream)
@@ -82,12 +80,12 @@ def handshake(data: bytes) -> None:
     answer = data[OPTIONS_BYTES:]
     protocols = ("chat", "v2") if data[0] & 0x80 else ()
     offered = Compression(data[0] % len(Compression))
-    whole = _answered(Handshake(protocols, offered), [answer])
-    assert _answered(Handshake(protocols, offered), split(answer, _cuts(data))) == whole
-    assert _answered(Handshake(protocols, offered), [answer[i : i + 1] for i in range(len(answer))]) == whole
+    whole = _answered(ResponseReader(protocols, offered), [answer])
+    assert _answered(ResponseReader(protocols, offered), split(answer, _cuts(data))) == whole
+    assert _answered(ResponseReader(protocols, offered), [answer[i : i + 1] for i in range(len(answer))]) == whole
 
 
-def _answered(handshake: Handshake, blocks: Sequence[bytes]) -> object:
+def _answered(handshake: ResponseReader, blocks: Sequence[bytes]) -> object:
     """Return what comes of an answer, at the latest at its end."""
     handshake.request_sent(REQUEST)
     rest = b""

@@ -94,8 +94,8 @@ def check(fault: str, case: Case, cuts: list[int]) -> None:
     assert found(read(reader, split(case.stream, cuts))) == whole
     if fault == NO_FAULT:
         assert whole == Found([*case.messages], [*case.controls], None)
-    if case.setting.deflate is not None and not case.setting.deflate.server_no_context_takeover:
-        forgetful = case.setting._replace(deflate=case.setting.deflate._replace(server_no_context_takeover=True))
+    if case.setting.deflate is not None and not case.setting.deflate.peer_no_context_takeover:
+        forgetful = case.setting._replace(deflate=case.setting.deflate._replace(peer_no_context_takeover=True))
         counts["refers to a message before"] += found(read(Ours(forgetful), [case.stream])) != whole
     counts["examples"] += 1
     counts["messages"] += len(whole.messages)
@@ -207,7 +207,7 @@ EXAMPLES: dict[tuple[str, str], Example] = {
         compressed(deflated(bytes(range(200)) * 3)) + compressed(THREE_BYTES_FROM_300_BACK),
         REFUSED_1007,
         (Message("binary", b"def"),),
-        Setting(1000, DeflateParameters(server_max_window_bits=8)),
+        Setting(1000, DeflateParameters(peer_max_window_bits=8)),
     ),
     ("wsproto", "inflates a message inside another before it refuses it"): Example(
         compressed(HELLO, fin=False) + compressed(b"\x06"), REFUSED_1002, REFUSED_1007, TAKEOVER

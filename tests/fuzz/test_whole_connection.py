@@ -44,11 +44,11 @@ def agreeing(deflate: DeflateParameters | None) -> Server:
         return Server(answers_close=False)
     parameters = [
         "permessage-deflate",
-        f"client_max_window_bits={deflate.client_max_window_bits}",
-        f"server_max_window_bits={deflate.server_max_window_bits}",
+        f"client_max_window_bits={deflate.own_max_window_bits}",
+        f"server_max_window_bits={deflate.peer_max_window_bits}",
     ]
-    parameters += ["client_no_context_takeover"] if deflate.client_no_context_takeover else []
-    parameters += ["server_no_context_takeover"] if deflate.server_no_context_takeover else []
+    parameters += ["client_no_context_takeover"] if deflate.own_no_context_takeover else []
+    parameters += ["server_no_context_takeover"] if deflate.peer_no_context_takeover else []
     line = f"Sec-WebSocket-Extensions: {'; '.join(parameters)}"
     return Server(lambda request: accepting(request, line), answers_close=False)
 
@@ -144,7 +144,7 @@ deeds = st.one_of(
 deflates = st.one_of(
     st.none(),
     st.tuples(st.booleans(), st.integers(8, 15)).map(
-        lambda parts: DeflateParameters(client_no_context_takeover=parts[0], client_max_window_bits=parts[1])
+        lambda parts: DeflateParameters(own_no_context_takeover=parts[0], own_max_window_bits=parts[1])
     ),
 )
 sessions = st.tuples(

@@ -85,20 +85,22 @@ def deflated(data: bytes, *, bits: int = 15, level: int = 6) -> bytes:
     return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
 
 
-def take_frame(data: bytes | bytearray) -> tuple[Frame, int] | None:
-    """Return the first of a client's frames and its length in bytes; None if it is not complete."""
+def take_frame(data: bytes | bytearray, *, masked: bool = True) -> tuple[Frame, int] | None:
+    """Return the first of a client's frames, or of a server's, and its length in bytes; None if it is not complete."""
     if len(data) < 2:
         return None
     assert not data[0] & 0x30, "a reserved bit is set"
-    assert data[1] & 0x80, "the client did not mask a frame"
+    assert bool(data[1] & 0x80) == masked, "the client did not mask a frame, or the server did"
     length, start = data[1] & 0x7F, 2
     if length > 125:
         width = 2 if length == 126 else 8
         length, start = int.from_bytes(data[2 : 2 + width], "big"), 2 + width
-    if len(data) < start + 4 + length:
+    key = data[start : start + 4] if masked else bytes(4)
+    start += 4 if masked else 0
+    end = start + length
+    if len(data) < end:
         return None
-    key, end = data[start : start + 4], start + 4 + length
-    payload = bytes(byte ^ key[index % 4] for index, byte in enumerate(data[start + 4 : end]))
+    payload = bytes(byte ^ key[index % 4] for index, byte in enumerate(data[start:end]))
     return Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80), bool(data[0] & COMPRESSED)), end
 
 

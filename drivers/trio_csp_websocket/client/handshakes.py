@@ -25,7 +25,7 @@ from trio_csp_websocket.protocol.close import parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.decoder import Decoder
 from trio_csp_websocket.protocol.deflate import Deflater, Inflater
-from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.encoder import MaskingEncoder
 from trio_csp_websocket.protocol.frames import CLOSE, encode_from_server
 from trio_csp_websocket.protocol.negotiation import offer
 
@@ -92,7 +92,7 @@ class Handshakes(trio.abc.Stream):
         assert self.connection is not None
         self.connection.send_close = websocket.aclose
         self._opening = None
-        return self.connection, websocket.subprotocol, opening.handshake.head
+        return self.connection, websocket.subprotocol, opening.response.head
 
     async def abort(self) -> None:
         """Close the transport at once, even when cancelled, because the connection could not be opened."""
@@ -104,9 +104,9 @@ class Handshakes(trio.abc.Stream):
     @property
     def refusal(self) -> ConnectionFailedError | None:
         """The error for a handshake that was refused, also while the refusal's body is still arriving."""
-        if self._opening is None or not self._opening.handshake.refused:
+        if self._opening is None or not self._opening.response.refused:
             return None
-        return self._opening.handshake.refusal()
+        return self._opening.response.refusal()
 
     # What trio-websocket calls ---------------------------------------------------------------------------------------
 
@@ -142,14 +142,14 @@ class Handshakes(trio.abc.Stream):
         if answer is None:
             return b""
         head, rest = answer
-        self.connection = self._connection(self._opening.handshake.deflate)
+        self.connection = self._connection(self._opening.response.deflate)
         self.connection.take_in(rest)
         return head
 
     def _connection(self, parameters: DeflateParameters | None) -> Connection:
         """Return the connection that was accepted, with compression if that was agreed on."""
         settings = self._options.connection
-        decoder, encoder = Decoder(settings.read_limit_bytes), Encoder()
+        decoder, encoder = Decoder(settings.read_limit_bytes), MaskingEncoder()
         if parameters is not None:
             decoder.inflater = Inflater(parameters, settings.read_limit_bytes)
             encoder.deflater = Deflater(parameters)

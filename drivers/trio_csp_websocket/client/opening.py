@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from csp.errors import ConnectionFailedError, Kind
-from trio_csp_websocket.protocol.response import Handshake
+from trio_csp_websocket.protocol.response import ResponseReader
 
 if TYPE_CHECKING:
     from trio_csp_websocket.client.options import Options
@@ -27,7 +27,7 @@ class Opening:
     """
 
     def __init__(self, transport: Transport, options: Options) -> None:
-        self.handshake = Handshake(options.protocols, options.connection.compression)
+        self.response = ResponseReader(options.protocols, options.connection.compression)
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
         self.secure = False
@@ -36,7 +36,7 @@ class Opening:
 
     async def send_request(self, request: bytes) -> None:
         """Send the request, and take note of what it asks for."""
-        self.handshake.request_sent(request)
+        self.response.request_sent(request)
         try:
             await self._transport.send_all(request)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -54,16 +54,16 @@ class Opening:
     async def _read_answer(self) -> tuple[bytes, bytes]:
         answer = None
         try:
-            while answer is None and not self.handshake.refused:
-                answer = self.handshake.feed(await self._transport.receive_some(_READ_BYTES))
+            while answer is None and not self.response.refused:
+                answer = self.response.feed(await self._transport.receive_some(_READ_BYTES))
             with trio.move_on_after(_REFUSAL_BODY_SECONDS):
                 while answer is None:
-                    answer = self.handshake.feed(await self._transport.receive_some(_READ_BYTES))
+                    answer = self.response.feed(await self._transport.receive_some(_READ_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            if not self.handshake.refused:
+            if not self.response.refused:
                 raise self._broken(error) from error
         if answer is None:
-            raise self.handshake.refusal()
+            raise self.response.refusal()
         return answer
 
     def _refuse(self, refusal: ConnectionFailedError) -> None:

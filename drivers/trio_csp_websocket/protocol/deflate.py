@@ -6,7 +6,7 @@ out. zlib does the work; what it takes care of here is:
 - Decompressing stops where a message exceeds the limit, not afterwards: a megabyte can inflate to a gigabyte. Input
   and output go through zlib in small pieces, since it copies what it has not used each time.
 - A sender may end its stream with a final block (BFINAL) and go on with another. zlib's decompressor is at its end
-  then; its successor is given the window, the last 32 KiB that came out, to which the sender may refer.
+  then; its successor is given the window, the last that came out, as far back as the sender may refer.
 - The compressor is put aside while it works: should that fail, nobody uses it again, and the next message starts a
   new one, which a receiver always understands.
 """
@@ -39,7 +39,6 @@ _MIN_COMPRESSION_WINDOW_BITS = 9
 
 _INPUT_BYTES = 64 * 1024
 _OUTPUT_BYTES = 256 * 1024
-_MAX_WINDOW_BYTES = 32 * 1024
 # Each final block costs a new decompressor; no honest sender puts more than a few into a message.
 _MAX_FINAL_BLOCKS = 1024
 
@@ -48,8 +47,8 @@ class Deflater:
     """Compresses messages, in the order in which they are sent."""
 
     def __init__(self, parameters: DeflateParameters) -> None:
-        self._takeover = not parameters.client_no_context_takeover
-        self._window_bits = max(parameters.client_max_window_bits, _MIN_COMPRESSION_WINDOW_BITS)
+        self._takeover = not parameters.own_no_context_takeover
+        self._window_bits = max(parameters.own_max_window_bits, _MIN_COMPRESSION_WINDOW_BITS)
         self._compressor: zlib._Compress | None = None
 
     def deflate(self, payload: bytes | bytearray | memoryview) -> bytes:
@@ -73,16 +72,17 @@ class Inflater:
     """Decompresses messages, in the order in which they were received.
 
     Args:
-        parameters: what was agreed with the server.
+        parameters: what was agreed with the peer.
         limit_bytes: the largest message to produce; one byte more is a violation with code 1009.
     """
 
     def __init__(self, parameters: DeflateParameters, limit_bytes: int) -> None:
-        self._takeover = not parameters.server_no_context_takeover
-        self._window_bits = parameters.server_max_window_bits
+        self._takeover = not parameters.peer_no_context_takeover
+        self._window_bits = parameters.peer_max_window_bits
+        self._window_bytes = 1 << self._window_bits
         self._limit = limit_bytes
         self._decompressor: zlib._Decompress | None = None
-        # At least the last 32 KiB that came out, for a successor of the decompressor.
+        # The last of what came out, at least as much as a window holds, for a successor of the decompressor.
         self._window = bytearray()
         # Of the message being received: whether nothing has come yet, what came out, and how many streams ended in it.
         self._empty = True
@@ -152,16 +152,15 @@ class Inflater:
         self._size += len(piece)
         if self._size > self._limit:
             raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes, inflated")
-        window = self._window
-        window += piece if len(piece) <= _MAX_WINDOW_BYTES else piece[-_MAX_WINDOW_BYTES:]
-        if len(window) > 2 * _MAX_WINDOW_BYTES:
-            del window[:-_MAX_WINDOW_BYTES]
+        window, window_bytes = self._window, self._window_bytes
+        window += piece if len(piece) <= window_bytes else piece[-window_bytes:]
+        if len(window) > 2 * window_bytes:
+            del window[:-window_bytes]
         if decompressor.eof:
             self._final_blocks += 1
             if self._final_blocks > _MAX_FINAL_BLOCKS:
                 raise _violation(f"a compressed message has more than {_MAX_FINAL_BLOCKS} final blocks")
-            reach = 1 << self._window_bits
-            self._decompressor = zlib.decompressobj(-self._window_bits, zdict=window[-reach:])
+            self._decompressor = zlib.decompressobj(-self._window_bits, zdict=window[-window_bytes:])
             self._behind_final_block = True
             return piece, decompressor.unused_data or None
         return piece, decompressor.unconsumed_tail if len(piece) == _OUTPUT_BYTES else None

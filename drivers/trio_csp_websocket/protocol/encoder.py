@@ -1,4 +1,4 @@
-"""Sending: messages and pings become masked frames (RFC 6455, section 5.3). No I/O."""
+"""Sending: messages and control frames become frames, plain or masked (RFC 6455, sections 5.2 and 5.3). No I/O."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from trio_csp_websocket.protocol.frames import COMPRESSED, CONTROL, FIN
-
-try:
-    # Compiled: a hundred times as fast as what plain Python can do with a megabyte.
-    from websockets.speedups import apply_mask
-except ImportError:  # pragma: no cover  # where websockets has no compiled wheel
-    from websockets.utils import apply_mask
+from trio_csp_websocket.protocol.frames import COMPRESSED, CONTROL, FIN, LENGTH_16_BITS, LENGTH_64_BITS, MASKED
+from trio_csp_websocket.protocol.masking import apply_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio_csp_websocket.protocol.deflate import Deflater
 
-# A frame's head, of which the key is the end.
-_HEAD_7_BITS = struct.Struct("!BB4s").pack
-_HEAD_16_BITS = struct.Struct("!BBH4s").pack
-_HEAD_64_BITS = struct.Struct("!BBQ4s").pack
-_MASKED = 0x80
+# A frame's head: its first byte and its length.
+_HEAD_7_BITS = struct.Struct("!BB").pack
+_HEAD_16_BITS = struct.Struct("!BBH").pack
+_HEAD_64_BITS = struct.Struct("!BBQ").pack
+# The same with a key at the end.
+_MASKED_HEAD_7_BITS = struct.Struct("!BB4s").pack
+_MASKED_HEAD_16_BITS = struct.Struct("!BBH4s").pack
+_MASKED_HEAD_64_BITS = struct.Struct("!BBQ4s").pack
 
 _KEYS_AT_ONCE = 128
 
 
 class Encoder:
-    """Builds the client's frames, each masked with a fresh key (RFC 6455, section 5.3)."""
+    """Builds plain frames, as a server sends them."""
 
     def __init__(self) -> None:
         self.deflater: Deflater | None = None
@@ -38,7 +36,6 @@ class Encoder:
         """The size from which they are."""
         self.messages_sent = 0
         self.payload_bytes_sent = 0
-        self._next_key = _random_keys().__next__
 
     def encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a whole frame, which must be sent: what is compressed next may refer to it."""
@@ -59,12 +56,28 @@ class Encoder:
 
     def _frame(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
         length = len(payload)
+        if length < 126:
+            return _HEAD_7_BITS(FIN | opcode, length) + payload
+        if length < 1 << 16:
+            return _HEAD_16_BITS(FIN | opcode, LENGTH_16_BITS, length) + payload
+        return _HEAD_64_BITS(FIN | opcode, LENGTH_64_BITS, length) + payload
+
+
+class MaskingEncoder(Encoder):
+    """Builds frames that are each masked with a fresh key, as a client sends them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_key = _random_keys().__next__
+
+    def _frame(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
+        length = len(payload)
         key = self._next_key()
         if length < 126:
-            return _HEAD_7_BITS(FIN | opcode, _MASKED | length, key) + apply_mask(payload, key)
+            return _MASKED_HEAD_7_BITS(FIN | opcode, MASKED | length, key) + apply_mask(payload, key)
         if length < 1 << 16:
-            return _HEAD_16_BITS(FIN | opcode, _MASKED | 126, length, key) + apply_mask(payload, key)
-        return _HEAD_64_BITS(FIN | opcode, _MASKED | 127, length, key) + apply_mask(payload, key)
+            return _MASKED_HEAD_16_BITS(FIN | opcode, MASKED | LENGTH_16_BITS, length, key) + apply_mask(payload, key)
+        return _MASKED_HEAD_64_BITS(FIN | opcode, MASKED | LENGTH_64_BITS, length, key) + apply_mask(payload, key)
 
 
 def _random_keys() -> Iterator[bytes]:

@@ -22,6 +22,12 @@ OPCODE: Final = 0x0F
 CONTROL: Final = 0x08
 """Set in the opcode of every control frame."""
 
+# The second byte holds this and, in seven bits, the length, or what says that it follows in 16 or 64.
+MASKED: Final = 0x80
+LENGTH_7_BITS: Final = 0x7F
+LENGTH_16_BITS: Final = 126
+LENGTH_64_BITS: Final = 127
+
 MAX_CONTROL_PAYLOAD: Final = 125
 
 
@@ -44,6 +50,29 @@ class ProtocolViolation(Exception):  # noqa: N818  # a verdict on the peer, not 
 def protocol_error(reason: str) -> ProtocolViolation:
     """Return a violation of the framing itself."""
     return ProtocolViolation(CloseCode.PROTOCOL_ERROR, reason)
+
+
+def payload_length(block: bytes, start: int) -> tuple[int, int] | None:
+    """Return the length of a frame's payload and where the field that holds it ends; None if bytes of it are missing.
+
+    Args:
+        block: has at least the first two bytes of the frame.
+        start: where in the block the frame starts.
+
+    Raises:
+        ProtocolViolation: the length is not in its shortest form (RFC 6455, section 5.2).
+    """
+    short = block[start + 1] & LENGTH_7_BITS
+    if short < LENGTH_16_BITS:
+        return short, start + 2
+    width, least = (2, LENGTH_16_BITS) if short == LENGTH_16_BITS else (8, 1 << 16)
+    end = start + 2 + width
+    if len(block) < end:
+        return None
+    length = int.from_bytes(block[start + 2 : end], "big")
+    if length < least or length >> 63:
+        raise protocol_error(f"a frame's length of {length} is not in its shortest form")
+    return length, end
 
 
 def encode_from_server(opcode: int, payload: bytes) -> bytes:

@@ -6,7 +6,7 @@ from email.message import Message as Headers
 
 
 def parse_headers(head: bytes) -> Headers[str, str]:
-    """Return the headers that `Handshake.head` gave."""
+    """Return the headers that `ResponseReader.head` gave."""
     headers: Headers[str, str] = Headers()
     for line in head.decode("latin-1").split("\r\n"):
         name, _, value = line.partition(": ")
@@ -16,5 +16,7 @@ def parse_headers(head: bytes) -> Headers[str, str]:
 
 def joined(headers: Headers[str, str]) -> dict[str, str]:
     """Return headers by their names in lower case, repeated ones joined as RFC 9110, section 5.3, allows."""
-    names = {name.lower() for name in headers}
-    return {name: ", ".join(headers.get_all(name, [])) for name in sorted(names)}
+    values: dict[str, list[str]] = {}
+    for name, value in headers.items():
+        values.setdefault(name.lower(), []).append(value)
+    return {name: ", ".join(values[name]) for name in sorted(values)}

@@ -1,11 +1,18 @@
-"""Agreeing on compression: the offer of permessage-deflate, and the server's answer (RFC 7692, section 7.1). No I/O."""
+"""Agreeing on compression: a client offers permessage-deflate, a server answers (RFC 7692, section 7.1). No I/O.
+
+On the wire the parameters are the client's and the server's. Here ends what knows of these: what is agreed on speaks of
+our own end and of the peer's.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trio_csp_websocket.protocol.constants import Compression
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _EXTENSION = "permessage-deflate"
 # With client_max_window_bits a server may ask for a smaller window than 15 bits; without, it may not.
@@ -22,16 +29,21 @@ _NAME = re.compile(rf"({_WORD})[ \t]*")
 _PARAMETER = re.compile(rf";[ \t]*({_WORD})[ \t]*(?:=[ \t]*(?:({_WORD})|\"({_WORD})\")[ \t]*)?")
 _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
 
+_MAX_WINDOW_BITS = 15
+
 _MAX_SHOWN = 200
 
 
 class DeflateParameters(NamedTuple):
-    """How both sides compress: whether each starts afresh with every message, and its window in bits."""
+    """How both ends compress: whether each starts afresh with every message, and its window in bits."""
 
-    client_no_context_takeover: bool = False
-    server_no_context_takeover: bool = False
-    client_max_window_bits: int = 15
-    server_max_window_bits: int = 15
+    own_no_context_takeover: bool = False
+    peer_no_context_takeover: bool = False
+    own_max_window_bits: int = _MAX_WINDOW_BITS
+    peer_max_window_bits: int = _MAX_WINDOW_BITS
+
+
+# The client's end -----------------------------------------------------------------------------------------------------
 
 
 def offer(compression: Compression) -> str | None:
@@ -48,58 +60,167 @@ def agreed(answer: str, compression: Compression) -> DeflateParameters | None:
     Raises:
         ValueError: the header is malformed, or contains what was not offered; the text says what.
     """
-    parameters: DeflateParameters | None = None
+    terms: _Terms | None = None
+    for name, parameters in _extensions(answer):
+        if name != _EXTENSION or compression not in _OFFERS:
+            raise ValueError(f"it wants the extension {_shown(name)}, which was not offered")
+        if terms is not None:
+            raise ValueError(f"it wants the extension {name!r} twice")
+        terms = _terms(parameters)
+    if terms is None:
+        return None
+    return DeflateParameters(
+        # A sender may always start afresh, whether or not the server has taken note of it.
+        own_no_context_takeover=terms.client_no_context_takeover or compression is Compression.NO_CONTEXT,
+        peer_no_context_takeover=terms.server_no_context_takeover,
+        own_max_window_bits=terms.client_max_window_bits or _MAX_WINDOW_BITS,
+        peer_max_window_bits=terms.server_max_window_bits or _MAX_WINDOW_BITS,
+    )
+
+
+# The server's end -----------------------------------------------------------------------------------------------------
+
+
+class Agreement(NamedTuple):
+    """What a server agrees to."""
+
+    header: str
+    """Its Sec-WebSocket-Extensions."""
+    deflate: DeflateParameters
+
+
+def accepted(offers: str, compression: Compression, max_window_bits: int) -> Agreement | None:
+    """Return what to agree to of what a client's Sec-WebSocket-Extensions header offers; None if nothing is.
+
+    That is the first offer of permessage-deflate that a server may accept. One with a parameter that does not exist,
+    with a bad value, or with a parameter twice is passed over (RFC 7692, section 7). A header that is malformed
+    offers nothing.
+
+    Args:
+        offers: the header; several are joined by commas.
+        compression: what the server wants.
+        max_window_bits: 9 to 15: how large a window may be that is kept from one message to the next. A client that
+            does not offer to limit its own keeps one of 15. For a window of 8 bits zlib cannot compress, which is what
+            most clients have: it is granted, and not asked for.
+    """
+    if compression is Compression.DISABLED:
+        return None
+    try:
+        extensions = list(_extensions(offers))
+    except ValueError:
+        return None
+    for name, parameters in extensions:
+        if name == _EXTENSION:
+            try:
+                terms = _terms(parameters, offered=True)
+            except ValueError:
+                continue
+            return _agreement(terms, compression, max_window_bits)
+    return None
+
+
+def _agreement(offered: _Terms, compression: Compression, max_window_bits: int) -> Agreement:
+    """Accept an offer: what it asks for is granted, and more is asked for where RFC 7692, section 7.1, allows it."""
+    afresh = compression is Compression.NO_CONTEXT
+    server_afresh = afresh or offered.server_no_context_takeover
+    client_afresh = afresh or offered.client_no_context_takeover
+    # Memory is only held for a window that is kept.
+    server_bits = min(
+        offered.server_max_window_bits or _MAX_WINDOW_BITS, _MAX_WINDOW_BITS if server_afresh else max_window_bits
+    )
+    client_bits = _MAX_WINDOW_BITS
+    if offered.client_max_window_bits is not None:
+        client_bits = min(offered.client_max_window_bits, _MAX_WINDOW_BITS if client_afresh else max_window_bits)
+    parameters = [_EXTENSION]
+    if server_afresh:
+        parameters.append("server_no_context_takeover")
+    if client_afresh:
+        parameters.append("client_no_context_takeover")
+    if server_bits < _MAX_WINDOW_BITS or offered.server_max_window_bits is not None:
+        parameters.append(f"server_max_window_bits={server_bits}")
+    if client_bits < _MAX_WINDOW_BITS:
+        parameters.append(f"client_max_window_bits={client_bits}")
+    return Agreement("; ".join(parameters), DeflateParameters(server_afresh, client_afresh, server_bits, client_bits))
+
+
+# What both say --------------------------------------------------------------------------------------------------------
+
+
+class _Terms(NamedTuple):
+    """The parameters of permessage-deflate as an offer or an answer has them; None for a window it does not mention."""
+
+    client_no_context_takeover: bool
+    server_no_context_takeover: bool
+    client_max_window_bits: int | None
+    server_max_window_bits: int | None
+
+
+def _extensions(header: str) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """Yield the names in a Sec-WebSocket-Extensions header, each with its parameters (RFC 6455, section 9.1).
+
+    Raises:
+        ValueError: the header is malformed. What comes before that place has been yielded.
+    """
     position = 0
-    while position < len(answer):
-        if answer[position] in " \t,":
+    while position < len(header):
+        if header[position] in " \t,":
             position += 1
             continue
-        name = _NAME.match(answer, position)
-        if name is None or answer[name.end() : name.end() + 1] not in ("", ",", ";"):
-            raise _malformed(answer)
-        if name[1] != _EXTENSION or compression not in _OFFERS:
-            raise ValueError(f"it wants the extension {_shown(name[1])}, which was not offered")
-        if parameters is not None:
-            raise ValueError(f"it wants the extension {name[1]!r} twice")
+        name = _NAME.match(header, position)
+        if name is None:
+            raise _malformed(header)
         position = name.end()
-        found: dict[str, str | None] = {}
-        while (parameter := _PARAMETER.match(answer, position)) is not None:
-            if parameter[1] in found:
-                raise ValueError(f"it gives the parameter {_shown(parameter[1])} of {_EXTENSION} twice")
-            found[parameter[1]] = parameter[2] or parameter[3]
+        parameters: list[tuple[str, str | None]] = []
+        while (parameter := _PARAMETER.match(header, position)) is not None:
+            parameters.append((parameter[1], parameter[2] or parameter[3]))
             position = parameter.end()
-        if position < len(answer) and answer[position] != ",":
-            raise _malformed(answer)
-        parameters = _parameters(found)
-        if compression is Compression.NO_CONTEXT:
-            # A sender may always start afresh, whether or not the server has taken note of it.
-            parameters = parameters._replace(client_no_context_takeover=True)
-    return parameters
+        if position < len(header) and header[position] != ",":
+            raise _malformed(header)
+        yield name[1], parameters
 
 
-def _parameters(found: dict[str, str | None]) -> DeflateParameters:
-    """Check the parameters of permessage-deflate (RFC 7692, section 7.1)."""
+def _terms(parameters: Sequence[tuple[str, str | None]], *, offered: bool = False) -> _Terms:
+    """Check the parameters of permessage-deflate (RFC 7692, section 7.1).
+
+    Args:
+        parameters: names and values.
+        offered: whether this is an offer. There ``client_max_window_bits`` may have no value, which means 15: the
+            client lets the server choose.
+
+    Raises:
+        ValueError: one of them does not exist, is there twice, or has a bad value; the text says what.
+    """
+    found: dict[str, str | None] = {}
+    for name, value in parameters:
+        if name in found:
+            raise ValueError(f"it gives the parameter {_shown(name)} of {_EXTENSION} twice")
+        found[name] = value
     for name, value in found.items():
         if name in ("client_no_context_takeover", "server_no_context_takeover"):
             valid = value is None
         elif name in ("client_max_window_bits", "server_max_window_bits"):
-            valid = value is not None and _WINDOW_BITS.fullmatch(value) is not None
+            may_lack = offered and name == "client_max_window_bits"
+            valid = may_lack if value is None else _WINDOW_BITS.fullmatch(value) is not None
         else:
             raise ValueError(f"it gives {_EXTENSION} the parameter {_shown(name)}, which does not exist")
         if not valid:
             raise ValueError(f"it gives the parameter {name!r} of {_EXTENSION} the value {_shown(value)}")
-    return DeflateParameters(
+    return _Terms(
         client_no_context_takeover="client_no_context_takeover" in found,
         server_no_context_takeover="server_no_context_takeover" in found,
-        client_max_window_bits=int(found.get("client_max_window_bits") or 15),
-        server_max_window_bits=int(found.get("server_max_window_bits") or 15),
+        client_max_window_bits=_window_bits(found, "client_max_window_bits"),
+        server_max_window_bits=_window_bits(found, "server_max_window_bits"),
     )
 
 
-def _malformed(answer: str) -> ValueError:
-    return ValueError(f"its Sec-WebSocket-Extensions header is malformed: {_shown(answer)}")
+def _window_bits(found: dict[str, str | None], name: str) -> int | None:
+    return int(found[name] or _MAX_WINDOW_BITS) if name in found else None
+
+
+def _malformed(header: str) -> ValueError:
+    return ValueError(f"its Sec-WebSocket-Extensions header is malformed: {_shown(header)}")
 
 
 def _shown(text: str | None) -> str:
-    """Return what a server said as it is to be shown: not all of it, if that is long."""
+    """Return what a peer said as it is to be shown: not all of it, if that is long."""
     return repr(text if text is None or len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")

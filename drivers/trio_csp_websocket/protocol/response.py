@@ -32,8 +32,8 @@ _SWITCHING_PROTOCOLS = 101
 _RETRYABLE_STATUSES = (408, 425, 429)
 
 
-class Handshake:
-    """The answer to one opening handshake, as it arrives.
+class ResponseReader:
+    """Reads the answer to one opening handshake as it arrives, and checks it.
 
     Args:
         protocols: the subprotocols that were offered.

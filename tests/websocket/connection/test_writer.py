@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 from tests.websocket._server import BINARY, CLOSE, PING, PONG, TEXT, Frame, take_frame
 from trio_csp_websocket.connection.writer import MAX_WAITING_PONGS, Writer, WriteTimeoutError
-from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.encoder import MaskingEncoder
 from trio_csp_websocket.transport.base import Transport
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class SlowTransport(ScriptedTransport):
 
 def control(opcode: int, payload: bytes) -> bytes:
     """Return a control frame as trio-websocket hands it over."""
-    return Encoder().encode(opcode, payload)
+    return MaskingEncoder().encode(opcode, payload)
 
 
 def later(nursery: trio.Nursery, deed: Callable[[], Awaitable[None]]) -> tuple[trio.CancelScope, list[str]]:
@@ -132,7 +132,7 @@ async def test_a_send_with_room_is_written_at_once_without_the_task(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     transport = ScriptedTransport()
-    await Writer(transport, nursery, Encoder()).send(TEXT, b"hi")
+    await Writer(transport, nursery, MaskingEncoder()).send(TEXT, b"hi")
     assert transport.frames() == [Frame(TEXT, b"hi")]
 
 
@@ -140,12 +140,12 @@ async def test_a_control_frame_with_room_is_written_at_once_without_the_task(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     transport = ScriptedTransport()
-    Writer(transport, nursery, Encoder()).send_pongs([b"p"])
+    Writer(transport, nursery, MaskingEncoder()).send_pongs([b"p"])
     assert transport.frames() == [Frame(PONG, b"p")]
 
 
 async def test_messages_are_counted_and_pings_are_not(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    writer = Writer(ScriptedTransport(), nursery, Encoder())
+    writer = Writer(ScriptedTransport(), nursery, MaskingEncoder())
     await writer.send(TEXT, b"abc")
     await writer.send(BINARY, b"de")
     await writer.send(PING, b"xxxxx")
@@ -158,13 +158,13 @@ async def test_a_cancelled_send_sends_nothing_although_there_is_room(
     transport = ScriptedTransport()
     with trio.CancelScope() as scope:
         scope.cancel()
-        await Writer(transport, nursery, Encoder()).send(TEXT, b"hi")
+        await Writer(transport, nursery, MaskingEncoder()).send(TEXT, b"hi")
     assert scope.cancelled_caught
     assert transport.frames() == []
 
 
 async def test_a_loop_of_sends_lets_other_tasks_run(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    writer = Writer(ScriptedTransport(), nursery, Encoder())
+    writer = Writer(ScriptedTransport(), nursery, MaskingEncoder())
     ran = trio.Event()
 
     async def other() -> None:
@@ -184,7 +184,7 @@ async def test_what_is_not_taken_at_once_is_written_by_the_task(
     room: int, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(room)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     _, outcome = later(nursery, sending(writer, b"abc"))
     await wait_all_tasks_blocked()
     assert not outcome
@@ -201,7 +201,7 @@ async def test_sends_of_many_tasks_go_out_in_the_order_of_their_calls(
     transport_class: type[ScriptedTransport], nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = transport_class(0)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     # Tasks share the count of operations until the next visit to the scheduler with the task that started them.
     csp.visit_due()
     called: list[bytes] = []
@@ -223,7 +223,7 @@ async def test_sends_of_many_tasks_go_out_in_the_order_of_their_calls(
 
 async def test_a_send_does_not_overtake_one_that_waits(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     transport = ScriptedTransport(1)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     later(nursery, sending(writer, b"first"))
     await wait_all_tasks_blocked()
     transport.room = 1 << 30
@@ -242,7 +242,7 @@ async def test_a_buffer_changed_while_its_send_waits_goes_out_as_it_was(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = SlowTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     data = bytearray(b"before")
     for view in (data, memoryview(data)):
         nursery.start_soon(writer.send, BINARY, view)
@@ -256,7 +256,7 @@ async def test_a_buffer_changed_while_its_send_waits_goes_out_as_it_was(
 
 async def test_frames_that_wait_are_written_together(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     transport = ScriptedTransport(0)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     for number in range(20):
         later(nursery, sending(writer, b"%02d" % number))
         await wait_all_tasks_blocked()
@@ -270,7 +270,7 @@ async def test_frames_that_wait_are_written_together(nursery: trio.Nursery, auto
 
 async def test_no_more_than_a_block_is_written_together(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     transport = SlowTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     for _ in range(8):
         later(nursery, sending(writer, bytes(20_000)))
         await wait_all_tasks_blocked()
@@ -289,7 +289,7 @@ async def test_a_send_cancelled_before_it_began_sends_nothing(
     transport_class: type[ScriptedTransport], nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = transport_class(0)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     later(nursery, sending(writer, b"first"))
     await wait_all_tasks_blocked()
     scope, outcome = later(nursery, sending(writer, b"second"))
@@ -311,7 +311,7 @@ async def test_a_send_cancelled_after_it_began_is_completed(
     room: int, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(room)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     scope, outcome = later(nursery, sending(writer, b"first"))
     await wait_all_tasks_blocked()
     scope.cancel()
@@ -328,7 +328,7 @@ async def test_a_send_cancelled_while_the_task_writes_it_is_completed(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = SlowTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     scope, outcome = later(nursery, sending(writer, b"first"))
     await wait_all_tasks_blocked()
     scope.cancel()
@@ -344,7 +344,7 @@ async def test_a_send_that_fails_as_it_is_cancelled_is_out_of_the_line_only_once
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = SlowTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     scope, outcome = later(nursery, sending(writer, b"first"))
     await wait_all_tasks_blocked()
     scope.cancel()
@@ -359,7 +359,7 @@ async def test_a_send_that_fails_as_it_is_cancelled_is_out_of_the_line_only_once
 
 async def test_a_pong_goes_between_data_frames(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     transport = SlowTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     for payload in (b"first", b"second"):
         later(nursery, sending(writer, payload))
         await wait_all_tasks_blocked()
@@ -375,7 +375,7 @@ async def test_of_pongs_that_wait_the_latest_go_out(
     transport_class: type[ScriptedTransport], nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = transport_class(3)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     later(nursery, sending(writer, b"data"))
     await wait_all_tasks_blocked()
     for number in range(1000):
@@ -390,7 +390,7 @@ async def test_a_pong_that_is_taken_in_part_is_completed_before_anything_else(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(4)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     writer.send_pongs([b"pong"])
     writer.send_pongs([b"next"])
     later(nursery, sending(writer, b"data"))
@@ -407,7 +407,7 @@ async def test_a_close_frame_goes_out_behind_the_data_and_pong_that_wait(
     transport_class: type[ScriptedTransport], nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = transport_class(0)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     for number in range(6):
         later(nursery, sending(writer, bytes([number]) * 30_000))
         await wait_all_tasks_blocked()
@@ -425,7 +425,7 @@ async def test_a_close_frame_goes_out_behind_the_data_and_pong_that_wait(
 
 async def test_nothing_goes_out_after_a_close_frame(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     transport = ScriptedTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     writer.send_close(control(CLOSE, b"\x03\xe8"))
     writer.send_pongs([b"pong"])
     writer.send_close(control(CLOSE, b"\x03\xe9"))
@@ -440,7 +440,7 @@ async def test_nothing_is_added_behind_a_close_frame_that_waits(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(2)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     writer.send_close(control(CLOSE, b"\x03\xe8"))
     with pytest.raises(trio.ClosedResourceError):
         await writer.send(TEXT, b"data")
@@ -456,7 +456,7 @@ async def test_handing_over_a_control_frame_on_a_broken_connection_is_silent(
 ) -> None:
     transport = ScriptedTransport()
     transport.failure = trio.BrokenResourceError("gone")
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     writer.send_pongs([b"pong"])
     writer.send_close(control(CLOSE, b"\x03\xe8"))
     assert not transport.written
@@ -471,7 +471,7 @@ async def test_a_last_frame_is_written_once_and_nothing_after_it(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     transport = ScriptedTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     await writer.send_last(control(CLOSE, b"\x03\xe9"))
     await writer.send_last(control(CLOSE, b"\x03\xe9"))
     writer.send_pongs([b""])
@@ -485,7 +485,7 @@ async def test_a_last_frame_is_not_put_inside_one_that_is_being_written(
     room: int, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(room)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     later(nursery, sending(writer, b"data"))
     await wait_all_tasks_blocked()
     await writer.send_last(control(CLOSE, b"\x03\xe9"))
@@ -497,7 +497,7 @@ async def test_a_last_frame_is_not_written_while_the_task_writes(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = SlowTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     later(nursery, sending(writer, b"data"))
     await wait_all_tasks_blocked()
     await writer.send_last(control(CLOSE, b"\x03\xe9"))
@@ -509,7 +509,7 @@ async def test_a_last_frame_is_not_written_on_a_connection_that_failed(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     transport = ScriptedTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     writer.fail(trio.BrokenResourceError("gone"))
     await writer.send_last(control(CLOSE, b"\x03\xe9"))
     assert not transport.written
@@ -519,12 +519,12 @@ async def test_a_last_frame_is_not_written_on_a_connection_that_failed(
 
 
 async def test_flush_returns_at_once_when_nothing_waits(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    await Writer(ScriptedTransport(), nursery, Encoder()).flush()
+    await Writer(ScriptedTransport(), nursery, MaskingEncoder()).flush()
 
 
 async def test_flush_waits_until_everything_is_written(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     transport = ScriptedTransport(0)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     later(nursery, sending(writer, b"data"))
     await wait_all_tasks_blocked()
     writer.send_close(control(CLOSE, b"\x03\xe8"))
@@ -539,7 +539,7 @@ async def test_flush_waits_until_everything_is_written(nursery: trio.Nursery, au
 
 
 async def test_flush_ends_when_the_connection_fails(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    writer = Writer(ScriptedTransport(0), nursery, Encoder())
+    writer = Writer(ScriptedTransport(0), nursery, MaskingEncoder())
     later(nursery, sending(writer, b"data"))
     await wait_all_tasks_blocked()
     _, outcome = later(nursery, writer.flush)
@@ -556,7 +556,7 @@ async def test_what_receiving_made_pending_is_sent_although_no_frame_waits(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     transport = ScriptedTransport()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     transport.pending = True
     assert transport.on_pending is not None
     transport.on_pending()
@@ -576,7 +576,7 @@ async def test_a_close_frame_goes_out_once_although_something_is_pending_later(
 ) -> None:
     transport = ScriptedTransport()
     transport.open_gate()
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     writer.send_close(control(CLOSE, b"\x03\xe8"))
     transport.pending = True
     assert transport.on_pending is not None
@@ -590,7 +590,7 @@ async def test_who_waits_when_the_nursery_of_the_writer_is_cancelled_is_told(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     async with trio.open_nursery() as of_the_connection:
-        writer = Writer(SlowTransport(), of_the_connection, Encoder())
+        writer = Writer(SlowTransport(), of_the_connection, MaskingEncoder())
         _, outcome = later(nursery, sending(writer, b"data"))
         await wait_all_tasks_blocked()
         of_the_connection.cancel_scope.cancel()
@@ -603,7 +603,7 @@ def test_a_writer_that_failed_is_not_told_of_what_is_pending() -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             transport = ScriptedTransport()
-            Writer(transport, nursery, Encoder()).fail(trio.ClosedResourceError("closed"))
+            Writer(transport, nursery, MaskingEncoder()).fail(trio.ClosedResourceError("closed"))
             assert transport.on_pending is None
 
     trio.run(main)
@@ -615,7 +615,7 @@ def test_a_writer_that_failed_is_not_told_of_what_is_pending() -> None:
 async def test_a_write_that_fails_at_once_fails_its_send(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     transport = ScriptedTransport()
     transport.failure = trio.BrokenResourceError("gone")
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     with pytest.raises(trio.BrokenResourceError, match="gone"):
         await writer.send(TEXT, b"data")
     with pytest.raises(trio.ClosedResourceError):
@@ -627,7 +627,7 @@ async def test_a_write_that_fails_in_the_task_fails_everybody(
     failure: Exception, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(3)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     outcomes = [later(nursery, sending(writer, b"data"))[1] for _ in range(3)]
     outcomes.append(later(nursery, writer.flush)[1])
     await wait_all_tasks_blocked()
@@ -644,7 +644,7 @@ async def test_a_write_that_fails_in_the_task_fails_everybody(
 async def test_failing_wakes_everybody_once_with_the_first_error(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    writer = Writer(ScriptedTransport(2), nursery, Encoder())
+    writer = Writer(ScriptedTransport(2), nursery, MaskingEncoder())
     outcomes = [later(nursery, sending(writer, b"data"))[1] for _ in range(3)]
     await wait_all_tasks_blocked()
     writer.fail(trio.BrokenResourceError("gone"))
@@ -658,7 +658,7 @@ async def test_the_task_ends_when_the_writer_fails_while_it_writes(
     room: int, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(room)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     later(nursery, sending(writer, b"data"))
     await wait_all_tasks_blocked()
     assert len(nursery.child_tasks) == 2
@@ -674,7 +674,7 @@ def test_ctrl_c_while_waiting_in_line_sends_nothing() -> None:
     async def main() -> None:
         transport.append(ScriptedTransport(room=3))
         async with trio.open_nursery() as nursery:
-            writer = Writer(transport[0], nursery, Encoder())
+            writer = Writer(transport[0], nursery, MaskingEncoder())
             nursery.start_soon(writer.send, TEXT, b"first")
             await wait_all_tasks_blocked()
 
@@ -698,7 +698,7 @@ def test_ctrl_c_while_waiting_in_line_sends_nothing() -> None:
 
 async def test_without_a_timeout_a_send_waits_for_ever(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     transport = ScriptedTransport(room=3)
-    writer = Writer(transport, nursery, Encoder())
+    writer = Writer(transport, nursery, MaskingEncoder())
     _, outcome = later(nursery, sending(writer, b"data"))
     await trio.sleep(80_000)
     assert outcome == []
@@ -713,7 +713,7 @@ async def test_a_send_that_is_not_written_in_time_says_that_it_had_begun(
     synchronous: bool, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(room=3) if synchronous else SlowTransport()
-    writer = Writer(transport, nursery, Encoder(), 0.5)
+    writer = Writer(transport, nursery, MaskingEncoder(), 0.5)
     with pytest.raises(WriteTimeoutError) as caught:
         await writer.send(TEXT, b"data")
     assert trio.current_time() == 0.5
@@ -729,7 +729,7 @@ async def test_a_send_that_does_not_begin_in_time_leaves_the_line(
     synchronous: bool, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = ScriptedTransport(room=0) if synchronous else SlowTransport()
-    writer = Writer(transport, nursery, Encoder(), 2)
+    writer = Writer(transport, nursery, MaskingEncoder(), 2)
     writer.send_pongs([b"ahead"])
     await wait_all_tasks_blocked()
     with pytest.raises(WriteTimeoutError) as caught:
@@ -749,7 +749,7 @@ async def test_a_send_that_does_not_begin_in_time_leaves_the_line(
 
 async def test_the_line_may_become_empty_by_timeouts_alone(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     transport = SlowTransport()
-    writer = Writer(transport, nursery, Encoder(), 1)
+    writer = Writer(transport, nursery, MaskingEncoder(), 1)
     writer.send_pongs([b"in the way"])
     await wait_all_tasks_blocked()
     for _ in range(2):
@@ -782,7 +782,7 @@ async def test_a_send_that_is_written_as_its_time_runs_out_is_sent(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     transport = LateTransport(autojump_clock)
-    writer = Writer(transport, nursery, Encoder(), 2)
+    writer = Writer(transport, nursery, MaskingEncoder(), 2)
     outcomes = [later(nursery, sending(writer, payload))[1] for payload in (b"first", b"second")]
     await wait_all_tasks_blocked()
     transport.open_gate()
@@ -797,7 +797,7 @@ async def test_a_send_that_fails_as_its_time_runs_out_has_failed(
 ) -> None:
     transport = LateTransport(autojump_clock)
     transport.failure = trio.BrokenResourceError("gone")
-    writer = Writer(transport, nursery, Encoder(), 2)
+    writer = Writer(transport, nursery, MaskingEncoder(), 2)
     _, outcome = later(nursery, sending(writer, b"data"))
     await wait_all_tasks_blocked()
     transport.open_gate()
@@ -808,7 +808,7 @@ async def test_a_send_that_fails_as_its_time_runs_out_has_failed(
 async def test_a_send_that_is_cancelled_as_its_time_runs_out_is_cancelled(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    writer = Writer(SlowTransport(), nursery, Encoder(), 2)
+    writer = Writer(SlowTransport(), nursery, MaskingEncoder(), 2)
     with trio.move_on_after(2) as scope:
         await writer.send(TEXT, b"data")
     assert scope.cancelled_caught
@@ -817,7 +817,7 @@ async def test_a_send_that_is_cancelled_as_its_time_runs_out_is_cancelled(
 
 async def test_a_send_with_room_is_not_hurried(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     transport = ScriptedTransport()
-    writer = Writer(transport, nursery, Encoder(), 1e-9)
+    writer = Writer(transport, nursery, MaskingEncoder(), 1e-9)
     for _ in range(100):
         await writer.send(TEXT, b"data")
     assert len(transport.frames()) == 100

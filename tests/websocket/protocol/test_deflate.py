@@ -56,11 +56,11 @@ def varied(size: int, seed: int = 0) -> bytes:
 
 
 def deflater(*, bits: int = 15, takeover: bool = True) -> Deflater:
-    return Deflater(DeflateParameters(client_no_context_takeover=not takeover, client_max_window_bits=bits))
+    return Deflater(DeflateParameters(own_no_context_takeover=not takeover, own_max_window_bits=bits))
 
 
 def inflater(*, bits: int = 15, takeover: bool = True, limit: int = 64 * MIB) -> Inflater:
-    return Inflater(DeflateParameters(server_no_context_takeover=not takeover, server_max_window_bits=bits), limit)
+    return Inflater(DeflateParameters(peer_no_context_takeover=not takeover, peer_max_window_bits=bits), limit)
 
 
 def inflated(peer: Inflater, *fragments: bytes) -> bytes:
@@ -598,29 +598,36 @@ def test_without_context_takeover_final_blocks_may_refer_back_within_their_messa
     assert verdict(peer, finished(b"x") + again)[0] == 1007
 
 
-def test_the_window_is_put_together_from_many_messages() -> None:
-    peer, ours = inflater(), deflater()
+@ALL_BITS
+def test_the_window_is_put_together_from_many_messages(bits: int) -> None:
+    peer, ours = inflater(bits=bits), deflater(bits=bits)
+    size = 1 << bits
     # The last makes it long enough to be cut.
-    messages = [noise(size, size) for size in (40_000, 3000, 1, 20_000, 7, 500, 12_000)]
+    shares = (40, 3, 0, 20, 0, 1, 12)
+    messages = [noise(share * size // 32 + number, number) for number, share in enumerate(shares)]
     for message in messages:
         assert inflated(peer, ours.deflate(message)) == message
     inflated(peer, finished(b"") + b"\x00")
-    window = b"".join(messages)[-32_768:]
-    for distance in (32_768, 1, 507, 12_000, 32_000):
+    window = b"".join(messages)[-size:]
+    for distance in (size, 1, size // 60, size // 3, size - 5):
         block = fixed_block(Reference(distance)).removesuffix(TAIL)
         expected = (window[-distance:] * 3)[:3]
         assert inflated(peer, block) == expected
-        window = (window + expected)[-32_768:]
+        window = (window + expected)[-size:]
 
 
-def test_the_window_is_no_longer_than_needed() -> None:
-    peer, ours = inflater(), deflater()
+@ALL_BITS
+def test_the_window_is_no_longer_than_needed(bits: int) -> None:
+    peer, ours = inflater(bits=bits), deflater(bits=bits)
     payloads = [ours.deflate(varied(30_000, seed)) for seed in range(40)]
+    payloads += [ours.deflate(varied(100, seed)) for seed in range(400)]
     tracemalloc.start()
     try:
         for payload in payloads:
             inflated(peer, payload)
-        assert tracemalloc.get_traced_memory()[0] < 300 * KIB
+            assert len(peer._window) <= 2 << bits
+        # zlib's own window, and ours, which a bytearray may hold with room to spare.
+        assert tracemalloc.get_traced_memory()[0] < 20 * KIB + (8 << bits)
     finally:
         tracemalloc.stop()
 

@@ -1,4 +1,4 @@
-"""What is offered, and what a server may make of it (RFC 7692, section 7.1)."""
+"""What is offered, what a server may make of it, and what ours makes of it (RFC 7692, section 7.1)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trio_csp_websocket.protocol.constants import Compression
-from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed, offer
+from trio_csp_websocket.protocol.negotiation import DeflateParameters, accepted, agreed, offer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 TAKEOVER, NO_CONTEXT = Compression.CONTEXT_TAKEOVER, Compression.NO_CONTEXT
@@ -26,8 +27,8 @@ def refusal(answer: str, compression: Compression = TAKEOVER) -> str:
     return str(caught.value)
 
 
-def calls_within(answer: str, compression: Compression) -> int:
-    """Count the calls it takes to refuse an answer; the work of one is linear in what it consumes."""
+def calls_within(parse: Callable[[str], object], header: str) -> int:
+    """Count the calls it takes to parse a header; the work of one is linear in what it consumes."""
     calls = 0
 
     def count(_frame: FrameType, event: str, _argument: object) -> None:
@@ -37,7 +38,7 @@ def calls_within(answer: str, compression: Compression) -> int:
     before = sys.getprofile()
     sys.setprofile(count)
     try:
-        agreed(answer, compression)
+        parse(header)
     except ValueError:
         pass
     finally:
@@ -206,38 +207,38 @@ def test_the_extension_given_twice_is_refused(again: str, compression: Compressi
     assert said == "it wants the extension 'permessage-deflate' twice"
 
 
+MALFORMED = [
+    ";",
+    "=",
+    '"permessage-deflate"',
+    "(comment)",
+    "\u00fcber",
+    "permessage-deflate;",
+    "permessage-deflate;;client_max_window_bits=9",
+    "permessage-deflate; ,",
+    "permessage-deflate; =9",
+    "permessage-deflate; client_max_window_bits=",
+    "permessage-deflate; client_max_window_bits==9",
+    "permessage-deflate; client_max_window_bits=9=9",
+    "permessage-deflate; client_max_window_bits=9 10",
+    'permessage-deflate; client_max_window_bits=""',
+    'permessage-deflate; client_max_window_bits="9',
+    'permessage-deflate; client_max_window_bits=9"',
+    'permessage-deflate; client_max_window_bits=" 9"',
+    'permessage-deflate; client_max_window_bits="9 "',
+    "permessage-deflate; client_max_window_bits='9\"",
+    "permessage-deflate; client max window bits",
+    "permessage-deflate client_no_context_takeover",
+    "permessage-deflate x",
+    "permessage-deflate=9",
+    "permessage-deflate; client_max_window_bits=\u0669",
+    "permessage-deflate\x00",
+    "permessage-deflate; client_no_context_takeover\u00a0",
+]
+
+
 @BOTH
-@pytest.mark.parametrize(
-    "answer",
-    [
-        ";",
-        "=",
-        '"permessage-deflate"',
-        "(comment)",
-        "\u00fcber",
-        "permessage-deflate;",
-        "permessage-deflate;;client_max_window_bits=9",
-        "permessage-deflate; ,",
-        "permessage-deflate; =9",
-        "permessage-deflate; client_max_window_bits=",
-        "permessage-deflate; client_max_window_bits==9",
-        "permessage-deflate; client_max_window_bits=9=9",
-        "permessage-deflate; client_max_window_bits=9 10",
-        'permessage-deflate; client_max_window_bits=""',
-        'permessage-deflate; client_max_window_bits="9',
-        'permessage-deflate; client_max_window_bits=9"',
-        'permessage-deflate; client_max_window_bits=" 9"',
-        'permessage-deflate; client_max_window_bits="9 "',
-        "permessage-deflate; client_max_window_bits='9\"",
-        "permessage-deflate; client max window bits",
-        "permessage-deflate client_no_context_takeover",
-        "permessage-deflate x",
-        "permessage-deflate=9",
-        "permessage-deflate; client_max_window_bits=\u0669",
-        "permessage-deflate\x00",
-        "permessage-deflate; client_no_context_takeover\u00a0",
-    ],
-)
+@pytest.mark.parametrize("answer", MALFORMED)
 def test_what_does_not_follow_the_grammar_is_refused_and_shown(answer: str, compression: Compression) -> None:
     said = refusal(answer, compression)
     assert said == f"its Sec-WebSocket-Extensions header is malformed: {answer!r}"
@@ -246,23 +247,23 @@ def test_what_does_not_follow_the_grammar_is_refused_and_shown(answer: str, comp
 # Hostile answers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "; a{}",
-        "; a{}=1",
-        '; a{}="1"',
-        "; client_no_context_takeover",
-        ", permessage-deflate",
-        ",",
-        " ",
-        "; a{}  ",
-    ],
-)
+PIECES = [
+    "; a{}",
+    "; a{}=1",
+    '; a{}="1"',
+    "; client_no_context_takeover",
+    ", permessage-deflate",
+    ",",
+    " ",
+    "; a{}  ",
+]
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_the_work_on_a_long_answer_grows_with_its_length(piece: str) -> None:
     def calls(count: int) -> int:
         answer = "permessage-deflate" + "".join(piece.format(number) for number in range(count))
-        return calls_within(answer, TAKEOVER)
+        return calls_within(lambda header: agreed(header, TAKEOVER), answer)
 
     calls(1)  # whatever is done once
     assert calls(4000) <= 5 * max(calls(1000), 10)
@@ -286,3 +287,184 @@ def test_the_work_on_a_long_answer_grows_with_its_length(piece: str) -> None:
 def test_a_huge_answer_is_refused(answer: str) -> None:
     # With anything quadratic this takes minutes, and the test's time limit strikes.
     assert len(refusal(answer)) < 1000
+
+
+# A server's end -------------------------------------------------------------------------------------------------------
+
+
+def answered(offers: str, compression: Compression = TAKEOVER, bits: int = 15) -> str | None:
+    """Return what a server answers; that it does what it answers is tested below."""
+    agreement = accepted(offers, compression, bits)
+    return None if agreement is None else agreement.header.removeprefix("permessage-deflate").removeprefix("; ")
+
+
+@pytest.mark.parametrize("offers", ["", " ", ",", "permessage-deflate", "permessage-deflate; client_max_window_bits"])
+def test_without_compression_a_server_agrees_to_nothing(offers: str) -> None:
+    assert accepted(offers, Compression.DISABLED, 12) is None
+
+
+@BOTH
+@pytest.mark.parametrize("offers", ["", "\t ,", "x", "x-webkit-deflate-frame", "Permessage-Deflate", "x; y=1, z"])
+def test_what_does_not_offer_the_extension_is_declined(offers: str, compression: Compression) -> None:
+    assert accepted(offers, compression, 12) is None
+
+
+@pytest.mark.parametrize(
+    ("offers", "expected"),
+    [
+        ("", ""),
+        ("server_no_context_takeover", "server_no_context_takeover"),
+        ("client_no_context_takeover", "client_no_context_takeover"),
+        (
+            "client_no_context_takeover; server_no_context_takeover",
+            "server_no_context_takeover; client_no_context_takeover",
+        ),
+        ("client_max_window_bits", ""),
+        ("client_max_window_bits=15", ""),
+        ("client_max_window_bits=10", "client_max_window_bits=10"),
+        ('client_max_window_bits="8"', "client_max_window_bits=8"),
+        ("server_max_window_bits=15", "server_max_window_bits=15"),
+        ("server_max_window_bits=8", "server_max_window_bits=8"),
+        (
+            "client_max_window_bits=9; server_max_window_bits=10",
+            "server_max_window_bits=10; client_max_window_bits=9",
+        ),
+    ],
+)
+def test_a_server_grants_what_is_offered_and_asks_for_nothing_it_does_not_need(offers: str, expected: str) -> None:
+    assert answered(f"permessage-deflate; {offers}" if offers else "permessage-deflate") == expected
+
+
+@pytest.mark.parametrize(
+    ("offers", "expected"),
+    [
+        # It may limit its own window unasked, the client's only if that was offered.
+        ("", "server_max_window_bits=12"),
+        ("client_max_window_bits", "server_max_window_bits=12; client_max_window_bits=12"),
+        ("client_max_window_bits=15", "server_max_window_bits=12; client_max_window_bits=12"),
+        ("client_max_window_bits=11", "server_max_window_bits=12; client_max_window_bits=11"),
+        ("server_max_window_bits=15", "server_max_window_bits=12"),
+        ("server_max_window_bits=12", "server_max_window_bits=12"),
+        ("server_max_window_bits=9", "server_max_window_bits=9"),
+        # A window that is not kept costs nothing.
+        ("server_no_context_takeover", "server_no_context_takeover"),
+        (
+            "server_no_context_takeover; server_max_window_bits=14",
+            "server_no_context_takeover; server_max_window_bits=14",
+        ),
+        (
+            "client_no_context_takeover; client_max_window_bits",
+            "client_no_context_takeover; server_max_window_bits=12",
+        ),
+        (
+            "client_no_context_takeover; client_max_window_bits=14",
+            "client_no_context_takeover; server_max_window_bits=12; client_max_window_bits=14",
+        ),
+    ],
+)
+def test_a_server_limits_the_windows_that_are_kept(offers: str, expected: str) -> None:
+    assert answered(f"permessage-deflate; {offers}" if offers else "permessage-deflate", bits=12) == expected
+
+
+@pytest.mark.parametrize(
+    ("offers", "more"),
+    [
+        ("", ""),
+        ("; client_max_window_bits", ""),
+        ("; client_max_window_bits=10", "; client_max_window_bits=10"),
+        ("; server_max_window_bits=10", "; server_max_window_bits=10"),
+        ("; server_no_context_takeover", ""),
+    ],
+)
+def test_with_no_context_a_server_asks_both_sides_to_start_afresh(offers: str, more: str) -> None:
+    expected = f"server_no_context_takeover; client_no_context_takeover{more}"
+    assert answered(f"permessage-deflate{offers}", NO_CONTEXT, 12) == expected
+
+
+BAD_PARAMETERS = (
+    "x",
+    "x=1",
+    "CLIENT_MAX_WINDOW_BITS",
+    "server_no_context_takeover=true",
+    "client_no_context_takeover=1",
+    "server_max_window_bits",
+    "server_max_window_bits=7",
+    "server_max_window_bits=16",
+    "client_max_window_bits=07",
+    "client_max_window_bits=banana",
+    "client_max_window_bits; client_max_window_bits",
+    "client_max_window_bits; client_max_window_bits=10",
+    "server_no_context_takeover; server_no_context_takeover",
+)
+
+
+@BOTH
+@pytest.mark.parametrize("bad", BAD_PARAMETERS)
+def test_an_offer_that_cannot_be_accepted_is_passed_over(bad: str, compression: Compression) -> None:
+    assert accepted(f"permessage-deflate; {bad}", compression, 12) is None
+    good = "permessage-deflate; client_max_window_bits=10"
+    for offers in (f"permessage-deflate; {bad}, {good}", f"permessage-deflate; client_max_window_bits; {bad},x,{good}"):
+        assert accepted(offers, compression, 12) == accepted(good, compression, 12)
+
+
+def test_the_first_offer_that_can_be_accepted_is() -> None:
+    first = "permessage-deflate; server_max_window_bits=10; client_max_window_bits"
+    offers = f"x-webkit-deflate-frame, {first}, permessage-deflate; server_no_context_takeover"
+    assert accepted(offers, TAKEOVER, 12) == accepted(first, TAKEOVER, 12)
+    assert answered(offers, bits=12) == "server_max_window_bits=10; client_max_window_bits=12"
+
+
+@pytest.mark.parametrize("offers", MALFORMED)
+def test_a_malformed_header_offers_nothing(offers: str) -> None:
+    assert accepted(offers, TAKEOVER, 12) is None
+    assert accepted(f"permessage-deflate, {offers}", TAKEOVER, 12) is None
+    assert accepted(f"{offers}, permessage-deflate", TAKEOVER, 12) is None
+
+
+MODES = [
+    (compression, afresh_server, afresh_client, server_bits, client_bits)
+    for compression in (TAKEOVER, NO_CONTEXT)
+    for afresh_server in ("", "; server_no_context_takeover")
+    for afresh_client in ("", "; client_no_context_takeover")
+    for server_bits in ("", "; server_max_window_bits=8", "; server_max_window_bits=15")
+    for client_bits in ("", "; client_max_window_bits", "; client_max_window_bits=8", "; client_max_window_bits=15")
+]
+
+
+@pytest.mark.parametrize("bits", [9, 12, 15])
+def test_our_client_takes_the_answer_for_what_the_server_means_by_it(bits: int) -> None:
+    for compression, *parameters in MODES:
+        agreement = accepted("".join(["permessage-deflate", *parameters]), compression, bits)
+        assert agreement is not None
+        client, server = agreed(agreement.header, TAKEOVER), agreement.deflate
+        assert client == (
+            server.peer_no_context_takeover,
+            server.own_no_context_takeover,
+            server.peer_max_window_bits,
+            server.own_max_window_bits,
+        )
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_the_work_on_a_long_offer_grows_with_its_length(piece: str) -> None:
+    def calls(count: int) -> int:
+        offers = "permessage-deflate" + "".join(piece.format(number) for number in range(count))
+        return calls_within(lambda header: accepted(header, TAKEOVER, 12), offers)
+
+    calls(1)  # whatever is done once
+    assert calls(4000) <= 5 * max(calls(1000), 10)
+
+
+@pytest.mark.parametrize(
+    "offers",
+    [
+        "permessage-deflate; x, " * 20_000,
+        "permessage-deflate" + "; a" * 60_000,
+        "permessage-deflate; a=" + '"' * 60_000,
+        "x, " * 60_000 + "(",
+        "permessage-deflate; client_max_window_bits=" + "9" * 60_000,
+    ],
+)
+def test_a_huge_offer_is_declined(offers: str) -> None:
+    # With anything quadratic this takes minutes, and the test's time limit strikes.
+    assert accepted(offers, TAKEOVER, 12) is None

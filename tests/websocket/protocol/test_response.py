@@ -14,7 +14,7 @@ from csp.errors import ConnectionFailedError, Kind
 from tests.websocket._server import accept_key, accepting, text
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
-from trio_csp_websocket.protocol.response import MAX_BODY_BYTES, Handshake
+from trio_csp_websocket.protocol.response import MAX_BODY_BYTES, ResponseReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,8 +31,8 @@ REQUEST_LINES = (
 REQUEST = BytesHeaderParser().parsebytes("\r\n".join(REQUEST_LINES[1:]).encode())
 
 
-def handshake(*protocols: str, compression: Compression = Compression.DISABLED) -> Handshake:
-    started = Handshake(protocols, compression)
+def handshake(*protocols: str, compression: Compression = Compression.DISABLED) -> ResponseReader:
+    started = ResponseReader(protocols, compression)
     started.request_sent("\r\n".join([*REQUEST_LINES, "", ""]).encode())
     return started
 
@@ -103,7 +103,7 @@ def test_the_head_can_be_understood_by_wsproto() -> None:
     request = client.send(
         wsproto.events.Request(host="server.test", target="/feed", subprotocols=["chat", "v2"], extra_headers=[])
     )
-    started = Handshake(("chat", "v2"), Compression.DISABLED)
+    started = ResponseReader(("chat", "v2"), Compression.DISABLED)
     started.request_sent(request)
     sent = BytesHeaderParser().parsebytes(request.partition(b"\r\n")[2])
     answer = started.feed(accepting(sent, "Sec-WebSocket-Protocol: v2", "Set-Cookie: a=1", "Set-Cookie: b=2"))
@@ -155,7 +155,7 @@ def test_no_subprotocol_is_accepted_although_some_were_offered() -> None:
 
 
 def test_a_request_with_very_large_headers_is_understood() -> None:
-    started = Handshake((), Compression.DISABLED)
+    started = ResponseReader((), Compression.DISABLED)
     started.request_sent("\r\n".join([*REQUEST_LINES, "X-Large: " + "x" * 100_000, "", ""]).encode())
     assert started.feed(accepted()) is not None
 
@@ -167,7 +167,7 @@ def test_an_answer_that_agrees_to_compression_says_how() -> None:
     started = handshake(compression=Compression.CONTEXT_TAKEOVER)
     assert started.deflate is None
     started.feed(accepted("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10"))
-    assert started.deflate == DeflateParameters(server_max_window_bits=10)
+    assert started.deflate == DeflateParameters(peer_max_window_bits=10)
 
 
 def test_an_answer_without_an_extension_wants_no_compression() -> None:
@@ -447,7 +447,7 @@ def test_an_informational_status_is_never_an_answer(status: int) -> None:
 
 def test_the_request_reaches_the_parser_as_h11_would_have_it() -> None:
     with pytest.raises(h11.RemoteProtocolError):
-        Handshake((), Compression.DISABLED).request_sent(b"garbage\r\n\r\n")
+        ResponseReader((), Compression.DISABLED).request_sent(b"garbage\r\n\r\n")
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x15\x03\x01", b"HTTQ", b"\r\nHTTP/1.1 101"])

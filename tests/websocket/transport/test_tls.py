@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from trio_csp_websocket.connection.writer import Writer
-from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.encoder import MaskingEncoder
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.stream import StreamTransport
 from trio_csp_websocket.transport.tls import TlsTransport, reason_of
@@ -800,7 +800,7 @@ def test_tls_says_why_in_words(error: ssl.SSLError, reason: str) -> None:
 
 async def test_an_answer_that_becomes_pending_is_written_by_the_writer(nursery: trio.Nursery) -> None:
     async with OverMemory(*asking()) as link:
-        Writer(link.transport, nursery, Encoder())
+        Writer(link.transport, nursery, MaskingEncoder())
         link.server.tls.verify_client_post_handshake()
         await link.wire.send_all(link.server.records(b"who are you?"))
         assert await link.transport.receive_some(100) == b"who are you?"
