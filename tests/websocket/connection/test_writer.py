@@ -586,6 +586,17 @@ async def test_a_close_frame_goes_out_once_although_something_is_pending_later(
     assert transport.frames() == [Frame(CLOSE, b"\x03\xe8")]
 
 
+async def test_what_was_pending_before_there_was_a_writer_is_sent(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport()
+    transport.open_gate()
+    transport.pending = True  # TLS had something to say while hands were shaken
+    Writer(transport, nursery, MaskingEncoder())
+    await wait_all_tasks_blocked()
+    assert not transport.pending
+
+
 async def test_who_waits_when_the_nursery_of_the_writer_is_cancelled_is_told(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
