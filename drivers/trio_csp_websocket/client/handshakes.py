@@ -46,6 +46,15 @@ class Handshakes(trio.abc.Stream):
         nursery: where tasks run; cancelling it must be followed by `abort`.
     """
 
+    __slots__ = (
+        "_close_answer",
+        "_nursery",
+        "_opening",
+        "_options",
+        "_transport",
+        "connection",
+    )
+
     def __init__(self, transport: Transport, options: Options, nursery: trio.Nursery) -> None:
         self.connection: Connection | None = None
         """The connection, from when the server has accepted it."""

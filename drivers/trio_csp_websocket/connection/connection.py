@@ -109,6 +109,25 @@ class Connection:
         encoder: of ours.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_close_payload",
+        "_close_timeout_seconds",
+        "_handshaking",
+        "_liveness",
+        "_nursery",
+        "closing",
+        "decoder",
+        "delivery",
+        "ending",
+        "finished",
+        "pings",
+        "send_close",
+        "state",
+        "transport",
+        "writer",
+    )
+
     def __init__(
         self,
         transport: Transport,

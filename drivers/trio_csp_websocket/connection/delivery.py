@@ -22,6 +22,17 @@ class Delivery:
         capacity: of the channel.
     """
 
+    __slots__ = (
+        "_cause",
+        "_delivering",
+        "_ended",
+        "_waiting",
+        "blocked_seconds",
+        "channel",
+        "finished",
+        "stopped",
+    )
+
     def __init__(self, waiting: deque[Message], capacity: int) -> None:
         self.channel = csp.Channel[Message](capacity)
         self.finished = trio.Event()

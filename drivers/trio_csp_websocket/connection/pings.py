@@ -21,6 +21,12 @@ class _Ping(NamedTuple):
 class Pings:
     """Matches pongs to pings and measures the round trips."""
 
+    __slots__ = (
+        "_outstanding",
+        "_payloads",
+        "latency",
+    )
+
     def __init__(self) -> None:
         # A list, though served from its front: bounded, mostly empty, and then a tenth of a deque's size.
         self._outstanding: list[_Ping] = []

@@ -66,6 +66,25 @@ class Writer:
         timeout_seconds: how long a `send` may take.
     """
 
+    __slots__ = (
+        "_begun",
+        "_close",
+        "_close_begun",
+        "_failure",
+        "_idle",
+        "_line",
+        "_nursery",
+        "_open",
+        "_ping",
+        "_pongs",
+        "_rest",
+        "_timeout_seconds",
+        "_transport",
+        "_working",
+        "_writing",
+        "encoder",
+    )
+
     def __init__(
         self, transport: Transport, nursery: trio.Nursery, encoder: Encoder, timeout_seconds: float = math.inf
     ) -> None:
