@@ -29,7 +29,9 @@ from csp._core.waiters import Received
 from csp._sources.adapters import from_async_iterable, from_event, from_receive_channel, from_signals, from_stream
 from csp._sources.pull import PullSource
 from csp._time.duration import Duration, parse_duration
-from csp._time.timers import Ticker, Timer, TimerChannel, after, never, tick
+from csp._time.never import never
+from csp._time.timer_channels import TimerChannel
+from csp._time.timers import Ticker, Timer, after, tick
 from csp.errors import ChannelClosedError
 
 __version__ = "0.1.0"

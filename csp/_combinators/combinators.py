@@ -15,7 +15,8 @@ from csp._core.selector import Selector
 from csp._core.source import Source, check_source
 from csp._sources.pull import PullSource
 from csp._time.duration import Duration, positive_duration
-from csp._time.timers import after, never
+from csp._time.never import never
+from csp._time.timers import after
 
 T = TypeVar("T")
 T1 = TypeVar("T1")

@@ -14,7 +14,8 @@ from csp._core.channel import Channel
 from csp._core.select import select
 from csp._core.source import Source, check_source
 from csp._time.duration import Duration, positive_duration
-from csp._time.timers import after, never
+from csp._time.never import never
+from csp._time.timers import after
 from csp.errors import ChannelClosedError
 
 if TYPE_CHECKING:

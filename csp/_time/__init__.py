@@ -4,5 +4,7 @@ From the bottom:
 
 - `duration`: Go's durations, in seconds
 - `alarm`: wakes what is parked on timers
-- `timers`: `after`, `tick`, `Timer`, `Ticker`, and the channels behind them
+- `timer_channels`: the channels behind timers
+- `never`: a channel that never gives anything
+- `timers`: `after`, `tick`, `Timer`, `Ticker`
 """
