@@ -26,8 +26,12 @@ from csp._core.selector import Selector
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source
 from csp._core.waiters import Received
-from csp._sources.adapters import from_async_iterable, from_event, from_receive_channel, from_signals, from_stream
+from csp._sources.async_iterable import from_async_iterable
+from csp._sources.event import from_event
 from csp._sources.pull import PullSource
+from csp._sources.receive_channel import from_receive_channel
+from csp._sources.signals import from_signals
+from csp._sources.stream import from_stream
 from csp._time.duration import Duration, parse_duration
 from csp._time.never import never
 from csp._time.timer_channels import TimerChannel

@@ -1,0 +1,53 @@
+"""`from_event`: that a Trio event is set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Never
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from csp._sources.pull import PullSource
+from csp.errors import InvalidTypeError
+
+if TYPE_CHECKING:
+    from csp._core.source import Moment
+    from csp._core.waiters import Received
+
+
+def from_event(event: trio.Event) -> PullSource[Never]:
+    """Return a source that is closed once a `trio.Event` is set: `receive` then gives ``(None, False)``.
+
+    So it stays ready from then on, like the channel of Go's ``Context.Done``; a `Selector` reports it once.
+
+    Raises:
+        InvalidTypeError: it is no `trio.Event`.
+    """
+    if not isinstance(event, trio.Event):
+        raise InvalidTypeError(f"event must be a trio.Event, not {event!r}")
+    return _EventSource(event)
+
+
+class _EventSource(PullSource[Never]):
+    """As every other, but an event that is set is seen at once."""
+
+    __slots__ = ("_event",)
+
+    _name = "from_event"
+
+    def __init__(self, event: trio.Event) -> None:
+        super().__init__(self._wait)
+        self._event = event
+
+    async def _wait(self) -> Never:
+        await self._event.wait()
+        raise trio.EndOfChannel
+
+    def is_ready(self, moment: Moment) -> bool:
+        return super().is_ready(moment) or self._event.is_set()
+
+    @enable_ki_protection
+    def receive_nowait(self) -> Received[Never]:
+        if self._event.is_set():
+            self._close(None)
+        return super().receive_nowait()

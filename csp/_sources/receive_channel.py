@@ -1,0 +1,76 @@
+"""`from_receive_channel`: what a Trio channel gives."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from csp._core.source import Moment, Source
+from csp._core.waiters import Received
+from csp._sources.pull import PullSource
+from csp.errors import InvalidTypeError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> PullSource[T]:
+    """Return a source of what a Trio channel gives, such as a memory channel that a library made.
+
+        async with csp.from_receive_channel(receive_channel) as jobs:
+            r = await csp.select(jobs.case_receive(), shutdown.case_receive())
+
+    What a memory channel buffers is taken when it is received, no sooner. Closed when the channel ends; with a cause
+    if it breaks, or was closed at this end. The channel is not closed here: that is for who opened it.
+
+    Raises:
+        InvalidTypeError: it is no receive channel.
+    """
+    if isinstance(channel, trio.MemoryReceiveChannel):
+        return _MemoryChannelSource(channel)
+    if not isinstance(channel, trio.abc.ReceiveChannel):
+        hint = ", which is a source already" if isinstance(channel, Source) else ""
+        raise InvalidTypeError(f"channel must be a trio.abc.ReceiveChannel, not {channel!r}{hint}")
+    return _ChannelSource(channel.receive)
+
+
+class _ChannelSource(PullSource[T_co]):
+    __slots__ = ()
+
+    _name = "from_receive_channel"
+    _ends = (trio.EndOfChannel,)
+
+
+class _MemoryChannelSource(_ChannelSource[T_co]):
+    """As every other, but what the memory channel has can be taken at once."""
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, channel: trio.MemoryReceiveChannel[T_co]) -> None:
+        super().__init__(channel.receive)
+        self._channel = channel
+
+    def is_ready(self, moment: Moment) -> bool:
+        # While the task waits in the channel, it is the one that the next value goes to.
+        return super().is_ready(moment) or (not self._pulling and self._has_something())
+
+    def _has_something(self) -> bool:
+        statistics = self._channel.statistics()
+        return bool(
+            statistics.current_buffer_used or statistics.tasks_waiting_send or not statistics.open_send_channels
+        )
+
+    @enable_ki_protection
+    def receive_nowait(self) -> Received[T_co]:
+        if not self._pulling and not super().is_ready(Moment()):
+            try:
+                return Received(self._channel.receive_nowait(), True)
+            except trio.WouldBlock:
+                pass
+            except trio.EndOfChannel:
+                self._close(None)
+            except trio.ClosedResourceError as error:
+                self._close(error)
+        return super().receive_nowait()
