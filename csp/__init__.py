@@ -13,10 +13,12 @@ The rooms, from the bottom; each lists its files, and an import never points dow
 """
 
 from csp import errors, security
+from csp._combinators.batch import batch
 from csp._combinators.broadcast import Broadcast, SlowPolicy, broadcast
-from csp._combinators.combinators import batch, merge
+from csp._combinators.debounce import debounce
+from csp._combinators.merge import merge
 from csp._combinators.pipeline import pipeline
-from csp._combinators.rates import debounce, throttle
+from csp._combinators.throttle import throttle
 from csp._core.background import BackgroundNursery
 from csp._core.channel import Channel, ChannelStatistics
 from csp._core.checkpoint import OPERATIONS_PER_VISIT, visit_due

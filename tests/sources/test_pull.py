@@ -1,4 +1,4 @@
-"""Tests of ``csp._sources.pull``."""
+"""`PullSource`: a value is fetched only when somebody asks, and none is lost."""
 
 from __future__ import annotations
 

@@ -12,12 +12,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import csp
 from csp._time.alarm import _MIN_HEAP_TO_CLEAN, Alarm, current_alarm
+from tests.time._waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-
-
-from tests.time._waiting import Waiting
 
 
 class Bell:

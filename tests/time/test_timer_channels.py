@@ -15,13 +15,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import csp
 from csp._core import select
 from csp._time import timer_channels
+from tests.time._waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from csp import SelectResult
-
-from tests.time._waiting import Waiting
 
 # Parked tasks ---------------------------------------------------------------------------------------------------------
 

@@ -11,14 +11,12 @@ import trio
 
 import csp
 from csp import errors
+from tests.time._waiting import Waiting, is_silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio.testing import MockClock
-
-
-from tests.time._waiting import Waiting, is_silent
 
 # after ----------------------------------------------------------------------------------------------------------------
 
