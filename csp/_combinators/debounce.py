@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from csp._combinators.latest import end, running
+from csp._combinators.latest import latest_of
 from csp._core.select import select
 from csp._core.source import Source, check_source
 from csp._time.duration import Duration, positive_duration
@@ -38,20 +38,16 @@ def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManag
     check_source(source, "source")
     positive_duration(duration, "duration")
 
-    async def run(settled: Channel[T]) -> None:
-        latest: list[T] = []
+    async def run(settled: Channel[T], latest: list[T]) -> None:
         quiet: Source[float] = never()
-        try:
-            while True:
-                r = await select(quiet.case_receive(), source.case_receive(), priority=True)
-                if r.channel is quiet:
-                    settled.send_nowait(latest.pop())
-                elif not r.ok:
-                    break
-                else:
-                    latest[:] = [cast("T", r.value)]
-                    quiet = after(duration)
-        finally:
-            end(settled, latest, source)
+        while True:
+            r = await select(quiet.case_receive(), source.case_receive(), priority=True)
+            if r.channel is quiet:
+                settled.send_nowait(latest.pop())
+            elif not r.ok:
+                return
+            else:
+                latest[:] = [cast("T", r.value)]
+                quiet = after(duration)
 
-    return running(run)
+    return latest_of(source, run)

@@ -22,18 +22,26 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def running(run: Callable[[Channel[T]], Awaitable[None]]) -> AsyncGenerator[Channel[T]]:
+async def latest_of(
+    source: Source[T], run: Callable[[Channel[T], list[T]], Awaitable[None]]
+) -> AsyncGenerator[Channel[T]]:
+    """Give what ``run`` sends, in a channel that keeps the latest value only; used as a block.
+
+    ``run`` gets that channel, and a list in which it keeps the value that is still to be given, if there is one. When
+    it ends, that value is given, and the channel is closed with the cause of the source.
+    """
+
     async def run_until_closed() -> None:
-        with suppress(ChannelClosedError):  # who receives may close it
-            await run(given)
+        with suppress(ChannelClosedError):  # whoever receives may close it
+            try:
+                await run(given, latest)
+            finally:
+                if latest:
+                    given.send_nowait(latest[0])
+                given.close(source.cause)
 
     given = Channel[T](1, overflow="drop_oldest")
+    latest: list[T] = []
     async with BackgroundNursery() as nursery:
         nursery.start_soon(run_until_closed)
         yield given
-
-
-def end(given: Channel[T], latest: list[T], source: Source[T]) -> None:
-    if latest:
-        given.send_nowait(latest[0])
-    given.close(source.cause)

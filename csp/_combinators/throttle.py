@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from csp._combinators.latest import end, running
+from csp._combinators.latest import latest_of
 from csp._core.select import select
 from csp._core.source import Source, check_source
 from csp._time.duration import Duration, positive_duration
@@ -41,22 +41,18 @@ def throttle(
     check_source(source, "source")
     positive_duration(duration, "duration")
 
-    async def run(shown: Channel[T]) -> None:
-        latest: list[T] = []
+    async def run(shown: Channel[T], latest: list[T]) -> None:
         window: Source[float] = never()
-        try:
-            while True:
-                r = await select(window.case_receive(), source.case_receive(), priority=True)
-                if r.channel is window:
-                    window = never()
-                elif not r.ok:
-                    break
-                elif window is never() or trailing:
-                    latest[:] = [cast("T", r.value)]
-                if latest and window is never():
-                    shown.send_nowait(latest.pop())
-                    window = after(duration)
-        finally:
-            end(shown, latest, source)
+        while True:
+            r = await select(window.case_receive(), source.case_receive(), priority=True)
+            if r.channel is window:
+                window = never()
+            elif not r.ok:
+                return
+            elif window is never() or trailing:
+                latest[:] = [cast("T", r.value)]
+            if latest and window is never():
+                shown.send_nowait(latest.pop())
+                window = after(duration)
 
-    return running(run)
+    return latest_of(source, run)
