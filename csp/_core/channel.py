@@ -28,6 +28,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
+from csp._core.arguments import check_count
 from csp._core.checkpoint import turns, visit_due
 from csp._core.ends import ReceiveEnd, SendEnd
 from csp._core.sending import SendAllWaiter, SendCase, SendWaiter
@@ -96,10 +97,8 @@ class Channel(Source[T]):
 
     def __init__(self, capacity: float = 0, *, overflow: Literal["drop_oldest", "drop_newest"] | None = None) -> None:
         super().__init__()
-        if capacity != math.inf and (not isinstance(capacity, int) or isinstance(capacity, bool)):
-            raise InvalidTypeError(f"capacity must be an int of at least 0 or math.inf, not {capacity!r}")
-        if capacity < 0:
-            raise InvalidError(f"capacity must be at least 0, not {capacity}")
+        if capacity != math.inf:
+            check_count(capacity, "capacity", least=0, expected="an int of at least 0 or math.inf")
         if overflow not in (None, "drop_oldest", "drop_newest"):
             raise InvalidError(f'overflow must be "drop_oldest", "drop_newest" or None, not {overflow!r}')
         if overflow and not capacity:
