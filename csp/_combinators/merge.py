@@ -32,10 +32,9 @@ def merge(*sources: Source[Any]) -> PullSource[Any]:
             async for message in messages:
                 ...
 
-    Values of one source stay in order; of several that have something each gives at most 16 in a row, as in a
-    `csp.Selector`. Closed when all of them are closed; when one is closed with a cause, closed with that cause at once,
-    and what the others have stays there. Sources that fetch their values, as those of `csp.PullSource` do, each fetch
-    one ahead. (ReactiveX: "Merge".)
+    Values of one source stay in order; several that have something take turns, as in a `csp.Selector`. Closed when all
+    of them are closed; when one is closed with a cause, closed with that cause at once, and what the others have stays
+    there. Sources that fetch their values, as those of `csp.PullSource` do, each fetch one ahead. (ReactiveX: "Merge".)
 
     Raises:
         InvalidTypeError: one is no source.

@@ -38,7 +38,7 @@ from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
 
-# How many values one ready channel gives before the next one's turn.
+# How many values one ready channel gives before the next one's turn; told in the docstring of `Selector`.
 _VALUES_IN_A_ROW = 16
 
 _MIN_QUEUE_TO_CLEAN = 64
@@ -199,14 +199,16 @@ class Selector(Generic[T]):
         watch.dropped = True
         watch.source._unwatch(watch)
         del self._watches[watch.case]
-        if len(self._ready) > 2 * len(self._watches) + _MIN_QUEUE_TO_CLEAN:
+        if not self._watches:
+            self._ready.clear()
+            self._given = 0
+        elif len(self._ready) > 2 * len(self._watches) + _MIN_QUEUE_TO_CLEAN:
             self._ready = deque(watch for watch in self._ready if not watch.dropped)
 
     def _end_iteration_if_empty(self) -> None:
         """Wake the tasks that iterate, if the last case is gone; called when its last value is handed out."""
         if self._watches:
             return
-        self._ready.clear()
         waiting = self._parked
         parked = [] if waiting is None else [waiting] if isinstance(waiting, Waiter) else list(waiting)
         for waiter in parked:
