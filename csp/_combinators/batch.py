@@ -12,7 +12,7 @@ import trio
 from csp._core.arguments import check_count
 from csp._core.select import select
 from csp._core.source import Source, check_source
-from csp._sources.pull import PullSource
+from csp._sources.pull import PullSource, named
 from csp._time.duration import Duration, positive_duration
 from csp._time.never import never
 from csp._time.timers import after
@@ -66,10 +66,4 @@ def batch(source: Source[T], size: int, within: Duration | None = None) -> PullS
             raise trio.EndOfChannel from source.cause
         return take()
 
-    return _BatchSource(gather, unfinished=lambda: [take()] if gathered else [])
-
-
-class _BatchSource(PullSource[list[T]]):
-    __slots__ = ()
-
-    _name = "batch"
+    return named(PullSource(gather, unfinished=lambda: [take()] if gathered else []), "batch")

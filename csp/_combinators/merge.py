@@ -11,7 +11,7 @@ import trio
 
 from csp._core.selector import Selector
 from csp._core.source import Source, check_source
-from csp._sources.pull import PullSource
+from csp._sources.pull import PullSource, named
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -42,13 +42,11 @@ def merge(*sources: Source[Any]) -> PullSource[Any]:
     """
     for position, source in enumerate(sources):
         check_source(source, f"argument {position} of merge")
-    return _MergedSource(sources)
+    return named(_MergedSource(sources), "merge")
 
 
 class _MergedSource(PullSource[Any]):
     __slots__ = ("_selector", "_sources")
-
-    _name = "merge"
 
     def __init__(self, sources: tuple[Source[Any], ...]) -> None:
         super().__init__(self._next)

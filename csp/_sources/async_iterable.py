@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable
 from typing import TYPE_CHECKING, TypeVar
 
-from csp._sources.pull import PullSource
+from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
@@ -28,14 +28,11 @@ def from_async_iterable(iterable: AsyncIterable[T]) -> PullSource[T]:
     """
     if not isinstance(iterable, AsyncIterable):
         raise InvalidTypeError(f"iterable must be async iterable, not {iterable!r}")
-    return _IterableSource(aiter(iterable))
+    return named(_IterableSource(aiter(iterable)), "from_async_iterable", ends=(StopAsyncIteration,))
 
 
 class _IterableSource(PullSource[T_co]):
     __slots__ = ("_iterator",)
-
-    _name = "from_async_iterable"
-    _ends = (StopAsyncIteration,)
 
     def __init__(self, iterator: AsyncIterator[T_co]) -> None:
         super().__init__(iterator.__anext__)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Never
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from csp._sources.pull import PullSource
+from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
@@ -25,15 +25,13 @@ def from_event(event: trio.Event) -> PullSource[Never]:
     """
     if not isinstance(event, trio.Event):
         raise InvalidTypeError(f"event must be a trio.Event, not {event!r}")
-    return _EventSource(event)
+    return named(_EventSource(event), "from_event")
 
 
 class _EventSource(PullSource[Never]):
     """As every other, but an event that is set is seen at once."""
 
     __slots__ = ("_event",)
-
-    _name = "from_event"
 
     def __init__(self, event: trio.Event) -> None:
         super().__init__(self._wait)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import trio
 from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 T_co = TypeVar("T_co", covariant=True)
+
+# What the function raises at its end; the cause of that is passed on.
+_ENDS = (trio.EndOfChannel, StopAsyncIteration)
 
 
 class PullSource(Source[T_co]):
@@ -55,19 +58,17 @@ class PullSource(Source[T_co]):
         "_cause",
         "_closed",
         "_ending",
+        "_ends",
         "_entered",
         "_finished",
         "_held",
         "_idle",
+        "_name",
         "_pull",
         "_pulling",
         "_scope",
         "_unfinished",
     )
-
-    _name: ClassVar[str] = "PullSource"
-    _ends: ClassVar[tuple[type[Exception], ...]] = (trio.EndOfChannel, StopAsyncIteration)
-    """What the function raises at its end; the cause of that is passed on."""
 
     def __init__(
         self, pull: Callable[[], Awaitable[T_co]], *, unfinished: Callable[[], Iterable[T_co]] = tuple[T_co, ...]
@@ -80,6 +81,9 @@ class PullSource(Source[T_co]):
             )
         if not callable(pull):
             raise InvalidTypeError(f"pull must be an async function, not {pull!r}")
+        # What it is called in its texts, and what the function raises at its end: see `named`.
+        self._name = "PullSource"
+        self._ends: tuple[type[Exception], ...] = _ENDS
         self._pull = pull
         self._unfinished = unfinished
         self._background = BackgroundNursery()
@@ -251,6 +255,22 @@ class PullSource(Source[T_co]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "fetching" if self._pulling else "idle"
         return f"<csp.{self._name} {state}, {len(self._held)} held, at {id(self):#x}>"
+
+
+SourceT = TypeVar("SourceT", bound=PullSource[Any])
+
+
+def named(source: SourceT, name: str, *, ends: tuple[type[Exception], ...] = _ENDS) -> SourceT:
+    """Have a new source called by the name of the function that makes it; return it.
+
+    Args:
+        source: just made.
+        name: what errors and its repr call it.
+        ends: what the function that it calls raises at its end.
+    """
+    source._name = name
+    source._ends = ends
+    return source
 
 
 def _not_cancelled(_raise_cancel: object) -> Abort:

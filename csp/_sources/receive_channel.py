@@ -9,7 +9,7 @@ from trio.lowlevel import enable_ki_protection
 
 from csp._core.source import Moment, Source
 from csp._core.waiters import Received
-from csp._sources.pull import PullSource
+from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
@@ -28,22 +28,16 @@ def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> PullSource[T]:
     Raises:
         InvalidTypeError: it is no receive channel.
     """
-    if isinstance(channel, trio.MemoryReceiveChannel):
-        return _MemoryChannelSource(channel)
     if not isinstance(channel, trio.abc.ReceiveChannel):
         hint = ", which is a source already" if isinstance(channel, Source) else ""
         raise InvalidTypeError(f"channel must be a trio.abc.ReceiveChannel, not {channel!r}{hint}")
-    return _ChannelSource(channel.receive)
+    source = (
+        _MemoryChannelSource(channel) if isinstance(channel, trio.MemoryReceiveChannel) else PullSource(channel.receive)
+    )
+    return named(source, "from_receive_channel", ends=(trio.EndOfChannel,))
 
 
-class _ChannelSource(PullSource[T_co]):
-    __slots__ = ()
-
-    _name = "from_receive_channel"
-    _ends = (trio.EndOfChannel,)
-
-
-class _MemoryChannelSource(_ChannelSource[T_co]):
+class _MemoryChannelSource(PullSource[T_co]):
     """As every other, but what the memory channel has can be taken at once."""
 
     __slots__ = ("_channel",)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from csp._sources.pull import PullSource
+from csp._sources.pull import PullSource, named
 from csp.errors import InvalidError, InvalidTypeError
 
 if TYPE_CHECKING:
@@ -40,13 +40,11 @@ def from_signals(*signals: int) -> PullSource[int]:
             raise InvalidTypeError(f"a signal must be a number such as signal.SIGTERM, not {number!r}")
         if number not in signal.valid_signals() or number in _NEVER_SEEN:
             raise InvalidError(f"there is no signal {number} that can be received here")
-    return _SignalSource(signals)
+    return named(_SignalSource(signals), "from_signals")
 
 
 class _SignalSource(PullSource[int]):
     __slots__ = ("_receiver", "_signals", "_stack")
-
-    _name = "from_signals"
 
     def __init__(self, signals: tuple[int, ...]) -> None:
         super().__init__(self._next)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from csp._core.arguments import check_count
-from csp._sources.pull import PullSource
+from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 
 
@@ -33,10 +33,4 @@ def from_stream(stream: trio.abc.ReceiveStream, max_bytes: int | None = None) ->
             raise trio.EndOfChannel
         return bytes(piece)
 
-    return _StreamSource(receive)
-
-
-class _StreamSource(PullSource[bytes]):
-    __slots__ = ()
-
-    _name = "from_stream"
+    return named(PullSource(receive), "from_stream")

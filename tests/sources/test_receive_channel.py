@@ -166,3 +166,19 @@ async def test_a_memory_channel_that_ends_while_it_is_looked_at_is_at_its_end() 
         sender.close()
         await wait_all_tasks_blocked()
         assert source.receive_nowait() == ENDED
+
+
+class Stopping(trio.abc.ReceiveChannel[int]):
+    """Raises what ends an iteration, and no channel."""
+
+    async def receive(self) -> int:
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+async def test_what_ends_an_iteration_is_an_error_of_a_channel() -> None:
+    async with csp.from_receive_channel(Stopping()) as source:
+        assert await source.receive() == ENDED
+    assert isinstance(source.cause, StopAsyncIteration)
