@@ -66,7 +66,8 @@ new_tuple = cast(
 class Waiter(outcome.Outcome[object]):
     """A parked task and, once it is woken, the outcome it is woken with.
 
-    Subclasses that are made for every wait do what the constructor does themselves: a call is a hundredth of a wait.
+    Subclasses that are made for every wait do what the constructor does themselves: calling it would add 9 instructions
+    to 625, and two allocations to 26 (``python -m benchmarks.counts``, the row "1 to 1, unbuffered").
     """
 
     __slots__ = ("_task",)
