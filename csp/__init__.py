@@ -2,6 +2,7 @@
 
 The rooms, from the bottom; each lists its files, and an import never points down these lists:
 
+- `_home`: where public names live
 - `errors`: what anything may raise, and the kinds of errors
 - `security`: policies, and whether a context allows an action
 - `_core`: channels and select
@@ -20,7 +21,7 @@ from csp._combinators.merge import merge
 from csp._combinators.pipeline import pipeline
 from csp._combinators.throttle import throttle
 from csp._core.background import BackgroundNursery
-from csp._core.channel import Channel, ChannelStatistics
+from csp._core.channel import Channel, ChannelCase, ChannelStatistics
 from csp._core.checkpoint import OPERATIONS_PER_VISIT, visit_due
 from csp._core.ends import ReceiveEnd, SendEnd
 from csp._core.select import Case, SelectResult, select
@@ -28,6 +29,7 @@ from csp._core.selector import Selector
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source
 from csp._core.waiters import Received
+from csp._home import publish
 from csp._sources.async_iterable import from_async_iterable
 from csp._sources.event import from_event
 from csp._sources.pull import PullSource
@@ -35,8 +37,8 @@ from csp._sources.receive_channel import from_receive_channel
 from csp._sources.signals import from_signals
 from csp._sources.stream import from_stream
 from csp._time.duration import Duration, parse_duration
-from csp._time.never import never
-from csp._time.timer_channels import TimerChannel
+from csp._time.never import NeverChannel, never
+from csp._time.timer_channels import AfterChannel, TickerChannel, TimerChannel
 from csp._time.timers import Ticker, Timer, after, tick
 from csp.errors import ChannelClosedError
 
@@ -85,3 +87,7 @@ __all__ = [
     "tick",
     "visit_due",
 ]
+
+publish(__name__, [globals()[name] for name in __all__])
+# What public functions return without being public itself.
+publish(__name__, [AfterChannel, ChannelCase, NeverChannel, TickerChannel])

@@ -33,6 +33,9 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
 - `ConnectionEndedError` is raised where something is to be sent after the end; a handler need not catch it.
 """
 
+# Gives its classes their public home; a test meets them too.
+import csp.websocket  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from csp._home import publish
 from trio_csp_websocket.testing.memory import Handler, websocket_pair, websocket_server
 from trio_csp_websocket.testing.peer import ConnectionEndedError
 from trio_csp_websocket.testing.server_connection import ServerConnection
@@ -44,3 +47,5 @@ __all__ = [
     "websocket_pair",
     "websocket_server",
 ]
+
+publish(__name__, [globals()[name] for name in __all__])
