@@ -60,7 +60,8 @@ class ChannelCase(ReceiveCase[T]):
 
     __slots__ = ()
 
-    channel: Channel[Any]
+    # A narrower type would be wrong for an attribute that others set; a case's is set once, by its constructor.
+    channel: Channel[Any]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 @final

@@ -42,6 +42,8 @@ class SendEnd(trio.abc.SendChannel[T]):
 
     __slots__ = ("channel",)
 
+    channel: TwoEnded[T]
+
     def __init__(self, channel: TwoEnded[T]) -> None:
         self.channel = channel
 
@@ -73,6 +75,8 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
     """A channel's receiving end under Trio's interface."""
 
     __slots__ = ("channel",)
+
+    channel: TwoEnded[T]
 
     def __init__(self, channel: TwoEnded[T]) -> None:
         self.channel = channel

@@ -23,6 +23,9 @@ class SendCase(Generic[T]):
 
     __slots__ = ("channel", "value")
 
+    channel: Sink[T]
+    value: T
+
     def __init__(self, channel: Sink[T], value: T) -> None:
         self.channel = channel
         self.value = value

@@ -259,6 +259,8 @@ class ReceiveCase(Generic[T_co]):
 
     __slots__ = ("channel",)
 
+    channel: Source[T_co]
+
     def __init__(self, channel: Source[T_co]) -> None:
         self.channel = channel
 
