@@ -1,4 +1,4 @@
-"""A channel's two ends under Trio's channel interfaces, so that a channel goes into any code written for Trio."""
+"""A channel's two ends under Trio's channel interfaces, for code that is written for Trio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class TwoEnded(Sink[T], Protocol[T]):
-    """A channel, as its ends see it."""
+    """What the ends need of a channel."""
 
     @property
     def cause(self) -> BaseException | None:
