@@ -1,9 +1,8 @@
-"""The channels behind timers: they give the time at which a deadline has come.
+"""The channels that timers give their times on.
 
-A timer is a deadline and nothing more. It is due when Trio's clock has reached the deadline, whoever looks; only
-while a task is parked on it, or a selector watches it, is it registered with the run's `Alarm`. So a timer
-that is forgotten costs nothing, and there is no background task to stop and no value in flight that `stop` or `reset`
-could miss.
+A timer is a deadline and nothing more: it is due once Trio's clock has reached it. It is registered with the run's
+`Alarm` only while a task is parked on it or a selector watches it. So a forgotten timer costs nothing, and there is no
+background task to stop, and no value in flight that `stop` or `reset` could miss.
 
 The semantics are those of Go 1.23 (package time, "NewTimer"): after `stop` or `reset` no stale value is received.
 """
@@ -32,14 +31,14 @@ class TimerChannel(Source[float]):
     __slots__ = ("_alarm", "_deadline", "_entry", "_rung")
 
     def __init__(self, deadline: float) -> None:
-        # As in Source, without the call: a program makes timers as it makes selects.
+        # As in Source, but without the call: programs make a timer for many a select.
         self._receivers = None
         self._watches = ()
         self._selectors_turn = False
         self._deadline = deadline
-        # The alarm has rung for this deadline, and the value waits to be taken.
+        # Whether the alarm has rung for this deadline and the value was not taken yet.
         self._rung = False
-        # Where the timer is registered, while it is.
+        # Where the timer is registered, if it is.
         self._alarm: Alarm | None = None
         self._entry: float | None = None
 
@@ -50,12 +49,12 @@ class TimerChannel(Source[float]):
 
     @property
     def _armed(self) -> bool:
-        """Whether the timer is registered with the run's alarm, because somebody waits for it."""
+        """Whether the timer is registered with the run's alarm."""
         return self._alarm is not None
 
     @property
     def _awaited(self) -> bool:
-        """Whether a task is parked for the timer, itself or in a selector."""
+        """Whether a task is parked on the timer, or in a selector that watches it."""
         return self._receivers is not None or any(watch.parked for watch in self._watches)
 
     def is_ready(self, moment: Moment) -> bool:
@@ -67,7 +66,7 @@ class TimerChannel(Source[float]):
         """Take the time at which the timer was due.
 
         Raises:
-            trio.WouldBlock: it is not due, or its value was taken.
+            trio.WouldBlock: it is not due yet, or its value was taken.
         """
         moment = Moment()
         if not self.is_ready(moment):
@@ -78,7 +77,7 @@ class TimerChannel(Source[float]):
 
     @enable_ki_protection
     def _set_deadline(self, deadline: float) -> bool:
-        """Be due at another time, or never with `math.inf`; return whether a value was still to come or to be taken."""
+        """Set another deadline, `SILENT` for none; return whether a value was still to come or to be taken."""
         was_active = self._deadline != SILENT
         self._deadline = deadline
         self._rung = False
@@ -91,13 +90,13 @@ class TimerChannel(Source[float]):
         return self._deadline, SILENT
 
     def _arm(self) -> None:
-        """Register with the alarm if somebody waits for it to ring."""
+        """Register with the alarm if a task or a selector waits for it to ring."""
         if self._alarm is None and self._deadline != SILENT and (self._receivers is not None or self._is_watched()):
             self._alarm = current_alarm()
             self._alarm.arm(self, self._deadline)
 
     def _disarm(self) -> None:
-        """Unregister if nobody waits any more."""
+        """Unregister if neither a task nor a selector waits any more."""
         if self._receivers is None and not self._is_watched():
             self._unregister()
 
@@ -107,15 +106,15 @@ class TimerChannel(Source[float]):
             alarm.disarm(self)
 
     def _is_watched(self) -> bool:
-        # Selectors need to be told once; then they know that there is something to take.
+        # Selectors are told once; from then on they know that there is something to take.
         return bool(self._watches) and not self._rung
 
     @enable_ki_protection
     def _due(self) -> None:
-        """Called by the alarm when the deadline has come, unregistered: serve who waits, or tell the selectors."""
+        """Called by the alarm, which has unregistered the timer: serve a task that waits, or tell the selectors."""
         self._alarm = None
         self.serve()
-        # If nobody took it, the selectors know now; the alarm is needed again after the next deadline.
+        # If no task took it, the selectors know of it now; the alarm is needed again for the next deadline.
         self._rung = self.is_ready(Moment())
         self._arm()
 
@@ -166,14 +165,14 @@ class TickerChannel(TimerChannel):
 
     @enable_ki_protection
     def _restart(self, start: float, period: float) -> bool:
-        """Be due at ``start + period``, ``start + 2 * period``, and so on; return what `_set_deadline` does."""
+        """Tick at ``start + period``, ``start + 2 * period``, and so on; return what `_set_deadline` does."""
         self._start = start
         self._period = period
         return self._set_deadline(start + period)
 
     def _expire(self, now: float) -> tuple[float, float]:
-        # Multiples of the period from the start, so that rounding does not add up over many ticks; and then the
-        # division's own rounding may be off by one.
+        # Multiples of the period from the start, so that rounding errors do not add up over many ticks. The rounding of
+        # the division may make the number wrong by one.
         number = math.floor((now - self._start) / self._period)
         while self._tick(number + 1) <= now:
             number += 1
