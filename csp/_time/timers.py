@@ -1,4 +1,4 @@
-"""Timers: what sets the channels of `csp._time.timer_channels`, and makes them."""
+"""Timers: `after` and `tick` make channels that give times; `Timer` and `Ticker` can be stopped and set again too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from csp.errors import NoContextError
 
 @final
 class Timer:
-    """A timer that can be stopped and set again, as Go's ``time.Timer``.
+    """A timer that can be stopped and set again, like Go's ``time.Timer``.
 
     Args:
         duration: how long until it is due: a Go duration string such as ``"1m30s"``, or a timedelta.
@@ -31,7 +31,7 @@ class Timer:
 
     @property
     def channel(self) -> TimerChannel:
-        """Gives the time at which the timer was due, once; then it is silent until `reset`."""
+        """Gives the time at which the timer was due, once; then nothing until `reset`."""
         return self._channel
 
     def stop(self) -> bool:
@@ -42,9 +42,9 @@ class Timer:
         return self._channel._set_deadline(SILENT)
 
     def reset(self, duration: Duration) -> bool:
-        """Set the timer anew, whether it runs, is due, or was stopped; a value not taken yet is dropped.
+        """Set the timer again, whether it runs, is due, or was stopped; a value not taken yet is dropped.
 
-        What is parked on `channel` goes on waiting, for the new time. Returns what `stop` would have.
+        Tasks parked on `channel` go on waiting, for the new time. Returns what `stop` would have returned.
         """
         return self._channel._set_deadline(_now() + positive_duration(duration, "Timer.reset's duration"))
 
@@ -54,10 +54,10 @@ class Timer:
 
 @final
 class Ticker:
-    """A timer that is due again and again, as Go's ``time.Ticker``.
+    """A timer that is due again and again, like Go's ``time.Ticker``.
 
-    The ticks stay on a grid from the start, however late they are received. Of several that were due and not received,
-    only the latest is kept.
+    The ticks stay on a grid from the start, however late they are received. Of several that are due and were not
+    received, only the latest is kept.
 
     Args:
         duration: the time between two ticks; errors are those of `Timer`.
@@ -91,7 +91,7 @@ def after(duration: Duration) -> AfterChannel:
     The value is the `trio.current_time` at which it was due. With a duration of 0 or less it is ready at once. It needs
     no nursery and no clean-up: a forgotten one costs nothing. See Go's ``time.After``.
 
-    Raises: as `Timer` does, except that a duration need not be above 0.
+    Raises: as `Timer` does, except that the duration need not be above 0.
     """
     return AfterChannel(_now() + parse_duration(duration, name="after's duration"))
 
