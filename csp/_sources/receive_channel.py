@@ -22,11 +22,11 @@ def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> PullSource[T]:
         async with csp.from_receive_channel(receive_channel) as jobs:
             r = await csp.select(jobs.case_receive(), shutdown.case_receive())
 
-    What a memory channel buffers is taken when it is received, no sooner. Closed when the channel ends; with a cause
-    if it breaks, or was closed at this end. The channel is not closed here: that is for who opened it.
+    What a memory channel buffers stays there until it is received here. Closed when the channel ends; with a cause if
+    it breaks, or was closed at this end. The channel is not closed here: that is up to the code that opened it.
 
     Raises:
-        InvalidTypeError: it is no receive channel.
+        InvalidTypeError: it is not a receive channel.
     """
     if not isinstance(channel, trio.abc.ReceiveChannel):
         hint = ", which is a source already" if isinstance(channel, Source) else ""
@@ -38,7 +38,7 @@ def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> PullSource[T]:
 
 
 class _MemoryChannelSource(PullSource[T_co]):
-    """As every other, but what the memory channel has can be taken at once."""
+    """Like the others, except that what the memory channel has can be taken at once."""
 
     __slots__ = ("_channel",)
 
@@ -47,7 +47,7 @@ class _MemoryChannelSource(PullSource[T_co]):
         self._channel = channel
 
     def is_ready(self, moment: Moment) -> bool:
-        # While the task waits in the channel, it is the one that the next value goes to.
+        # While the task waits in the channel, the next value goes to it.
         return super().is_ready(moment) or (not self._pulling and self._has_something())
 
     def _has_something(self) -> bool:
