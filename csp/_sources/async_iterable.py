@@ -18,10 +18,10 @@ T_co = TypeVar("T_co", covariant=True)
 def from_async_iterable(iterable: AsyncIterable[T]) -> PullSource[T]:
     """Return a source of what an async iterable gives: an async generator, for instance.
 
-    Its next value is computed when somebody asks. Closed at its end; with what it raises as the cause. An async
-    generator is closed (``aclose``) at the end of the block; if it computes a value at that moment, it is cancelled
-    there. One task runs all of it, so that it may have ``async with`` blocks around its ``yield``: a connection, a
-    nursery, a timeout.
+    The next value is computed when one is asked for. Closed when the iterable ends; if it raises, with that as the
+    cause. An async generator is closed (``aclose``) at the end of the block; if it is computing a value at that moment,
+    it is cancelled there. One task runs all of it, so that it may have ``async with`` blocks around its ``yield``: a
+    connection, a nursery, a timeout.
 
     Raises:
         InvalidTypeError: it is not async iterable.
