@@ -12,14 +12,15 @@ from csp.errors import InvalidTypeError
 def from_stream(stream: trio.abc.ReceiveStream, max_bytes: int | None = None) -> PullSource[bytes]:
     """Return a source of the bytes that a Trio stream receives, in pieces as they come.
 
-    Closed when the stream ends; with a cause if it breaks. The stream is not closed here: that is for who opened it.
+    Closed when the stream ends; with a cause if it breaks. The stream is not closed here: that is up to the code that
+    opened it.
 
     Args:
         stream: a socket, a process's output, any `trio.abc.ReceiveStream`.
-        max_bytes: the largest piece in bytes, at least 1; None for what the stream finds sensible.
+        max_bytes: the largest piece in bytes, at least 1; None leaves it to the stream.
 
     Raises:
-        InvalidTypeError: it is no such stream, or max_bytes no whole number.
+        InvalidTypeError: it is not such a stream, or max_bytes is not a whole number.
         InvalidError: max_bytes is below 1.
     """
     if not isinstance(stream, trio.abc.ReceiveStream):
