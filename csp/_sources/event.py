@@ -1,4 +1,4 @@
-"""`from_event`: that a Trio event is set."""
+"""`from_event`: a source that ends when a Trio event is set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def from_event(event: trio.Event) -> PullSource[Never]:
     So it stays ready from then on, like the channel of Go's ``Context.Done``; a `Selector` reports it once.
 
     Raises:
-        InvalidTypeError: it is no `trio.Event`.
+        InvalidTypeError: it is not a `trio.Event`.
     """
     if not isinstance(event, trio.Event):
         raise InvalidTypeError(f"event must be a trio.Event, not {event!r}")
@@ -29,7 +29,7 @@ def from_event(event: trio.Event) -> PullSource[Never]:
 
 
 class _EventSource(PullSource[Never]):
-    """As every other, but an event that is set is seen at once."""
+    """Like the others, except that it sees at once that the event is set."""
 
     __slots__ = ("_event",)
 
