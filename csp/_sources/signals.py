@@ -24,14 +24,14 @@ def from_signals(*signals: int) -> PullSource[int]:
         async with csp.from_signals(signal.SIGINT, signal.SIGTERM) as stop:
             r = await csp.select(messages.case_receive(), stop.case_receive())
 
-    They do nothing else there: SIGINT raises no `KeyboardInterrupt`. What arrives several times before Trio has seen it
-    counts once. A signal that nobody has received by the end of the block is raised again there, as
-    `trio.open_signal_receiver` does it, so that a Ctrl-C is never lost.
+    They do nothing else there: SIGINT raises no `KeyboardInterrupt`. A signal that arrives several times before Trio
+    has seen it counts once. One that was not received by the end of the block is raised again there, as
+    `trio.open_signal_receiver` does, so that a Ctrl-C is never lost.
 
     Raises:
-        InvalidError: one is no signal that exists here, or is never seen by a program (SIGKILL, SIGSTOP).
-        InvalidTypeError: one is no number; or there are none.
-        RuntimeError: the block is entered in another thread than Python's main thread.
+        InvalidError: there is no such signal here, or no program ever sees it (SIGKILL, SIGSTOP).
+        InvalidTypeError: a signal is not a number, or none was given.
+        RuntimeError: the block is entered in a thread that is not Python's main thread.
     """
     if not signals:
         raise InvalidTypeError("from_signals needs at least one signal")
@@ -48,7 +48,7 @@ class _SignalSource(PullSource[int]):
 
     def __init__(self, signals: tuple[int, ...]) -> None:
         super().__init__(self._next)
-        # By their numbers, as they were given: signal.SIGINT prints better than 2.
+        # As they were given, by their numbers: signal.SIGINT prints better than 2.
         self._signals = {int(number): number for number in signals}
         self._stack = ExitStack()
 
@@ -66,7 +66,7 @@ class _SignalSource(PullSource[int]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        # The stack restores the handlers, then raises what was held.
+        # The stack restores the handlers, then raises a signal that was held.
         with self._stack:
             return await super().__aexit__(exc_type, exc, traceback)
 
