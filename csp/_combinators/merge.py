@@ -1,7 +1,4 @@
-"""`merge`: the values of several sources, as they come.
-
-It takes from them when somebody asks, as every `csp.PullSource` does.
-"""
+"""`merge`: the values of several sources, in the order they come."""
 
 from __future__ import annotations
 
@@ -26,19 +23,19 @@ def merge(source1: Source[T1], source2: Source[T2], source3: Source[T3], /) -> P
 @overload
 def merge(*sources: Source[T]) -> PullSource[T]: ...
 def merge(*sources: Source[Any]) -> PullSource[Any]:
-    """Return a source of the values of all the sources, as they come; used as a block.
+    """Return a source of the values of all the sources, in the order they come; used as a block.
 
         async with csp.merge(spot.channel(), futures.channel()) as messages:
             async for message in messages:
                 ...
 
-    Values of one source stay in order; several that have something take turns, as in a `csp.Selector`. Closed when all
-    of them are closed; when one is closed with a cause, closed with that cause at once, and what the others have stays
-    there. Sources that fetch their values, as those of `csp.PullSource` do, each fetch one ahead. (ReactiveX: "Merge".)
+    The values of one source stay in order; sources that are ready take turns, as in a `csp.Selector`. Closed when all
+    of them are closed; as soon as one is closed with a cause, closed with that cause, and what the others have stays
+    there. Sources that fetch their values, as every `csp.PullSource` does, each fetch one ahead. (ReactiveX: "Merge".)
 
     Raises:
-        InvalidTypeError: one is no source.
-        NoContextError: one is a block that was not entered.
+        InvalidTypeError: an argument is not a source.
+        NoContextError: a source is a block that was not entered.
     """
     for position, source in enumerate(sources):
         check_source(source, f"argument {position} of merge")
