@@ -1,7 +1,4 @@
-"""`batch`: values gathered into lists.
-
-It takes from its source when somebody asks, as every `csp.PullSource` does.
-"""
+"""`batch`: values gathered into lists."""
 
 from __future__ import annotations
 
@@ -28,8 +25,8 @@ def batch(source: Source[T], size: int, within: Duration | None = None) -> PullS
                 await database.insert(batch)
 
     A list is given when it is full, or ``within`` after its first value, so it is never empty. When the source is
-    closed, what was gathered is given, and then the batches are closed with the same cause. Gathering begins when
-    somebody asks, so that one list at most is held; one that is unfinished at the end of the block can still be
+    closed, what was gathered is given, and then the batches are closed with the same cause. Gathering begins when a
+    list is asked for, so that one at most is held; one that is unfinished at the end of the block can still be
     received. (Akka Streams: "groupedWithin".)
 
     Args:
@@ -38,7 +35,7 @@ def batch(source: Source[T], size: int, within: Duration | None = None) -> PullS
         within: how long a list waits to be filled; None for as long as it takes.
 
     Raises:
-        InvalidError: size is below 1, or within malformed or not above 0.
+        InvalidError: size is below 1, or within is malformed or not above 0.
         InvalidTypeError: an argument is of the wrong type.
         NoContextError: the source is a block that was not entered.
     """
