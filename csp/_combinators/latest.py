@@ -1,7 +1,7 @@
 """What `throttle` and `debounce` share: a block whose task takes values as they come, and gives the latest.
 
-Both are about the time at which values come, so a task of the block takes them as they come, and drops those that are
-not to be given. Of those that are, a slow consumer finds the latest, as with a ticker.
+Both depend on when values come, so a task of the block takes them at once, and drops those that are not to be given. Of
+the others, a slow consumer finds the latest, as with a ticker.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def latest_of(
     """
 
     async def run_until_closed() -> None:
-        with suppress(ChannelClosedError):  # whoever receives may close it
+        with suppress(ChannelClosedError):  # the receiver may close it
             try:
                 await run(given, latest)
             finally:
