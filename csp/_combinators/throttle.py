@@ -1,4 +1,4 @@
-"""`throttle`: at most one value in a time."""
+"""`throttle`: at most one value in each period."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def throttle(
             async for price in shown:
                 redraw(price)
 
-    The first value is given at once. Of those that come within ``duration`` of one that was given, the latest is given
-    at the end of that time, or none with ``trailing=False``; the others are dropped. Who has not received a value when
-    the next is due finds only that one. When the source is closed, a value still to be given is given at once, and then
-    the result is closed with the same cause. Closing the result ends it. (RxJS: ``throttleTime``.)
+    The first value is given at once. Of those that come within ``duration`` of a value that was given, the latest is
+    given at the end of that time, or none with ``trailing=False``; the others are dropped. A value that was not
+    received when the next is due is replaced by that one. When the source is closed, a value still to be given is given
+    at once, and then the result is closed with the same cause. Closing the result ends it all. (RxJS:
+    ``throttleTime``.)
 
     Raises:
         InvalidError: the duration is malformed or not above 0.
