@@ -1,4 +1,4 @@
-"""`debounce`: a value once no other has come for a time."""
+"""`debounce`: a value once no other has come for a while."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManag
             async for query in queries:
                 await search(query)
 
-    Who has not received a value when the next is due finds only that one. When the source is closed, a value still to
-    be given is given at once, and then the result is closed with the same cause. Closing the result ends it. (RxJS:
-    ``debounceTime``.)
+    A value that was not received when the next is due is replaced by that one. When the source is closed, a value still
+    to be given is given at once, and then the result is closed with the same cause. Closing the result ends it all.
+    (RxJS: ``debounceTime``.)
 
     Raises:
         InvalidError: the duration is malformed or not above 0.
