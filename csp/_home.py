@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def publish(face: str, objects: Iterable[object]) -> None:
-    """Have classes and functions say that they are defined in a public module.
+    """Set a public module as the ``__module__`` of classes and functions.
 
-    What else there is among the objects is left alone, and so is what a public module defines: one with an ``__all__``.
+    Other objects are left alone, and so is what is defined in a public module, which is one with an ``__all__``.
 
     Args:
-        face: the name of the public module.
+        face: the name of the module.
         objects: what it makes public.
     """
     for thing in objects:
@@ -34,7 +34,7 @@ def publish(face: str, objects: Iterable[object]) -> None:
 
 def _pin_annotations(cls: type) -> None:
     """Have `typing.get_type_hints` evaluate the annotations of a class where they were written, not in the face."""
-    # All are strings, by the import of annotations from the future; NamedTuple and TypedDict have wrapped theirs.
+    # They are strings, as every module imports annotations from the future; NamedTuple and TypedDict have wrapped them.
     pinned = inspect.get_annotations(cls)
     for name, annotation in pinned.items():
         text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
