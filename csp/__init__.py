@@ -89,5 +89,5 @@ __all__ = [
 ]
 
 publish(__name__, [globals()[name] for name in __all__])
-# What public functions return without being public itself.
+# Classes of what public functions return that are not public themselves.
 publish(__name__, [AfterChannel, ChannelCase, NeverChannel, TickerChannel])
