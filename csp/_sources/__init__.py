@@ -9,6 +9,6 @@ From the bottom:
 - `receive_channel`: what a Trio channel gives
 - `async_iterable`: what an async iterable gives
 - `stream`: the bytes that a Trio stream receives
-- `event`: the end that a Trio event is
+- `event`: a source that ends when a Trio event is set
 - `signals`: the Unix signals that arrive
 """
