@@ -81,7 +81,7 @@ class PullSource(Source[T_co]):
             )
         if not callable(pull):
             raise InvalidTypeError(f"pull must be an async function, not {pull!r}")
-        # Set by `named`.
+        # `named` sets others.
         self._name = "PullSource"
         self._ends: tuple[type[Exception], ...] = _ENDS
         self._pull = pull
