@@ -23,9 +23,8 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
         assert shown == ["101.5", "102"]
 
 - `websocket_server` is a block in which `connect` reaches a `Handler` of the test, from every task of the Trio run; in
-an
-  async fixture it serves every test that asks for that fixture. ``wss:`` works without TLS and certificates. An assert
-  that fails in a handler fails the test, with that AssertionError.
+  an async fixture it serves every test that asks for that fixture. ``wss:`` works without TLS and certificates. An
+  assert that fails in a handler fails the test, with that AssertionError.
 - `websocket_pair` is for code that takes a `csp.websocket.Client`: a block that gives one, and the server's end of it.
 - `ServerConnection`, the server's end, does what a server does and what it should not do: it accepts, with a
   subprotocol or compression, or rejects; sends, receives, pings and closes with any code; leaves pings unanswered,
