@@ -1,8 +1,8 @@
 """Sources made of sources.
 
-Those that take a value only when one is asked for are a `csp.PullSource`: `merge` and `batch`. Those that must take
-values as they come, because of their time, of their number or for several receivers, are blocks with tasks of their
-own, in a `csp.BackgroundNursery`, and give channels.
+Two patterns. Where a value has to be taken only when one is asked for, as in `merge` and `batch`, the combinator is a
+`csp.PullSource`. Where values have to be taken as they come (`throttle`, `debounce`), several at once (`pipeline`) or
+for several receivers (`broadcast`), it is a block with tasks in a `csp.BackgroundNursery`, and gives channels.
 
 From the bottom:
 
