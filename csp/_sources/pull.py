@@ -147,7 +147,8 @@ class PullSource(Source[T_co]):
         while not (self._pulling or self._ending):
             self._idle = current_task()
             # Not cancelled here: the scopes that a suspended async generator has opened are in force, and the generator
-            # itself is to see their cancellation. The end of the block wakes the task, also when it is cancelled.
+            # itself is to see their cancellation. The end of the block wakes the task, even when the block is
+            # cancelled.
             await wait_task_rescheduled(_not_cancelled)
         return not self._ending
 
