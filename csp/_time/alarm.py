@@ -26,7 +26,7 @@ class Alarmed(Protocol):
 
     @property
     def _armed(self) -> bool:
-        """Whether it is armed: `_due` is to be called."""
+        """Whether `_due` is to be called."""
         ...
 
     @property
