@@ -172,10 +172,10 @@ def wrap(error: ErrorT, text: str) -> ErrorT: ...
 @overload
 def wrap(error: BaseException, text: str) -> Error: ...
 def wrap(error: BaseException, text: str) -> Error:
-    """Return a new error whose message is ``text`` and the message of ``error``; that stays as it was.
+    """Return a new error whose message is ``text``, a colon and the message of ``error``; the original stays as it was.
 
-    An `Error` keeps its type, kind, retryable, details and ``__cause__``. Anything else becomes the cause of an `Error`
-    of kind UNKNOWN.
+    If it is an `Error`, the new one has its type, kind, retryable, details and ``__cause__``. Otherwise it is the cause
+    of the new one, an `Error` of kind UNKNOWN.
     """
     if isinstance(error, Error):
         return renew(error, f"{text}: {error.message}")
