@@ -1,4 +1,4 @@
-"""The channels that timers give their times on.
+"""The channels on which timers give their times.
 
 A timer is a deadline and nothing more: it is due once Trio's clock has reached it. It is registered with the run's
 `Alarm` only while a task is parked on it or a selector watches it. So a forgotten timer costs nothing, and there is no
@@ -31,7 +31,7 @@ class TimerChannel(Source[float]):
     __slots__ = ("_alarm", "_deadline", "_entry", "_rung")
 
     def __init__(self, deadline: float) -> None:
-        # As in Source, but without the call: programs make a timer for many a select.
+        # As in Source, but without the call: programs make many timers, often one for each select.
         self._receivers = None
         self._watches = ()
         self._selectors_turn = False
