@@ -206,7 +206,7 @@ class Selector(Generic[T]):
             self._ready = deque(watch for watch in self._ready if not watch.dropped)
 
     def _end_iteration_if_empty(self) -> None:
-        """Wake the tasks that iterate, if no case is left; called once the last case's last value is handed out."""
+        """Wake the tasks that iterate, if no case is left; to be called only when its last value is handed out."""
         if self._watches:
             return
         waiting = self._parked
