@@ -385,7 +385,8 @@ class Channel(Source[T]):
         the first cause stays.
 
         Args:
-            cause: the error that ended the stream of values, which `cause` returns and which ``async for`` raises from.
+            cause: the error that ended the stream of values; `cause` returns it, and ``async for`` raises an error
+                caused by it.
         """
         if cause is not None and not isinstance(cause, BaseException):
             raise InvalidTypeError(f"cause must be an exception or None, not {cause!r}")
