@@ -2,6 +2,7 @@
 
 The rooms, from the bottom; each lists its files, and an import never points down these lists:
 
+- `_home`: where public names live
 - `errors`: what anything may raise, and the kinds of errors
 - `security`: policies, and whether a context allows an action
 - `_core`: channels and select
@@ -13,12 +14,14 @@ The rooms, from the bottom; each lists its files, and an import never points dow
 """
 
 from csp import errors, security
+from csp._combinators.batch import batch
 from csp._combinators.broadcast import Broadcast, SlowPolicy, broadcast
-from csp._combinators.combinators import batch, merge
+from csp._combinators.debounce import debounce
+from csp._combinators.merge import merge
 from csp._combinators.pipeline import pipeline
-from csp._combinators.rates import debounce, throttle
+from csp._combinators.throttle import throttle
 from csp._core.background import BackgroundNursery
-from csp._core.channel import Channel, ChannelStatistics
+from csp._core.channel import Channel, ChannelCase, ChannelStatistics
 from csp._core.checkpoint import OPERATIONS_PER_VISIT, visit_due
 from csp._core.ends import ReceiveEnd, SendEnd
 from csp._core.select import Case, SelectResult, select
@@ -26,10 +29,17 @@ from csp._core.selector import Selector
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source
 from csp._core.waiters import Received
-from csp._sources.adapters import from_async_iterable, from_event, from_receive_channel, from_signals, from_stream
+from csp._home import publish
+from csp._sources.async_iterable import from_async_iterable
+from csp._sources.event import from_event
 from csp._sources.pull import PullSource
+from csp._sources.receive_channel import from_receive_channel
+from csp._sources.signals import from_signals
+from csp._sources.stream import from_stream
 from csp._time.duration import Duration, parse_duration
-from csp._time.timers import Ticker, Timer, TimerChannel, after, never, tick
+from csp._time.never import NeverChannel, never
+from csp._time.timer_channels import AfterChannel, TickerChannel, TimerChannel
+from csp._time.timers import Ticker, Timer, after, tick
 from csp.errors import ChannelClosedError
 
 __version__ = "0.1.0"
@@ -77,3 +87,7 @@ __all__ = [
     "tick",
     "visit_due",
 ]
+
+publish(__name__, [globals()[name] for name in __all__])
+# Classes of what public functions return that are not public themselves.
+publish(__name__, [AfterChannel, ChannelCase, NeverChannel, TickerChannel])

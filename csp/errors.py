@@ -1,8 +1,8 @@
 """The errors this package raises: one root, a kind for programs, a sentence for people.
 
-Every error is an `Error` and tells its `Kind`, whether trying again can help, and details. A subclass exists
-where somebody reacts differently to it, and also derives from the builtin that a Python programmer would catch:
-`ValueError` for an argument out of range, `ConnectionError` for a connection, and so on.
+Every error is an `Error`, with its `Kind`, whether trying again can help, and details. There is a subclass where
+callers react differently to it. It also derives from the builtin that a Python programmer would catch: `ValueError` for
+an argument out of range, `ConnectionError` for a connection, and so on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class Kind(StrEnum):
-    """What sort of failure an `Error` is; each member's value is its name."""
+    """What sort of failure an `Error` is. The value of each member is its name."""
 
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
@@ -75,9 +75,9 @@ class Error(Exception):
     """Root of the errors of this package.
 
     Attributes:
-        message: one sentence for a person; also ``str(error)``.
+        message: one sentence for people; also ``str(error)``.
         kind: the `Kind` of failure, for programs.
-        retryable: whether trying the same again can succeed; None if that is not known.
+        retryable: whether the same can succeed when it is tried again; None if that is not known.
         details: facts about the failure by name (a close code, an HTTP status), or None.
     """
 
@@ -107,12 +107,12 @@ class Error(Exception):
         return f"{type(self).__name__}({self.message!r}, kind={self.kind}, retryable={self.retryable})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # The default would call the class with the message alone, and miss the keyword arguments.
+        # The default would call the class with the message alone, without the keyword arguments.
         return (_rebuild, (type(self), self.args), self.__dict__)
 
 
 class _OneKindError(Error):
-    """An error whose class says its kind, and that no retry will help."""
+    """An error whose class says its kind, and that cannot be helped by trying again."""
 
     _kind: ClassVar[Kind]
 
@@ -137,13 +137,13 @@ class PermissionDeniedError(_OneKindError, PermissionError):
 
 
 class NoContextError(_OneKindError, RuntimeError):
-    """Called where it cannot work: outside a Trio run, or without the nursery it needs."""
+    """Something was called where it cannot work: outside a Trio run, or without the nursery it needs."""
 
     _kind = Kind.INTERNAL
 
 
 class ChannelClosedError(_OneKindError, trio.ClosedResourceError):
-    """Sending on a channel that is closed, or that closed while the sender waited.
+    """A send to a channel that is closed, or that was closed while the sender waited.
 
     ``__cause__`` is what the channel was closed with, if anything.
     """
@@ -156,7 +156,7 @@ class ConnectionFailedError(Error, ConnectionError):
 
 
 class ConnectionTimeoutError(ConnectionFailedError, TimeoutError):
-    """A connection was not made in the time allowed for it (kind INTERNAL), or one stalled for too long (TIMEOUT)."""
+    """A connection was not made in the time allowed for it (kind INTERNAL), or stalled for too long (TIMEOUT)."""
 
 
 ErrorT = TypeVar("ErrorT", bound=Error)
@@ -172,10 +172,10 @@ def wrap(error: ErrorT, text: str) -> ErrorT: ...
 @overload
 def wrap(error: BaseException, text: str) -> Error: ...
 def wrap(error: BaseException, text: str) -> Error:
-    """Return a new error that puts ``text`` before the message of ``error``.
+    """Return a new error whose message is ``text``, a colon and the message of ``error``; the original stays as it was.
 
-    One of ours keeps its type, kind, retryable, details and ``__cause__``; the original stays as it was. Anything
-    else becomes an `Error` of kind UNKNOWN caused by it.
+    If it is an `Error`, the new one has its type, kind, retryable, details and ``__cause__``. Otherwise it is the cause
+    of the new one, an `Error` of kind UNKNOWN.
     """
     if isinstance(error, Error):
         return renew(error, f"{text}: {error.message}")
@@ -185,7 +185,7 @@ def wrap(error: BaseException, text: str) -> Error:
 
 
 def renew(error: ErrorT, message: str) -> ErrorT:
-    """Return a fresh error like ``error`` with another message: same type and fields, no traceback yet."""
+    """Return a new error like ``error`` with another message: the same type and fields, no traceback yet."""
     fresh = copy.copy(error)
     fresh.args = (message,)
     fresh.message = message

@@ -7,7 +7,7 @@
     with security.context(actor=Actor("alice"), scope=readers):
         ...  # here, and in tasks started from here, connections lead to api.example.com only
 
-The context is a context variable: a Trio task has that of the code that started it.
+The context is a context variable: a Trio task inherits it from the code that started the task.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Actor:
 
 
 Condition: TypeAlias = Callable[[Actor | None, str, str, Mapping[str, object]], object]
-"""Asked with actor, action, resource and meta whether a policy applies: if it returns something true.
+"""Called with actor, action, resource and meta; a policy applies if it returns something true.
 
-One that raises denies, and the exception is logged as an error of ``csp.security``.
+If it raises, the action is denied, and the exception is logged as an error of ``csp.security``.
 """
 
 
@@ -58,9 +58,9 @@ One that raises denies, and the exception is logged as an error of ``csp.securit
 class Policy:
     """Allows or denies actions on resources.
 
-    A pattern is exact, or ends in ``*`` and matches what begins with what stands before it: ``*`` matches everything,
-    ``websocket.*`` matches ``websocket.connect`` and not ``websocket``. It is compared as it is written: one for URLs
-    has to have their normal form, with a host in lower case, no default port, and a path of at least ``/``.
+    A pattern matches itself, or, if it ends in ``*``, all that begins with the rest of it: ``*`` matches everything,
+    ``websocket.*`` matches ``websocket.connect`` and not ``websocket``. It is compared as it is written, so one for
+    URLs must be written in their normal form: the host in lower case, no default port, and a path of at least ``/``.
 
     Args:
         actions: patterns of the actions it is about, one or several.
@@ -69,7 +69,7 @@ class Policy:
         condition: when it applies; None for always.
 
     Raises:
-        InvalidError: the effect is another, or a pattern has a ``*`` before its end.
+        InvalidError: the effect is anything else, or a pattern has a ``*`` before its end.
         InvalidTypeError: an argument is of the wrong type.
     """
 
@@ -87,7 +87,7 @@ class Policy:
     ) -> None:
         if effect not in ("allow", "deny"):
             raise InvalidError(f'effect must be "allow" or "deny", not {effect!r}')
-        # The coroutine of an async condition would be true whatever it returns.
+        # The coroutine of an async condition would be true, whatever the condition returns.
         if condition is not None and (inspect.iscoroutinefunction(condition) or not callable(condition)):
             raise InvalidTypeError(f"condition must be a function that is not async, not {condition!r}")
         _set(self, "actions", _patterns("actions", actions))
@@ -107,11 +107,11 @@ class Policy:
             try:
                 applies = self.condition(actor, action, resource, meta)
                 if inspect.isawaitable(applies):
-                    return False  # what it comes to cannot be known here
+                    return False  # its result cannot be known here
                 if not applies:
                     return None
             except Exception:
-                # Nobody knows whether it is allowed.
+                # Whether it is allowed cannot be known.
                 _logger.exception("a condition of %r raised: %r on %r is denied", self, action, resource)
                 return False
         return self.effect == "allow"
@@ -120,7 +120,7 @@ class Policy:
 @final
 @dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)
 class Scope:
-    """A set of policies. Any of them that denies decides; otherwise any that allows."""
+    """A set of policies. If any of them denies, the action is denied; otherwise it is allowed if any allows it."""
 
     policies: tuple[Policy, ...]
 
@@ -152,14 +152,14 @@ _context = ContextVar("csp.security", default=_NOBODY)
 class context:  # noqa: N801  # used like a function
     """Act as ``actor`` within ``scope`` inside the ``with`` block, and in tasks started there.
 
-    What is None stays as it is outside. ``strict`` says what happens where actor or scope is missing: everything that
-    no policy decides is then denied, and without ``strict`` allowed.
+    What is None stays as it is outside. ``strict`` is about where the actor or the scope is missing: what no policy
+    decides is denied there, and allowed without ``strict``.
 
     Raises:
         InvalidTypeError: an argument is of the wrong type.
     """
 
-    # No generator-based context manager: as a decorator of an async function it would end before the function runs.
+    # Not a generator-based context manager: as a decorator of an async function it would end before the function runs.
 
     def __init__(self, *, actor: Actor | None = None, scope: Scope | None = None, strict: bool | None = None) -> None:
         for name, value, expected in (("actor", actor, Actor), ("scope", scope, Scope), ("strict", strict, bool)):
@@ -180,7 +180,7 @@ class context:  # noqa: N801  # used like a function
         _context.set(inner)
 
     def __exit__(self, *exc_info: object) -> None:
-        # No token of the context variable: one object may be entered in many tasks at once.
+        # Without a token of the context variable: one object may be entered in many tasks at once.
         _context.set(_context.get().outer or _NOBODY)
 
     def __repr__(self) -> str:
@@ -190,8 +190,8 @@ class context:  # noqa: N801  # used like a function
 def can(action: str, resource: str = "", meta: Mapping[str, object] | None = None) -> bool:
     """Tell whether the context allows an action.
 
-    Any policy of the scope that denies it decides; otherwise any that allows it. Where none applies it is denied if
-    there are both an actor and a scope, and otherwise allowed unless the context is strict.
+    It is denied if any policy of the scope denies it, and otherwise allowed if any allows it. If no policy applies, it
+    is denied where there are both an actor and a scope, and where the context is strict; otherwise it is allowed.
 
     Args:
         action: what is to be done, such as ``"websocket.connect"``.

@@ -22,17 +22,20 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
             await watch_prices(shown.append)
         assert shown == ["101.5", "102"]
 
-- `websocket_server` is a block in which `connect` reaches a `Handler` of the test, in this whole Trio run; in an async
-  fixture it serves every test that asks for that fixture. ``wss:`` works without TLS and certificates. A failed
-  assert in a handler fails the test, as it is.
+- `websocket_server` is a block in which `connect` reaches a `Handler` of the test, from every task of the Trio run; in
+  an async fixture it serves every test that asks for that fixture. ``wss:`` works without TLS and certificates. An
+  assert that fails in a handler fails the test, with that AssertionError.
 - `websocket_pair` is for code that takes a `csp.websocket.Client`: a block that gives one, and the server's end of it.
 - `ServerConnection`, the server's end, does what a server does and what it should not do: it accepts, with a
   subprotocol or compression, or rejects; sends, receives, pings and closes with any code; leaves pings unanswered,
-  stops reading, drops the connection, or sends any bytes. Whatever a client does, nothing is raised for it here: no
-  more is received, and ``error`` says why.
-- `ConnectionEndedError` is raised where something is to be sent after the end; a handler need not catch it.
+  stops reading, drops the connection, or sends any bytes. Whatever a client does raises nothing here: no more is
+  received, and ``error`` says why.
+- `ConnectionEndedError` is raised by a send after the end; a handler need not catch it.
 """
 
+# It gives its classes their public home; tests meet them too.
+import csp.websocket  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from csp._home import publish
 from trio_csp_websocket.testing.memory import Handler, websocket_pair, websocket_server
 from trio_csp_websocket.testing.peer import ConnectionEndedError
 from trio_csp_websocket.testing.server_connection import ServerConnection
@@ -44,3 +47,5 @@ __all__ = [
     "websocket_pair",
     "websocket_server",
 ]
+
+publish(__name__, [globals()[name] for name in __all__])

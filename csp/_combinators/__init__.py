@@ -1,9 +1,16 @@
 """Sources made of sources.
 
+Two patterns. Where a value has to be taken only when one is asked for, as in `merge` and `batch`, the combinator is a
+`csp.PullSource`. Where values have to be taken as they come (`throttle`, `debounce`), several at once (`pipeline`) or
+for several receivers (`broadcast`), it is a block with tasks in a `csp.BackgroundNursery`, and gives channels.
+
 From the bottom:
 
-- `combinators`: several sources merged into one; values gathered into lists
-- `rates`: fewer values than come
+- `merge`: the values of several sources, in the order they come
+- `batch`: values gathered into lists
+- `latest`: what `throttle` and `debounce` share
+- `throttle`: at most one value in each period
+- `debounce`: a value once no other has come for a while
 - `pipeline`: workers between a source and a channel
 - `broadcast`: one source to many channels
 """

@@ -32,7 +32,7 @@ def broadcast(source: Source[T]) -> AbstractAsyncContextManager[Broadcast[T], bo
             screen = prices.subscribe(1, slow="drop_oldest")
 
     Raises:
-        InvalidTypeError: it is no source.
+        InvalidTypeError: it is not a source.
         NoContextError: it is a block that was not entered.
     """
     check_source(source, "source")
@@ -49,13 +49,13 @@ async def _running(source: Source[T]) -> AsyncGenerator[Broadcast[T]]:
 
 @final
 class Broadcast(Generic[T]):
-    """What the block of `broadcast` gives.
+    """What the block of `broadcast` gives: subscribers are added here.
 
-    A task of the block takes values from the source as long as there are subscribers; without any, one value at most
-    is held for the next. A value goes to all that are subscribed when it comes, then the next is taken. When the source
-    is closed, the subscribers' channels are closed with the same cause. At the end of the block they are closed too;
-    what they buffer can still be received, but a value that is just being given has then reached only those that had
-    room for it, and one that is held for the next subscriber is gone.
+    A task of the block takes values from the source as long as there are subscribers; when there are none, one value at
+    most is held for the next. A value is given to all that are subscribed when it comes, and only then is the next one
+    taken. When the source is closed, the subscribers' channels are closed with the same cause. At the end of the block
+    they are closed too: what they buffer can still be received, but a value that is just being given has reached only
+    those that had room for it, and one that is held for the next subscriber is lost.
     """
 
     def __init__(self, source: Source[T]) -> None:
@@ -70,13 +70,13 @@ class Broadcast(Generic[T]):
 
         Args:
             capacity: how many values it buffers, at least 1.
-            slow: what to do when its buffer is full. ``"wait"``: wait for it, and with it all the others and the
+            slow: what to do when its buffer is full. ``"wait"``: wait for it, which holds up all the others and the
                 source. ``"drop_oldest"``, ``"drop_newest"``: drop a value. ``"close"``: close it, with an `Error` of
                 kind CANCELED as the cause; what it buffers can still be received.
 
         Raises:
-            InvalidError: capacity is below 1, or slow another word.
-            InvalidTypeError: capacity is no whole number.
+            InvalidError: capacity is below 1, or slow is anything else.
+            InvalidTypeError: capacity is not a whole number.
         """
         check_count(capacity, "capacity")
         if slow not in get_args(SlowPolicy):

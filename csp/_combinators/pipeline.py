@@ -30,18 +30,19 @@ def pipeline(
             async for page in pages:
                 ...
 
-    Each worker takes its next value when its result has been received, so that at most ``workers`` values are in work
-    or wait as results. When the source is closed, the remaining results are given, and then they are closed with the
-    same cause. When ``work`` raises, nothing more is taken, calls that still run are cancelled, results that wait are
-    given, and then they are closed with that exception as the cause. Leaving the block cancels the workers, and what
-    they have in hand is gone; closing the results ends it too. (core.async: ``pipeline-async``.)
+    Each worker takes its next value once its result has been received, so that at most ``workers`` values are in work
+    or wait as results. When the source is closed, the remaining results are given, and then the channel of results is
+    closed with the same cause. When ``work`` raises, no more values are taken, calls that still run are cancelled,
+    results that wait are given, and then the channel is closed with that exception as the cause. Leaving the block
+    cancels the workers, and what they have in hand is lost; closing the channel ends them too. (core.async:
+    ``pipeline-async``.)
 
     Args:
         source: where the values come from.
         work: an async function of a value.
         workers: how many calls of it may run at once, at least 1.
-        ordered: whether the results come in the order of the values; a slow one then holds up those behind it, and an
-            exception comes behind all results before it and ahead of all others. Otherwise they come as they are ready.
+        ordered: whether the results come in the order of the values; a slow one then holds up those after it, and an
+            exception comes in its place among them. Otherwise they come as they are ready.
 
     Raises:
         InvalidError: workers is below 1.
@@ -78,12 +79,12 @@ class _Pool(Generic[T, R]):
         self._work = work
         self._workers_left = workers
         self._ordered = ordered
-        # One at a time, so that the order in which values are taken is that in which they get their turns.
+        # Held while taking, so that values get their turns in the order in which they are taken.
         self._taking = trio.Lock()
-        # Set when it is the turn of the next value to be taken to give its result.
+        # Set when the next value to be taken may give its result.
         self._turn = trio.Event()
         self._turn.set()
-        # Around all that a worker does but giving a result.
+        # Around all that a worker does except giving a result.
         self._scopes: set[trio.CancelScope] = set()
         self._failure: Exception | None = None
 
@@ -99,7 +100,7 @@ class _Pool(Generic[T, R]):
             result, next_turn = done
             try:
                 await self.results.send(result)
-            except ChannelClosedError:  # by who receives it
+            except ChannelClosedError:  # by the receiver
                 self._stop()
                 break
             next_turn.set()
@@ -108,7 +109,7 @@ class _Pool(Generic[T, R]):
             self.results.close(self._failure or self._source.cause)
 
     async def _take_and_work(self) -> tuple[R, trio.Event] | None:
-        """Return a result when its turn has come, and what to set when it is given; None if there are no more."""
+        """Return a result when its turn has come, and what to set once it is given; None if there are no more."""
         async with self._taking:
             value, ok = await self._source.receive()
             if not ok:
@@ -129,6 +130,6 @@ class _Pool(Generic[T, R]):
         return result, next_turn
 
     def _stop(self) -> None:
-        """Have the workers end that have no result to give."""
+        """Cancel the workers that have no result yet."""
         for scope in self._scopes:
             scope.cancel()

@@ -19,16 +19,16 @@ class BackgroundNursery:
             nursery.start_soon(keep_something_going)
             ...
 
-    What the block raises comes out as it is, not in an exception group: to its caller such a block is a block like any
-    other. A task that raises cancels the block, and its exception comes out, likewise as it is. Only several such
-    exceptions come out as a group.
+    What the block raises comes out as it is, not in an exception group, so that callers need not know of the nursery. A
+    task that raises cancels the block, and its exception comes out as it is too. Only several such exceptions come out
+    as a group.
     """
 
     __slots__ = ("_manager", "_nursery")
 
     @enable_ki_protection
     async def __aenter__(self) -> trio.Nursery:
-        # Entered by hand: what comes out of the block must not pass through the nursery, which would put it in a group.
+        # Entered by hand: an exception of the block must not pass through the nursery, which would put it in a group.
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         return self._nursery
@@ -47,7 +47,7 @@ class BackgroundNursery:
             else:
                 await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            # That the tasks were cancelled is not the caller's concern.
+            # The caller need not know that the tasks were cancelled.
             _, failures = group.split(trio.Cancelled)
         if failures is None:
             return caught

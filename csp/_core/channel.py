@@ -1,15 +1,15 @@
 """Channels: a buffer of Trio's, and queues of our own around it.
 
-The buffer and its bound are a Trio memory channel, used through its nowait pair only. Nobody ever waits in it: a task
-that has to wait, in a plain operation or in a select, waits in the queues described in `csp._core.waiters`, because a
-select must be able to leave all its queues in one step. The memory channel is opened when the first value is
-buffered, so that an idle or unbuffered channel stays small.
+The buffer and its bound are a Trio memory channel, of which only ``send_nowait`` and ``receive_nowait`` are used. No
+task ever waits in it: one that has to wait, in a plain operation or in a select, waits in the queues described in
+`csp._core.waiters`, because a select must be able to leave all its queues in one step. The memory channel is opened
+when the first value is buffered, so that an idle or unbuffered channel stays small.
 
 Invariants, outside of a method:
 
 - a value is buffered only while no receiver is parked, and a sender is parked only while the buffer is full (a select
-  that both sends to and receives from one unbuffered channel may stand in both queues: it never serves itself,
-  because it has left them whenever it runs);
+  that both sends to and receives from one unbuffered channel may be in both queues: it never serves itself, because it
+  has left them whenever it runs);
 - a closed channel has no parked waiter.
 """
 
@@ -28,6 +28,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
+from csp._core.arguments import check_count
 from csp._core.checkpoint import turns, visit_due
 from csp._core.ends import ReceiveEnd, SendEnd
 from csp._core.sending import SendAllWaiter, SendCase, SendWaiter
@@ -55,11 +56,12 @@ class ChannelStatistics(NamedTuple):
 
 @final
 class ChannelCase(ReceiveCase[T]):
-    """The receive case of a channel: `select` looks at the channel's state and queues itself."""
+    """The receive case of a channel, whose state and queues `select` reads itself."""
 
     __slots__ = ()
 
-    channel: Channel[Any]
+    # Narrowing would be wrong for an attribute that may be set; this one is set once, by the constructor.
+    channel: Channel[Any]  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 @final
@@ -67,12 +69,12 @@ class Channel(Source[T]):
     """A first-in, first-out channel between tasks, as in Go.
 
     Args:
-        capacity: how many values it buffers: 0 for none (a send meets a receive), `math.inf` for no bound.
+        capacity: how many values it buffers: 0 for none (a send waits for a receive), `math.inf` for no bound.
         overflow: what a send to a full buffer does: wait, or, without ever waiting, drop the oldest value buffered
             (``"drop_oldest"``) or the one being sent (``"drop_newest"``).
 
     Raises:
-        InvalidError: capacity is negative, or 0 with an ``overflow`` that drops; or ``overflow`` is another word.
+        InvalidError: capacity is negative, or 0 with an ``overflow``; or ``overflow`` is anything else.
         InvalidTypeError: capacity is neither an int nor `math.inf`.
     """
 
@@ -90,29 +92,27 @@ class Channel(Source[T]):
         "_take",
     )
 
-    # The nowait pair of the memory channel, once it is opened.
+    # ``send_nowait`` and ``receive_nowait`` of the memory channel, once it is open.
     _put: Callable[[T], None]
     _take: Callable[[], T]
 
     def __init__(self, capacity: float = 0, *, overflow: Literal["drop_oldest", "drop_newest"] | None = None) -> None:
         super().__init__()
-        if capacity != math.inf and (not isinstance(capacity, int) or isinstance(capacity, bool)):
-            raise InvalidTypeError(f"capacity must be an int of at least 0 or math.inf, not {capacity!r}")
-        if capacity < 0:
-            raise InvalidError(f"capacity must be at least 0, not {capacity}")
+        if capacity != math.inf:
+            check_count(capacity, "capacity", least=0, expected="an int of at least 0 or math.inf")
         if overflow not in (None, "drop_oldest", "drop_newest"):
             raise InvalidError(f'overflow must be "drop_oldest", "drop_newest" or None, not {overflow!r}')
         if overflow and not capacity:
             raise InvalidError(f"overflow={overflow!r} needs a capacity of at least 1, not 0")
         self._capacity = capacity
         self._overflow = overflow
-        # The capacity while the memory channel is open, else 0: one comparison tells the hot path all it must know.
+        # The capacity while the memory channel is open, else 0, so that the hot path needs one comparison only.
         self._room = 0.0
         self._buffered = 0
         self._senders: Queue = None
         self._closed = False
         self._cause: BaseException | None = None
-        # Closed by its receiving end: what senders get then is BrokenResourceError.
+        # Closed by its receiving end: senders get BrokenResourceError then.
         self._abandoned = False
         self._dropped = 0
 
@@ -154,13 +154,14 @@ class Channel(Source[T]):
     async def send_all(self, values: deque[T]) -> None:
         """Send the values of a deque, from its left end; return when all are sent and it is empty.
 
-        The same as a `send` for each of them, but the task waits only once, in one place among the senders, and is
-        woken when the last value is taken. What is appended to the deque meanwhile is sent too, ahead of senders that
-        wait. While the task waits, the next value is not in the deque; if cancelled, what was not sent is in it again.
+        The same as a `send` for each of them, but the task waits only once, keeping its place among the senders, and is
+        woken when the last value is taken. What is appended to the deque while it waits is sent too, before the values
+        of other senders that wait. Meanwhile the next value is not in the deque; if cancelled, all that was not sent is
+        in it again.
 
         Raises:
             ChannelClosedError: the channel is closed, or closed while waiting; what was not sent is in the deque.
-            InvalidTypeError: ``values`` is no deque.
+            InvalidTypeError: ``values`` is not a deque.
         """
         if not isinstance(values, deque):
             raise InvalidTypeError(f"values must be a collections.deque, not {values!r}")
@@ -184,11 +185,11 @@ class Channel(Source[T]):
         """Send a value without waiting.
 
         Raises:
-            trio.WouldBlock: no receiver waits and there is no room; the value was not sent.
+            trio.WouldBlock: no receiver waits and the buffer is full; the value was not sent.
             ChannelClosedError: the channel is closed; the value was not sent.
         """
         if 0 < self._buffered < self._room:
-            # Nobody is parked to receive, and the selectors know already that there is something to take.
+            # No task is parked to receive, and the selectors know already that there is something to take.
             self._put(value)
             self._buffered += 1
             return
@@ -209,7 +210,7 @@ class Channel(Source[T]):
                 return
             dropped = self._pop()
             self._push(value)
-            # Not before: its finalizer may do anything, such as closing the channel.
+            # Only now: its finalizer may do anything, such as closing the channel.
             del dropped
         else:
             self._push(value)
@@ -217,21 +218,22 @@ class Channel(Source[T]):
             self._notify()
 
     def send_from_thread(self, value: T, *, trio_token: trio.lowlevel.TrioToken | None = None) -> None:
-        """Send a value from another thread, blocking that thread until a receiver takes it or there is room.
+        """Send a value from another thread, blocking it until a receiver takes the value or there is room.
 
-        Closing the channel ends the wait, and so tells the thread to stop.
+        Closing the channel ends the wait, which tells the thread to stop.
 
         Args:
             value: what to send.
-            trio_token: the run to send into, `trio.lowlevel.current_trio_token` there; for threads that were not
-                started by `trio.to_thread.run_sync`. With it, cancelling that call does not end the wait.
+            trio_token: the run to send into, for threads that `trio.to_thread.run_sync` did not start: what
+                `trio.lowlevel.current_trio_token` returned there. With it, cancelling such a call does not end the
+                wait.
 
         Raises:
             ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
-            trio.RunFinishedError: that run is over, or ended while waiting; the value was not sent.
+            trio.RunFinishedError: the run is over, or ended while waiting; the value was not sent.
             trio.Cancelled: the call of `trio.to_thread.run_sync` was cancelled while waiting; the value was not sent.
-            NoContextError: called by Trio's own thread, which it would block.
-            RuntimeError: the thread is not one of Trio's, and there is no trio_token.
+            NoContextError: called in the thread that runs Trio, which it would block.
+            RuntimeError: Trio did not start the thread, and no trio_token was given.
         """
         if trio.lowlevel.in_trio_run():
             raise NoContextError(
@@ -243,14 +245,14 @@ class Channel(Source[T]):
         try:
             trio.from_thread.run(self.send, value, trio_token=trio_token)
         except trio.Cancelled:
-            # All that cancels it is the end of the run; a thread of somebody else's knows no Cancelled.
+            # Only the end of the run cancels it; code in a thread that Trio did not start does not know Cancelled.
             raise trio.RunFinishedError("the Trio run ended before the value was sent") from None
 
     def _hand_over(self, value: T) -> bool:
         """Give a value being sent to a task that is parked here, if there is one; tell whether there was.
 
-        Tasks in `receive` and in `select` are served in the order they came; a `Selector` in which a task is parked
-        takes turns with them.
+        Tasks in `receive` and in `select` are served in the order they came; they take turns with a `Selector` in which
+        a task is parked.
         """
         if self._watches and (self._receivers is None or self._selectors_turn):
             watch = self._next_parked()
@@ -311,7 +313,7 @@ class Channel(Source[T]):
 
         Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
         """
-        # As in Source, without the detour over is_ready: this is the hottest path there is.
+        # As in Source, but without a call of is_ready: this is the hottest path there is.
         received: Received[T]
         if self._buffered:
             await checkpoint_if_cancelled()
@@ -320,7 +322,7 @@ class Channel(Source[T]):
             if senders is None:
                 self._buffered -= 1
             else:
-                # The place goes to the sender that has waited longest.
+                # The free place goes to the sender that has waited longest.
                 self._put((first(senders) if isinstance(senders, OrderedDict) else senders).offer(self))
         elif self._senders is not None or self._closed:
             await checkpoint_if_cancelled()
@@ -350,7 +352,7 @@ class Channel(Source[T]):
             if self._senders is None:
                 self._buffered -= 1
             else:
-                # The place goes to the sender that has waited longest.
+                # The free place goes to the sender that has waited longest.
                 self._put(first(self._senders).offer(self))
         elif self._senders is not None:
             value = first(self._senders).offer(self)
@@ -379,11 +381,12 @@ class Channel(Source[T]):
     def close(self, cause: BaseException | None = None) -> None:
         """Close the channel: no more sends; what is buffered stays receivable.
 
-        Waiting senders get `ChannelClosedError`, waiting receivers ``(None, False)``. Closing again does nothing: the
-        first cause stays.
+        Waiting senders get `ChannelClosedError`, waiting receivers ``(None, False)``. Closing it again does nothing;
+        the first cause stays.
 
         Args:
-            cause: the error that ends the stream of values, for `cause` and for ``async for`` to raise.
+            cause: the error that ended the stream of values; `cause` returns it, and ``async for`` raises an error
+                caused by it.
         """
         if cause is not None and not isinstance(cause, BaseException):
             raise InvalidTypeError(f"cause must be an exception or None, not {cause!r}")
@@ -438,7 +441,7 @@ class Channel(Source[T]):
         return True
 
     def statistics(self) -> ChannelStatistics:
-        """Return counts of what is buffered and who waits; a parked `Selector` counts among ``selectors`` only."""
+        """Return counts of buffered values and waiting tasks; a parked `Selector` counts under ``selectors`` only."""
         return ChannelStatistics(
             buffered=self._buffered,
             capacity=self._capacity,

@@ -1,13 +1,13 @@
 """How often an operation that completes at once lets other tasks run.
 
-Trio's own rule is a visit to the scheduler for every operation, and that visit is four fifths of what a memory
-channel costs. Here every ``await`` is still a cancellation point, and one that has to wait still waits in the
-scheduler; but operations that complete at once visit it only every `OPERATIONS_PER_VISIT` times. What this means for
-a program: 32 ready operations with a millisecond of work each keep the other tasks waiting for 32 ms, and
+Trio itself visits the scheduler in every operation, and that visit is four fifths of what a memory channel costs. Here
+every ``await`` is still a cancellation point, and an operation that has to wait still waits in the scheduler; but of
+those that complete at once only every `OPERATIONS_PER_VISIT`-th visits it. For a program this means that 32 ready
+operations with a millisecond of work each keep the other tasks waiting for 32 ms, and that
 `trio.testing.assert_checkpoints` does not hold for a single operation.
 
-The count is kept for each thread, and so for each Trio run that is active: whichever task runs, it comes to a visit
-after at most 32 operations of its own.
+There is one count for each thread, and so for each Trio run: whichever task runs, it visits the scheduler after at most
+32 operations of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OPERATIONS_PER_VISIT: Final = 32
 
 
 class Turn:
-    """How many operations are left before the next visit to the scheduler. A task that parks begins a new turn."""
+    """How many operations are left before the next visit to the scheduler. A new turn begins when a task parks."""
 
     __slots__ = ("left",)
 
@@ -35,7 +35,7 @@ class Turn:
 
 
 class _Turns(threading.local):
-    # A context variable costs the same, but is copied into worker threads and so would be shared between two runs.
+    # A context variable would cost the same, but it is copied into worker threads, and so two runs would share it.
     def __init__(self) -> None:
         self.current = Turn()
 
@@ -44,7 +44,7 @@ turns = _Turns()
 
 
 def visit_due() -> bool:
-    """Count one completed operation of the current thread; tell whether it is time to visit the scheduler.
+    """Count an operation that the current thread completed; tell whether to visit the scheduler now.
 
     For a source of your own, after an operation that did not wait::
 

@@ -1,4 +1,4 @@
-"""A channel's two ends under Trio's channel interfaces, so that a channel goes into any code written for Trio."""
+"""A channel's two ends under Trio's channel interfaces, for code that is written for Trio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class TwoEnded(Sink[T], Protocol[T]):
-    """A channel, as its ends see it."""
+    """What the ends need of a channel."""
 
     @property
     def cause(self) -> BaseException | None:
@@ -41,6 +41,8 @@ class SendEnd(trio.abc.SendChannel[T]):
     """A channel's sending end under Trio's interface."""
 
     __slots__ = ("channel",)
+
+    channel: TwoEnded[T]
 
     def __init__(self, channel: TwoEnded[T]) -> None:
         self.channel = channel
@@ -73,6 +75,8 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
     """A channel's receiving end under Trio's interface."""
 
     __slots__ = ("channel",)
+
+    channel: TwoEnded[T]
 
     def __init__(self, channel: TwoEnded[T]) -> None:
         self.channel = channel

@@ -1,8 +1,8 @@
 """`select`: wait for several channel operations and perform exactly one of them.
 
-What a select costs is what its cases cost: each is looked at, and if nothing is ready it joins a queue and leaves it
-again. For a channel's receive case, the most common by far, the three loops look at the channel themselves: with method
-calls, a case cost twice as much. Every other case goes the general way.
+A select costs what its cases cost: each is looked at, and if none is ready, joins a queue and leaves it again. For a
+channel's receive case, by far the most common, the three loops read the channel themselves: with method calls, a case
+cost twice as much. Every other case goes through methods.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CASE_TYPES = frozenset((ReceiveCase, ChannelCase, SendCase, type(None)))
 
 _rng = random.Random()
 
-# With several cases ready, as many guesses as this find one in most rounds without asking every case.
+# So many guesses find a ready case most of the time when several are ready, without asking every case.
 _GUESSES = 2
 
 
@@ -49,7 +49,7 @@ class SelectResult(NamedTuple, Generic[T_co]):
     """Which case was performed, and what came of it.
 
     Attributes:
-        channel: the channel or timer of the case; compare it with ``is``. None for the default.
+        channel: the channel, timer or other source of the case; compare it with ``is``. None for the default.
         value: the value received or sent. Typed as a value although it is None when ``ok`` is False and for the
         default.
         ok: False if the channel received from is closed and drained, else True.
@@ -116,19 +116,20 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
     """Perform exactly one of the cases, waiting until one is ready.
 
     A receive is ready when there is a value, or when its channel is closed and drained (``ok`` is then False); a send
-    is ready when a receiver waits or the buffer has room. None is a case that is never ready, so that a case can be
-    switched off. Without any case this waits until it is cancelled. If cancelled, no case was performed.
+    is ready when a receiver waits or the buffer has room. None is a case that is never ready: a way to switch a case
+    off. Without any case this waits until it is cancelled. If cancelled, no case was performed.
 
     See Go's specification, "Select statements", for the model.
 
     Args:
-        cases: what `Channel.case_receive`, `Channel.case_send` and their like on other sources return.
+        cases: what `Source.case_receive` and `Channel.case_send` return.
         default: if nothing is ready, return at once with ``default=True`` instead of waiting.
-        priority: of several ready cases, perform the first. Otherwise it is chosen uniformly at random.
+        priority: of several ready cases, perform the first. Otherwise one is chosen uniformly at random.
 
     Raises:
         InvalidTypeError: an argument is not a case; nothing was done.
-        ChannelClosedError: a send was chosen, or woken, whose channel is closed; nothing was sent.
+        ChannelClosedError: the case that was chosen sends to a channel that is closed, or was closed while waiting;
+            nothing was sent.
     """
     if not _CASE_TYPES.issuperset(map(type, cases)):
         raise _not_a_case(cases)
@@ -167,7 +168,7 @@ def _choose(cases: tuple[_AnyCase | None, ...], priority: bool) -> int | None:
     """Return the index of a case that is ready now, or None."""
     moment = Moment()
     if not priority and len(cases) > _GUESSES:
-        # A random case that happens to be ready is a uniform choice among the ready ones, and cheap to find.
+        # A case guessed at random that is ready is a uniform choice among the ready ones, and cheap to find.
         for _ in range(_GUESSES):
             guess = int(_rng.random() * len(cases))
             if _is_ready(cases[guess], moment):
@@ -216,7 +217,7 @@ def _not_a_case(cases: tuple[object, ...]) -> InvalidTypeError:
 
 
 class SelectWaiter(Waiter):
-    """A task parked in `select`, in the queue of every one of its cases."""
+    """A task parked in `select`, in the queues of all its cases."""
 
     __slots__ = ("_cases", "_closed", "_priority", "_result")
 
@@ -290,8 +291,9 @@ class SelectWaiter(Waiter):
         reschedule(self._task, self)
 
     def take(self) -> None:
-        # Several timers can be due at once; which of them it is follows the same rules as without waiting.
-        # Having left the queues, a select that sends to and receives from one channel does not take itself for another.
+        # Several timers can be due at once; which of them is taken follows the same rules as without waiting.
+        # Leaving the queues comes first, so that a select that sends to and receives from one channel cannot pair with
+        # itself.
         self.leave()
         chosen = _choose(self._cases, self._priority)
         assert chosen is not None
@@ -299,7 +301,7 @@ class SelectWaiter(Waiter):
         reschedule(self._task, self)
 
     def _choose_from(self, source: object, kinds: type | tuple[type, ...]) -> int:
-        """Leave every queue, and choose among the cases that ``source`` has just made ready."""
+        """Leave every queue; return the index of one of the cases that ``source`` has just made ready."""
         indices = self._leave(source)
         if len(indices) == 1:
             return indices[0]

@@ -1,17 +1,17 @@
-"""`Selector`: a select that stays registered, at a cost a value that does not grow with the number of channels.
+"""`Selector`: a select that stays registered, so that the cost of a value does not grow with the number of channels.
 
-A select asks every case and stands in every queue, each time. A selector registers once: each of its sources keeps a
+A select asks every case and joins every queue, each time. A selector registers once: each of its sources keeps a
 *watch*, and a source that becomes ready puts its watch on the selector's ready queue. `Selector.select` only looks at
 the head of that queue, or parks without registering anywhere.
 
-The ready queue holds hints, not values: a value stays in its channel until it is handed out, so nothing is lost with
-a selector that is cancelled or dropped, and a watch whose source has meanwhile been emptied by somebody else is
-skipped. While a task is parked in the selector the queue is empty and no source is ready: a source that becomes ready
-then hands its value straight to the task.
+The ready queue holds hints, not values: a value stays in its channel until it is handed out. So nothing is lost when a
+selector is cancelled or dropped, and a watch whose source another receiver has emptied is skipped. While a task is
+parked in the selector, the queue is empty and no source is ready: a source that becomes ready then hands its value
+straight to the task.
 
-A source holds its watches, and a watch holds its selector weakly. Nothing happens at the moment a selector is
-forgotten, because the garbage collector chooses that moment, in whatever thread; its watches are dropped when the
-source next meets them.
+A source holds its watches, and a watch holds its selector weakly. Nothing happens when a selector is forgotten, because
+the garbage collector chooses that moment, and the thread; a source drops its watches the next time it comes across
+them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
 
-# How many values one ready channel gives before the next one's turn.
+# How many values one ready channel gives before it is the next one's turn; the docstring of `Selector` says it too.
 _VALUES_IN_A_ROW = 16
 
 _MIN_QUEUE_TO_CLEAN = 64
@@ -46,11 +46,11 @@ _MIN_QUEUE_TO_CLEAN = 64
 
 @final
 class Selector(Generic[T]):
-    """Receives from many sources, registered once; the cost a value does not depend on how many there are.
+    """Receives from many sources, registered once; the cost of a value does not depend on how many there are.
 
     Fair: ready sources take turns, each giving at most 16 values in a row. A closed channel is reported once, with
-    ``ok=False``, and then leaves the selector; so does a fired `csp.after`. Several tasks may share a selector, and
-    several selectors and plain receivers may share a channel; each value goes to one of them.
+    ``ok=False``, and then leaves the selector; a `csp.after` leaves it after its value. Several tasks may share a
+    selector, and several selectors and plain receivers may share a channel; each value goes to one of them.
 
     Use it as a context manager, or call `close`; a selector that is forgotten is unregistered too, and no value is
     lost.
@@ -100,17 +100,17 @@ class Selector(Generic[T]):
 
     @enable_ki_protection
     def remove(self, case: ReceiveCase[T]) -> None:
-        """Remove a case. What its channel buffers stays there.
+        """Remove a case; what its channel buffers stays there.
 
         Raises:
-            KeyError: no equal case is in the selector.
+            KeyError: the selector has no equal case.
         """
         self._drop(self._watches[case])
         self._end_iteration_if_empty()
 
     @enable_ki_protection
     def close(self) -> None:
-        """Unregister from all sources. Tasks waiting in `select` get `trio.ClosedResourceError`; iteration ends."""
+        """Unregister from all sources; tasks in `select` get `trio.ClosedResourceError`, and iteration ends."""
         self._closed = True
         for watch in tuple(self._watches.values()):
             self._drop(watch)
@@ -122,7 +122,7 @@ class Selector(Generic[T]):
     async def select(self) -> SelectResult[T]:
         """Take the next value of any source, waiting until there is one or a channel is closed.
 
-        If cancelled, nothing is lost. Without any case left, this waits for one to be added. See
+        If cancelled, nothing is lost. If there is no case left, this waits for one to be added. See
         `csp.OPERATIONS_PER_VISIT` for when other tasks run.
 
         Raises:
@@ -163,7 +163,7 @@ class Selector(Generic[T]):
         return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
 
     def _has_ready(self) -> bool:
-        """Tell whether the head of the ready queue has something to give; drop heads that were emptied meanwhile."""
+        """Tell whether the head of the ready queue has something to give; drop heads that others have emptied."""
         while self._ready:
             watch = self._ready[0]
             if not watch.dropped and watch.source.is_ready(Moment()):
@@ -187,7 +187,7 @@ class Selector(Generic[T]):
         return result
 
     def _pass_on(self, watch: _Watch) -> None:
-        """Take the head off the ready queue; its source has nothing more to give now."""
+        """Take the head, whose source has nothing more to give now, off the ready queue."""
         self._ready.popleft()
         watch.queued = False
         self._given = 0
@@ -195,18 +195,20 @@ class Selector(Generic[T]):
             watch.source.on_wanted()
 
     def _drop(self, watch: _Watch) -> None:
-        """Forget a case. If it is in the ready queue it is skipped there later, so that this is O(1), amortised."""
+        """Forget a case. In the ready queue it is left to be skipped later, so that this is O(1), amortised."""
         watch.dropped = True
         watch.source._unwatch(watch)
         del self._watches[watch.case]
-        if len(self._ready) > 2 * len(self._watches) + _MIN_QUEUE_TO_CLEAN:
+        if not self._watches:
+            self._ready.clear()
+            self._given = 0
+        elif len(self._ready) > 2 * len(self._watches) + _MIN_QUEUE_TO_CLEAN:
             self._ready = deque(watch for watch in self._ready if not watch.dropped)
 
     def _end_iteration_if_empty(self) -> None:
-        """Wake the tasks that iterate, if the last case is gone; called when its last value is handed out."""
+        """Wake the tasks that iterate, if no case is left; to be called only when its last value is handed out."""
         if self._watches:
             return
-        self._ready.clear()
         waiting = self._parked
         parked = [] if waiting is None else [waiting] if isinstance(waiting, Waiter) else list(waiting)
         for waiter in parked:
@@ -248,7 +250,7 @@ class _Watch:
         self.queued = False
         self.dropped = False
         # Whether the source has to be told that its values are wanted.
-        # pyright takes the methods for those of Source[Unknown].
+        # pyright sees the methods as those of Source[Unknown].
         self.fetches = type(self.source).on_wanted is not Source.on_wanted  # pyright: ignore[reportUnknownMemberType]
 
     @property
@@ -284,7 +286,7 @@ class _Watch:
 
 
 class _SelectorWaiter(Waiter):
-    """A task parked in a selector. It stands in the selector's queue only, whatever the number of sources."""
+    """A task parked in a selector: in its queue only, however many sources there are."""
 
     __slots__ = ("_closed", "_result", "_selector", "iterating")
 

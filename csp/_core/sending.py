@@ -23,6 +23,9 @@ class SendCase(Generic[T]):
 
     __slots__ = ("channel", "value")
 
+    channel: Sink[T]
+    value: T
+
     def __init__(self, channel: Sink[T], value: T) -> None:
         self.channel = channel
         self.value = value
@@ -68,7 +71,7 @@ class SendAllWaiter(SendWaiter):
     __slots__ = ("_rest",)
 
     def __init__(self, channel: Sink[Any], values: deque[Any]) -> None:
-        # The next value is in hand: whoever takes it need not rely on what others do to the deque.
+        # The next value is kept apart, so that it does not matter to a receiver what others do to the deque.
         super().__init__(channel, values.popleft())
         self._rest = values
 

@@ -1,4 +1,4 @@
-"""What can be sent to: the protocol behind every send case, as `Source` is behind every receive case."""
+"""What can be sent to: `Sink` is to send cases what `Source` is to receive cases."""
 
 from __future__ import annotations
 

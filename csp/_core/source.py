@@ -1,9 +1,9 @@
-"""What can be received from: the protocol behind every receive case, and the waiting that all sources share.
+"""What can be received from: `Source`, and the waiting that all sources share.
 
 A source of your own is a subclass of `Source` with two methods, `is_ready` and `receive_nowait`, that calls `serve`
-whenever it has become ready. Everything else, ``await source.receive()``, iteration, `select` and `Selector`, comes
-from here, for channels and timers and for yours. `on_wanted` is for sources that fetch their values only when somebody
-asks; `csp.PullSource` is one, around any async function.
+whenever it has become ready. Everything else is here, for channels and timers as for yours: ``await source.receive()``,
+iteration, `select` and `Selector`. `on_wanted` is for sources that fetch their values only when somebody asks, as
+`csp.PullSource` does with any async function.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Moment:
-    """One reading of Trio's clock, taken when first asked for.
+    """One reading of Trio's clock, taken when it is first needed.
 
-    A select asks each of its timers whether it is due; all must mean the same moment, and a select without timers must
-    not pay for reading the clock.
+    A select asks each of its timers whether it is due; all must refer to the same moment, and a select without timers
+    must not pay for reading the clock.
     """
 
     _time: float | None = None
@@ -46,11 +46,11 @@ class Moment:
 
 
 class Watch(Protocol):
-    """A `Selector`'s standing interest in a source."""
+    """A `Selector`'s registration with a source, as the source sees it."""
 
     @property
     def alive(self) -> bool:
-        """Whether the selector still exists; the garbage collector takes it at any time, in any thread."""
+        """Whether the selector still exists; the garbage collector may take it at any time, in any thread."""
         ...
 
     @property
@@ -59,27 +59,27 @@ class Watch(Protocol):
         ...
 
     def deliver(self, value: object) -> None:
-        """Hand a value to the task that has been parked in the selector longest."""
+        """Hand a value to the task that has waited longest in the selector."""
 
     def notify(self) -> None:
         """Tell the selector that the source is ready."""
 
 
 class Source(ABC, Generic[T_co]):
-    """Something that gives values, one at a time, to whoever receives first.
+    """Something that gives values, each to one receiver.
 
-    Not thread-safe: a source belongs to one Trio run, like everything in Trio that is not said to be otherwise.
+    Not thread-safe: like most of Trio's objects, a source belongs to one run.
     """
 
     __slots__ = ("__weakref__", "_receivers", "_selectors_turn", "_watches")
 
     _receivers: Queue
     _watches: tuple[Watch, ...]
-    # Plain receivers and parked selectors take turns, so that neither starves.
+    # Whether it is the turn of the parked selectors; they alternate with plain receivers, so that neither starves.
     _selectors_turn: bool
 
     one_shot: ClassVar[bool] = False
-    """Whether the source falls silent for ever after its first value, so that a `Selector` may forget it then."""
+    """Whether the source gives one value at most, so that a `Selector` may forget it then."""
 
     def __init__(self) -> None:
         self._receivers = None
@@ -111,29 +111,29 @@ class Source(ABC, Generic[T_co]):
         """Raise `NoContextError` if the source is a block that was not entered."""
 
     def on_wanted(self) -> None:
-        """Called when somebody asks for a value that is not there: a task, a `Selector`, a select that polls.
+        """Called when a value is asked for that is not there, by a task, a `Selector` or a select that polls.
 
-        Does nothing here. A source that has to fetch its values overrides it; it is called often, for one value too,
-        must not wait, and must not make the source ready at once.
+        Does nothing here. A source that has to fetch its values overrides it. It may be called many times for one
+        value, must not wait, and must not make the source ready before it returns.
         """
 
     # What a subclass calls -------------------------------------------------------------------------------------------
 
     @enable_ki_protection
     def serve(self) -> None:
-        """Give what there is to take to the tasks that wait for it; to be called whenever the source became ready.
+        """Give what there is to take to the tasks that wait for it; to be called whenever the source becomes ready.
 
-        That is when a value has turned up, and when there will be no more: `receive_nowait` then returns
-        ``(None, False)``, and every task that waits gets that.
+        That is when there is a value, and when there will be no more: `receive_nowait` then returns ``(None, False)``,
+        and so every waiting task gets that.
         """
         while self.is_ready(Moment()):
             watch = self._next_parked() if self._receivers is None or self._selectors_turn else None
             if watch is not None:
                 self._selectors_turn = False
-                watch.notify()  # a task is parked in its selector, so that it takes at once
+                watch.notify()  # a task is parked in its selector, which takes the value at once
             elif self._receivers is not None:
                 self._selectors_turn = True
-                # A select may take another of its cases, if several have become ready at this moment.
+                # A select may take another of its cases, if several have become ready at the same moment.
                 first(self._receivers).take()
             else:
                 self._notify()
@@ -145,7 +145,7 @@ class Source(ABC, Generic[T_co]):
         return self._receivers is not None or any(watch.alive for watch in self._watches)
 
     def _next_parked(self) -> Watch | None:
-        """Return the selector whose turn it is among those with a parked task; it goes to the back of the line."""
+        """Return the first watch whose selector has a parked task, and move it to the end; None if there is none."""
         for position, watch in enumerate(self._watches):
             if watch.parked:
                 if len(self._watches) > 1:
@@ -188,8 +188,8 @@ class Source(ABC, Generic[T_co]):
 
         Raises:
             StopAsyncIteration: it was closed without a cause.
-            Error: it was closed with a cause: a fresh error each time, raised from the cause and of its type if the
-                cause is one of `csp.errors`, else a `ChannelClosedError`.
+            Error: it was closed with a cause. A new error each time, raised from the cause: of the same type if that is
+                one of `csp.errors`, else a `ChannelClosedError`.
         """
         value, ok = await self.receive()
         if ok:
@@ -211,7 +211,7 @@ class Source(ABC, Generic[T_co]):
         self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
         try:
             self.on_wanted()
-        except BaseException:  # a task that is not parked must not stand in the queue
+        except BaseException:  # a task that does not park must not stay in the queue
             self._unpark(waiter)
             raise
 
@@ -222,21 +222,21 @@ class Source(ABC, Generic[T_co]):
 
     @enable_ki_protection
     def _watch(self, watch: Watch) -> None:
-        """Add a selector's interest, and drop those of selectors that were forgotten."""
+        """Add a selector's watch, and drop those of selectors that no longer exist."""
         self._watches = (*(other for other in self._watches if other.alive), watch)
         self.on_wanted()
 
     @enable_ki_protection
     def _unwatch(self, watch: Watch) -> None:
-        """Drop a selector's interest, if it is there."""
+        """Drop a selector's watch, if it is there."""
         self._watches = tuple(other for other in self._watches if other is not watch)
 
 
 def check_source(source: object, name: str) -> None:
-    """Raise for what cannot be received from, telling what to write.
+    """Raise for what cannot be received from, saying what to write instead.
 
     Raises:
-        InvalidTypeError: it is no source.
+        InvalidTypeError: it is not a source.
         NoContextError: it is a block that was not entered.
     """
     if isinstance(source, Source):
@@ -259,11 +259,13 @@ class ReceiveCase(Generic[T_co]):
 
     __slots__ = ("channel",)
 
+    channel: Source[T_co]
+
     def __init__(self, channel: Source[T_co]) -> None:
         self.channel = channel
 
     def __eq__(self, other: object) -> bool:
-        # pyright takes the narrowed type for ReceiveCase[Unknown].
+        # pyright narrows the type to ReceiveCase[Unknown].
         return isinstance(other, ReceiveCase) and other.channel is self.channel  # pyright: ignore[reportUnknownMemberType]
 
     def __hash__(self) -> int:

@@ -1,16 +1,16 @@
-"""`PullSource`: values that an async function fetches, one at a time, and only when somebody asks.
+"""`PullSource`: values that an async function fetches, one at a time, and only when one is asked for.
 
-A task of the block calls the function. It is asked by whoever finds nothing to take: a task that starts to wait, a
-`Selector` that has the source among its cases, a select that polls. Its value goes to who waits; if nobody does any
-more, because a select went another way or was cancelled, it is held, and nothing is fetched until it is taken. So the
-function is never cancelled for a select's sake, which not every function survives, and a value is never lost.
+A task of the block calls the function. A value is asked for by a task that starts to wait, by a `Selector` that has the
+source among its cases, and by a select that polls. It goes to a task that waits; if none does any more, because a
+select performed another case or was cancelled, the value is held, and nothing is fetched until it is taken. So a select
+that ends never cancels the function, which not every function survives, and no value is lost.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import trio
 from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
@@ -26,27 +26,30 @@ if TYPE_CHECKING:
 
 T_co = TypeVar("T_co", covariant=True)
 
+# What the function raises at its end; the cause of that is passed on.
+_ENDS = (trio.EndOfChannel, StopAsyncIteration)
+
 
 class PullSource(Source[T_co]):
-    """What an async function returns, a value a call, as a source for `select`; used as a block.
+    """A source of what an async function returns, one value for each call; used as a block.
 
         async with csp.PullSource(queue.get) as jobs:
             r = await csp.select(jobs.case_receive(), shutdown.case_receive())
 
-    The function is called by a task that ends with the block, one call at a time, and only when somebody asks for a
-    value. If a select has gone another way when the value comes, it is held for whoever receives next: one value at
-    most, and nothing is dropped. At the end of the block a call that is under way is cancelled, and the source is
-    closed; a value that is held can still be received.
+    A task that ends with the block calls the function, one call at a time, and only when a value is asked for. If a
+    select has performed another case by the time the value comes, the value is held for the next to receive: one at
+    most, and none is dropped. At the end of the block a running call is cancelled, and the source is closed; a value
+    that is held can still be received.
 
     Args:
-        pull: called without arguments for each value. When there are no more it raises `trio.EndOfChannel`, ``from`` a
-            cause if there is one, or StopAsyncIteration. Any other exception closes the source with it as the `cause`.
-        unfinished: asked once, when the source closes, for values that ``pull`` has taken from elsewhere and not
+        pull: called without arguments for each value. When there are no more, it raises `trio.EndOfChannel`, ``from`` a
+            cause if there is one, or StopAsyncIteration. Any other exception closes the source, and is the `cause`.
+        unfinished: called once, when the source closes, for the values that ``pull`` has taken from elsewhere and not
             returned; they can still be received.
 
     Raises:
         InvalidTypeError: pull cannot be called.
-        NoContextError: used before the block is entered; or entered twice.
+        NoContextError: used before the block is entered, or entered twice.
     """
 
     __slots__ = (
@@ -55,19 +58,17 @@ class PullSource(Source[T_co]):
         "_cause",
         "_closed",
         "_ending",
+        "_ends",
         "_entered",
         "_finished",
         "_held",
         "_idle",
+        "_name",
         "_pull",
         "_pulling",
         "_scope",
         "_unfinished",
     )
-
-    _name: ClassVar[str] = "PullSource"
-    _ends: ClassVar[tuple[type[Exception], ...]] = (trio.EndOfChannel, StopAsyncIteration)
-    """What the function raises at its end; the cause of that is passed on."""
 
     def __init__(
         self, pull: Callable[[], Awaitable[T_co]], *, unfinished: Callable[[], Iterable[T_co]] = tuple[T_co, ...]
@@ -80,6 +81,9 @@ class PullSource(Source[T_co]):
             )
         if not callable(pull):
             raise InvalidTypeError(f"pull must be an async function, not {pull!r}")
+        # `named` sets others.
+        self._name = "PullSource"
+        self._ends: tuple[type[Exception], ...] = _ENDS
         self._pull = pull
         self._unfinished = unfinished
         self._background = BackgroundNursery()
@@ -87,11 +91,11 @@ class PullSource(Source[T_co]):
         self._held: deque[T_co] = deque()
         self._finished = trio.Event()
         self._entered = False
-        # Whether a value is to be fetched, whether the function is running for it, and whether there will be no more.
+        # Whether a value is to be fetched, whether the function runs for it now, and whether no more is to be fetched.
         self._pulling = False
         self._calling = False
         self._ending = False
-        # The block's task, while it waits to be woken for one of these.
+        # The block's task, while it waits for one of these to change.
         self._idle: trio.lowlevel.Task | None = None
         self._closed = False
         self._cause: BaseException | None = None
@@ -110,7 +114,7 @@ class PullSource(Source[T_co]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        # The task ends by itself, rather than cancelled, so that it can clean up.
+        # The task is not cancelled but ends by itself, so that it can clean up.
         self._ending = True
         self._wake()
         if self._calling:
@@ -118,7 +122,7 @@ class PullSource(Source[T_co]):
         try:
             await self._finished.wait()
         except trio.Cancelled:
-            # What the block raised, if anything, is on its way out through the cancelled scope already.
+            # What the block raised, if anything, is already on its way out through the cancelled scope.
             if exc is None:
                 raise
         finally:
@@ -132,18 +136,19 @@ class PullSource(Source[T_co]):
                     while await self._asked():
                         await self._pull_one()
                 finally:
-                    # Inside the scope: an async generator may have scopes of its own open inside of it.
+                    # Inside the scope: an async generator may have opened scopes of its own in it.
                     await self._clean_up()
         finally:
             self._end(None)
             self._finished.set()
 
     async def _asked(self) -> bool:
-        """Wait until the function is to be called; tell whether it is, or the block has ended."""
+        """Wait until the function is to be called or the block ends; tell whether it is to be called."""
         while not (self._pulling or self._ending):
             self._idle = current_task()
-            # Not cancelled here: the scopes that a suspended async generator has open are in force, and it is to see
-            # their cancellation itself. The end of the block wakes the task, also when the block is cancelled.
+            # Not cancelled here: the scopes that a suspended async generator has opened are in force, and the generator
+            # itself is to see their cancellation. The end of the block wakes the task, even when the block is
+            # cancelled.
             await wait_task_rescheduled(_not_cancelled)
         return not self._ending
 
@@ -171,7 +176,7 @@ class PullSource(Source[T_co]):
             self._calling = False
 
     async def _clean_up(self) -> None:
-        """Called by the task when it does not call the function any more."""
+        """Called by the task after the last call of the function."""
 
     @enable_ki_protection
     def _hold(self, value: T_co) -> None:  # type: ignore[misc]  # private
@@ -183,7 +188,7 @@ class PullSource(Source[T_co]):
 
     @enable_ki_protection
     def _end(self, cause: BaseException | None) -> None:
-        """Close the source, if it is not closed; what is held stays receivable."""
+        """Close the source, unless it is closed; what is held stays receivable."""
         if not self._closed:
             self._held.extend(self._unfinished())
             self._close(cause)
@@ -199,7 +204,7 @@ class PullSource(Source[T_co]):
 
     @enable_ki_protection
     def on_wanted(self) -> None:
-        # While the block ends nothing is fetched; who waits is told when it has ended.
+        # While the block ends nothing is fetched; waiting tasks are told once it has ended.
         if not (self._pulling or self._ending or self.is_ready(Moment())):
             self._pulling = True
             self._wake()
@@ -211,7 +216,7 @@ class PullSource(Source[T_co]):
 
     @enable_ki_protection
     def receive_nowait(self) -> Received[T_co]:
-        """Take the value that is held, if there is one; if there is none, one is fetched.
+        """Take the value that is held; if there is none, have one fetched.
 
         Returns ``(value, True)``, or ``(None, False)`` once the source is closed and nothing is held.
 
@@ -245,12 +250,28 @@ class PullSource(Source[T_co]):
 
     @property
     def cause(self) -> BaseException | None:
-        """What the function raised, or what it gave as the cause of its `trio.EndOfChannel`."""
+        """What the function raised, or the cause of its `trio.EndOfChannel`."""
         return self._cause
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "fetching" if self._pulling else "idle"
         return f"<csp.{self._name} {state}, {len(self._held)} held, at {id(self):#x}>"
+
+
+SourceT = TypeVar("SourceT", bound=PullSource[Any])
+
+
+def named(source: SourceT, name: str, *, ends: tuple[type[Exception], ...] = _ENDS) -> SourceT:
+    """Name a new source after the function that makes it, and return it.
+
+    Args:
+        source: the source.
+        name: what errors and its repr call it.
+        ends: what the function that it calls raises at its end.
+    """
+    source._name = name
+    source._ends = ends
+    return source
 
 
 def _not_cancelled(_raise_cancel: object) -> Abort:

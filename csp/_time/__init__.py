@@ -3,6 +3,8 @@
 From the bottom:
 
 - `duration`: Go's durations, in seconds
-- `alarm`: wakes what is parked on timers
-- `timers`: `after`, `tick`, `Timer`, `Ticker`, and the channels behind them
+- `alarm`: wakes the tasks that are parked on timers
+- `timer_channels`: the channels on which timers give their times
+- `never`: a channel that never gives anything
+- `timers`: `after`, `tick`, `Timer`, `Ticker`
 """

@@ -1,8 +1,7 @@
-"""Wakes what is parked on timers: one system task a Trio run, with a heap of deadlines.
+"""Wakes the tasks that are parked on timers: one system task for each Trio run, with a heap of deadlines.
 
-A timer is in the heap only while somebody is parked on it or a selector watches it. One that is disarmed again keeps
-its entry until that comes up or the heap is cleaned, because most timers in a select are replaced before they are
-due.
+A timer is put on the heap only when a task parks on it or a selector watches it. When it is disarmed, its entry stays
+until its time comes or the heap is cleaned, because most timers in a select are replaced before they are due.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ _MIN_HEAP_TO_CLEAN = 64
 
 
 class Alarmed(Protocol):
-    """A timer, as the alarm sees it."""
+    """What the alarm needs of a timer."""
 
     _entry: float | None
-    """The time of its entry in the heap; None if there is none. The alarm's to set."""
+    """The time of its entry in the heap, or None. Only the alarm sets it."""
 
     @property
     def _armed(self) -> bool:
-        """Whether it wants to be told."""
+        """Whether `_due` is to be called."""
         ...
 
     @property
@@ -36,7 +35,7 @@ class Alarmed(Protocol):
         ...
 
     def _due(self) -> None:
-        """Called at the time of `_entry`; it is not armed from then on."""
+        """Called at the time of `_entry`, which disarms it."""
 
 
 class Alarm:
@@ -51,7 +50,7 @@ class Alarm:
         self._running = False
 
     def arm(self, timer: Alarmed, deadline: float) -> None:
-        """Have ``timer._due`` called at ``deadline``."""
+        """Call ``timer._due`` at ``deadline``."""
         if not self._running:
             self._start()
         self._armed += 1
@@ -62,13 +61,13 @@ class Alarm:
                 self._wake_at = self._sleep.deadline = deadline
 
     def disarm(self, timer: Alarmed) -> None:
-        """Take back `arm`; the timer must say so in ``_armed`` before it is armed again."""
+        """Undo `arm`; the timer's ``_armed`` must be False by now."""
         self._armed -= 1
         if len(self._heap) > _MIN_HEAP_TO_CLEAN and len(self._heap) > 2 * self._armed:
             self._clean()
 
     def _clean(self) -> None:
-        """Drop the entries nobody waits for: amortised, O(1) a disarmed timer."""
+        """Drop the entries of disarmed timers: amortised, O(1) for each of them."""
         kept: list[tuple[float, int, Alarmed]] = []
         for entry in self._heap:
             deadline, _, timer = entry
@@ -82,8 +81,8 @@ class Alarm:
         self._heap = kept
 
     def _start(self) -> None:
-        # Fails where the run has no system tasks any more, in the finalizer of an async generator. Who waits there is
-        # cancelled, unless it is shielded: then nothing can wake it.
+        # Fails when the run takes no more system tasks, in the finalizer of an async generator. A task that waits there
+        # is cancelled, unless it is shielded: then nothing can wake it.
         with contextlib.suppress(RuntimeError):
             spawn_system_task(self._run, name="csp timers")
             self._running = True
@@ -93,7 +92,7 @@ class Alarm:
             while True:
                 await self._sleep_and_ring()
         except trio.Cancelled:
-            # The main task has ended. Who still waits for a timer is shielded, and gets what it waits for.
+            # The main task has ended. Tasks that still wait for a timer are shielded, and get what they wait for.
             with trio.CancelScope(shield=True):
                 while any(timer._awaited for _, _, timer in self._heap):
                     await self._sleep_and_ring()
@@ -112,7 +111,7 @@ class Alarm:
         while self._heap and self._heap[0][0] <= now:
             deadline, _, timer = heapq.heappop(self._heap)
             if timer._entry != deadline:
-                continue  # It was set to another time since, which has an entry of its own.
+                continue  # It has been set to another time, which has an entry of its own.
             timer._entry = None
             if timer._armed:
                 self._armed -= 1

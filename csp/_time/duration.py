@@ -24,7 +24,7 @@ _NANOSECONDS = {
 # Go keeps a duration in a signed 64-bit count of nanoseconds: about 292 years.
 _MAX_NANOSECONDS = 2**63 - 1
 
-# Long strings are not kept: they are nobody's literals.
+# Longer strings are not cached: nobody writes such literals.
 _MAX_CACHED_LENGTH = 32
 
 _TERM = re.compile(r"(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
@@ -39,14 +39,14 @@ def parse_duration(duration: Duration, *, name: str = "duration") -> float:
 
     Args:
         duration: a string or a timedelta.
-        name: what the duration is for, to name it in an error.
+        name: what errors call the duration.
 
     Raises:
         InvalidTypeError: it is neither a string nor a timedelta; a bare number has no unit.
         InvalidError: the string is malformed, or the duration is beyond Go's 292 years.
     """
     if isinstance(duration, str):
-        # Timers are made with the same few literals again and again.
+        # Most durations are one of a few literals.
         return _seconds_cached(duration, name) if len(duration) <= _MAX_CACHED_LENGTH else _seconds(duration, name)
     if isinstance(duration, timedelta):
         if abs(duration / timedelta(microseconds=1)) * 1000 > _MAX_NANOSECONDS:
@@ -64,7 +64,7 @@ def parse_duration(duration: Duration, *, name: str = "duration") -> float:
 
 
 def positive_duration(duration: Duration, name: str) -> float:
-    """Return a duration in seconds; raise as `parse_duration` does, and also if it is not above 0."""
+    """Return a duration in seconds, as `parse_duration` does; raise `InvalidError` if it is not above 0."""
     seconds = parse_duration(duration, name=name)
     if seconds <= 0:
         raise InvalidError(f"{name} must be above 0, not {duration!r}")
@@ -99,7 +99,7 @@ _seconds_cached = functools.lru_cache(maxsize=64)(_seconds)
 
 
 def _nanoseconds(term: re.Match[str]) -> int:
-    # Twenty digits are more than 64 bits hold; looking at no more keeps hostile input from costing quadratic time.
+    # Twenty digits are more than 64 bits hold; reading no more keeps hostile input from costing quadratic time.
     scale = _NANOSECONDS[term["unit"]]
     whole = (term["whole"] or "").lstrip("0")
     if len(whole) > 20:

@@ -8,6 +8,7 @@
 This module is the face of the driver in ``trio_csp_websocket``.
 """
 
+from csp._home import publish
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import Connecting, connect
 from trio_csp_websocket.client.keeper import Subscribe
@@ -56,3 +57,5 @@ __all__ = [
     "connect",
     "reconnecting",
 ]
+
+publish(__name__, [globals()[name] for name in __all__])

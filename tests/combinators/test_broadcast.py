@@ -1,4 +1,4 @@
-"""Tests of ``csp._combinators.broadcast``."""
+"""`broadcast`: every value for each subscriber, and what happens to the slow ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of ``csp._combinators.pipeline``."""
+"""`pipeline`: several values in work at once, the order of results, the end and its cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of ``csp._core.background``."""
+"""`BackgroundNursery`: tasks that end with a block, and what comes out of it."""
 
 from __future__ import annotations
 

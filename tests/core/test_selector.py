@@ -13,6 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import csp
 from csp import errors
+from csp._core.selector import _VALUES_IN_A_ROW
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -597,6 +598,22 @@ async def test_a_channel_that_leaves_gives_the_next_one_a_turn_of_its_own() -> N
     with csp.Selector(first.case_receive(), second.case_receive(), third.case_receive()) as selector:
         order = [(await selector.select()).index for _ in range(32)]
     assert order == [0] * 11 + [1] * 16 + [2] + [1] * 4
+
+
+async def test_the_last_channel_that_is_removed_gives_the_next_one_a_turn_of_its_own() -> None:
+    first, second, third = holding(*range(10)), holding(*range(20)), holding(1)
+    with csp.Selector(first.case_receive()) as selector:
+        for _ in range(5):
+            await selector.select()
+        selector.remove(first.case_receive())
+        selector.add(second.case_receive())
+        selector.add(third.case_receive())
+        order = [(await selector.select()).index for _ in range(21)]
+    assert order == [1] * 16 + [2] + [1] * 4
+
+
+def test_the_docstring_says_how_long_a_turn_is() -> None:
+    assert f"at most {_VALUES_IN_A_ROW} values in a row" in (csp.Selector.__doc__ or "")
 
 
 @pytest.mark.parametrize("parked", [False, True])

@@ -1,13 +1,14 @@
-"""Tests of ``csp._sources.pull``."""
+"""`PullSource`: a value is fetched only when somebody asks, and none is lost."""
 
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
+import signal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 import csp
 from csp.errors import ChannelClosedError, InvalidTypeError, NoContextError
@@ -405,3 +406,33 @@ async def test_what_a_call_returns_is_refused() -> None:
     numbers = Numbers()
     with pytest.raises(InvalidTypeError, match=r"not what __call__\(\) returns; do not call it"):
         csp.PullSource(numbers())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def numbers() -> AsyncGenerator[int]:
+    yield 1  # pragma: no cover  # never run
+
+
+SOURCES: dict[str, Callable[[], csp.PullSource[Any]]] = {
+    "PullSource": lambda: csp.PullSource(Numbers()),
+    "from_async_iterable": lambda: csp.from_async_iterable(numbers()),
+    "from_event": lambda: csp.from_event(trio.Event()),
+    "from_receive_channel": lambda: csp.from_receive_channel(trio.open_memory_channel[int](0)[1]),
+    "from_receive_channel of any other": lambda: csp.from_receive_channel(csp.Channel[int]().receiver),
+    "from_signals": lambda: csp.from_signals(signal.SIGTERM),
+    "from_stream": lambda: csp.from_stream(memory_stream_pair()[0]),
+    "merge": lambda: csp.merge(csp.Channel[int]()),
+    "batch": lambda: csp.batch(csp.Channel[int](), 1),
+}
+
+
+@pytest.mark.parametrize("made", SOURCES)
+async def test_a_source_is_called_by_the_function_that_makes_it(made: str) -> None:
+    source = SOURCES[made]()
+    name = made.split(maxsplit=1)[0]
+    assert repr(source).startswith(f"<csp.{name} idle, 0 held, at 0x")
+    with pytest.raises(NoContextError, match=f"^{name} gives nothing before its block: write `async with ...` first$"):
+        source.case_receive()
+    async with source:
+        pass
+    with pytest.raises(NoContextError, match=f"^this {name} was used before; make another one$"):
+        await source.__aenter__()

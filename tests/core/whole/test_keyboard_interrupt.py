@@ -67,7 +67,7 @@ MUTATORS = {
         "fail",
         "leave",
     },
-    "_time/timers.py": {
+    "_time/timer_channels.py": {
         "receive_nowait",
         "_set_deadline",
         "_restart",
@@ -463,7 +463,7 @@ def test_an_interrupted_close_wakes_everybody(file: str, function: str, restore_
 
 @pytest.mark.parametrize("function", ["_restart", "_set_deadline", "_unregister", "_arm"])
 def test_an_interrupted_reset_is_complete(function: str, restore_profile: None) -> None:
-    interrupt = Interrupt("_time/timers.py", function)
+    interrupt = Interrupt("_time/timer_channels.py", function)
     ticks: list[float] = []
 
     async def main() -> None:

@@ -1,0 +1,47 @@
+"""What `throttle` and `debounce` share: a block whose task takes values as they come, and gives the latest.
+
+Both depend on when values come, so a task of the block takes them at once, and drops those that are not to be given. Of
+the others, a slow consumer finds the latest, as with a ticker.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from csp._core.background import BackgroundNursery
+from csp._core.channel import Channel
+from csp.errors import ChannelClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from csp._core.source import Source
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def latest_of(
+    source: Source[T], run: Callable[[Channel[T], list[T]], Awaitable[None]]
+) -> AsyncGenerator[Channel[T]]:
+    """Give what ``run`` sends, in a channel that keeps the latest value only; used as a block.
+
+    ``run`` gets that channel, and a list in which it keeps the value that is still to be given, if there is one. When
+    it ends, that value is given, and the channel is closed with the cause of the source.
+    """
+
+    async def run_until_closed() -> None:
+        with suppress(ChannelClosedError):  # the receiver may close it
+            try:
+                await run(given, latest)
+            finally:
+                if latest:
+                    given.send_nowait(latest[0])
+                given.close(source.cause)
+
+    given = Channel[T](1, overflow="drop_oldest")
+    latest: list[T] = []
+    async with BackgroundNursery() as nursery:
+        nursery.start_soon(run_until_closed)
+        yield given

@@ -1,0 +1,184 @@
+"""The channels on which timers give their times.
+
+A timer is a deadline and nothing more: it is due once Trio's clock has reached it. It is registered with the run's
+`Alarm` only while a task is parked on it or a selector watches it. So a forgotten timer costs nothing, and there is no
+background task to stop, and no value in flight that `stop` or `reset` could miss.
+
+The semantics are those of Go 1.23 (package time, "NewTimer"): after `stop` or `reset` no stale value is received.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from csp._core.source import Moment, Source, Watch
+from csp._core.waiters import Received, Waiter, join, leave
+from csp._time.alarm import Alarm, current_alarm
+
+SILENT = math.inf
+
+
+class TimerChannel(Source[float]):
+    """The receiving side of a timer: a channel of the times, by `trio.current_time`, at which it was due.
+
+    Never closed. It can only be received from.
+    """
+
+    __slots__ = ("_alarm", "_deadline", "_entry", "_rung")
+
+    def __init__(self, deadline: float) -> None:
+        # As in Source, but without the call: programs make many timers, often one for each select.
+        self._receivers = None
+        self._watches = ()
+        self._selectors_turn = False
+        self._deadline = deadline
+        # Whether the alarm has rung for this deadline and the value was not taken yet.
+        self._rung = False
+        # Where the timer is registered, if it is.
+        self._alarm: Alarm | None = None
+        self._entry: float | None = None
+
+    @property
+    def closed(self) -> bool:
+        """False: a timer falls silent instead."""
+        return False
+
+    @property
+    def _armed(self) -> bool:
+        """Whether the timer is registered with the run's alarm."""
+        return self._alarm is not None
+
+    @property
+    def _awaited(self) -> bool:
+        """Whether a task is parked on the timer, or in a selector that watches it."""
+        return self._receivers is not None or any(watch.parked for watch in self._watches)
+
+    def is_ready(self, moment: Moment) -> bool:
+        """Tell whether the timer is due and its value not taken yet."""
+        return self._deadline != SILENT and self._deadline <= moment.time()
+
+    @enable_ki_protection
+    def receive_nowait(self) -> Received[float]:
+        """Take the time at which the timer was due.
+
+        Raises:
+            trio.WouldBlock: it is not due yet, or its value was taken.
+        """
+        moment = Moment()
+        if not self.is_ready(moment):
+            raise trio.WouldBlock
+        time, deadline = self._expire(moment.time())
+        self._set_deadline(deadline)
+        return Received(time, True)
+
+    @enable_ki_protection
+    def _set_deadline(self, deadline: float) -> bool:
+        """Set another deadline, `SILENT` for none; return whether a value was still to come or to be taken."""
+        was_active = self._deadline != SILENT
+        self._deadline = deadline
+        self._rung = False
+        self._unregister()
+        self._arm()
+        return was_active
+
+    def _expire(self, now: float) -> tuple[float, float]:
+        """Return the time to give for a deadline that has come, and the deadline after it."""
+        return self._deadline, SILENT
+
+    def _arm(self) -> None:
+        """Register with the alarm if a task or a selector waits for it to ring."""
+        if self._alarm is None and self._deadline != SILENT and (self._receivers is not None or self._is_watched()):
+            self._alarm = current_alarm()
+            self._alarm.arm(self, self._deadline)
+
+    def _disarm(self) -> None:
+        """Unregister if neither a task nor a selector waits any more."""
+        if self._receivers is None and not self._is_watched():
+            self._unregister()
+
+    def _unregister(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.disarm(self)
+
+    def _is_watched(self) -> bool:
+        # Selectors are told once; from then on they know that there is something to take.
+        return bool(self._watches) and not self._rung
+
+    @enable_ki_protection
+    def _due(self) -> None:
+        """Called by the alarm, which has unregistered the timer: serve a task that waits, or tell the selectors."""
+        self._alarm = None
+        self.serve()
+        # If no task took it, the selectors know of it now; the alarm is needed again for the next deadline.
+        self._rung = self.is_ready(Moment())
+        self._arm()
+
+    def _park(self, waiter: Waiter) -> None:
+        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+        if self._alarm is None:
+            self._arm()
+
+    def _unpark(self, waiter: Waiter) -> None:
+        self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
+        if self._receivers is None and not self._watches:
+            self._unregister()
+        else:
+            self._disarm()
+
+    def _watch(self, watch: Watch) -> None:
+        super()._watch(watch)
+        self._arm()
+
+    def _unwatch(self, watch: Watch) -> None:
+        super()._unwatch(watch)
+        self._disarm()
+
+    def __repr__(self) -> str:
+        state = "silent" if self._deadline == SILENT else f"due at {self._deadline:.3f}"
+        return f"<csp.{type(self).__name__} {state}, at {id(self):#x}>"
+
+
+@final
+class AfterChannel(TimerChannel):
+    """What `after` returns: a timer that cannot be set again."""
+
+    __slots__ = ()
+
+    one_shot: ClassVar[bool] = True
+
+
+@final
+class TickerChannel(TimerChannel):
+    """A timer that is due again and again, on a grid that no delay shifts."""
+
+    __slots__ = ("_period", "_start")
+
+    def __init__(self, start: float, period: float) -> None:
+        super().__init__(start + period)
+        self._start = start
+        self._period = period
+
+    @enable_ki_protection
+    def _restart(self, start: float, period: float) -> bool:
+        """Tick at ``start + period``, ``start + 2 * period``, and so on; return what `_set_deadline` does."""
+        self._start = start
+        self._period = period
+        return self._set_deadline(start + period)
+
+    def _expire(self, now: float) -> tuple[float, float]:
+        # Multiples of the period from the start, so that rounding errors do not add up over many ticks. The rounding of
+        # the division may make the number wrong by one.
+        number = math.floor((now - self._start) / self._period)
+        while self._tick(number + 1) <= now:
+            number += 1
+        while self._tick(number) > now:
+            number -= 1
+        return self._tick(number), self._tick(number + 1)
+
+    def _tick(self, number: int) -> float:
+        return self._start + number * self._period

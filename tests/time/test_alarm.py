@@ -1,0 +1,282 @@
+"""The alarm: one task a run wakes what is parked on timers; what it costs, and the end of a run."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import csp
+from csp._time.alarm import _MIN_HEAP_TO_CLEAN, Alarm, current_alarm
+from tests.time._waiting import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+
+class Bell:
+    """Something the alarm rings that is no timer."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._entry: float | None = None
+        self._armed = True
+        self._awaited = False
+        self._due = ring
+
+
+@pytest.mark.parametrize("cancel_first", [False, True])
+async def test_a_timer_and_a_cancellation_in_one_tick_give_the_value_exactly_once(
+    autojump_clock: MockClock, cancel_first: bool
+) -> None:
+    channel = csp.after("1s")
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        # The alarm rings both in one step, in the order they were armed.
+        if cancel_first:
+            current_alarm().arm(Bell(lambda: scope.cancel()), 1)  # noqa: PLW0108  # scope comes later
+        scope = await waiting.start(channel.receive)
+        if not cancel_first:
+            current_alarm().arm(Bell(scope.cancel), 1)
+        await trio.sleep(1)
+        await wait_all_tasks_blocked()
+        assert scope.cancel_called
+    if cancel_first:
+        assert waiting.times == []
+        assert channel.receive_nowait() == (1, True)
+    else:
+        assert waiting.times == [(1, (1, True))]
+        with pytest.raises(trio.WouldBlock):
+            channel.receive_nowait()
+
+
+# Several deadlines ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_earlier_timer_moves_the_alarm_forward(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        scope = await waiting.start(csp.after("100h").receive)
+        await waiting.start(csp.after("1s").receive)
+        await trio.sleep(2)
+        assert waiting.times == [(1, (1, True))]
+        scope.cancel()
+
+
+async def test_two_timers_with_one_deadline_both_fire(autojump_clock: MockClock) -> None:
+    first, second = csp.after("1s"), csp.after("1s")
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        await waiting.start(first.receive)
+        await waiting.start(second.receive)
+    assert waiting.times == [(1, (1, True))] * 2
+
+
+def test_timers_work_in_one_run_after_another() -> None:
+    async def main() -> None:
+        begun = trio.current_time()
+        with csp.Selector(csp.tick("1s").case_receive()) as selector:
+            assert (await csp.after("1.5s").receive()).value == begun + 1.5
+            assert (await selector.select()).value == begun + 1
+
+    for _ in range(2):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_run_ends_while_timers_are_waited_for() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(csp.after("1h").receive)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+# The heap -------------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_runs_for_a_timer_that_nobody_waits_for(mock_clock: MockClock) -> None:
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    timers: list[object] = [csp.after("1s"), csp.Timer("1s"), csp.Ticker("1s"), csp.tick("1s")]
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+    for reference in [weakref.ref(timer) for timer in timers if isinstance(timer, csp.TimerChannel)]:
+        timers.clear()
+        gc.collect()
+        assert reference() is None
+
+
+async def test_one_task_a_run_serves_all_timers(autojump_clock: MockClock) -> None:
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    for _ in range(10):
+        await csp.select(csp.after("1s").case_receive(), csp.tick("1h").case_receive())
+    assert trio.lowlevel.current_statistics().tasks_living == tasks + 1
+    assert current_alarm() is current_alarm()
+
+
+async def test_the_heap_stays_small_when_timers_are_replaced_before_they_are_due(mock_clock: MockClock) -> None:
+    channel = csp.Channel[int]()
+    alarm = current_alarm()
+    references: list[weakref.ref[object]] = []
+
+    async def produce() -> None:
+        for value in range(10_000):
+            await channel.send(value)
+
+    async def select() -> None:
+        timeout = csp.after("30s")
+        references.append(weakref.ref(timeout))
+        assert (await csp.select(timeout.case_receive(), channel.case_receive())).channel is channel
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(produce)
+        for _ in range(10_000):
+            await select()
+            assert len(alarm._heap) <= _MIN_HEAP_TO_CLEAN + 1
+    gc.collect()
+    assert alarm._armed == 0
+    assert sum(reference() is not None for reference in references) <= _MIN_HEAP_TO_CLEAN + 1
+
+
+async def test_cleaning_keeps_the_timers_that_are_waited_for(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        timers = [csp.Timer(f"{second + 10}s") for second in range(50)]
+        for timer in timers:
+            await waiting.start(timer.channel.receive)
+        moved = timers[::2]
+        for timer in moved:
+            # The entries of the first time are stale, those of the second are dropped and made again.
+            timer.reset("200s")
+            timer.reset("300s")
+            timer.reset("200s")
+        for _ in range(300):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await csp.after("1s").receive()
+        assert len(current_alarm()._heap) <= 2 * 50 + 2
+        await trio.sleep(100)
+        assert [time for time, _ in waiting.times] == [second + 10 for second in range(1, 50, 2)]
+    assert [time for time, _ in waiting.times[25:]] == [200] * 25
+
+
+async def test_a_timer_can_be_waited_for_again_after_its_entry_was_cleaned(autojump_clock: MockClock) -> None:
+    channel = csp.after("50s")
+
+    async def give_up(timer: csp.TimerChannel) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await timer.receive()
+
+    await give_up(channel)
+    for _ in range(3 * _MIN_HEAP_TO_CLEAN):
+        await give_up(csp.after("60s"))
+    assert channel._entry is None
+    assert await channel.receive() == (50, True)
+    assert trio.current_time() == 50
+
+
+async def test_a_timer_waited_for_again_uses_its_old_entry(autojump_clock: MockClock) -> None:
+    channel = csp.after("5s")
+    for _ in range(20):
+        with trio.move_on_after(0.1):
+            await channel.receive()
+    assert len(current_alarm()._heap) == 1
+    assert await channel.receive() == (5, True)
+
+
+async def test_an_entry_nobody_waits_for_any_more_is_dropped_when_it_comes_up(autojump_clock: MockClock) -> None:
+    channel = csp.after("1s")
+    with trio.move_on_after(0.5):
+        await channel.receive()
+    assert len(current_alarm()._heap) == 1
+    await trio.sleep(5)
+    assert current_alarm()._heap == []
+    assert channel.receive_nowait() == (1, True)
+
+
+async def test_the_count_of_armed_timers_is_exact(autojump_clock: MockClock) -> None:
+    alarm = current_alarm()
+    timer, ticker = csp.Timer("1s"), csp.Ticker("1s")
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        await waiting.start(timer.channel.receive)
+        assert alarm._armed == 1
+        scope = await waiting.start(ticker.channel.receive)
+        assert alarm._armed == 2
+        timer.reset("5s")
+        assert alarm._armed == 2
+        ticker.stop()
+        assert alarm._armed == 1
+        ticker.reset("50s")
+        assert alarm._armed == 2
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert alarm._armed == 1
+    assert alarm._armed == 0
+
+
+async def test_an_alarm_starts_with_its_first_deadline_and_takes_an_earlier_one(autojump_clock: MockClock) -> None:
+    rung: list[float] = []
+    alarm = Alarm()
+    alarm.arm(Bell(lambda: rung.append(trio.current_time())), 3)
+    await trio.sleep(1)
+    alarm.arm(Bell(lambda: rung.append(trio.current_time())), 2)
+    await trio.sleep(10)
+    assert rung == [2, 3]
+
+
+# The end of a run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("used_before", [True, False])
+@pytest.mark.parametrize("by_selector", [True, False])
+def test_a_shielded_clean_up_of_a_system_task_gets_its_timer(used_before: bool, by_selector: bool) -> None:
+    received: list[float] = []
+
+    async def system_task() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                timer = csp.after("5s")
+                if by_selector:
+                    received.append((await csp.Selector(timer.case_receive()).select()).value)
+                else:
+                    received.append((await timer.receive()).value)
+
+    async def main() -> None:
+        trio.lowlevel.spawn_system_task(system_task)
+        await trio.sleep(1)
+        if used_before:
+            await csp.after("1s").receive()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert received == [7 if used_before else 6]
+
+
+def test_a_timer_in_the_finalizer_of_an_async_generator_is_cancelled_like_everything_there() -> None:
+    ended: list[str] = []
+
+    async def generator() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            try:
+                await csp.after("5s").receive()
+            except trio.Cancelled:
+                ended.append("cancelled")
+                raise
+
+    kept: list[object] = []
+
+    async def main() -> None:
+        started = generator()
+        kept.append(started)
+        await anext(started)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert ended == ["cancelled"]
