@@ -11,26 +11,29 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 SLICE_BYTES = 256 * 1024
-"""What a stream or TLS gets at a time, so that the progress of a large send can be seen."""
+"""How much of a large send a stream or TLS is given at a time, so that `Transport.bytes_sent` shows its progress."""
 
 
 class Transport(ABC):
-    """A connection's byte stream. Errors of the network are `trio.BrokenResourceError`."""
+    """A connection's byte stream.
+
+    Network errors are raised as `trio.BrokenResourceError`, use after closing as `trio.ClosedResourceError`.
+    """
 
     synchronous: ClassVar[bool]
-    """Whether `send_now` ever takes anything."""
+    """Whether `send_now` ever writes anything."""
 
     def __init__(self) -> None:
         self.bytes_sent: int = 0
         self.bytes_received: int = 0
         self.pending = False
-        """Whether something waits in here that only `send_all`, which may be given nothing more, sends."""
+        """Whether the transport holds bytes that only a call of `send_all`, with b"" if need be, will send."""
         self.on_pending: Callable[[], None] | None = None
-        """Called when receiving has made something pending."""
+        """Called when receiving has set `pending`."""
 
     @abstractmethod
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return what has arrived, waiting for at least a byte; b"" at the end."""
+        """Return what has arrived, waiting for at least one byte; b"" at the end."""
 
     @abstractmethod
     async def receive_now(self, max_bytes: int) -> bytes | None:
@@ -38,20 +41,20 @@ class Transport(ABC):
 
     @abstractmethod
     def send_now(self, data: Buffer) -> int:
-        """Write what the system takes at once; return how many bytes that was, 0 if it would have to wait."""
+        """Write what the system takes at once; return the number of bytes, 0 if writing would have to wait."""
 
     @abstractmethod
     async def send_all(self, data: Buffer) -> None:
-        """Write everything."""
+        """Write everything, waiting as long as that takes. If cancelled, part of the data may have been sent."""
 
     @abstractmethod
     async def send_last(self, frame: bytes) -> None:
-        """Try to write a last frame without waiting for the network; that it cannot be written is no error."""
+        """Try to write a last frame without waiting for the network. It is not an error if that fails."""
 
     @abstractmethod
     async def send_eof(self) -> None:
-        """Tell the peer that nothing more comes, where the stream has a way to say so; what arrives is not read."""
+        """Tell the peer that nothing more will be sent, if the stream can. Does not read what still arrives."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close at once, even when cancelled; whoever waits in another method gets `trio.ClosedResourceError`."""
+        """Close at once, even when cancelled. Tasks waiting in other methods get `trio.ClosedResourceError`."""

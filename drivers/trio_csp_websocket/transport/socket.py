@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class SocketTransport(Transport):
-    """A TCP socket, tried before waited for.
+    """A TCP socket. Each call tries the socket first, and waits only if it is not ready.
 
-    A Trio socket visits the scheduler in every call. A send of a few bytes does not need that, so this takes the
-    system's socket out of the Trio stream and uses Trio for waiting only, through `trio.lowlevel.wait_readable` and
-    its like.
+    A Trio socket visits the scheduler in every call. A send of a few bytes does not need that, so this class takes the
+    system's socket out of the Trio stream, and uses Trio only to wait, through `trio.lowlevel.wait_readable` and
+    `trio.lowlevel.wait_writable`.
     """
 
     synchronous = True
@@ -30,7 +30,7 @@ class SocketTransport(Transport):
         self._socket.setblocking(False)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        # Also lets the consumer of what was read before run first.
+        # Also lets the consumer of the previous block run first.
         await trio.lowlevel.checkpoint()
         while (data := await self.receive_now(max_bytes)) is None:
             await trio.lowlevel.wait_readable(self._socket)

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-# How many scheduler passes an operation gets that must not wait, on a stream that takes the scheduler: a few locks and
-# checkpoints, and no waiting for the network.
+# A Trio stream cannot be called without visiting the scheduler. An operation that must not wait is given this many
+# passes of it: enough for a few locks and checkpoints, too few to wait for the network.
 _PASSES_WITHOUT_WAITING = 10
 
 
 class StreamTransport(Transport):
-    """Any Trio stream. What it does takes the scheduler, so that nothing is written synchronously."""
+    """Any Trio stream. Every call visits the scheduler, so nothing is written synchronously."""
 
     synchronous = False
 
@@ -37,7 +37,7 @@ class StreamTransport(Transport):
         received: list[bytes] = []
 
         async def receive() -> None:
-            # Broken or closed: whoever receives next is told.
+            # Broken or closed: the next call of `receive_some` raises it again.
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 received.append(await self.receive_some(max_bytes))
 
@@ -57,7 +57,7 @@ class StreamTransport(Transport):
 
     async def send_last(self, frame: bytes) -> None:
         async def send() -> None:
-            # Busy if a task that was cancelled has not left the stream yet: then a frame is cut in two anyway.
+            # Busy while a cancelled task has not left the stream yet: then a frame has been cut in two anyway.
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
                 await self._stream.send_all(frame)
 
@@ -72,7 +72,7 @@ class StreamTransport(Transport):
 
 
 async def _without_waiting(operation: Callable[[], Awaitable[object]]) -> None:
-    """Run an operation for as long as it can go on without waiting for the network."""
+    """Run an operation, and cancel it once it would have to wait for the network."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.lowlevel.enable_ki_protection(operation))
         for _ in range(_PASSES_WITHOUT_WAITING):

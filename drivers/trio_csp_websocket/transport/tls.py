@@ -1,16 +1,18 @@
 """TLS over another transport.
 
 OpenSSL works between two buffers in memory: what has arrived goes into one, what must be sent comes out of the other.
-Its calls never wait, so the task that reads and those that write may all use it. What it has encrypted must leave in
-the order in which it was made:
+Its calls never wait, so the task that reads and the tasks that write can all use it. Ciphertext must be sent in the
+order in which OpenSSL produced it:
 
-- Ciphertext is in ``_outgoing``, where OpenSSL puts it, or ahead of that in ``_rest``, or ahead of both in the hands of
-  `send_all`, which one task at a time calls.
-- What the system does not take at once is ``pending``. Nobody but `send_all` sends it, and until it is sent, or while
-  `send_all` is at work, `send_now` encrypts nothing, and what others make stays in ``_outgoing``.
-- Reading may give OpenSSL something to say, such as the answer to a server that asks for a certificate. The reader
-  never waits to send that: if it becomes pending, ``on_pending`` is called, for somebody to call `send_all`.
-- Once a closure alert or a last frame has gone out, nothing is written any more, whether encrypted or not.
+- There are three places for ciphertext that is not sent yet. The oldest is being written by `send_all`, which only one
+  task at a time calls; next comes ``_rest``; the newest is in ``_outgoing``, where OpenSSL puts it.
+- If the system does not take ciphertext at once, ``pending`` is set. It is also set while `send_all` runs. Until it is
+  cleared only `send_all` sends: `send_now` encrypts nothing, and what OpenSSL produces meanwhile stays in
+  ``_outgoing``.
+- Reading can make OpenSSL produce ciphertext too, such as the answer to a server that asks for a certificate. The
+  reader never waits to send that. If the system does not take it at once, ``on_pending`` is called, so that some task
+  calls `send_all`.
+- Once a closure alert or a last frame has been sent, nothing more is written, encrypted or not.
 """
 
 from __future__ import annotations
@@ -26,20 +28,20 @@ from trio_csp_websocket.transport.base import SLICE_BYTES, Transport
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# A TLS record holds no more.
+# The most data that a TLS record holds (RFC 8446, section 5.1).
 _RECORD_BYTES = 16 * 1024
 
-# OpenSSL's buffers keep the size of the most that was ever in them.
+# The most to read at a time: OpenSSL's buffers never shrink.
 _BLOCK_BYTES = 256 * 1024
 
 
 class TlsTransport(Transport):
-    """The client's side of TLS; `handshake` comes first. Bytes are counted above TLS.
+    """The client's side of TLS. Call `handshake` first. Counts the bytes of the plaintext.
 
     Args:
-        inner: what carries the ciphertext; closed with this.
-        context: whom to trust.
-        server_hostname: whom the certificate must be for, if the context checks that.
+        inner: carries the ciphertext; closed together with this.
+        context: which certificates to trust.
+        server_hostname: the name the certificate must be for, if the context checks it.
 
     Raises:
         ssl.SSLError, ValueError: the context or the name cannot be used.
@@ -54,20 +56,20 @@ class TlsTransport(Transport):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._rest: bytes | memoryview = b""
-        # Whether a read may find something without a look at the inner transport.
+        # Whether OpenSSL may hold data, or the end, that can be read before anything more is received.
         self._more = False
-        # What ended the direction to us.
+        # How the peer's direction ended.
         self._end: ssl.SSLError | None = None
         # Whether our own direction has ended.
         self._finished = False
-        # Set when something has arrived, for a write that TLS lets wait for that.
+        # Set when something has arrived, for a write that cannot go on before OpenSSL has read it.
         self._arrival: trio.Event | None = None
 
     async def handshake(self) -> None:
-        """Carry out the handshake, and verify the server.
+        """Carry out the handshake, and verify the server's certificate.
 
         Raises:
-            trio.BrokenResourceError: it failed; its cause is an `ssl.SSLError` if TLS is what failed.
+            trio.BrokenResourceError: it failed; the cause is an `ssl.SSLError` if TLS failed, and not the network.
         """
         while True:
             try:
@@ -80,7 +82,7 @@ class TlsTransport(Transport):
                 raise _broken(error) from error
             else:
                 await self._inner.send_all(self._outgoing.read())
-                # The server's first words may have come with the end of its handshake.
+                # The server's first data may have come together with the end of its handshake.
                 self._more = self._incoming.pending > 0
                 return
 
@@ -96,7 +98,7 @@ class TlsTransport(Transport):
 
     async def receive_now(self, max_bytes: int) -> bytes | None:
         data = self._decrypt(max_bytes) if self._more else None
-        # One block only: a server could send records without data for ever, and this does not let other tasks run.
+        # One block only: a server could send empty records for ever, and this does not let other tasks run.
         if data is None and (block := await self._inner.receive_now(max(max_bytes, _RECORD_BYTES))) is not None:
             self._feed(block)
             data = self._decrypt(max_bytes)
@@ -115,7 +117,7 @@ class TlsTransport(Transport):
         return encrypted
 
     async def send_all(self, data: Buffer) -> None:
-        # Stays so if this is cancelled: nothing may follow the part of a record.
+        # Stays set if this is cancelled: nothing may follow part of a record.
         self.pending = True
         await self._drain()
         with memoryview(data) as view:
@@ -136,11 +138,11 @@ class TlsTransport(Transport):
                 await self._inner.send_last(self._outgoing.read())
 
     async def send_eof(self) -> None:
-        # RFC 8446, section 6.1: a closure alert comes before the end. It cannot come behind part of a record.
+        # A closure alert comes before the end (RFC 8446, section 6.1), but cannot follow part of a record.
         alert = not (self._finished or self.pending)
         self._finished = True
         if alert:
-            # It would also wait for the server's.
+            # Also wants the server's alert, and raises if that has not come.
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
             await self._inner.send_last(self._outgoing.read())
@@ -161,9 +163,9 @@ class TlsTransport(Transport):
             self._incoming.write_eof()
 
     def _decrypt(self, max_bytes: int) -> bytes | None:
-        """Return what was in the records that have arrived whole; None if there was nothing, b"" at the end."""
+        """Return the data of the complete records that have arrived; None if there is none, b"" at the end."""
         if self._finished:
-            # Thrown away by whoever receives it, so it need not be decrypted.
+            # The caller only waits for the end and throws data away, so there is no need to decrypt it.
             self._incoming.read()
             return b"" if self._incoming.eof else None
         data = self._read_records(max_bytes)
@@ -189,7 +191,8 @@ class TlsTransport(Transport):
                     raise ssl.SSLZeroReturnError
                 pieces.append(piece)
                 room -= len(piece)
-                # A read takes all of a record that it has room for, and OpenSSL no more out of the buffer than that.
+                # A read returns as much of one record as there is room for. OpenSSL takes no more than that record
+                # out of the buffer, so an empty buffer means that there is nothing more to read.
                 if not room or not self._incoming.pending:
                     break
         except ssl.SSLWantReadError:
@@ -200,7 +203,7 @@ class TlsTransport(Transport):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _answer(self) -> None:
-        """Send what reading gave OpenSSL to say, or have it sent."""
+        """Send what OpenSSL produced while reading, or have it sent."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             self._flush()
         if self.pending and self.on_pending is not None:
@@ -214,7 +217,7 @@ class TlsTransport(Transport):
     # Sending ---------------------------------------------------------------------------------------------------------
 
     def _encrypt(self, data: Buffer) -> bool:
-        """Encrypt all of it; or return False if TLS must hear from the server first."""
+        """Encrypt all of the data; return False if OpenSSL must hear from the server first."""
         if self._finished:
             raise trio.ClosedResourceError("TLS has ended")
         try:
@@ -226,7 +229,7 @@ class TlsTransport(Transport):
         return True
 
     def _flush(self) -> None:
-        """Send what is encrypted, as far as the system takes it; if it breaks, `send_all` is told again."""
+        """Send as much ciphertext as the system takes. An error leaves it pending, so that `send_all` meets it too."""
         ciphertext = self._rest = self._outgoing.read()
         self.pending = True
         sent = self._inner.send_now(ciphertext)
@@ -247,7 +250,7 @@ def _broken(error: ssl.SSLError) -> trio.BrokenResourceError:
 
 
 def reason_of(error: ssl.SSLError) -> str:
-    """Return what went wrong in TLS, in words."""
+    """Return in words what went wrong in TLS."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {error.verify_message}"
     return error.reason or str(error)
