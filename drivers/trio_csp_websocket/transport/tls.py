@@ -171,7 +171,7 @@ class TlsTransport(Transport):
         data = self._read_records(max_bytes)
         self._arrived()
         if self._outgoing.pending and not self.pending:
-            self._answer()
+            self._send_replies()
         if data:
             self.bytes_received += len(data)
             return data
@@ -202,7 +202,7 @@ class TlsTransport(Transport):
         self._more = not room or self._end is not None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _answer(self) -> None:
+    def _send_replies(self) -> None:
         """Send what OpenSSL produced while reading, or have it sent."""
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             self._flush()
