@@ -1,35 +1,47 @@
-"""The data plane: one open connection, at either end of it.
+"""The data plane: one open connection, in either role.
 
-    transport -> decoder -> delivery -> the channel of messages       `read`, in a task of the role's
-    transport <- writer <- encoder <- `writer.send`                   in the tasks of who sends
+    transport -> decoder -> delivery -> the channel of messages       `read`, in one task
+    transport <- writer <- encoder <- `writer.send`                   in each task that sends
                  writer <- pongs, pings of keepalive, the close frame
 
-One task reads. The role brings it: it calls `read`, which returns once the connection has ended, then has the peer's
-close frame answered, if there is one, and calls `finish`, which closes the transport. A server does that in a task of
-its own and writes its close frames itself (`run`); a client lets trio-websocket do both, see ``client/handshakes.py``.
+One task reads. It is the role's (a client's or a server's), and takes three steps:
 
-Reading stops while the channel of messages is full, and with it the answering of pings that have not been read yet;
-pings that have been read are answered ahead of what the messages beside them make the consumer send.
+1. It calls `read`, which returns once the connection has ended.
+2. It answers the peer's close frame, or sends the one that fails the connection, unless we have sent one before.
+3. It calls `finish`, which closes the transport.
+
+A server calls `run`, which takes all three. In a client, trio-websocket's reader task takes them, and trio-websocket
+makes the close frames: see ``client/handshakes.py``.
+
+The decoder does not call the delivery. They share one deque, `Decoder.messages`: the decoder appends messages, and the
+delivery takes them.
+
+Reading stops while the channel of messages is full; pings that have not been read yet are not answered then. Pings that
+have been read are answered before the messages read with them are delivered, so that nothing the consumer sends in
+reply to those messages overtakes the pongs.
 
 States
 ------
-A connection moves between its states along these arrows only:
+A connection moves through its states from left to right, and may skip some:
 
-    OPEN -- `close` --> CLOSING
-      |                    |
-      +---------+----------+
-                |
-                +-- the peer's close frame has come ---------------> CLOSED --+
-                +-- the peer broke the protocol, or stalled -------> FAILED --+
-                |                                                             |
-                +-- nothing more can be written, `abort` --> LOST <-----------+
-                |                                             |               |
-                +-- `give_up` -----------> GIVEN_UP <---------+---------------+
-                                               |              |               |
-                                               +--------------+---------------+--> FINISHED
+                        +-> CLOSED --+
+    OPEN --> CLOSING ---+            +---> LOST ---> GIVEN_UP ---> FINISHED
+                        +-> FAILED --+
 
-How it ended is written down once, in `ending`, at the first move to CLOSED, FAILED, LOST or GIVEN_UP. The channel of
-messages closes when all that came before that is delivered.
+    CLOSING     `close` was called
+    CLOSED      the peer's close frame has come
+    FAILED      the peer broke the protocol, or stalled
+    LOST        the transport broke or ended, part of a frame was not written in time, or `abort` was called
+    GIVEN_UP    `give_up` was called
+    FINISHED    the transport is being closed, or is closed
+
+The one move to the right that does not exist is from OPEN or CLOSING straight to FINISHED: a connection ends in one of
+the four states between before its transport is closed. At the first move to one of these, `ending` is set, once and for
+all: the state says what the connection is doing, the ending how it ended. The channel of messages closes when all that
+was received before is delivered, or discarded.
+
+Only `_move` changes the state, and no `await` lies between a decision and its move, so no lock is needed. A new state
+or move belongs in `_MOVES`, in the drawing above, and in ``test_states.py``, which has a way to end for each path.
 """
 
 from __future__ import annotations
@@ -64,7 +76,7 @@ if TYPE_CHECKING:
 _MIN_READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024
 
-# After a verdict, a peer from which nothing comes for so long is taken to have nothing on its way.
+# When we have failed the connection: a peer from which nothing arrives for this long has stopped sending.
 _SILENCE_SECONDS = 0.05
 
 
@@ -74,17 +86,17 @@ class State(Enum):
     OPEN = auto()
     """Messages go both ways."""
     CLOSING = auto()
-    """Our close frame goes out; the peer's is awaited."""
+    """We send our close frame, and wait for the peer's."""
     CLOSED = auto()
-    """The peer's close frame has come; it is answered, unless it is the answer to ours."""
+    """The peer's close frame has come. We answer it, unless it is the answer to ours."""
     FAILED = auto()
-    """A close frame tells the peer what it did wrong."""
+    """We send a close frame that tells the peer what it did wrong, unless our close frame was sent before."""
     LOST = auto()
     """Nothing more is written or read."""
     GIVEN_UP = auto()
-    """Whoever gave it up writes one last frame, if that needs no waiting, and closes the transport."""
+    """The task that called `give_up` writes a last frame, if that needs no waiting, and closes the transport."""
     FINISHED = auto()
-    """The transport is closed."""
+    """The transport is being closed, or is closed."""
 
 
 _MOVES = {
@@ -104,9 +116,9 @@ class Connection:
     Args:
         transport: a stream to the peer, which the connection owns from now on.
         settings: limits and timeouts.
-        nursery: where its tasks run; cancelling it must be followed by `abort`.
-        decoder: of the frames that the peer sends.
-        encoder: of ours.
+        nursery: where its tasks run. After cancelling it, call `abort`.
+        decoder: parses the peer's frames.
+        encoder: makes our frames.
     """
 
     __slots__ = (
@@ -144,13 +156,14 @@ class Connection:
         self.pings = Pings()
         self.state = State.OPEN
         self.closing = False
-        """Whether it was closed, or given up, from here before it had ended otherwise."""
+        """Whether we closed it, or gave it up, while it was open."""
         self.ending: Ending | None = None
+        """How it ended; None while it has not."""
         self.finished = trio.Event()
         """Set when the transport is closed."""
         self.send_close: SendClose | None = None
-        """Where a role has its own way to make a close frame of code and reason: makes one, gives it to `write_close`,
-        and may wait for the peer's. By default the frame is made here."""
+        """The role's own way to send a close frame with a code and a reason, if it has one: it makes the frame, calls
+        `write_close` with it, and may wait for the peer's. None if the frame is to be made here."""
         self._nursery = nursery
         self._close_timeout_seconds = settings.close_timeout_seconds
         self._liveness: Liveness | None = None
@@ -164,19 +177,19 @@ class Connection:
                 read_timeout_seconds=settings.read_timeout_seconds,
                 keepalive_seconds=settings.keepalive_seconds,
             )
-        # The payload of the peer's close frame, or of the one with our verdict, until `read` returns it.
+        # What `read` will return.
         self._close_payload: bytes | None = None
-        # Around the sending of our close frame. Cancelled once nothing is to be waited for.
+        # Around the sending of our close frame. Cancelled when there is nothing left to wait for.
         self._handshaking = trio.CancelScope()
 
     def _move(self, state: State) -> None:
         assert state in _MOVES[self.state], f"{self.state} -> {state}"
         self.state = state
 
-    # What a role's task calls ----------------------------------------------------------------------------------------
+    # What the role's task calls --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Read, answer the peer's close frame, and close the transport."""
+        """Read until the connection has ended, answer the peer's close frame or fail it, and close the transport."""
         payload = await self.read()
         if payload is not None and not self.closing:
             await self.write_close(self.writer.encoder.encode(CLOSE, payload))
@@ -184,11 +197,12 @@ class Connection:
 
     @enable_ki_protection
     async def read(self) -> bytes | None:
-        """Read until the connection has ended, and deliver what comes.
+        """Read until the connection has ended, and deliver the messages that come.
 
-        Returns the payload of the close frame to answer: the peer's, or one with our verdict on it. None if there is no
-        way to answer.
+        Returns the payload of the peer's close frame, which is also that of the answer to it; or of the close frame
+        that fails the connection. None if the connection ended without either, so that there is none to send.
         """
+        # A paused decoder holds messages that came before the end.
         while self._close_payload is None and (self.ending is None or self.decoder.paused):
             waited = await self.delivery.deliver()
             if self.decoder.paused:
@@ -202,9 +216,13 @@ class Connection:
 
     @enable_ki_protection
     async def finish(self) -> None:
-        """Close the transport so that the close frame arrives: a reset, which unread data causes, could overtake it."""
+        """Close the transport in such a way that our close frame arrives; wait no longer than the close timeout.
+
+        To close a socket with unread data resets the connection, and the reset could overtake the frame. So this ends
+        our direction only, and discards what arrives until the peer ends its own.
+        """
         if self.state is State.GIVEN_UP:
-            await self.finished.wait()  # whoever does it closes the transport, after its last frame
+            await self.finished.wait()  # the task in `give_up` closes the transport, after its last frame
             return
         with trio.move_on_after(self._close_timeout_seconds):
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -218,7 +236,7 @@ class Connection:
         await self._shut()
 
     async def write_close(self, frame: bytes) -> None:
-        """Write a close frame of ours, or have it written; never waits for the network."""
+        """Write a close frame of ours, or have it written, without waiting for the network."""
         if self.state is State.GIVEN_UP:
             await self.writer.send_last(frame)
             self._handshaking.cancel()
@@ -231,7 +249,8 @@ class Connection:
     async def close(self, code: int, reason: str) -> None:
         """Close the connection: the closing handshake, then the transport, all within the close timeout.
 
-        If cancelled, the transport is closed at once.
+        Messages not delivered yet are discarded. If the connection is closing already, or has ended, this only waits
+        for the transport to be closed. If cancelled, the transport is closed at once.
         """
         if trio.current_effective_deadline() == -math.inf:
             await self.give_up(code, reason, asked=True)  # raises Cancelled
@@ -248,19 +267,19 @@ class Connection:
 
     @enable_ki_protection
     async def give_up(self, code: int, reason: str = "", *, asked: bool = False) -> None:
-        """Try to send a close frame without waiting, and close the transport at once; for a caller in a hurry.
+        """Close the transport at once, even when cancelled; before that, try to send a close frame without waiting.
 
         Args:
-            code: for the close frame.
-            reason: likewise.
-            asked: whether the user asked for a close, so that this is no failure.
+            code: the code for the close frame.
+            reason: the reason for the close frame.
+            asked: whether the user called `close`, so that the ending has no error.
 
         Raises:
-            trio.Cancelled: the caller is cancelled; all of it is done nevertheless.
+            trio.Cancelled: the caller is cancelled; the connection is finished nevertheless.
         """
         if self.state is State.GIVEN_UP:
             with trio.CancelScope(shield=True):
-                await self.finished.wait()  # another task is at it, and does not wait for the network
+                await self.finished.wait()  # another task is in `give_up`, and does not wait for the network
         elif self.state is not State.FINISHED:
             was_open = self.state is State.OPEN
             ending = lost("its block was cancelled", asked=asked or self.closing)
@@ -275,21 +294,25 @@ class Connection:
 
     @enable_ki_protection
     async def abort(self, how: str) -> None:
-        """Close the transport at once, even when cancelled; nothing waits on this connection afterwards."""
+        """Close the transport at once, even when cancelled. No task waits on this connection afterwards.
+
+        Args:
+            how: how the connection was lost, if it had not ended before.
+        """
         self._stop_delivering()
         self._lose(how)
         await self._shut()
 
     @enable_ki_protection
     async def send_failed(self, error: Exception) -> None:
-        """End the connection, if what `Writer.send` raised says that part of a frame may be on the wire."""
+        """End the connection if ``error``, raised by `Writer.send`, says that part of a frame may be on the wire."""
         if isinstance(error, WriteTimeoutError) and error.begun:
             how = f"a frame was {error}"
             self._break(how, write_timed_out(how, asked=self.closing))
             await self._shut()
 
     async def _shake_hands(self, code: int, reason: str) -> None:
-        """Send our close frame, through what the role brings for it."""
+        """Send our close frame, by `send_close` if the role has set it."""
         self.closing = True
         with self._handshaking:
             if self.send_close is not None:
@@ -300,9 +323,13 @@ class Connection:
     # Reading ---------------------------------------------------------------------------------------------------------
 
     async def _read_block(self, *, visited: bool) -> None:
-        """Read a block and take it in, or note the end; if the scheduler was just visited, what has come at once."""
+        """Read a block and parse it, or note the end.
+
+        Args:
+            visited: whether the scheduler was just visited, so that what has arrived may be read without a visit.
+        """
         size = min(max(self.decoder.missing, _MIN_READ_BYTES), _MAX_READ_BYTES)
-        # Once our close is sent, its own timeout is what counts.
+        # When we are closing, only the close timeout counts.
         source = self.transport if self._liveness is None or self.closing else self._liveness
         try:
             block = None
@@ -323,9 +350,9 @@ class Connection:
             self._lose("the peer closed it without a close frame")
 
     def take_in(self, block: bytes) -> None:
-        """Parse a block; act on control frames, and deliver what there is room for."""
+        """Parse a block, act on its control frames, and deliver the messages there is room for."""
         controls = self.decoder.feed(block)
-        # Pings are answered first: the consumer could otherwise send ahead of the pong.
+        # Before messages are delivered: what the consumer sends must not overtake the pongs.
         if controls and self.state is State.OPEN:
             self.writer.send_pongs([payload for opcode, payload in controls if opcode == PING])
         self.delivery.deliver_now()
@@ -345,14 +372,14 @@ class Connection:
         self._end(closed_by_peer(code, reason, asked=self.closing))
 
     def _stop_delivering(self) -> None:
-        """Data is not wanted any more; a reader that waits for the consumer goes on."""
+        """Discard messages from now on; a reader that waits for room in the channel goes on."""
         self.delivery.stop()
         self._end_delivery()
 
     # Ending ----------------------------------------------------------------------------------------------------------
 
     def _fail(self, code: int, reason: str, ending: Ending) -> None:
-        """End the connection by a verdict of ours."""
+        """Fail the WebSocket connection (RFC 6455, section 7.1.7), with this code and reason in our close frame."""
         self._close_payload = close_payload(code, reason)
         self._move(State.FAILED)
         self._end(ending)
@@ -361,27 +388,28 @@ class Connection:
         self._break(how, lost(how, asked=self.closing))
 
     def _break(self, how: str, ending: Ending) -> None:
-        """End the connection where nothing more can be sent."""
+        """End the connection where nothing more is to be written."""
         if State.LOST in _MOVES[self.state]:
             self._move(State.LOST)
         self.writer.fail(trio.BrokenResourceError(how))
         self._end(ending)
 
     def _end(self, ending: Ending) -> None:
-        """Write down how the connection ended, and close the channel of messages after what was received."""
+        """Set `ending`, unless it is set, and close the channel of messages after what was received."""
         if self.ending is None:
             self.ending = ending
-            # The close frame may not be out yet, and what is sent ahead of it would be lost without a word.
+            # From now on sends fail, even while our close frame waits to be written: the peer does not read what comes
+            # ahead of that frame, and the sender would not learn of it.
             self.writer.refuse()
             self._end_delivery()
 
     def _end_delivery(self) -> None:
-        """Close the channel of messages after what was received, once that is parsed or unwanted."""
+        """Close the channel after what was received, if the connection has ended and all is parsed or unwanted."""
         if self.ending is not None and (not self.decoder.paused or self.delivery.stopped):
             self.delivery.end(self.ending.error, self._nursery)
 
     async def _hear_out(self) -> None:
-        """Let a peer that is still sending come to an end: our own might reach it before it reads the close frame."""
+        """Read until the peer stops sending: before that, it might see the end of our direction and miss the frame."""
         while True:
             with trio.move_on_after(_SILENCE_SECONDS) as listening:
                 if not await self.transport.receive_some(_MIN_READ_BYTES):
@@ -394,7 +422,7 @@ class Connection:
             self._move(State.FINISHED)
         self.writer.fail(trio.ClosedResourceError("the connection is closed"))
         self.pings.close()
-        self.send_close = None  # trio-websocket refers to this; without the cycle all goes as soon as it can
+        self.send_close = None  # breaks a reference cycle through trio-websocket
         try:
             await self.transport.aclose()
         finally:

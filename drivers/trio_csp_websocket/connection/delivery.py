@@ -1,4 +1,4 @@
-"""From what was parsed to the client's channel: messages that wait for room, and the channel's end behind them."""
+"""Delivery: parsed messages go into the channel as it has room, and the channel closes after the last of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Delivery:
-    """Puts messages into the client's channel.
+    """Puts messages into the application's channel.
 
     Args:
-        waiting: where messages come from, in order.
-        capacity: of the channel.
+        waiting: the messages to deliver, in order; this takes them from the left.
+        capacity: the capacity of the channel.
     """
 
     __slots__ = (
@@ -36,19 +36,19 @@ class Delivery:
     def __init__(self, waiting: deque[Message], capacity: int) -> None:
         self.channel = csp.Channel[Message](capacity)
         self.finished = trio.Event()
-        """Set when the channel is closed behind all that was received, or that was discarded."""
+        """Set when the channel is closed, after every message was delivered or discarded."""
         self.blocked_seconds = 0.0
-        """For how long messages have had to wait for room in the channel."""
+        """How long messages have had to wait for room in the channel, in all."""
         self.stopped = False
-        """Whether data is not wanted any more."""
+        """Whether messages are discarded instead of delivered."""
         self._waiting = waiting
-        # Around the wait for the consumer, while there is one.
+        # Around the wait for room in the channel, while there is one.
         self._delivering: trio.CancelScope | None = None
         self._ended = False
         self._cause: Exception | None = None
 
     def deliver_now(self) -> None:
-        """Deliver what there is room for; discard everything if it is not wanted."""
+        """Deliver the messages there is room for; discard all of them if the channel is closed or delivery stopped."""
         if self.channel.closed:
             self.stopped = True
         if self.stopped:
@@ -57,9 +57,9 @@ class Delivery:
             self.channel.send_nowait(self._waiting.popleft())
 
     async def deliver(self) -> bool:
-        """Wait until everything is in the channel, or unwanted; then close it, if this is the end.
+        """Wait until every message is in the channel or discarded; then close the channel if `end` was called.
 
-        Returns whether there was anything to wait for.
+        Returns whether it had to wait. If cancelled, the messages not delivered stay where they are.
         """
         self.deliver_now()
         waited = bool(self._waiting)
@@ -78,10 +78,10 @@ class Delivery:
         finally:
             self._delivering = None
             self.blocked_seconds += trio.current_time() - start
-        self.deliver_now()  # discards what is left, if it is unwanted
+        self.deliver_now()  # discards the rest if the wait was stopped, or the channel closed
 
     def stop(self) -> None:
-        """Discard what waits and what will come; whoever waits for the consumer goes on."""
+        """Discard the messages that wait and all that will come, and end the wait for room in the channel."""
         self.stopped = True
         if self._delivering is not None:
             self._delivering.cancel()
@@ -90,9 +90,9 @@ class Delivery:
             self._close()
 
     def end(self, cause: Exception | None, nursery: trio.Nursery) -> None:
-        """Close the channel behind what was received.
+        """Close the channel once the messages that wait are delivered; returns at once.
 
-        The consumer may take its time: a task waits for it, and the closing of the socket does not.
+        If the consumer is slow, a task in the nursery waits for it, so that the socket can be closed meanwhile.
         """
         if self._ended:
             return

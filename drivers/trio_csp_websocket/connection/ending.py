@@ -1,4 +1,4 @@
-"""How a connection ended, as the client tells it: close code, reason, and an error unless all is well."""
+"""How a connection ended: close code, reason, and an error unless it ended as it should."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # A peer that closes with one of these has simply finished.
 _CLEAN_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
-# After these a new connection may go better.
+# A new connection may succeed after these.
 _RETRYABLE_CODES = (1006, 1011, 1012, 1013, 1014)
 
 
@@ -25,7 +25,7 @@ class Ending(NamedTuple):
 
 
 def closed_by_peer(code: int, reason: str, *, asked: bool) -> Ending:
-    """The peer sent a close frame; ``asked`` if it answers ours."""
+    """Return the ending after a close frame of the peer; ``asked`` if it answers ours."""
     if asked or code in _CLEAN_CODES:
         return Ending(code, reason, None)
     told = f": {reason}" if reason else ""
@@ -35,7 +35,7 @@ def closed_by_peer(code: int, reason: str, *, asked: bool) -> Ending:
 
 
 def failed_by_us(violation: ProtocolViolation, *, asked: bool) -> Ending:
-    """The peer broke the protocol or a limit, and is told so; ``asked`` if we had closed the connection before."""
+    """Return the ending after the peer broke the protocol or a limit; ``asked`` if we had closed before."""
     if asked:
         return Ending(violation.code, violation.reason, None)
     error = ConnectionFailedError(
@@ -48,18 +48,18 @@ def failed_by_us(violation: ProtocolViolation, *, asked: bool) -> Ending:
 
 
 def lost(how: str, *, asked: bool) -> Ending:
-    """The connection ended without a close frame of the peer; ``asked`` if we had closed it."""
+    """Return the ending without a close frame of the peer; ``asked`` if we had closed before."""
     code = CloseCode.ABNORMAL_CLOSURE
     return Ending(code, "", None if asked else _unavailable(f"the connection was lost: {how}", code, ""))
 
 
 def stalled(reason: str) -> Ending:
-    """The peer let us wait for too long, and is told so."""
+    """Return the ending after the peer let us wait for too long."""
     return _timed_out(CloseCode.INTERNAL_ERROR, reason, f"the peer has sent {reason}")
 
 
 def write_timed_out(how: str, *, asked: bool) -> Ending:
-    """A frame could not be written in time; ``asked`` if we had closed the connection before."""
+    """Return the ending after a frame was not written in time; ``asked`` if we had closed before."""
     return lost(how, asked=True) if asked else _timed_out(CloseCode.ABNORMAL_CLOSURE, "", how)
 
 

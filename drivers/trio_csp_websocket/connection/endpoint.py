@@ -1,4 +1,4 @@
-"""What an application holds while a connection is open, and after: what both ends have in common."""
+"""What an application holds while a connection is open, and afterwards: what client and server have in common."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Statistics(NamedTuple):
     """Counts of a connection so far, as `Client.statistics` returns them.
 
-    ``bytes_sent`` and ``bytes_received`` are those on the wire, above TLS: handshake, frame headers and control frames
-    included. The ``payload_`` counts are those of the messages.
+    ``bytes_sent`` and ``bytes_received`` count everything on the wire, the handshake, frame headers and control frames
+    included, but not what TLS adds. The ``payload_`` counts are those of the messages, uncompressed.
     """
 
     messages_sent: int
@@ -37,12 +37,12 @@ class Statistics(NamedTuple):
 
 
 class Endpoint:
-    """One end of an open connection.
+    """One end of a connection.
 
     Args:
         connection: the data plane.
-        url: what `url` says.
-        subprotocol: what `subprotocol` says.
+        url: returned by `url`.
+        subprotocol: returned by `subprotocol`.
     """
 
     def __init__(self, connection: Connection, url: str, subprotocol: str | None) -> None:
@@ -55,8 +55,8 @@ class Endpoint:
     def channel(self) -> csp.Channel[Message]:
         """Return the channel on which messages arrive: always the same one.
 
-        It closes when the connection has ended and all it received is taken. Its ``cause`` is then `error`. While it is
-        full, nothing more is read from the peer, and pings that were not read yet are not answered.
+        The channel closes when the connection has ended, after the last message received; its ``cause`` is `error`.
+        While it is full, nothing more is read from the peer; pings that were not read yet are not answered.
         """
         return self._connection.delivery.channel
 
@@ -71,7 +71,7 @@ class Endpoint:
         return self
 
     async def __anext__(self) -> Message:
-        """Take the next message; when the connection has ended, end quietly or raise `error`."""
+        """Take the next message. When the connection has ended, stop the iteration, or raise `error` if it is set."""
         return await self._connection.delivery.channel.__anext__()
 
     # Sending ---------------------------------------------------------------------------------------------------------
@@ -79,20 +79,21 @@ class Endpoint:
     async def send(self, data: str | Buffer, type: int | None = None) -> None:  # noqa: A002  # the specified name
         """Send a message, waiting until it is written to the system's buffers.
 
-        Many tasks may send at once; messages go out in the order of the calls. If cancelled before the message began to
-        be written, nothing of it goes out; if later, all of it does, unless the connection ends.
+        Many tasks may send at once; messages are sent in the order of the calls. If cancelled before writing the
+        message began, nothing of it is sent; if later, all of it is, unless the connection ends.
 
         Args:
-            data: a str goes as a text message, anything bytes-like as a binary one.
-            type: `TEXT` or `BINARY` to say otherwise. A str as `BINARY` goes as its UTF-8; bytes as `TEXT` must be
-                UTF-8.
+            data: a str is sent as a text message, anything bytes-like as a binary one.
+            type: `TEXT` or `BINARY` to choose otherwise. A str as `BINARY` is sent as its UTF-8; bytes as `TEXT` must
+                be UTF-8.
 
         Raises:
-            InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is no valid text.
+            InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is not valid text.
             InvalidTypeError: ``data`` is neither a str nor bytes-like.
-            ConnectionFailedError: the connection broke, or has ended before. Kind INTERNAL, not retryable.
-            ConnectionTimeoutError: it took longer than ``write_timeout``. Kind TIMEOUT, retryable. If the message had
-                begun to be written, the connection has ended; if not, nothing of it goes out.
+            ConnectionFailedError: the connection broke, had ended before, or is being closed. Kind INTERNAL, not
+                retryable.
+            ConnectionTimeoutError: sending took longer than ``write_timeout``. Kind TIMEOUT, retryable. If writing the
+                message had begun, the connection has ended; if not, nothing of it is sent.
         """
         opcode, payload = encoded(data, type)
         try:
@@ -102,20 +103,23 @@ class Endpoint:
             raise self._failure("sending failed", error, retryable=False) from self.error or error
 
     async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
-        """Send a ping and return at once, with a channel for the answer (RFC 6455, section 5.5.2).
+        """Send a ping, and return a channel for the answer (RFC 6455, section 5.5.2).
 
-        The channel gives the round-trip time in seconds when the pong comes, and then closes; it closes without a value
-        when the connection ends first. A peer that never answers is not noticed here.
+        Waits until the ping is written, as `send` does, but not for the pong. When the pong comes, the channel gives
+        the round-trip time in seconds, and closes. If the connection ends first, it closes without a value. A ping
+        that is never answered does not end the connection; the option ``keepalive`` does that.
+
+        If cancelled before writing the ping began, nothing of it is sent.
 
         Args:
             payload: up to 125 bytes that the peer sends back, a str as UTF-8; by default a running number.
 
         Raises:
-            InvalidError: the payload is longer.
-            InvalidTypeError: it is neither a str nor bytes-like.
-            ConnectionFailedError: kind INTERNAL. The connection broke, or 1024 pings are unanswered: retryable. It has
-                ended before: not retryable.
-            ConnectionTimeoutError: it took longer than ``write_timeout``; see `send`.
+            InvalidError: the payload is longer, or a str that UTF-8 cannot encode.
+            InvalidTypeError: the payload is neither a str nor bytes-like.
+            ConnectionFailedError: kind INTERNAL. Retryable if the connection broke, or if 1024 pings are unanswered;
+                not retryable if it had ended before, or is being closed.
+            ConnectionTimeoutError: sending took longer than ``write_timeout``; see `send`.
         """
         pings = self._connection.pings
         data = pings.new_payload() if payload is None else bytes(encoded(payload, BINARY, name="payload")[1])
@@ -142,9 +146,9 @@ class Endpoint:
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection with a close frame, waiting for the peer's and for the end of the stream.
 
-        Returns within the ``close_timeout`` whatever the peer does, and the socket is closed then. Messages that
-        still arrive are discarded; those in the channel can be received. Closing again, or after the peer has, does
-        nothing but wait for the end. If cancelled, the socket is closed at once.
+        Returns within the ``close_timeout`` whatever the peer does; the socket is closed then. Messages that still
+        arrive are discarded; those in the channel can still be received. Closing a connection that is already closing
+        or has ended only waits for the socket to be closed. If cancelled, the socket is closed at once.
 
         Args:
             code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, section 7.4).
@@ -159,12 +163,12 @@ class Endpoint:
 
     @property
     def closing(self) -> bool:
-        """Whether it was closed from here; false after an end that only the peer or the network brought about."""
+        """Whether this end has begun to close the connection; False if the peer or the network ended it first."""
         return self._connection.closing
 
     @property
     def close_code(self) -> int | None:
-        """The code the connection ended with; None while it is open.
+        """The code the connection ended with; None while it has not ended.
 
         Ours if we failed the connection (1002, 1007, 1009; 1011 after a read or keepalive timeout), else the peer's
         (1005 if it gave none), else 1006.
@@ -174,7 +178,7 @@ class Endpoint:
 
     @property
     def close_reason(self) -> str | None:
-        """The reason that goes with `close_code`; None while the connection is open."""
+        """The reason that goes with `close_code`; None while the connection has not ended."""
         ending = self._connection.ending
         return None if ending is None else ending.reason
 
@@ -182,9 +186,9 @@ class Endpoint:
     def error(self) -> ConnectionFailedError | None:
         """Why the connection ended, if not as it should; also the ``cause`` of `channel`.
 
-        None while it is open, after our own `close`, and after a peer's close with 1000, 1001 or no code. Kind
-        UNAVAILABLE if the peer closed with another code or the connection was lost, INTERNAL if we failed it,
-        and TIMEOUT (`ConnectionTimeoutError`) after a read, write or keepalive timeout.
+        None while it has not ended, after our own `close`, and after a close by the peer with 1000, 1001 or no code.
+        Kind UNAVAILABLE if the peer closed with another code or the connection was lost, INTERNAL if we failed the
+        connection, and TIMEOUT (`ConnectionTimeoutError`) after a read, write or keepalive timeout.
         """
         ending = self._connection.ending
         return None if ending is None else ending.error
@@ -198,7 +202,7 @@ class Endpoint:
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol the server chose of those offered, or None."""
+        """The subprotocol the server chose from those offered, or None."""
         return self._subprotocol
 
     @property
@@ -224,7 +228,7 @@ class Endpoint:
         return f"<csp.websocket.{type(self).__name__} {state}, {self._url}>"
 
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
-        """Return what the writer's error is to a user."""
+        """Return the error for a user of `send` or `ping` that the writer's error stands for."""
         if isinstance(error, WriteTimeoutError):
             return ConnectionTimeoutError(f"{what}: {error}", kind=Kind.TIMEOUT, retryable=True)
         if isinstance(error, trio.BrokenResourceError):

@@ -1,7 +1,8 @@
 """How long a connection waits for its peer: the read timeout, and keepalive.
 
-Both count only while this side reads. Time spent waiting for room in the channel is nobody's fault but ours: the peer
-may well have sent something that lies in the socket.
+Both count only the time in which we read. The peer is not to blame for the time we wait for room in the channel: what
+it has sent may lie unread in the socket. Nor is it to blame if this program was busy when a deadline passed. So the
+socket is read once more before the peer is found to have stalled.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class PeerStalledError(Exception):
-    """The peer has let us wait for too long; the text says for what."""
+    """The peer has let us wait for too long; the text says what for."""
 
 
 class Liveness:
-    """Reads from a transport, within limits.
+    """Reads from a transport, within two limits.
 
-    - The read timeout is for one whole message. Parts of it, pings and pongs do not extend it.
-    - After ``keepalive`` of silence a ping goes out, and after as long again the peer is given up. Any byte that
-      arrives ends the silence; so does, while we still have something to write, any byte that the system takes from
-      us: then the ping may not be on its way yet.
+    - The read timeout is the limit for one whole message. Parts of a message, pings and pongs do not extend it.
+    - After ``keepalive`` of silence a ping is sent; after as long again the peer has stalled. Any byte that arrives
+      ends the silence. While frames still wait to be written, any byte that the system takes from us also extends it:
+      the ping may not have been written yet.
     """
 
     def __init__(
@@ -50,14 +51,15 @@ class Liveness:
         self._pings = pings
         self._read_timeout_seconds = read_timeout_seconds
         self._keepalive_seconds = keepalive_seconds
-        # The number of messages before the one that is awaited; since when it is, less the time for which the channel
-        # had kept us from reading until then; and until when, once that took too long, it may still turn up.
+        # How many messages had been received when the wait for the next one began.
         self._messages_received = -1
+        # When that was, by a clock that stops while messages wait for room in the channel.
         self._since = 0.0
+        # Once the wait took too long: until when the message may still come.
         self._grace_until: float | None = None
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return what has arrived, waiting for at least a byte; b"" at the end.
+        """Return what has arrived, waiting for at least one byte; b"" at the end.
 
         Raises:
             PeerStalledError: waiting took too long.
@@ -69,11 +71,11 @@ class Liveness:
         sent = 0
         while now < read_deadline:
             if now >= silence_deadline:
-                # Whether there was something to write an interval ago, and all that has been written since.
+                # `busy` and `sent` are from one interval ago: were frames waiting, and has any byte been written since?
                 if asked and (not busy or self._transport.bytes_sent == sent):
                     return await self._look(max_bytes, f"nothing for {self._keepalive_seconds:g} s after a ping")
                 busy, sent = self._writer.busy, self._transport.bytes_sent
-                # A ping that waits in line does as well; one of ours would overtake it, and its pong seem to answer
+                # A ping that is already queued will do. Ours would overtake it, and the pong would then seem to answer
                 # both.
                 if not probed and not self._writer.ping_waits:
                     self._writer.send_ping(self._pings.probe())
@@ -93,7 +95,10 @@ class Liveness:
         return self._since + self._delivery.blocked_seconds + self._read_timeout_seconds
 
     async def _receive_late(self, max_bytes: int, read_deadline: float) -> bytes:
-        """Return what has arrived all the same. For as long as this program was late itself, the message may come."""
+        """Return what has arrived although the deadline has passed.
+
+        If this program noticed the deadline late, the message may be late by as much.
+        """
         reason = f"no message within {self._read_timeout_seconds:g} s"
         now = trio.current_time()
         if self._grace_until is None:
@@ -103,9 +108,10 @@ class Liveness:
         return await self._look(max_bytes, reason, until=self._grace_until)
 
     async def _look(self, max_bytes: int, reason: str, *, until: float = -math.inf) -> bytes:
-        """Return what has arrived, or raise the verdict on the peer: it may have been us who were busy elsewhere.
+        """Return what has arrived, or raise `PeerStalledError`; wait no longer than ``until``.
 
-        More of a message may only come once we have read; ``until`` says how long to wait for that.
+        The socket may hold data that we were too busy to read, and the peer may only be able to send more once we have
+        read that.
         """
         block = await self._transport.receive_now(max_bytes)
         if block is None:

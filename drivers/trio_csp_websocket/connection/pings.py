@@ -28,7 +28,7 @@ class Pings:
     )
 
     def __init__(self) -> None:
-        # A list, though served from its front: bounded, mostly empty, and then a tenth of a deque's size.
+        # Served from the front, but a list: it is bounded, and mostly empty, when a deque takes ten times the memory.
         self._outstanding: list[_Ping] = []
         self._payloads = itertools.count(1)
         self.latency: float | None = None
@@ -38,18 +38,18 @@ class Pings:
         return len(self._outstanding)
 
     def new_payload(self) -> bytes:
-        """Return a payload that no other ping has had."""
+        """Return a payload that has not been returned before."""
         return next(self._payloads).to_bytes(8, "big")
 
     def probe(self) -> bytes:
-        """Note a ping for which nobody waits; return its payload."""
+        """Return the payload for a ping of keepalive; note the ping, unless too many are unanswered already."""
         payload = self.new_payload()
         if len(self) < MAX_OUTSTANDING:
             self.sent(payload)
         return payload
 
     def sent(self, payload: bytes) -> csp.Channel[float]:
-        """Note a ping; return the channel for its round-trip time."""
+        """Note a ping that is being sent; return the channel for its round-trip time."""
         answer = csp.Channel[float](1)
         self._outstanding.append(_Ping(payload, trio.current_time(), answer))
         return answer
@@ -59,9 +59,10 @@ class Pings:
         self._outstanding = [ping for ping in self._outstanding if ping.answer is not answer]
 
     def answered(self, payload: bytes) -> None:
-        """Take in a pong. It answers the oldest ping with its payload, and those before it, which the peer may skip.
+        """Match a pong to the oldest ping with its payload. It also answers all pings before that one.
 
-        One that answers nothing is unsolicited, and ignored.
+        (A peer may answer only the latest of several pings, RFC 6455, section 5.5.3.) A pong that matches no ping is
+        ignored.
         """
         if all(ping.payload != payload for ping in self._outstanding):
             return
@@ -76,7 +77,7 @@ class Pings:
                 return
 
     def close(self) -> None:
-        """Close the channels of all pings without an answer: none will come."""
+        """Close the channels of all unanswered pings: no answer will come."""
         outstanding, self._outstanding = self._outstanding, []
         for ping in outstanding:
             ping.answer.close()

@@ -1,4 +1,4 @@
-"""What can be set for a connection, whichever end of it is ours: limits, timeouts, compression; checked."""
+"""What can be set for a connection in either role: limits, timeouts and compression, checked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAX_CHANNEL_CAPACITY = 10_000
 _DEFAULT_READ_LIMIT = 16 * 1024 * 1024
 _MAX_READ_LIMIT = 128 * 1024 * 1024
 
-# As far as Go's durations go.
+# The longest of Go's durations: 2**63 ns.
 _MAX_MILLISECONDS = 2**63 / 1_000_000
 
 
@@ -48,11 +48,11 @@ class Settings:
 
 
 def parse_settings(given: Mapping[str, object]) -> Settings:
-    """Check the options that concern an open connection; the other options are not looked at.
+    """Check the options that concern an open connection; ignore the others.
 
     Raises:
-        InvalidError: one is out of range or malformed; the text names it, its value and the bound.
-        InvalidTypeError: one is of the wrong type.
+        InvalidError: an option is out of range or malformed; the text gives its name, its value and the bound.
+        InvalidTypeError: an option has the wrong type.
     """
     compression = _compression(given.get("compression", Compression.DISABLED))
     return Settings(
@@ -76,7 +76,7 @@ def parse_settings(given: Mapping[str, object]) -> Settings:
 
 
 def parse_timeout(name: str, timeout: object, *, optional: bool = True) -> float:
-    """Return a timeout in seconds, `math.inf` for None if it is optional; raise `InvalidError` for one that is none."""
+    """Return a timeout in seconds, `math.inf` for None if it is optional; raise `InvalidError` if it is not valid."""
     if timeout is None and optional:
         return math.inf
     if isinstance(timeout, int | float) and not isinstance(timeout, bool):
@@ -94,12 +94,12 @@ def parse_timeout(name: str, timeout: object, *, optional: bool = True) -> float
 
 
 def _shown(value: object) -> str:
-    """Return a value as an error shows it; Python refuses to print numbers of thousands of digits."""
+    """Return a value as an error shows it; Python refuses to print an int with thousands of digits."""
     return "a number that large" if isinstance(value, int) and abs(value) > 10**1000 else repr(value)
 
 
 def parse_whole_number(name: str, number: object, least: int, most: int) -> int:
-    """Return a whole number that is within its bounds, or raise `InvalidError`."""
+    """Return the number if it is a whole one within its bounds; raise `InvalidError` if not."""
     if not isinstance(number, int) or isinstance(number, bool):
         raise InvalidTypeError(f"{name} must be a whole number, not {number!r}")
     if not least <= number <= most:

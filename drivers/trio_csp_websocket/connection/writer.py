@@ -1,14 +1,14 @@
-"""The one place where a connection's frames are written, so that none is ever cut in two or overtaken.
+"""The one place where a connection's frames are written, so that no frame is cut in two, and messages keep their order.
 
-A send goes to the socket at once when nobody is ahead of it and the system takes it. Otherwise it waits in line, and
-a task writes it; there is one while there is something in the line. A frame has *begun* once it is encoded: from then
-on it is written to its end, whatever becomes of the task that sent it. A send that is cancelled before that is taken
-out of the line, and nothing of it goes out.
+A send writes its frame to the socket at once, if no frame is ahead of it and the system takes it. Otherwise the frame
+is queued, and a task writes it; the task exists while there is something to write. A frame has *begun* once it is
+encoded: from then on it is written to its end, even if the task that sent it is cancelled. A send that is cancelled
+before that leaves the queue, and nothing of it is sent.
 
-Control frames come from the very task that reads the connection: pongs, the pings of keepalive, close frames. Handing
-one over therefore never waits, or a large send to a peer that echoes would block the reading that alone can
-unblock it. They are put between data frames; of the pongs not yet written only the latest few count (RFC 6455,
-section 5.5.3, would allow one), which bounds what a peer's pings can pile up.
+Control frames (pongs, the pings of keepalive, close frames) come from the task that reads the connection. It must never
+wait to hand one over: in the middle of a large send to a peer that echoes, that task must go on reading, or the peer
+stops reading too, and the send never ends. Control frames are written between data frames. Of the pongs not written yet
+only the latest few are kept (RFC 6455, section 5.5.3, would allow one), so a peer's pings cannot pile up.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from trio_csp_websocket.transport.base import Transport
 
 MAX_WAITING_PONGS = 16
-"""Of more pings than this that wait to be answered, the latest are."""
+"""How many pongs may wait to be written; if there are more, the latest are written."""
 
-# Frames that wait are written together up to this size.
+# Queued frames are written together until they reach this size.
 _COALESCED_BYTES = 64 * 1024
 
 
 class _Outgoing:
-    """A frame that somebody waits for."""
+    """A frame that a task waits to have written."""
 
     __slots__ = ("begun", "done", "failure", "opcode", "payload")
 
@@ -57,10 +57,10 @@ class WriteTimeoutError(Exception):
 
 
 class Writer:
-    """Writes frames to a transport, in the order they came.
+    """Writes frames to a transport, in the order of the calls.
 
     Args:
-        transport: where to.
+        transport: the transport to write to.
         nursery: where a task writes what cannot be written at once.
         encoder: makes the frames.
         timeout_seconds: how long a `send` may take.
@@ -93,24 +93,25 @@ class Writer:
         transport.on_pending = self._work
         self._nursery = nursery
         self._timeout_seconds = timeout_seconds
-        # Ordered as they came; a dict, because any of them may be cancelled.
+        # In the order of the calls; a dict, because any of them may be cancelled.
         self._line: OrderedDict[_Outgoing, None] = OrderedDict()
-        # A ping of keepalive, and pongs.
+        # Encoded control frames that are not written yet: the ping of keepalive, pongs, the close frame.
         self._ping: bytes | None = None
         self._pongs: list[bytes] = []
         self._close: bytes | None = None
         self._close_begun = False
         # What a synchronous write left over, to be written before anything else.
         self._rest: memoryview | None = None
-        # The frames being written by the task, or of which `_rest` is left.
+        # The frames that the task is writing, or that `_rest` belongs to.
         self._begun: list[_Outgoing] = []
+        # Whether the task is inside a write.
         self._writing = False
-        # Whether there is a task that writes, or is about to.
+        # Whether the task exists; it may not have run yet.
         self._working = False
-        # For those who wait until there is nothing left to write.
+        # Set when there is nothing left to write; None while no task waits for that.
         self._idle: trio.Event | None = None
         self._failure: Exception | None = None
-        # Whether data frames and pings are still taken.
+        # Whether data frames and pings are still accepted.
         self._open = True
         if transport.pending:
             self._work()
@@ -121,11 +122,11 @@ class Writer:
     async def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
         """Write a data frame or a ping, waiting until it is written.
 
-        If cancelled before it began, nothing goes out; if later, all of it does.
+        If cancelled before the frame has begun, nothing of it is sent; if later, all of it is.
 
         Raises:
-            trio.BrokenResourceError: the connection broke before all of it was written.
-            trio.ClosedResourceError: the connection is closed, or a close frame is on its way.
+            trio.BrokenResourceError: the connection broke before all of the frame was written.
+            trio.ClosedResourceError: the connection is closed, has ended, or is being closed.
             WriteTimeoutError: it took longer than the timeout.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -147,24 +148,24 @@ class Writer:
             with trio.move_on_after(self._timeout_seconds):
                 await outgoing.done.wait()
         finally:
-            # Not begun yet: timed out, cancelled, or interrupted by the keyboard.
+            # Still queued if it timed out, was cancelled, or was interrupted by the keyboard.
             self._line.pop(outgoing, None)
         if not outgoing.done.is_set():
             raise WriteTimeoutError(begun=outgoing.begun, seconds=self._timeout_seconds)
         if outgoing.failure is not None:
-            # A fresh one: the one that is kept must not collect the tracebacks of all who failed.
+            # A copy: the original must not collect the tracebacks of every send that failed.
             raise type(outgoing.failure)(*outgoing.failure.args)
 
     @enable_ki_protection
     def send_ping(self, payload: bytes) -> None:
-        """Take a ping for which nobody waits; never waits, and never fails."""
+        """Write or queue a ping of keepalive, replacing one that is queued; never waits, and never fails."""
         if self._failure is None and self._close is None:
             self._ping = self.encoder.encode(PING, payload)
             self._write_controls()
 
     @enable_ki_protection
     def send_pongs(self, payloads: list[bytes]) -> None:
-        """Take the answers to pings, in order, of which the latest count; never waits, and never fails."""
+        """Write or queue the answers to pings, in order, and drop the oldest if too many wait; never waits or fails."""
         if payloads and self._failure is None and self._close is None:
             pongs = [self.encoder.encode(PONG, payload) for payload in payloads[-MAX_WAITING_PONGS:]]
             self._pongs = [*self._pongs, *pongs][-MAX_WAITING_PONGS:]
@@ -172,7 +173,7 @@ class Writer:
 
     @enable_ki_protection
     def send_close(self, frame: bytes) -> None:
-        """Take an encoded close frame, after which nothing is taken; never waits, and never fails."""
+        """Write or queue an encoded close frame, and accept no frame after it; never waits, and never fails."""
         if self._failure is None and self._close is None:
             self._close = frame
             self._open = False
@@ -180,19 +181,19 @@ class Writer:
 
     def _write_controls(self) -> None:
         if self._transport.synchronous and not self._writing and self._rest is None and not self._line:
-            # What waits now are control frames alone.
+            # No data frame waits here, only control frames.
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 self._write_now(self._next_frames())
         if self.busy:
             self._work()
 
     def refuse(self) -> None:
-        """Take no more data frames and pings; what waits already is written."""
+        """Accept no more data frames and pings; those already queued are still written."""
         self._open = False
 
     @enable_ki_protection
     async def send_last(self, frame: bytes) -> None:
-        """Try to write a close frame without waiting, on a connection that is given up; what waits is dropped."""
+        """Try to write a close frame without waiting, on a connection that is given up; drop all queued frames."""
         between_frames = not self._writing and self._rest is None
         usable = self._failure is None and self._close is None and between_frames
         self.fail(trio.ClosedResourceError("the connection was given up"))
@@ -200,14 +201,14 @@ class Writer:
             await self._transport.send_last(frame)
 
     async def flush(self) -> None:
-        """Wait until everything handed over is written, or cannot be."""
+        """Wait until every frame is written, or writing has failed."""
         while self.busy:
             self._idle = self._idle or trio.Event()
             await self._idle.wait()
 
     @enable_ki_protection
     def fail(self, failure: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
-        """Give up: everybody who waits gets this error, everybody who comes `trio.ClosedResourceError`."""
+        """Drop all frames. Sends that wait raise this error; later ones raise `trio.ClosedResourceError`."""
         self._transport.on_pending = None
         if self._failure is not None:
             return
@@ -228,14 +229,14 @@ class Writer:
     # Writing ---------------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        """See to it that what waits is written."""
+        """Start the task that writes, unless there is one."""
         if not self._working:
             self._working = True
             self._nursery.start_soon(self._write, name="csp.websocket writer")
 
     @enable_ki_protection
     async def _write(self) -> None:
-        """Write what waits, until nothing is left or the connection breaks."""
+        """Write frames until there are none left, or the connection breaks."""
         try:
             while self.busy:
                 self._writing = True
@@ -244,7 +245,7 @@ class Writer:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.fail(error)
         except BaseException:
-            # Part of a frame may be out, and nobody writes the rest.
+            # Part of a frame may be written, and no task is left to write the rest.
             self.fail(trio.ClosedResourceError("the connection's block was cancelled"))
             raise
         self._working = False
@@ -252,7 +253,7 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a frame that is not written yet, or something that the transport has to say."""
+        """Whether a frame is not written yet, or the transport has something of its own to send."""
         return self._failure is None and (
             self._writing
             or self._transport.pending
@@ -265,11 +266,11 @@ class Writer:
 
     @property
     def ping_waits(self) -> bool:
-        """Whether a ping is in the line."""
+        """Whether a ping of a user's is queued."""
         return any(outgoing.opcode == PING for outgoing in self._line)
 
     def _next_frames(self) -> bytes:
-        """Take the next frames out of the line, as many as are worth one system call, and encode them."""
+        """Take the next frames out of the queue, as many as are worth one system call, and encode them."""
         frames: list[bytes] = []
         size = 0
         if self._ping is not None:
@@ -289,7 +290,7 @@ class Writer:
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _write_now(self, frames: bytes) -> bool:
-        """Write what the system takes at once and keep the rest; tell whether that was all."""
+        """Write what the system takes at once and keep the rest; return whether that was all."""
         try:
             sent = self._transport.send_now(frames)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -301,7 +302,7 @@ class Writer:
         return False
 
     def _written(self) -> None:
-        """Note that what was begun is written."""
+        """Note that all frames that had begun are written, and wake their tasks."""
         self._rest = None
         self._writing = False
         for outgoing in self._begun:
