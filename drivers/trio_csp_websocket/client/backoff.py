@@ -1,4 +1,4 @@
-"""Whether and when to connect again: what may go better, growing random delays, what a server asks for. No I/O."""
+"""Whether and when to connect again: which endings allow it, growing random delays, a server's Retry-After. No I/O."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from trio_csp_websocket.protocol.constants import CloseCode
 if TYPE_CHECKING:
     from csp.errors import Error
 
-# A peer that closes with these, and without an error, has not said that it has nothing more to give.
+# Closes without an error after which the peer may still have more to send.
 _COME_BACK = (CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
 
-# Of our own: where a program seeds the shared generator, all its copies would come back at the same moments.
+# Not the generator of the `random` module: all copies of a program that seeds it would connect at the same moments.
 _chance = random.Random()
 
 
 def may_come_back(error: Error | None, code: int | None) -> bool:
-    """Whether to connect again after a connection, or an attempt, that ended so.
+    """Return whether to connect again after a connection or an attempt.
 
     Args:
         error: how it ended; None if it ended as it should.
-        code: the close code, which decides then.
+        code: the close code; decides if there is no error.
     """
     return code in _COME_BACK if error is None else bool(error.retryable)
 
 
 class Backoff:
-    """Counts attempts that fail in a row, and gives the delays between them.
+    """Counts attempts that fail in a row, and chooses the delays between them.
 
-    The bound of the delays doubles each time; they are drawn evenly from 0 to the bound ("full jitter").
+    A delay is a random number from 0 to a bound, evenly distributed ("full jitter"). The bound doubles each time.
 
-    See Marc Brooker, "Exponential Backoff And Jitter": of the ways to spread clients that all lost one server at the
-    same time, this one makes the least work.
+    Of the ways to spread clients that all lost one server at the same time, this one makes the least work: see Marc
+    Brooker, "Exponential Backoff And Jitter".
 
     Args:
         min_seconds: the first bound.
-        max_seconds: the largest.
-        chance: where the random numbers come from.
-        max_attempts: how many attempts may fail in a row; None for no end.
+        max_seconds: the largest bound.
+        chance: makes the random numbers.
+        max_attempts: how many attempts may fail in a row; None for no limit.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class Backoff:
         """The bound of the next delay."""
 
     def next_delay(self, asked_seconds: float = 0.0) -> float:
-        """Return the next delay in seconds: what the server asked for, and at random up to the bound on top of it."""
+        """Return the next delay in seconds: what the server asked for, plus a random time up to the bound."""
         jitter = self._chance.uniform(0, self.bound_seconds)
         self.bound_seconds = min(self._max_seconds, 2 * self.bound_seconds)
         return asked_seconds + jitter
 
     def attempt_ended(self, lasted_seconds: float) -> None:
-        """Note the end of an attempt: it has failed, unless its connection lasted longer than the bound.
+        """Note the end of an attempt. It has failed, unless its connection lasted longer than the bound.
 
-        After one that has not failed, failures and delays start again.
+        If it has not failed, both the count of failures and the bound start again.
         """
         if lasted_seconds > self.bound_seconds:
             self.failures = 0
@@ -82,16 +82,16 @@ class Backoff:
 
     @property
     def exhausted(self) -> bool:
-        """Whether as many attempts have failed as may."""
+        """Whether `max_attempts` have failed in a row."""
         return self.failures == self._max_attempts
 
 
 def retry_after(error: Error | None, now: datetime) -> float:
     """Return the seconds that a refusal's Retry-After header asks to wait (RFC 9110, section 10.2.3).
 
-    A date is taken relative to the Date header of the same answer, whose clock it was made with, and to ``now`` if
-    there is none. 0 for an error without the header, for a date that has passed, and for what is neither a date nor a
-    number of at most ten digits, which are 317 years.
+    A date in it counts from the Date header of the same answer, which was made with the same clock; from ``now`` if
+    there is none. Returns 0 for an error without Retry-After, for a date that has passed, and for anything that is
+    neither a date nor a number of at most ten digits (317 years).
     """
     headers = None if error is None or error.details is None else error.details.get("headers")
     if not isinstance(headers, Mapping):
@@ -107,7 +107,7 @@ def retry_after(error: Error | None, now: datetime) -> float:
 
 
 def _http_date(text: str) -> datetime | None:
-    """Return a date in any of HTTP's three formats (RFC 9110, section 5.6.7), all of them in UTC; None for no date."""
+    """Parse a date in one of HTTP's three formats, all in UTC (RFC 9110, section 5.6.7); None if it is not a date."""
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

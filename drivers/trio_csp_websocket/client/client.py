@@ -23,5 +23,5 @@ class Client(Endpoint):
 
     @property
     def response_headers(self) -> Headers[str, str]:
-        """The headers of the server's answer to the handshake; names in any case."""
+        """The headers of the server's answer to the handshake; names are matched in any case."""
         return parse_headers(self._head)

@@ -1,4 +1,4 @@
-"""`connect`: dial, shake hands, and keep what belongs to the connection inside one block."""
+"""`connect`: dial, shake hands, and keep everything that belongs to the connection inside one block."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ Dial: TypeAlias = "Callable[[Target, Options], Awaitable[Transport]]"
 def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
     """Open a WebSocket connection and close it at the end of the block.
 
-    Leaving the block closes the connection: with code 1000; after an exception with 1011, and the exception comes out
-    as it is; when cancelled, at once. Nothing of the connection outlives the block, and how it ended is never raised
-    here: see `Client.error`.
+    Leaving the block closes the connection with code 1000. After an exception it does so with 1011, and the exception
+    comes out unchanged. If cancelled, it closes the connection at once. Nothing of the connection outlives the block,
+    and leaving never raises how the connection ended: see `Client.error`.
 
     With ``client = await connect(url, nursery=nursery)`` the connection runs in a task of that nursery instead, until
-    it is closed. Nothing of it ever cancels the nursery.
+    it is closed. It never cancels the nursery.
 
     Args:
         url: ``ws://`` or ``wss://``; credentials in it are sent as Basic authorization.
-        options: none of them is needed. Timeouts are milliseconds, a Go duration or a timedelta; None for no limit.
-            More is in `ConnectOptions`.
+        options: all optional. Timeouts are milliseconds, a Go duration or a timedelta; None for no limit. See also
+            `ConnectOptions`.
 
             - headers: a mapping or pairs. None.
             - protocols: subprotocols to offer. None.
@@ -65,17 +65,18 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
             - server_hostname: the name in the server's certificate. The URL's host.
             - origin: the Origin header. None.
             - user_agent: the User-Agent header. ``trio-csp/`` and the version.
-            - keepalive: the silence after which a ping is sent, and again, until the connection is failed. None.
+            - keepalive: the silence after which a ping is sent, and then until the connection is failed. None.
             - close_timeout: for `Client.close`, and for the peer to end the connection. 10 s.
             - nursery: for ``await connect(...)``. None.
 
     Raises:
         InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
         InvalidTypeError: the same for a wrong type or an unknown option.
-        PermissionDeniedError: entered or awaited, and `csp.security` does not allow ``websocket.connect``, or
-            ``websocket.connect.url`` of this URL in its normal form.
-        NoContextError: awaited without a nursery, or entered outside a Trio run.
-        ConnectionFailedError: entered or awaited, and no connection could be made. Kind INTERNAL; retryable except
+        PermissionDeniedError: on entering or awaiting; `csp.security` does not allow ``websocket.connect``, or
+            ``websocket.connect.url`` for this URL in its normal form.
+        NoContextError: on entering or awaiting outside a Trio run, or for a second time; on awaiting without a
+            nursery.
+        ConnectionFailedError: on entering or awaiting; no connection could be made. Kind INTERNAL; retryable except
             after a refusal that a retry will not change. `ConnectionTimeoutError` if it took longer than
             ``dial_timeout``.
     """
@@ -86,7 +87,7 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
 
 
 def check(url: str, options: ConnectOptions) -> tuple[Target, Options]:
-    """Check what is given to `connect`; raise `InvalidError` for what is malformed or out of range."""
+    """Check the arguments of `connect`; raise `InvalidError` for one that is malformed or out of range."""
     target = parse_url(url)
     checked = parse_options(options)
     for name in ("ssl_context", "server_hostname"):
@@ -97,7 +98,7 @@ def check(url: str, options: ConnectOptions) -> tuple[Target, Options]:
 
 @final
 class Connecting:
-    """What `connect` returns: enter it with ``async with``, or await it if it was given a nursery. Once."""
+    """What `connect` returns: enter it with ``async with``, or await it if it was given a nursery; only once."""
 
     def __init__(
         self, target: Target, options: Options, nursery: trio.Nursery | None = None, *, dial: Dial | None = None
@@ -139,7 +140,7 @@ class Connecting:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
         self._check_allowed()
-        # Its tasks raise nothing that a user should see.
+        # A background nursery: its tasks raise nothing that a user should see.
         self._background = BackgroundNursery()
         self._nursery = await self._background.__aenter__()
         try:
@@ -170,13 +171,13 @@ class Connecting:
         )
 
     def _about_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
-        """Return an error of dialling or of the handshake with the URL in it."""
+        """Return an error of dialling or of the handshake, with the URL added to its text and details."""
         told = wrap(error, f"cannot connect to {self._target.url}")
         told.details = {"url": self._target.url, **(error.details or {})}
         return told
 
     def _check_allowed(self) -> None:
-        """Ask the security policies; each connection anew, and before any I/O."""
+        """Check the security policies: for each connection, before any I/O."""
         if not security.can("websocket.connect"):
             raise PermissionDeniedError("connections are not allowed: websocket.connect is denied")
         if not security.can("websocket.connect.url", self._target.url):
@@ -216,7 +217,7 @@ class Connecting:
                 # Cancelled, or interrupted by the keyboard: no time to wait for the peer.
                 await self._connection.give_up(CloseCode.GOING_AWAY)
         except trio.Cancelled:
-            # The exception from the block, if there is one, is on its way out through the cancelled scope already.
+            # If the block raised an exception, that one already leaves through the cancelled scope.
             if exc is None:
                 raise
         finally:

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from trio_csp_websocket.transport.base import Transport
 
 MemoryServer: TypeAlias = "Callable[[Target], Transport | None]"
-"""Returns a stream to a server in memory, if it serves that target."""
+"""Returns a stream to a server in memory; None if it does not serve that target."""
 
 memory_servers: trio.lowlevel.RunVar[tuple[MemoryServer, ...]] = trio.lowlevel.RunVar("csp.testing servers", default=())
-"""Where there are any, nothing else is dialled; the last that serves a target is reached."""
+"""If there are any, `dial` reaches only these: the last one that serves the target."""
 
 
 async def dial(target: Target, options: Options) -> Transport:
     """Open the byte stream to a target.
 
     Raises:
-        ConnectionFailedError: it cannot be reached, or TLS failed; the text says why. Retryable.
+        ConnectionFailedError: the target cannot be reached, or TLS failed; the text says why. Retryable.
     """
     if memory_servers.get():
         await trio.lowlevel.checkpoint()
@@ -41,10 +41,10 @@ async def dial(target: Target, options: Options) -> Transport:
         stream = await trio.open_tcp_stream(target.host, target.port)
     except OSError as error:
         attempts = _failed_attempts(error)
-        # The cause is a group only where several addresses failed, each in its own way.
+        # The cause is a group only if several addresses failed.
         raise _not_connected(_reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
     except BaseExceptionGroup as group:
-        # Ctrl-C may hit one of the tasks in which Trio tries addresses.
+        # Ctrl-C can hit one of the tasks in which Trio tries addresses; Trio then raises it in a group.
         _, failures = group.split(trio.Cancelled)
         if failures is None or len(failures.exceptions) != 1:
             raise
@@ -59,7 +59,7 @@ async def dial(target: Target, options: Options) -> Transport:
         await tcp.aclose()
         raise _not_connected(f"TLS failed: {error}{_hint(error)}") from error
     except (ssl.SSLError, ValueError) as error:
-        # What the context, or the server's name, cannot be used for.
+        # The context or the server's name cannot be used.
         await tcp.aclose()
         raise _not_connected(f"TLS failed: {error}") from error
     except BaseException:
@@ -78,7 +78,7 @@ def _dial_memory(target: Target) -> Transport:
 
 @functools.cache
 def _verifying_context() -> ssl.SSLContext:
-    # Loading the system's authorities takes tens of milliseconds.
+    # Cached: loading the system's authorities takes tens of milliseconds.
     return ssl.create_default_context()
 
 
@@ -87,13 +87,13 @@ def _not_connected(reason: str) -> ConnectionFailedError:
 
 
 def _hint(error: trio.BrokenResourceError) -> str:
-    """Return what else may be wrong where the server's answer is no TLS."""
+    """Return what may be wrong if the server's answer is not TLS."""
     reason = getattr(error.__cause__, "reason", None)
     return "; is it a ws: server?" if reason in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING") else ""
 
 
 def _failed_attempts(error: OSError) -> list[BaseException]:
-    """Return why each address of a host could not be connected to: Trio tells it in the cause of its error."""
+    """Return the errors of a host's addresses, which Trio puts into the cause of its error."""
     attempts = getattr(error.__cause__, "exceptions", None)
     return [error.__cause__ or error] if attempts is None else list(attempts)
 
@@ -103,7 +103,7 @@ def _reasons(attempts: list[BaseException]) -> str:
 
 
 def _reason(attempt: BaseException) -> str:
-    """Return why an address could not be connected to, in the system's words; Trio's text repeats the address."""
+    """Return why connecting to an address failed, in the system's words; Trio's own text repeats the address."""
     if isinstance(attempt, OSError) and not isinstance(attempt, socket.gaierror) and attempt.errno is not None:
         return os.strerror(attempt.errno)
     return getattr(attempt, "strerror", None) or str(attempt)

@@ -1,14 +1,20 @@
 """The stream that trio-websocket is given: the opening and the closing handshake pass through it, and nothing else.
 
-    trio-websocket's reader task -- receive_some --> answer of the opening handshake, peer's close frame
-    trio-websocket               -- send_all ------> request of the opening handshake, our close frame
+    trio-websocket calls    and this stream
+    send_all                sends the request of the opening handshake
+    receive_some            returns the answer
+    receive_some            runs `Connection.read`, and returns the server's close frame
+    send_all                gives our close frame to `Connection.write_close`
+    receive_some            runs `Connection.finish`, and returns b""
 
-Nothing in this project calls `Handshakes.receive_some`: trio-websocket's reader task does, as it would on a socket. Its
-second call returns only when the connection has ended, because that is the task in which the data plane reads:
-`Connection.read` runs there, and then `Connection.finish`.
+Nothing in this project calls `Handshakes.receive_some`: trio-websocket's reader task does, as it would on a socket.
+That task is where the data plane reads, so the second call returns only when the connection has ended.
 
-A verdict of ours on the server is told to trio-websocket as if the server had sent it in a close frame: its answer to
-that is the close frame the server gets.
+If we close first, `send_all` gets our close frame while the second `receive_some` still runs, and trio-websocket does
+not answer the server's. If the connection ends without a close frame, the second `receive_some` is the last.
+
+To fail the connection, we tell trio-websocket that the server has sent a close frame with our code and reason. What
+trio-websocket answers is the close frame that the server gets.
 """
 
 from __future__ import annotations
@@ -43,7 +49,7 @@ class Handshakes(trio.abc.Stream):
     Args:
         transport: a stream to the server, which this owns from now on.
         options: the client's options.
-        nursery: where tasks run; cancelling it must be followed by `abort`.
+        nursery: where tasks run. After cancelling it, call `abort`.
     """
 
     __slots__ = (
@@ -57,13 +63,13 @@ class Handshakes(trio.abc.Stream):
 
     def __init__(self, transport: Transport, options: Options, nursery: trio.Nursery) -> None:
         self.connection: Connection | None = None
-        """The connection, from when the server has accepted it."""
+        """The connection; None before the server has accepted it."""
         self._transport = transport
         self._options = options
         self._nursery = nursery
-        # Only until the connection is open: it may be idle for days.
+        # None once the connection is open: it may stay open for days, and does not need this memory.
         self._opening: Opening | None = Opening(transport, options)
-        # What to answer the server's close with, if not with what trio-websocket says.
+        # The payload of our answer to the server's close frame, if it is not trio-websocket's.
         self._close_answer: bytes | None = None
 
     # What `connect` calls --------------------------------------------------------------------------------------------
@@ -72,11 +78,11 @@ class Handshakes(trio.abc.Stream):
     async def open(self, target: Target, headers: list[tuple[bytes, bytes]]) -> tuple[Connection, str | None, bytes]:
         """Carry out the opening handshake.
 
-        Returns the connection, the subprotocol that the server chose, and the headers of its answer as `parse_headers`
-        takes them.
+        Returns the connection, the subprotocol that the server chose, and the headers of its answer, to be parsed by
+        `parse_headers`.
 
         Raises:
-            ConnectionFailedError: the server's answer was no valid acceptance.
+            ConnectionFailedError: the connection broke, or the server's answer was not a valid acceptance.
         """
         opening = self._opening
         assert opening is not None
@@ -88,7 +94,7 @@ class Handshakes(trio.abc.Stream):
         with opening.scope:
             websocket = await trio_websocket.wrap_client_stream(
                 self._nursery,
-                # Annotated more narrowly than it is: any Trio stream will do, and nothing of a socket is used.
+                # The annotation asks for more than is used: any Trio stream will do.
                 cast("trio.SocketStream", self),
                 target.host_header,
                 target.resource,
@@ -104,7 +110,7 @@ class Handshakes(trio.abc.Stream):
         return self.connection, websocket.subprotocol, opening.response.head
 
     async def abort(self) -> None:
-        """Close the transport at once, even when cancelled, because the connection could not be opened."""
+        """Close the transport at once, even when cancelled; call this if the connection could not be opened."""
         if self.connection is None:
             await self._transport.aclose()
         else:
@@ -112,7 +118,7 @@ class Handshakes(trio.abc.Stream):
 
     @property
     def refusal(self) -> ConnectionFailedError | None:
-        """The error for a handshake that was refused, also while the refusal's body is still arriving."""
+        """The error if the handshake was refused, else None; set even while the refusal's body is still arriving."""
         if self._opening is None or not self._opening.response.refused:
             return None
         return self._opening.response.refusal()
@@ -121,7 +127,7 @@ class Handshakes(trio.abc.Stream):
 
     @enable_ki_protection
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send the request of the opening handshake; later, hand over our close frame without waiting."""
+        """Send the request of the opening handshake; later, write our close frame without waiting for the network."""
         if self.connection is None:
             assert self._opening is not None
             await self._opening.send_request(bytes(data))
@@ -140,7 +146,8 @@ class Handshakes(trio.abc.Stream):
             await self.connection.finish()
             return b""
         if parse_close(payload)[0] == CloseCode.BAD_GATEWAY:
-            # wsproto does not know this code, and would send no answer: it is told of a close without a code.
+            # wsproto does not know this code, and would not answer. So it gets a close frame without a code, and
+            # `send_all` replaces its answer.
             self._close_answer = payload
             payload = b""
         return encode_from_server(CLOSE, payload)
@@ -156,7 +163,7 @@ class Handshakes(trio.abc.Stream):
         return head
 
     def _connection(self, parameters: DeflateParameters | None) -> Connection:
-        """Return the connection that was accepted, with compression if that was agreed on."""
+        """Return the data plane of the accepted connection, with compression if that was agreed on."""
         settings = self._options.connection
         decoder, encoder = Decoder(settings.read_limit_bytes), MaskingEncoder()
         if parameters is not None:
@@ -166,12 +173,12 @@ class Handshakes(trio.abc.Stream):
         return Connection(self._transport, settings, self._nursery, decoder=decoder, encoder=encoder)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: `send_all` never waits, but for the request."""
+        """Return at once: after the request, `send_all` never waits for the network."""
         await trio.lowlevel.checkpoint()
 
     @enable_ki_protection
     async def aclose(self) -> None:
-        """Wait until the connection has ended: what closes it, closes the transport."""
+        """Wait until the transport is closed, which `Connection` does; close it only if there was no connection."""
         if self.connection is None:
             await self._transport.aclose()
         else:

@@ -1,8 +1,12 @@
-"""One connection after the other: what keeps a feed connected.
+"""What keeps a feed connected: one connection after another.
 
-One task does it all, attempt by attempt: connect, subscribe, pass on what comes until the connection has ended, wait.
-Each attempt enters a `Connecting` of its own, so that nothing of a connection outlives it, and the security policies
-are asked each time.
+One task, `Keeper.run`, makes one attempt after another: connect, subscribe, pass messages on until the connection has
+ended, wait. Each attempt enters a `Connecting` of its own, so nothing of a connection outlives its attempt, and the
+security policies are checked each time.
+
+Other tasks stop it in two ways. `Keeper.close` notes code and reason in ``_closing``, and cancels what the task does
+with its connection; the task then closes the connection, and ends. If there is no connection, the whole task is
+cancelled. A consumer stops the task by closing the feed's channel.
 """
 
 from __future__ import annotations
@@ -30,21 +34,21 @@ if TYPE_CHECKING:
     from trio_csp_websocket.protocol.url import Target
 
 Subscribe: TypeAlias = "Callable[[Client], Awaitable[object]]"
-"""What makes a new connection give what is wanted."""
+"""Asks the server of a new connection for the messages that the application wants."""
 
 _STATES_KEPT = 16
 
 
 @final
 class Keeper:
-    """Keeps a connection open, and passes on what all of them receive.
+    """Keeps a connection open by making new ones, and passes their messages on.
 
     Args:
-        target: where to connect to.
-        options: those of each connection.
+        target: the server to connect to.
+        options: the options of each connection.
         backoff: how long to wait between attempts, and when to stop.
         subscribe: awaited with each new client, if given.
-        dial: opens the byte stream, if not over the network.
+        dial: opens the byte stream; by default over the network.
     """
 
     def __init__(
@@ -57,40 +61,42 @@ class Keeper:
         dial: Dial | None = None,
     ) -> None:
         self.channel = csp.Channel[Message | Gap](options.connection.channel_capacity)
-        """The messages and gaps; closed at the end."""
+        """The messages and gaps; closed when the feed has ended."""
         self.states = csp.Channel[State](_STATES_KEPT, overflow="drop_oldest")
-        """Each new `state`, of which the latest are kept; closed at the end."""
+        """Each new `state`; the latest are kept. Closed when the feed has ended."""
         self.state = State("connecting", 1)
         self.changed = trio.Event()
-        """Set, and made again, whenever there may be another `client`, or none any more."""
+        """Set, and replaced by a new event, when there is a new `client`; set for good when the feed has ended."""
         self.ended = trio.Event()
-        """Set when all of it has ended."""
+        """Set when the feed has ended."""
         self._target = target
         self._options = options
         self._dial = dial
         self._backoff = backoff
         self._subscribe = subscribe
         self._client: Client | None = None
-        # Around all that is done, and inside of it what is done with one connection, while there is one.
+        # Around everything the task does.
         self._scope = trio.CancelScope()
+        # Inside that, around what is done with the open connection, while there is one.
         self._serving: trio.CancelScope | None = None
-        # Code and reason, once it is to be closed.
+        # Code and reason, once the feed is to be closed.
         self._closing: tuple[int, str] | None = None
-        # The number of attempts since the last connection; for how long that of the latest was open; how and when the
-        # last one ended.
+        # The number of attempts since there was a connection.
         self._attempts = 0
+        # How long the connection of the latest attempt was open; 0 if there was none.
         self._lasted_seconds = 0.0
+        # How and when the last connection ended.
         self._lost: tuple[ConnectionFailedError | None, float] | None = None
 
     @property
     def client(self) -> Client | None:
-        """The client of the open connection; None while there is none, or it is not subscribed."""
+        """The client of the open connection; None while there is none, or it is still subscribing."""
         return self._client if self._client is not None and self._client.close_code is None else None
 
     async def close(self, code: int, reason: str) -> None:
-        """End it, closing its connection with code and reason, or giving up what is done to get one.
+        """End the feed: close its connection with code and reason, or stop trying to get one.
 
-        Closing again does nothing but wait for the end. If cancelled, the socket is closed at once.
+        Returns when the feed has ended. Closing again only waits for that. If cancelled, the socket is closed at once.
         """
         if self._closing is None:
             self._closing = code, reason
@@ -102,12 +108,12 @@ class Keeper:
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Do all of it; return at the end."""
+        """Run the feed; return when it has ended, with its channels closed."""
         cause: Exception | None = None
         try:
             with self._scope:
                 cause = await self._keep_connected()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the consumer gets it
+        except Exception as error:  # noqa: BLE001  # the consumer gets any exception
             cause = error
         finally:
             self.channel.close(cause)
@@ -117,7 +123,7 @@ class Keeper:
             self.changed.set()
 
     async def _keep_connected(self) -> Error | None:
-        """Connect again and again; return why there is no going on."""
+        """Connect again and again; return the error that ends the feed, None if it ends without one."""
         while not self.channel.closed:
             self._attempts += 1
             attempt = self._backoff.failures + 1
@@ -127,7 +133,7 @@ class Keeper:
             code: int | None = None
             try:
                 client = await self._attempt()
-                # After a close of the user's, the code of the answer says nothing.
+                # If the user closed the client, the code is only that of the server's answer, and does not matter.
                 error, code = client.error, CloseCode.NORMAL if client.closing else client.close_code
             except Error as failure:
                 error = failure
@@ -141,10 +147,10 @@ class Keeper:
             seconds = self._backoff.next_delay(retry_after(error, datetime.now(UTC)))
             self._tell(State("waiting", attempt, error, seconds))
             await trio.sleep(seconds)
-        return None  # nothing more is wanted
+        return None  # the consumer has closed the channel
 
     async def _attempt(self) -> Client:
-        """Connect, subscribe, and pass on what comes; return the client when the connection has ended."""
+        """Connect, subscribe, and pass messages on; return the client when the connection has ended."""
         async with Connecting(self._target, self._options, dial=self._dial) as client:
             try:
                 with trio.CancelScope() as self._serving:
@@ -156,7 +162,7 @@ class Keeper:
         return client
 
     async def _serve(self, client: Client) -> None:
-        """Subscribe, and pass on what a connection receives until it has ended."""
+        """Subscribe, and pass on what the connection receives until it has ended."""
         if self._subscribe is not None:
             try:
                 await self._call(self._subscribe, client)
@@ -165,7 +171,7 @@ class Keeper:
             except Exception as error:
                 if client.close_code is None or not _of_the_connection(error):
                     raise
-                return  # how the connection ended says more than what came of it
+                return  # the connection's own ending says more than this error, which it caused
         opened_at = trio.current_time()
         self._client = client
         self._tell(State("open", self.state.attempt))
@@ -178,7 +184,7 @@ class Keeper:
                 await self.channel.send(Gap(why, opened_at - ended_at, attempts))
             await self._pass_on(client.channel())
         except csp.ChannelClosedError:
-            # By whoever reads it: nothing more is wanted.
+            # The consumer has closed it.
             self._closing = self._closing or (CloseCode.NORMAL, "")
         self._lost = client.error, trio.current_time()
         self._lasted_seconds = trio.current_time() - opened_at
@@ -189,11 +195,12 @@ class Keeper:
         await subscribe(client)
 
     async def _pass_on(self, messages: csp.Channel[Message]) -> None:
-        """Pass on the messages of one connection until there are no more, as many at a time as have come."""
+        """Pass on the messages of one connection until there are no more, as many at a time as are there."""
         batch: deque[Message | Gap] = deque()
         while (received := await messages.receive()).ok:
             batch.append(received.value)
-            # Not until it is empty: that would be all that the connection has read.
+            # Only those that are there now: each message taken makes room for one that the connection has read already,
+            # so emptying the channel would collect all of these as well.
             for _ in range(len(messages)):
                 batch.append(messages.receive_nowait().value)
             await self.channel.send_all(batch)
@@ -204,7 +211,7 @@ class Keeper:
 
 
 def _of_the_connection(error: Exception) -> bool:
-    """Whether it can be what a connection that has ended makes of its user, also in a nursery."""
+    """Return whether the end of the connection may have made user code raise this; a group, all that is in it."""
     kinds = (Error, StopAsyncIteration)
     if isinstance(error, ExceptionGroup):
         return cast("ExceptionGroup[Exception]", error).split(kinds)[1] is None

@@ -1,4 +1,4 @@
-"""The opening handshake on the wire: trio-websocket's request goes out, and a checked answer comes back."""
+"""The opening handshake on the wire: sends trio-websocket's request, and reads and checks the answer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _REFUSAL_BODY_SECONDS = 1.0
 class Opening:
     """One opening handshake.
 
-    trio-websocket waits for ever when a handshake fails. So whoever waits for trio-websocket does it in `scope`, which
-    is cancelled then, and raises `refusal` afterwards.
+    trio-websocket waits for ever when a handshake fails. So the caller waits for trio-websocket inside `scope`, which
+    is cancelled when the handshake has failed, and then raises `refusal`.
     """
 
     def __init__(self, transport: Transport, options: Options) -> None:
@@ -31,11 +31,11 @@ class Opening:
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
         self.secure = False
-        """Whether this is over TLS."""
+        """Whether the handshake runs over TLS."""
         self._transport = transport
 
     async def send_request(self, request: bytes) -> None:
-        """Send the request, and take note of what it asks for."""
+        """Send the request, and note the key that the answer must match."""
         self.response.request_sent(request)
         try:
             await self._transport.send_all(request)
@@ -44,7 +44,7 @@ class Opening:
             raise
 
     async def receive_answer(self) -> tuple[bytes, bytes] | None:
-        """Read the answer; return its head for trio-websocket and what came after it, or None after a refusal."""
+        """Read the answer; return its head for trio-websocket and the bytes after it, or None if it is a refusal."""
         try:
             return await self._read_answer()
         except ConnectionFailedError as refusal:
@@ -71,8 +71,8 @@ class Opening:
         self.scope.cancel()
 
     def _broken(self, error: Exception) -> ConnectionFailedError:
-        # Over TLS 1.3 a server checks our certificate when TLS is established for us. What it has to say about that can
-        # be lost when it closes at once.
+        # In TLS 1.3 the handshake ends for us before the server checks our certificate. Its alert about that can be
+        # lost if it closes the connection at once.
         unexplained = self.secure and "ALERT" not in str(error)
         hint = "; the server may want a client certificate" if unexplained else ""
         return ConnectionFailedError(

@@ -1,4 +1,4 @@
-"""The options of `connect`: what callers write, checked and turned into what the driver needs."""
+"""The options of `connect`: as callers write them, and as the driver needs them, checked."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class ConnectOptions(TypedDict, total=False):
     """The keyword arguments of `connect`. Anything out of range is an `InvalidError` before any I/O."""
 
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None
-    """Headers to send with the handshake, besides its own."""
+    """Headers to send with the handshake, in addition to its own. None."""
     protocols: Iterable[str] | None
-    """Subprotocols to offer, the preferred first; the server's choice is `Client.subprotocol`."""
+    """Subprotocols to offer, the preferred one first; the server's choice is `Client.subprotocol`. None."""
     dial_timeout: Timeout
     """The limit for name resolution, TCP, TLS and handshake together. 30 s."""
     read_timeout: Timeout
     """The limit for the wait for a whole message. Pings do not extend it; time spent waiting for room in the channel
     does not count. None."""
     write_timeout: Timeout
-    """The limit for a send or ping. One that has begun to be written by then breaks the connection. None."""
+    """The limit for a send or ping. If writing it has begun by then, the connection ends. None."""
     compression: Compression | int
-    """Whether to offer permessage-deflate (RFC 7692), and if messages refer to earlier ones. DISABLED."""
+    """Whether to offer permessage-deflate (RFC 7692), and whether messages may refer to earlier ones. DISABLED."""
     compression_threshold: int
     """The size in bytes from which messages are sent compressed: 0 to 104857600. 128, or 512 for NO_CONTEXT."""
     read_limit: int
@@ -51,7 +51,7 @@ class ConnectOptions(TypedDict, total=False):
     origin: str | None
     """The Origin header, for servers that want to see one (RFC 6454, section 7). None."""
     user_agent: str | None
-    """The User-Agent header, None for none. ``trio-csp/`` and the version."""
+    """The User-Agent header; None to send none. ``trio-csp/`` and the version."""
     keepalive: Timeout
     """A ping is sent after this long without a byte from the server, and after as long again the connection is failed.
     Time spent waiting for room in the channel does not count. None."""
@@ -74,7 +74,7 @@ class Options:
     """Checked options."""
 
     headers: tuple[tuple[bytes, bytes], ...]
-    """With Origin and User-Agent."""
+    """Origin and User-Agent included."""
     protocols: tuple[str, ...]
     dial_timeout_seconds: float
     ssl_context: ssl.SSLContext | None
@@ -86,8 +86,8 @@ def parse_options(given: Mapping[str, object]) -> Options:
     """Check the keyword arguments of `connect`.
 
     Raises:
-        InvalidError: one is out of range or malformed; the text names it, its value and the bound.
-        InvalidTypeError: one is of the wrong type, or there is no such option.
+        InvalidError: an option is out of range or malformed; the text gives its name, its value and the bound.
+        InvalidTypeError: an option has the wrong type, or does not exist.
     """
     known = ConnectOptions.__annotations__
     for name in given:

@@ -1,4 +1,4 @@
-"""`reconnecting`: one channel of messages over many connections, opened one after the other."""
+"""`reconnecting`: one channel of messages over many connections, opened one after another."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reconnecting(
     max_attempts: int | None = None,
     **options: Unpack[ConnectOptions],
 ) -> Reconnecting:
-    """Keep a WebSocket connection open: whenever it is lost, connect again; all messages come on one channel.
+    """Keep a WebSocket connection open: connect again whenever it is lost; all messages come on one channel.
 
         async def subscribe(client):
             await client.send('{"subscribe": "prices"}')
@@ -58,41 +58,42 @@ def reconnecting(
                 else:
                     print(message.data)
 
-    Entering the block does not wait for the first connection: the server may be down. Leaving it closes the feed: with
-    code 1000; after an exception with 1011, and the exception comes out as it is; when cancelled, at once. Nothing of
-    it outlives the block, and how it ended is never raised here: it is the ``cause`` of `Reconnecting.channel`.
+    Entering the block does not wait for the first connection: the server may be down. Leaving it closes the feed with
+    code 1000. After an exception it does so with 1011, and the exception comes out unchanged. If cancelled, it closes
+    the feed at once. Nothing of the feed outlives the block, and leaving never raises how the feed ended: that is the
+    ``cause`` of `Reconnecting.channel`.
 
-    Tried again is what fails with a ``retryable`` error, and a connection that the server closes with 1001 or without
-    a code. The feed ends with the channel's ``cause``
+    The feed connects again after a ``retryable`` error, and after the server closes with 1001 or without a code.
+    Otherwise it ends. The channel's ``cause`` is then
 
-    - None when the server closes with 1000, or the client is closed with a code of the user's;
-    - the very error, if that is not retryable: a refusal such as 401, what `csp.security` denies, a violation of the
+    - None, if the server closed with 1000, or the user closed the client;
+    - the error, if that is not retryable: a refusal such as 401, a denial by `csp.security`, a violation of the
       protocol;
-    - the last error after ``max_attempts``;
-    - any other exception of ``subscribe``.
+    - the last error, after ``max_attempts``;
+    - the exception of ``subscribe``, if it raised any other.
 
-    Delays are random, from 0 to a bound that doubles from ``min_delay`` to ``max_delay``; the Retry-After of a refusal
-    is waited for first, however long. A connection that lasted no longer than the bound counts as a failed attempt;
-    one that did lets delays and attempts start anew. Without a ``read_timeout`` or ``keepalive``, a server that has
-    vanished without a word may not be noticed for hours.
+    Before each new attempt the feed waits a random time, from 0 to a bound that doubles from ``min_delay`` to
+    ``max_delay``; before that it waits the Retry-After of a refusal, however long. If a connection lasted longer than
+    the bound, delays and attempts start again; if not, it counts as a failed attempt. Without a ``read_timeout`` or
+    ``keepalive``, it may take hours to notice that a server has vanished without closing the connection.
 
     Args:
         url: as in `connect`.
-        subscribe: awaited with the `Client` of each new connection, before messages are passed on; it may send and
-            receive there, and what it receives is its own. The attempt has failed if it raises because the connection
-            has ended, as ``send`` and ``await anext(client)`` do, or if it raises another `csp.errors.Error` that is
-            ``retryable``. Any other exception ends the feed. Only ``read_timeout`` and ``keepalive`` limit how long it
-            may take.
-        min_delay: the first bound. Milliseconds, a Go duration or a timedelta, as is ``max_delay``. 500 ms.
-        max_delay: the largest bound. 30 s.
-        max_attempts: the number of failed attempts in a row after which the feed ends; None for no end.
-        options: those of `connect` except ``nursery``, for each connection. ``channel_capacity`` is also that of the
-            feed's channel. As many messages again may be on their way from the connection to it.
+        subscribe: awaited with the `Client` of each new connection, before messages are passed on. It may send and
+            receive on that client; the feed does not see what it receives. The attempt has failed if it raises because
+            the connection has ended, as ``send`` and ``await anext(client)`` do, or if it raises another
+            `csp.errors.Error` that is ``retryable``. Any other exception ends the feed. Only ``read_timeout`` and
+            ``keepalive`` limit how long it may take.
+        min_delay: the first bound: milliseconds, a Go duration or a timedelta. 500 ms.
+        max_delay: the largest bound, given like ``min_delay``. 30 s.
+        max_attempts: the number of failed attempts in a row after which the feed ends; None for no limit.
+        options: the options of each connection: those of `connect` except ``nursery``. ``channel_capacity`` is also
+            that of the feed's channel; as many messages again may be on their way from the connection to it.
 
     Raises:
         InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
         InvalidTypeError: the same for a wrong type or an unknown option.
-        NoContextError: entered outside a Trio run, or a second time.
+        NoContextError: on entering outside a Trio run, or for a second time.
     """
     if options.get("nursery") is not None:
         raise InvalidError(
@@ -102,7 +103,7 @@ def reconnecting(
     for name in options.keys() - ConnectOptions.__annotations__.keys():
         known = {"subscribe", "min_delay", "max_delay", "max_attempts", *ConnectOptions.__annotations__} - {"nursery"}
         raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted(known))}")
-    # Checked and read once: the headers may be an iterator.
+    # Checked only once, here: the headers may be an iterator.
     target, checked = check(url, options)
     if subscribe is not None and not callable(subscribe):
         raise InvalidTypeError(f"subscribe must be an async function or None, not {subscribe!r}")
@@ -118,7 +119,7 @@ def reconnecting(
 
 @final
 class Reconnecting:
-    """What `reconnecting` returns: enter it with ``async with``, once; it is the feed."""
+    """What `reconnecting` returns, the feed: enter it with ``async with``, only once."""
 
     def __init__(self, url: str, keeper: Keeper) -> None:
         self._url = url
@@ -133,10 +134,10 @@ class Reconnecting:
     def channel(self) -> csp.Channel[Message | Gap]:
         """Return the channel on which the messages of all connections arrive: always the same one.
 
-        Between the last message of a connection and the first of the next stands one `Gap`. The channel closes when
-        the feed has ended, behind all that was received; its ``cause`` tells why. After the feed's own `close`, what
-        was not in it yet is discarded. While it is full, nothing more is read from the server once what is on its way
-        has found a place. Closing it ends the feed at the next message, or before the next attempt.
+        One `Gap` stands between the last message of a connection and the first of the next. The channel closes when
+        the feed has ended, after the last message received; its ``cause`` tells why. `close` discards messages that
+        are not in the channel yet. While the channel is full, the connection reads on until its own channel is full
+        too. Closing the channel ends the feed at the next message, or before the next attempt.
         """
         return self._keeper.channel
 
@@ -152,7 +153,7 @@ class Reconnecting:
         return self
 
     async def __anext__(self) -> Message | Gap:
-        """Take the next message or gap; when the feed has ended, end quietly or raise its cause."""
+        """Take the next message or gap. When the feed has ended, stop the iteration, or raise its cause if it is set."""
         self._check_entered()
         return await self._keeper.channel.__anext__()
 
@@ -166,32 +167,35 @@ class Reconnecting:
     def states(self) -> csp.Channel[State]:
         """Return the channel on which each new `state` arrives: always the same one.
 
-        Nobody has to read it: it keeps the latest 16. It closes, without a cause, when the feed has ended.
+        It need not be read: it keeps the latest 16. It closes, without a cause, when the feed has ended.
         """
         return self._keeper.states
 
     @property
     def client(self) -> Client | None:
-        """The client of the open connection; None while there is none, or it is not subscribed."""
+        """The client of the open connection; None while there is none, or it is still subscribing."""
         return self._keeper.client
 
     # Sending and closing ---------------------------------------------------------------------------------------------
 
     async def send(self, data: str | Buffer, type: int | None = None) -> None:  # noqa: A002  # as in Client
-        """Send a message on the open connection, as `Client.send`, waiting for one if there is none.
+        """Send a message on the open connection, as `Client.send` does; wait for a connection if there is none.
 
-        Nothing is sent twice: if the connection fails meanwhile, nobody knows what has reached the server. Several
-        tasks that wait for a connection send in no particular order.
+        A message is never sent twice: if the connection fails during the send, it is not known whether the server got
+        it. Tasks that wait for a connection send in no particular order. If cancelled while waiting for a connection,
+        nothing is sent.
 
         Raises:
             InvalidError: as in `Client.send`.
             ConnectionFailedError: as in `Client.send`; or the feed has ended, ``from`` its cause. Kind INTERNAL, not
                 retryable.
-            ConnectionTimeoutError: it took longer than ``write_timeout``, which begins when there is a connection.
+            ConnectionTimeoutError: sending took longer than ``write_timeout``, which counts from when there is a
+                connection.
+            NoContextError: there is no connection, and the feed has not been entered.
         """
         client = self.client
         if client is None:
-            encoded(data, type)  # what cannot be sent is told at once
+            encoded(data, type)  # raises at once if it cannot be sent
             client = await self._next_client()
         await client.send(data, type)
 
@@ -208,14 +212,13 @@ class Reconnecting:
         return client
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """End the feed, closing its connection as `Client.close` does, or giving up what it does to get one.
+        """End the feed: close its connection as `Client.close` does, or stop trying to get one.
 
-        Returns when all of it has ended. Closing again does nothing but wait for that. If cancelled, the socket is
-        closed at once.
+        Returns when the feed has ended. Closing again only waits for that. If cancelled, the socket is closed at once.
 
         Args:
-            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
-            reason: up to 123 bytes of UTF-8, without line breaks and NUL.
+            code: as in `Client.close`.
+            reason: as in `Client.close`.
 
         Raises:
             InvalidError: code or reason is out of range; nothing was done.
@@ -257,7 +260,7 @@ class Reconnecting:
             try:
                 yield
             except Exception:
-                # If it is cancelled meanwhile, the exception is on its way out through the cancelled scope already.
+                # If this is cancelled, the exception already leaves through the cancelled scope.
                 with contextlib.suppress(trio.Cancelled):
                     await self.close(CloseCode.INTERNAL_ERROR)
                 raise

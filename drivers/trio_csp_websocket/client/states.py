@@ -1,4 +1,4 @@
-"""What a connection that comes back tells besides messages: its states, and where messages may be missing."""
+"""What a feed reports besides messages: its states, and the gaps where messages may be missing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 
 class Gap(NamedTuple):
-    """Stands between the messages of two connections: some may have been missed here.
+    """Stands between the messages of two connections: messages may have been missed here.
 
-    It comes when the new connection is open and subscribed, so that whoever acts on it finds one.
+    It comes when the new connection is open and subscribed, so a consumer that reacts to it can use that connection.
     """
 
     error: ConnectionFailedError | None
     """Why the old connection ended, as `Client.error`: None if the server closed it with 1001 or without a code."""
     seconds: float
-    """How long there was no connection. A consumer that keeps the old one's last messages waiting delays the new one;
-    it counts from when they were passed on."""
+    """How long there was no connection. This counts from when the last message of the old one was put into the channel;
+    a slow consumer delays that, and with it the new connection."""
     attempts: int
     """How many attempts the new connection took; at least 1."""
 
@@ -30,15 +30,15 @@ class State(NamedTuple):
     """What a feed is doing."""
 
     name: Literal["connecting", "open", "waiting", "closed"]
-    """Connecting and subscribing; open, until all the connection received is passed on; waiting before the next
-    attempt; or closed for good."""
+    """``"connecting"``, which includes subscribing; ``"open"``, until all that the connection received is in the
+    feed's channel; ``"waiting"`` before the next attempt; or ``"closed"`` for good."""
     attempt: int
-    """Which attempt in a row it is, or was; 1 is the first, and again that after a connection that lasted."""
+    """The number of the attempt in a row: 1 for the first, and for the first after a connection that lasted."""
     error: Exception | None = None
-    """Waiting: why the attempt failed or the connection ended, None after 1001 or no code. Closed: the channel's
-    ``cause``."""
+    """If waiting: why the attempt failed or the connection ended, None after 1001 or no code. If closed: the
+    channel's ``cause``."""
     seconds: float = 0.0
-    """Waiting: for how long."""
+    """If waiting: for how long."""
 
     def __str__(self) -> str:
         if self.name == "waiting":
