@@ -1,10 +1,10 @@
-"""The WebSocket driver of trio-csp. Import it as `csp.websocket`.
+"""The WebSocket driver of trio-csp. Import its public names from `csp.websocket` or `csp.testing`.
 
 The rooms, from the bottom; each lists its files:
 
-- `protocol`: no I/O, no role
+- `protocol`: frames, handshakes, compression; no I/O
 - `transport`: bytes to and from a peer
-- `connection`: an open connection
+- `connection`: one open connection, for either role
 - `client`: `connect`, `Client`, `reconnecting`
 - `testing`: servers in memory
 - `command_line`: a client for the shell

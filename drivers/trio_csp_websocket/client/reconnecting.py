@@ -153,7 +153,7 @@ class Reconnecting:
         return self
 
     async def __anext__(self) -> Message | Gap:
-        """Take the next message or gap. When the feed has ended, stop the iteration, or raise its cause if it is set."""
+        """Take the next message or gap. When the feed has ended, stop the iteration, or raise its cause if any."""
         self._check_entered()
         return await self._keeper.channel.__anext__()
 

@@ -2,7 +2,7 @@
 
 From the bottom:
 
-- `peer`: speaks the protocol, by wsproto
-- `server_connection`: what a test scripts
-- `memory`: where a client finds it
+- `peer`: speaks the protocol, with wsproto
+- `server_connection`: the server's end, which a test scripts
+- `memory`: connects a client to a server in memory
 """

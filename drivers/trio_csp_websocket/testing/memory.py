@@ -1,4 +1,4 @@
-"""Servers in memory, for tests: what `connect` reaches instead of the network."""
+"""Servers in memory, for tests: `connect` reaches them instead of the network."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _PAIR_URL = "wss://server.test/"
 
 @contextlib.asynccontextmanager
 async def websocket_pair(**connect_options: Unpack[ConnectOptions]) -> AsyncGenerator[tuple[Client, ServerConnection]]:
-    """Open a connection in memory, for the length of a block: the client, and the server's end.
+    """Open a connection in memory, for the length of a block: gives the client, and the server's end.
 
-    The server has accepted what the client offers: compression, and the first of the subprotocols. The client closes at
-    the end of the block, as that of `csp.websocket.connect` does.
+    The server has accepted compression, if the client offers it, and the first subprotocol that the client offers. The
+    client is closed at the end of the block, as with `csp.websocket.connect`.
 
     Args:
-        connect_options: those of `csp.websocket.connect`, without ``nursery``.
+        connect_options: the options of `csp.websocket.connect`, without ``nursery``.
 
     Raises:
         InvalidError: an option is out of range or malformed.
@@ -64,24 +64,24 @@ async def websocket_server(handler: Handler, url: str | None = None) -> AsyncGen
     """For the length of a block, let every `csp.websocket.connect` of this Trio run reach a handler in memory.
 
     ``await handler(connection)`` runs in a task for each connection, once its request has come. When it returns, the
-    connection is closed with 1000. What it raises cancels the block and comes out of it as it is;
-    `ConnectionEndedError` alone means no more than that the client has gone, so what stands behind a send to a client
-    that is gone is not run.
+    connection is closed with 1000. An exception of the handler cancels the block, and comes out of it unchanged. Only
+    `ConnectionEndedError`, raised by a send to a client that has gone, does not: it just ends the handler.
 
-    Blocks may be nested: the innermost that serves a URL is reached. What none of them serves is refused like a closed
-    port; nothing goes to the network. Security policies are asked as always.
+    Blocks may be nested: a connection reaches the innermost block that serves its URL. If none does, it is refused, as
+    by a closed port; nothing goes to the network. Security policies are checked as always.
 
-    At the end of the block the handlers run on until every task of the run waits for something; then the connections
-    that are left are dropped. After an exception they are dropped at once.
+    At the end of the block the handlers run on until every task of the Trio run waits for something; then the
+    connections that are left are dropped. After an exception they are dropped at once.
 
     Args:
-        handler: an async function of a `ServerConnection`.
-        url: serve this URL and those below it alone: it ends at the end of the host, of a segment of the path, or of
-            the path. One with a query stands for itself. ``wss:`` is served without TLS, and ``ssl_context`` ignored.
+        handler: an async function that takes a `ServerConnection`.
+        url: serve only this URL and those below it, which continue it after the host, after a segment of the path, or
+            with a query. A URL with a query serves only itself. ``wss:`` is served without TLS, and ``ssl_context`` is
+            ignored. None to serve every URL.
 
     Raises:
         InvalidError: the URL is malformed.
-        InvalidTypeError: the handler is no async function.
+        InvalidTypeError: the handler is not callable.
     """
     if not callable(handler):
         raise InvalidTypeError(f"handler must be an async function of a ServerConnection, not {handler!r}")
@@ -94,7 +94,7 @@ async def websocket_server(handler: Handler, url: str | None = None) -> AsyncGen
         memory_servers.set((*memory_servers.get(), serve))
         try:
             yield
-            # What a handler checks behind the client's last word is part of the test.
+            # What a handler checks after the client has closed is part of the test.
             await wait_all_tasks_blocked()
         finally:
             memory_servers.set(tuple(server for server in memory_servers.get() if server is not serve))
@@ -124,12 +124,12 @@ async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handle
             try:
                 await _handle(handler, connection)
             except BaseException:
-                # Before the client sees the end of its stream: what it makes of that is not what failed.
+                # Before the client sees the end of its stream: an error of the client's would hide this one.
                 servers.cancel_scope.cancel()
                 raise
             await connection.close()
     finally:
-        # A client that sees the end may fail and cancel this; Cancelled must not take the place of why it ended.
+        # A client that sees the end may fail and cancel this; Cancelled must not replace the exception on its way out.
         with trio.CancelScope(shield=True):
             await stream.aclose()
 
@@ -138,7 +138,7 @@ async def _handle(handler: Handler, connection: ServerConnection) -> None:
     try:
         await handler(connection)
     except* ConnectionEndedError:
-        pass  # also from tasks of the handler's, in a group
+        pass  # also in a group, from tasks that the handler started
     except* StopAsyncIteration:
         code = connection.close_code
         how = f"closed with code {code}" if connection.error is None else connection.error

@@ -18,14 +18,14 @@ from trio_csp_websocket.protocol.constants import TYPE_BINARY, TYPE_TEXT, CloseC
 from trio_csp_websocket.protocol.headers import parse_headers
 from trio_csp_websocket.protocol.messages import Message
 
-# Reading stops while so many messages are not received.
+# Reading stops while this many messages wait to be received.
 _MAX_UNRECEIVED = 1000
 
 
 class ConnectionEndedError(ConnectionFailedError):
-    """Something was to be sent on a `ServerConnection` that has ended, whichever side ended it.
+    """Nothing can be sent on a `ServerConnection` any more: it has ended or is being closed, by either side.
 
-    A handler of `websocket_server` that ends with it has done nothing wrong: the client has gone.
+    `websocket_server` does not treat this as a failure of the handler: the client has gone.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class _Outgoing(NamedTuple):
 class Peer:
     """A server's end of a stream.
 
-    What it has to say goes through one queue to the task that writes, so that the task that reads never waits for the
+    Everything it sends goes through one queue to a task that writes, so that the task that reads never waits for the
     client to read.
     """
 
@@ -51,14 +51,15 @@ class Peer:
         self.protocols: tuple[str, ...] = ()
         self.headers: Headers[str, str] = Headers()
         self.messages = csp.Channel[Message](_MAX_UNRECEIVED)
-        """Closed once the client has closed, or is not heard any more."""
+        """Closed when nothing more can be received from the client."""
         self.pings = Pings()
         self.answer_pings = True
         self.answered = False
-        """Whether the request was, in whatever way."""
+        """Whether the request was answered, in any way."""
         self.accepted = False
+        """Whether the request was accepted."""
         self.close_sent = False
-        """Whether nothing but raw bytes may follow."""
+        """Whether only raw bytes may still be sent."""
         self.close_code: int | None = None
         self.close_reason: str | None = None
         self.error: ConnectionFailedError | None = None
@@ -66,7 +67,7 @@ class Peer:
         """Set when the stream is closed."""
         self._stream = stream
         self._outgoing = csp.Channel[_Outgoing](math.inf)
-        # Of the message that is arriving.
+        # The parts of the message that is arriving.
         self._text: list[str] = []
         self._binary: list[bytes] = []
         self._reads = trio.Event()
@@ -78,7 +79,7 @@ class Peer:
     # The handshake ---------------------------------------------------------------------------------------------------
 
     async def read_request(self) -> bool:
-        """Read the request of the handshake; tell whether it came."""
+        """Read the request of the handshake; return whether it came."""
         head = b""
         while data := bytes(await self._stream.receive_some()):
             head += data
@@ -95,15 +96,21 @@ class Peer:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more can be said."""
+        """Whether nothing more can be sent."""
         return self._outgoing.closed
 
     def say(self, event: Event) -> csp.Channel[None]:
-        """Put what wsproto makes of an event in the line for writing; never waits."""
+        """Queue what wsproto makes from an event; never waits. See `say_bytes`."""
         return self.say_bytes(self.websocket.send(event))
 
     def say_bytes(self, data: bytes) -> csp.Channel[None]:
-        """Put bytes in the line for writing; see `wait_written` for what is returned."""
+        """Queue bytes; never waits.
+
+        Returns a channel that gives None when the client has read the bytes, and closes; or closes without a value.
+
+        Raises:
+            ConnectionEndedError: nothing more can be sent.
+        """
         if self._outgoing.closed:
             raise ConnectionEndedError
         written = csp.Channel[None](1)
@@ -111,13 +118,13 @@ class Peer:
         return written
 
     def end(self) -> None:
-        """End the stream behind what was said."""
+        """End the stream after everything that is queued."""
         self._outgoing.close()
 
     def drop(self) -> None:
         """End the stream at once."""
         self.close_sent = True
-        # First: the task that reads may be waiting for room in what is closed next.
+        # Cancelled first: the task that reads may be waiting for room in the channel that is closed next.
         self._running.cancel()
         self.messages.close()
         self._outgoing.close()
@@ -158,14 +165,14 @@ class Peer:
                 await self._stream.send_all(data)
                 written.send_nowait(None)
             except trio.BrokenResourceError:
-                pass  # the client has gone, which the reading side tells
+                pass  # the client has gone, which the task that reads notices too
             finally:
                 written.close()
         await self._stream.send_eof()
 
     async def _read(self) -> None:
         while data := await self._receive_some():
-            # Without an acceptance wsproto keeps it to itself.
+            # Before the request is accepted, wsproto only stores it.
             if not self.messages.closed:
                 self.websocket.receive_data(data)
                 for event in self.websocket.events():
@@ -214,7 +221,7 @@ class Peer:
                 await self.messages.send(message)
 
     def _closed(self, event: CloseConnection) -> None:
-        """Note the client's close, or wsproto's verdict on what it sent, which looks the same; answer and end."""
+        """Note the client's close, answer it, and end. wsproto reports a violation of the protocol in the same way."""
         reason = event.reason or ""
         if self.websocket.state is ConnectionState.OPEN:
             self.error = ConnectionFailedError(

@@ -1,4 +1,4 @@
-"""What a test holds of a connection in memory: the server's end, to be scripted."""
+"""The server's end of a connection in memory, which a test scripts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 GivenHeaders: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]] | None"
 
-# How long a close waits for the client, on Trio's clock.
+# How long `close` waits for the client, on Trio's clock.
 _CLOSE_SECONDS = 10.0
 
 
@@ -38,9 +38,9 @@ _CLOSE_SECONDS = 10.0
 class ServerConnection:
     """The server's end of a connection in memory, which does what the test says. Made by `websocket_server`.
 
-    Reading goes on by itself, up to 1000 messages ahead of `receive`. What sends waits until the client has read it;
-    if cancelled, it goes out nevertheless. Whatever needs an open connection accepts it, if nothing has been answered;
-    a handler that does nothing but sleep has to `accept` first.
+    Messages are read in the background, up to 1000 ahead of `receive`. Methods that send wait until the client has read
+    what they sent; if they are cancelled, it is sent nevertheless. Methods that need an open connection `accept` the
+    request, if it has not been answered; a handler that only sleeps has to call `accept` itself.
     """
 
     def __init__(self, peer: Peer, url: str) -> None:
@@ -56,12 +56,12 @@ class ServerConnection:
 
     @property
     def path(self) -> str:
-        """Path and query, as they stand in the request."""
+        """Path and query, as in the request."""
         return self._peer.path
 
     @property
     def headers(self) -> Headers[str, str]:
-        """The headers of the request; names in any case."""
+        """The headers of the request; names are matched in any case."""
         return self._peer.headers
 
     @property
@@ -75,12 +75,12 @@ class ServerConnection:
         """Accept the connection.
 
         Args:
-            protocol: the subprotocol chosen of those offered.
-            headers: more headers of the answer.
+            protocol: the subprotocol chosen from those offered.
+            headers: additional headers for the answer.
             compression: whether to agree to permessage-deflate, if the client offers it.
 
         Raises:
-            InvalidError: the protocol was not offered; for such an answer use `send_bytes`.
+            InvalidError: the protocol was not offered; to send such an answer, use `send_bytes`.
             NoContextError: the request was answered already.
             ConnectionEndedError: the client has gone.
         """
@@ -91,8 +91,8 @@ class ServerConnection:
         """Refuse the connection with an HTTP status of 200 to 999, and end it.
 
         Raises:
-            InvalidError: it cannot be written like that: another status, a malformed header, a Content-Length that is
-                not that of the body.
+            InvalidError: the answer cannot be written: another status, a malformed header, a Content-Length that does
+                not match the body.
             NoContextError: the request was answered already.
             ConnectionEndedError: the client has gone.
         """
@@ -138,21 +138,21 @@ class ServerConnection:
     # Messages --------------------------------------------------------------------------------------------------------
 
     async def send(self, data: str | Buffer) -> None:
-        """Send a text message, or a binary one of anything bytes-like, and wait until the client has read it.
+        """Send a text message, or a binary one from anything bytes-like, and wait until the client has read it.
 
         Raises:
             InvalidError: the data cannot be sent, as in `csp.websocket.Client.send`.
             ConnectionEndedError: the connection has ended, or is being closed.
-            NoContextError: the request was answered, but not by an acceptance.
+            NoContextError: the request was answered, but not accepted.
         """
         _, payload = encoded(data, None)
         await self._say(TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=bytes(payload)))
 
     async def ping(self, payload: bytes | None = None) -> csp.Channel[float]:
-        """Send a ping, and return a channel for the answer when the client has read it.
+        """Send a ping, wait until the client has read it, and return a channel for the answer.
 
-        The channel gives the round-trip time in seconds when the pong comes, and closes; it closes without a value when
-        the connection ends first.
+        When the pong comes, the channel gives the round-trip time in seconds, and closes. If the connection ends first,
+        it closes without a value.
 
         Args:
             payload: up to 125 bytes; by default a running number.
@@ -160,7 +160,7 @@ class ServerConnection:
         Raises:
             InvalidError: the payload is longer.
             ConnectionEndedError: the connection has ended, or is being closed.
-            NoContextError: the request was answered, but not by an acceptance.
+            NoContextError: the request was answered, but not accepted.
         """
         if payload is not None and len(payload) > MAX_CONTROL_PAYLOAD:
             raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(payload)}")
@@ -172,7 +172,7 @@ class ServerConnection:
 
     @property
     def answer_pings(self) -> bool:
-        """Whether the client's pings are answered. Set it to False for a server that has gone silent."""
+        """Whether the client's pings are answered. Set this to False for a server that has gone silent."""
         return self._peer.answer_pings
 
     @answer_pings.setter
@@ -182,20 +182,21 @@ class ServerConnection:
     def channel(self) -> csp.Channel[Message]:
         """Return the channel on which the client's messages arrive: always the same one.
 
-        It closes when the client's close frame has come, or its stream has ended. It has no ``cause``; see `error`.
+        It closes when the client's close frame has come, or the client's stream has ended. It has no ``cause``; see
+        `error`.
         """
         self._accept_if_unanswered()
         return self._peer.messages
 
     async def receive(self) -> csp.Received[Message]:
-        """Take the client's next message: ``(message, True)``, or ``(None, False)`` once it sends no more."""
+        """Take the client's next message: ``(message, True)``, or ``(None, False)`` once there are no more."""
         return await self.channel().receive()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
-        """Take the client's next message; end when it sends no more, whatever the reason."""
+        """Take the client's next message; stop the iteration once there are no more, whatever the reason."""
         return await self.channel().__anext__()
 
     async def _say(self, event: TextMessage | BytesMessage | Ping) -> None:
@@ -210,9 +211,9 @@ class ServerConnection:
     # What a server should not do -------------------------------------------------------------------------------------
 
     async def send_bytes(self, raw: bytes) -> None:
-        """Send bytes as they are, and wait until the client has read them.
+        """Send bytes unchanged, and wait until the client has read them.
 
-        If nothing has been answered, they are the answer to the handshake, or its beginning.
+        If the request has not been answered, they are the answer, or the beginning of it.
 
         Raises:
             ConnectionEndedError: the connection has ended.
@@ -222,7 +223,7 @@ class ServerConnection:
         await _written(self._peer.say_bytes(raw))
 
     def stop_reading(self) -> None:
-        """Read nothing more: what the client sends waits, and its pings and its close are not answered."""
+        """Stop reading: what the client sends waits, so its pings and its close are not answered."""
         self._peer.stop_reading()
 
     def read_on(self) -> None:
@@ -238,15 +239,15 @@ class ServerConnection:
     async def close(self, code: int | None = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection with a close frame, and wait until the client has closed it too.
 
-        Messages that still arrive are discarded. After 10 s without an answer, or if cancelled, the stream ends. Does
-        nothing but wait if either side has closed it before.
+        Messages that still arrive are discarded. After 10 s without an answer, or if cancelled, the stream ends. If
+        either side has closed the connection before, this only waits.
 
         Args:
-            code: any number of two bytes, those that must not be sent included; None for a frame without one.
+            code: any number of two bytes, even one that must not be sent; None for a close frame without a code.
             reason: cut to 123 bytes of UTF-8.
 
         Raises:
-            InvalidError: the code is no number of two bytes, or the reason cannot be encoded; nothing was done.
+            InvalidError: the code does not fit into two bytes, or UTF-8 cannot encode the reason; nothing was done.
         """
         try:
             payload = b"" if code is None else close_payload(code, reason)
@@ -269,7 +270,7 @@ class ServerConnection:
 
     @property
     def close_code(self) -> int | None:
-        """The code of the client's close frame, 1005 if it gave none; None as long as there was no such frame."""
+        """The code of the client's close frame, 1005 if it gave none; None before there was such a frame."""
         return self._peer.close_code
 
     @property
@@ -279,7 +280,7 @@ class ServerConnection:
 
     @property
     def error(self) -> ConnectionFailedError | None:
-        """What the client did wrong, if it did. Kind INTERNAL if it broke the protocol, UNAVAILABLE if it just left."""
+        """What the client did wrong, or None: kind INTERNAL if it broke the protocol, UNAVAILABLE if it just left."""
         return self._peer.error
 
     async def wait_closed(self) -> None:
