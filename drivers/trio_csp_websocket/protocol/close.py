@@ -10,6 +10,8 @@ from trio_csp_websocket.protocol.frames import ProtocolViolation, protocol_error
 from trio_csp_websocket.protocol.messages import utf_8
 
 MAX_REASON_BYTES: Final = 123
+SENDABLE_CODES: Final = "1000 to 1003, 1007 to 1014 or 3000 to 4999"
+"""The codes that `is_sendable` allows, as an error's text gives them."""
 
 
 def is_sendable(code: int) -> bool:
@@ -22,7 +24,7 @@ def check_close(code: object, reason: object) -> None:
     if isinstance(code, bool) or not isinstance(code, int):
         raise InvalidTypeError(f"code must be an int, not {code!r}")
     if not is_sendable(code):
-        raise InvalidError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {int(code)}")
+        raise InvalidError(f"code must be {SENDABLE_CODES}, not {int(code)}")
     if not isinstance(reason, str):
         raise InvalidTypeError(f"reason must be a str, not {reason!r}")
     if any(character in reason for character in "\r\n\0"):
