@@ -159,7 +159,7 @@ class Handshakes(trio.abc.Stream):
             return b""
         head, rest = answer
         self.connection = self._connection(self._opening.response.deflate)
-        self.connection.take_in(rest)
+        self.connection.feed(rest)
         return head
 
     def _connection(self, parameters: DeflateParameters | None) -> Connection:

@@ -207,7 +207,7 @@ class Connection:
             waited = await self.delivery.deliver()
             if self.decoder.paused:
                 await trio.lowlevel.checkpoint()
-                self.take_in(b"")
+                self.feed(b"")
                 self._end_delivery()
             elif self.ending is None:
                 await self._read_block(visited=waited)
@@ -345,11 +345,11 @@ class Connection:
             self._lose(str(error) or "the connection broke")
             return
         if block:
-            self.take_in(block)
+            self.feed(block)
         else:
             self._lose("the peer closed it without a close frame")
 
-    def take_in(self, block: bytes) -> None:
+    def feed(self, block: bytes) -> None:
         """Parse a block, act on its control frames, and deliver the messages there is room for."""
         controls = self.decoder.feed(block)
         # Before messages are delivered: what the consumer sends must not overtake the pongs.
@@ -360,12 +360,12 @@ class Connection:
             if opcode == PONG:
                 self.pings.answered(payload)
             elif opcode == CLOSE and self.ending is None:
-                self._take_in_close(payload)
+                self._peer_closed(payload)
         if self.decoder.violation is not None and self.ending is None:
             violation = self.decoder.violation
             self._fail(violation.code, violation.reason, failed_by_us(violation, asked=self.closing))
 
-    def _take_in_close(self, payload: bytes) -> None:
+    def _peer_closed(self, payload: bytes) -> None:
         code, reason = parse_close(payload)
         self._close_payload = payload
         self._move(State.CLOSED)
