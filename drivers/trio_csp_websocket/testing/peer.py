@@ -176,7 +176,7 @@ class Peer:
             if not self.messages.closed:
                 self.websocket.receive_data(data)
                 for event in self.websocket.events():
-                    await self._take_in(event)
+                    await self._handle(event)
         if self.accepted and not self.messages.closed:
             self.error = ConnectionFailedError(
                 "the client left without a close frame",
@@ -194,7 +194,7 @@ class Peer:
             with trio.CancelScope() as self._reading:
                 return bytes(await self._stream.receive_some())
 
-    async def _take_in(self, event: Event) -> None:
+    async def _handle(self, event: Event) -> None:
         match event:
             case TextMessage():
                 self._text.append(event.data)
