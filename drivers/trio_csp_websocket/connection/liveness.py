@@ -67,20 +67,22 @@ class Liveness:
         now = trio.current_time()
         read_deadline = self._read_deadline(now)
         silence_deadline = now + self._keepalive_seconds
-        asked = probed = busy = False
+        awaiting_pong = probed = busy = False
         sent = 0
         while now < read_deadline:
             if now >= silence_deadline:
                 # `busy` and `sent` are from one interval ago: were frames waiting, and has any byte been written since?
-                if asked and (not busy or self._transport.bytes_sent == sent):
-                    return await self._look(max_bytes, f"nothing for {self._keepalive_seconds:g} s after a ping")
+                if awaiting_pong and (not busy or self._transport.bytes_sent == sent):
+                    return await self._receive_or_fail(
+                        max_bytes, f"nothing for {self._keepalive_seconds:g} s after a ping"
+                    )
                 busy, sent = self._writer.busy, self._transport.bytes_sent
                 # A ping that is already queued will do. Ours would overtake it, and the pong would then seem to answer
                 # both.
                 if not probed and not self._writer.ping_waits:
                     self._writer.send_ping(self._pings.probe())
                     probed = True
-                asked = True
+                awaiting_pong = True
                 silence_deadline = now + self._keepalive_seconds
             with trio.move_on_at(min(read_deadline, silence_deadline)):
                 return await self._transport.receive_some(max_bytes)
@@ -105,9 +107,9 @@ class Liveness:
             self._grace_until = now + (now - read_deadline)
         elif now > self._grace_until:
             raise PeerStalledError(reason)
-        return await self._look(max_bytes, reason, until=self._grace_until)
+        return await self._receive_or_fail(max_bytes, reason, until=self._grace_until)
 
-    async def _look(self, max_bytes: int, reason: str, *, until: float = -math.inf) -> bytes:
+    async def _receive_or_fail(self, max_bytes: int, reason: str, *, until: float = -math.inf) -> bytes:
         """Return what has arrived, or raise `PeerStalledError`; wait no longer than ``until``.
 
         The socket may hold data that we were too busy to read, and the peer may only be able to send more once we have
