@@ -253,7 +253,7 @@ class Connection:
         for the transport to be closed. If cancelled, the transport is closed at once.
         """
         if trio.current_effective_deadline() == -math.inf:
-            await self.give_up(code, reason, asked=True)  # raises Cancelled
+            await self.give_up(code, reason, closing=True)  # raises Cancelled
         try:
             with trio.move_on_after(self._close_timeout_seconds):
                 self._stop_delivering()
@@ -266,13 +266,13 @@ class Connection:
                 await self.abort("it was closed, and the peer did not answer in time")
 
     @enable_ki_protection
-    async def give_up(self, code: int, reason: str = "", *, asked: bool = False) -> None:
+    async def give_up(self, code: int, reason: str = "", *, closing: bool = False) -> None:
         """Close the transport at once, even when cancelled; before that, try to send a close frame without waiting.
 
         Args:
             code: the code for the close frame.
             reason: the reason for the close frame.
-            asked: whether the user called `close`, so that the ending has no error.
+            closing: whether the user called `close`, so that the ending has no error.
 
         Raises:
             trio.Cancelled: the caller is cancelled; the connection is finished nevertheless.
@@ -282,7 +282,7 @@ class Connection:
                 await self.finished.wait()  # another task is in `give_up`, and does not wait for the network
         elif self.state is not State.FINISHED:
             was_open = self.state is State.OPEN
-            ending = lost("its block was cancelled", asked=asked or self.closing)
+            ending = lost("its block was cancelled", closing=closing or self.closing)
             self._move(State.GIVEN_UP)
             self._stop_delivering()
             self._end(ending)
@@ -308,7 +308,7 @@ class Connection:
         """End the connection if ``error``, raised by `Writer.send`, says that part of a frame may be on the wire."""
         if isinstance(error, WriteTimeoutError) and error.begun:
             how = f"a frame was {error}"
-            self._break(how, write_timed_out(how, asked=self.closing))
+            self._break(how, write_timed_out(how, closing=self.closing))
             await self._shut()
 
     async def _shake_hands(self, code: int, reason: str) -> None:
@@ -363,13 +363,13 @@ class Connection:
                 self._peer_closed(payload)
         if self.decoder.violation is not None and self.ending is None:
             violation = self.decoder.violation
-            self._fail(violation.code, violation.reason, failed_by_us(violation, asked=self.closing))
+            self._fail(violation.code, violation.reason, failed_by_us(violation, closing=self.closing))
 
     def _peer_closed(self, payload: bytes) -> None:
         code, reason = parse_close(payload)
         self._close_payload = payload
         self._move(State.CLOSED)
-        self._end(closed_by_peer(code, reason, asked=self.closing))
+        self._end(closed_by_peer(code, reason, closing=self.closing))
 
     def _stop_delivering(self) -> None:
         """Discard messages from now on; a reader that waits for room in the channel goes on."""
@@ -385,7 +385,7 @@ class Connection:
         self._end(ending)
 
     def _lose(self, how: str) -> None:
-        self._break(how, lost(how, asked=self.closing))
+        self._break(how, lost(how, closing=self.closing))
 
     def _break(self, how: str, ending: Ending) -> None:
         """End the connection where nothing more is to be written."""

@@ -24,9 +24,9 @@ class Ending(NamedTuple):
     error: ConnectionFailedError | None
 
 
-def closed_by_peer(code: int, reason: str, *, asked: bool) -> Ending:
-    """Return the ending after a close frame of the peer; ``asked`` if it answers ours."""
-    if asked or code in _CLEAN_CODES:
+def closed_by_peer(code: int, reason: str, *, closing: bool) -> Ending:
+    """Return the ending after a close frame of the peer; ``closing`` if it answers ours."""
+    if closing or code in _CLEAN_CODES:
         return Ending(code, reason, None)
     told = f": {reason}" if reason else ""
     return Ending(
@@ -34,9 +34,9 @@ def closed_by_peer(code: int, reason: str, *, asked: bool) -> Ending:
     )
 
 
-def failed_by_us(violation: ProtocolViolation, *, asked: bool) -> Ending:
-    """Return the ending after the peer broke the protocol or a limit; ``asked`` if we had closed before."""
-    if asked:
+def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:
+    """Return the ending after the peer broke the protocol or a limit; ``closing`` if we had closed before."""
+    if closing:
         return Ending(violation.code, violation.reason, None)
     error = ConnectionFailedError(
         f"the connection was failed with code {_name(violation.code)}: {violation.reason}",
@@ -47,10 +47,10 @@ def failed_by_us(violation: ProtocolViolation, *, asked: bool) -> Ending:
     return Ending(violation.code, violation.reason, error)
 
 
-def lost(how: str, *, asked: bool) -> Ending:
-    """Return the ending without a close frame of the peer; ``asked`` if we had closed before."""
+def lost(how: str, *, closing: bool) -> Ending:
+    """Return the ending without a close frame of the peer; ``closing`` if we had closed before."""
     code = CloseCode.ABNORMAL_CLOSURE
-    return Ending(code, "", None if asked else _unavailable(f"the connection was lost: {how}", code, ""))
+    return Ending(code, "", None if closing else _unavailable(f"the connection was lost: {how}", code, ""))
 
 
 def stalled(reason: str) -> Ending:
@@ -58,9 +58,9 @@ def stalled(reason: str) -> Ending:
     return _timed_out(CloseCode.INTERNAL_ERROR, reason, f"the peer has sent {reason}")
 
 
-def write_timed_out(how: str, *, asked: bool) -> Ending:
-    """Return the ending after a frame was not written in time; ``asked`` if we had closed before."""
-    return lost(how, asked=True) if asked else _timed_out(CloseCode.ABNORMAL_CLOSURE, "", how)
+def write_timed_out(how: str, *, closing: bool) -> Ending:
+    """Return the ending after a frame was not written in time; ``closing`` if we had closed before."""
+    return lost(how, closing=True) if closing else _timed_out(CloseCode.ABNORMAL_CLOSURE, "", how)
 
 
 def _timed_out(code: int, reason: str, how: str) -> Ending:

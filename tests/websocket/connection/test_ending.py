@@ -37,12 +37,12 @@ def error_of(error: ConnectionFailedError | None) -> ConnectionFailedError:
 
 @pytest.mark.parametrize("code", [1000, 1001, 1005])
 def test_a_peer_that_has_finished_is_no_error(code: int) -> None:
-    assert closed_by_peer(code, "done", asked=False) == (code, "done", None)
+    assert closed_by_peer(code, "done", closing=False) == (code, "done", None)
 
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
 def test_a_peers_error_code_is_an_unavailable_error(code: int) -> None:
-    ending = closed_by_peer(code, "why", asked=False)
+    ending = closed_by_peer(code, "why", closing=False)
     error = error_of(ending.error)
     assert (ending.code, ending.reason) == (code, "why")
     assert error.kind is Kind.UNAVAILABLE
@@ -54,19 +54,19 @@ def test_a_peers_error_code_is_an_unavailable_error(code: int) -> None:
 
 @pytest.mark.parametrize("code", [1000, 1002, 1011, 4000])
 def test_any_answer_to_our_close_is_no_error(code: int) -> None:
-    assert closed_by_peer(code, "why", asked=True) == (code, "why", None)
+    assert closed_by_peer(code, "why", closing=True) == (code, "why", None)
 
 
 def test_the_text_names_a_known_code_and_a_reason_if_there_is_one() -> None:
-    known = error_of(closed_by_peer(1013, "", asked=False).error)
+    known = error_of(closed_by_peer(1013, "", closing=False).error)
     assert str(known) == "the peer closed the connection with code 1013 (TRY_AGAIN_LATER)"
-    private = error_of(closed_by_peer(4000, "go", asked=False).error)
+    private = error_of(closed_by_peer(4000, "go", closing=False).error)
     assert str(private) == "the peer closed the connection with code 4000: go"
 
 
 @pytest.mark.parametrize("code", [CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_PAYLOAD, CloseCode.MESSAGE_TOO_BIG])
 def test_our_verdict_is_an_internal_error_and_not_retryable(code: CloseCode) -> None:
-    ending = failed_by_us(ProtocolViolation(code, "bad"), asked=False)
+    ending = failed_by_us(ProtocolViolation(code, "bad"), closing=False)
     error = error_of(ending.error)
     assert (ending.code, ending.reason) == (code, "bad")
     assert error.kind is Kind.INTERNAL
@@ -77,11 +77,11 @@ def test_our_verdict_is_an_internal_error_and_not_retryable(code: CloseCode) -> 
 
 def test_our_verdict_after_our_close_is_no_error() -> None:
     violation = ProtocolViolation(CloseCode.PROTOCOL_ERROR, "bad")
-    assert failed_by_us(violation, asked=True) == (1002, "bad", None)
+    assert failed_by_us(violation, closing=True) == (1002, "bad", None)
 
 
 def test_a_lost_connection_is_1006_unavailable_and_retryable() -> None:
-    ending = lost("reset", asked=False)
+    ending = lost("reset", closing=False)
     error = error_of(ending.error)
     assert (ending.code, ending.reason) == (1006, "")
     assert error.kind is Kind.UNAVAILABLE
@@ -91,7 +91,7 @@ def test_a_lost_connection_is_1006_unavailable_and_retryable() -> None:
 
 
 def test_a_connection_lost_after_our_close_is_no_error() -> None:
-    assert lost("reset", asked=True) == (1006, "", None)
+    assert lost("reset", closing=True) == (1006, "", None)
 
 
 def test_a_peer_that_stalled_is_told_so_with_1011_and_is_a_retryable_timeout() -> None:
@@ -106,7 +106,7 @@ def test_a_peer_that_stalled_is_told_so_with_1011_and_is_a_retryable_timeout() -
 
 
 def test_a_write_that_timed_out_is_1006_and_a_retryable_timeout() -> None:
-    ending = write_timed_out("it was not written within 2 s", asked=False)
+    ending = write_timed_out("it was not written within 2 s", closing=False)
     error = error_of(ending.error)
     assert (ending.code, ending.reason) == (1006, "")
     assert type(error) is ConnectionTimeoutError
@@ -117,14 +117,14 @@ def test_a_write_that_timed_out_is_1006_and_a_retryable_timeout() -> None:
 
 
 def test_a_write_that_timed_out_after_our_close_is_no_error() -> None:
-    assert write_timed_out("it was not written within 2 s", asked=True) == (1006, "", None)
+    assert write_timed_out("it was not written within 2 s", closing=True) == (1006, "", None)
 
 
 def test_only_timeouts_are_timeout_errors() -> None:
     for ending in (
-        closed_by_peer(1011, "", asked=False),
-        failed_by_us(ProtocolViolation(CloseCode.PROTOCOL_ERROR, ""), asked=False),
-        lost("", asked=False),
+        closed_by_peer(1011, "", closing=False),
+        failed_by_us(ProtocolViolation(CloseCode.PROTOCOL_ERROR, ""), closing=False),
+        lost("", closing=False),
     ):
         assert type(ending.error) is ConnectionFailedError
 
@@ -132,10 +132,10 @@ def test_only_timeouts_are_timeout_errors() -> None:
 def test_codes_in_details_are_plain_ints() -> None:
     for ending in (
         stalled("nothing"),
-        write_timed_out("late", asked=False),
-        closed_by_peer(CloseCode.INTERNAL_ERROR, "", asked=False),
-        failed_by_us(ProtocolViolation(CloseCode.PROTOCOL_ERROR, ""), asked=False),
-        lost("", asked=False),
+        write_timed_out("late", closing=False),
+        closed_by_peer(CloseCode.INTERNAL_ERROR, "", closing=False),
+        failed_by_us(ProtocolViolation(CloseCode.PROTOCOL_ERROR, ""), closing=False),
+        lost("", closing=False),
     ):
         details = error_of(ending.error).details
         assert details is not None
