@@ -1,4 +1,7 @@
-"""How a connection ended: close code, reason, and an error unless it ended as it should."""
+"""How a connection ended: close code, reason, and an error unless it ended as it should.
+
+``closing`` says whether we had begun to close the connection before it ended: then the ending has no error.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class Ending(NamedTuple):
 
 
 def closed_by_peer(code: int, reason: str, *, closing: bool) -> Ending:
-    """Return the ending after a close frame of the peer; ``closing`` if it answers ours."""
+    """Return the ending after a close frame of the peer."""
     if closing or code in _CLEAN_CODES:
         return Ending(code, reason, None)
     told = f": {reason}" if reason else ""
@@ -35,7 +38,7 @@ def closed_by_peer(code: int, reason: str, *, closing: bool) -> Ending:
 
 
 def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:
-    """Return the ending after the peer broke the protocol or a limit; ``closing`` if we had closed before."""
+    """Return the ending after the peer broke the protocol or a limit."""
     if closing:
         return Ending(violation.code, violation.reason, None)
     error = ConnectionFailedError(
@@ -48,7 +51,7 @@ def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:
 
 
 def lost(how: str, *, closing: bool) -> Ending:
-    """Return the ending without a close frame of the peer; ``closing`` if we had closed before."""
+    """Return the ending without a close frame of the peer."""
     code = CloseCode.ABNORMAL_CLOSURE
     return Ending(code, "", None if closing else _unavailable(f"the connection was lost: {how}", code, ""))
 
@@ -59,7 +62,7 @@ def stalled(reason: str) -> Ending:
 
 
 def write_timed_out(how: str, *, closing: bool) -> Ending:
-    """Return the ending after a frame was not written in time; ``closing`` if we had closed before."""
+    """Return the ending after a frame was not written in time."""
     return lost(how, closing=True) if closing else _timed_out(CloseCode.ABNORMAL_CLOSURE, "", how)
 
 
