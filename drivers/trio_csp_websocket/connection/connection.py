@@ -306,7 +306,7 @@ class Connection:
     @enable_ki_protection
     async def send_failed(self, error: Exception) -> None:
         """End the connection if ``error``, raised by `Writer.send`, says that part of a frame may be on the wire."""
-        if isinstance(error, WriteTimeoutError) and error.begun:
+        if isinstance(error, WriteTimeoutError) and error.started:
             how = f"a frame was {error}"
             self._break(how, write_timed_out(how, closing=self.closing))
             await self._shut()

@@ -1,7 +1,7 @@
 """The one place where a connection's frames are written, so that no frame is cut in two, and messages keep their order.
 
 A send writes its frame to the socket at once, if no frame is ahead of it and the system takes it. Otherwise the frame
-is queued, and a task writes it; the task exists while there is something to write. A frame has *begun* once it is
+is queued, and a task writes it; the task exists while there is something to write. A frame has *started* once it is
 encoded: from then on it is written to its end, even if the task that sent it is cancelled. A send that is cancelled
 before that leaves the queue, and nothing of it is sent.
 
@@ -38,22 +38,22 @@ _COALESCED_BYTES = 64 * 1024
 class _Outgoing:
     """A frame that a task waits to have written."""
 
-    __slots__ = ("begun", "done", "failure", "opcode", "payload")
+    __slots__ = ("done", "failure", "opcode", "payload", "started")
 
-    def __init__(self, opcode: int, payload: bytes, *, begun: bool = False) -> None:
+    def __init__(self, opcode: int, payload: bytes, *, started: bool = False) -> None:
         self.opcode = opcode
         self.payload = payload
-        self.begun = begun
+        self.started = started
         self.done = trio.Event()
         self.failure: Exception | None = None
 
 
 class WriteTimeoutError(Exception):
-    """A send took longer than its timeout. If it had ``begun``, part of its frame may be on the wire."""
+    """A send took longer than its timeout. If it had ``started``, part of its frame may be on the wire."""
 
-    def __init__(self, *, begun: bool, seconds: float) -> None:
-        super().__init__(f"not {'written' if begun else 'begun'} within {seconds:g} s (write_timeout)")
-        self.begun = begun
+    def __init__(self, *, started: bool, seconds: float) -> None:
+        super().__init__(f"not {'written' if started else 'begun'} within {seconds:g} s (write_timeout)")
+        self.started = started
 
 
 class Writer:
@@ -67,11 +67,11 @@ class Writer:
     """
 
     __slots__ = (
-        "_begun",
         "_close",
-        "_close_begun",
+        "_close_started",
         "_failure",
         "_idle",
+        "_in_flight",
         "_line",
         "_nursery",
         "_open",
@@ -99,11 +99,11 @@ class Writer:
         self._ping: bytes | None = None
         self._pongs: list[bytes] = []
         self._close: bytes | None = None
-        self._close_begun = False
+        self._close_started = False
         # What a synchronous write left over, to be written before anything else.
         self._rest: memoryview | None = None
         # The frames that the task is writing, or that `_rest` belongs to.
-        self._begun: list[_Outgoing] = []
+        self._in_flight: list[_Outgoing] = []
         # Whether the task is inside a write.
         self._writing = False
         # Whether the task exists; it may not have run yet.
@@ -122,7 +122,7 @@ class Writer:
     async def send(self, opcode: int, payload: bytes | bytearray | memoryview) -> None:
         """Write a data frame or a ping, waiting until it is written.
 
-        If cancelled before the frame has begun, nothing of it is sent; if later, all of it is.
+        If cancelled before the frame has started, nothing of it is sent; if later, all of it is.
 
         Raises:
             trio.BrokenResourceError: the connection broke before all of the frame was written.
@@ -138,8 +138,8 @@ class Writer:
                 if csp.visit_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return
-            outgoing = _Outgoing(opcode, b"", begun=True)
-            self._begun.append(outgoing)
+            outgoing = _Outgoing(opcode, b"", started=True)
+            self._in_flight.append(outgoing)
         else:
             outgoing = _Outgoing(opcode, bytes(payload))
             self._line[outgoing] = None
@@ -151,7 +151,7 @@ class Writer:
             # Still queued if it timed out, was cancelled, or was interrupted by the keyboard.
             self._line.pop(outgoing, None)
         if not outgoing.done.is_set():
-            raise WriteTimeoutError(begun=outgoing.begun, seconds=self._timeout_seconds)
+            raise WriteTimeoutError(started=outgoing.started, seconds=self._timeout_seconds)
         if outgoing.failure is not None:
             # A copy: the original must not collect the tracebacks of every send that failed.
             raise type(outgoing.failure)(*outgoing.failure.args)
@@ -214,8 +214,8 @@ class Writer:
             return
         self._failure = failure
         self._open = False
-        waiting = [*self._begun, *self._line]
-        self._begun.clear()
+        waiting = [*self._in_flight, *self._line]
+        self._in_flight.clear()
         self._line.clear()
         self._ping = None
         self._pongs.clear()
@@ -261,7 +261,7 @@ class Writer:
             or bool(self._line)
             or self._ping is not None
             or bool(self._pongs)
-            or (self._close is not None and not self._close_begun)
+            or (self._close is not None and not self._close_started)
         )
 
     @property
@@ -280,13 +280,13 @@ class Writer:
         self._pongs.clear()
         while self._line and size < _COALESCED_BYTES:
             outgoing, _ = self._line.popitem(last=False)
-            outgoing.begun = True
-            self._begun.append(outgoing)
+            outgoing.started = True
+            self._in_flight.append(outgoing)
             frames.append(self.encoder.encode(outgoing.opcode, outgoing.payload))
             size += len(frames[-1])
-        if self._close is not None and not self._close_begun and not self._line:
+        if self._close is not None and not self._close_started and not self._line:
             frames.append(self._close)
-            self._close_begun = True
+            self._close_started = True
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _write_now(self, frames: bytes) -> bool:
@@ -302,12 +302,12 @@ class Writer:
         return False
 
     def _written(self) -> None:
-        """Note that all frames that had begun are written, and wake their tasks."""
+        """Note that all frames in flight are written, and wake their tasks."""
         self._rest = None
         self._writing = False
-        for outgoing in self._begun:
+        for outgoing in self._in_flight:
             outgoing.done.set()
-        self._begun.clear()
+        self._in_flight.clear()
 
     def _became_idle(self) -> None:
         if self._idle is not None:

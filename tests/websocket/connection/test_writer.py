@@ -728,7 +728,7 @@ async def test_a_send_that_is_not_written_in_time_says_that_it_had_begun(
     with pytest.raises(WriteTimeoutError) as caught:
         await writer.send(TEXT, b"data")
     assert trio.current_time() == 0.5
-    assert caught.value.begun
+    assert caught.value.started
     assert str(caught.value) == "not written within 0.5 s (write_timeout)"
     # What becomes of the connection is not decided here.
     assert writer.busy
@@ -745,7 +745,7 @@ async def test_a_send_that_does_not_begin_in_time_leaves_the_line(
     await wait_all_tasks_blocked()
     with pytest.raises(WriteTimeoutError) as caught:
         await writer.send(TEXT, b"late")
-    assert not caught.value.begun
+    assert not caught.value.started
     assert str(caught.value) == "not begun within 2 s (write_timeout)"
     assert writer.encoder.messages_sent == 0
     _, outcome = later(nursery, sending(writer, b"in time"))
