@@ -72,11 +72,11 @@ class Writer:
         "_failure",
         "_idle",
         "_in_flight",
-        "_line",
         "_nursery",
         "_open",
         "_ping",
         "_pongs",
+        "_queue",
         "_rest",
         "_timeout_seconds",
         "_transport",
@@ -94,7 +94,7 @@ class Writer:
         self._nursery = nursery
         self._timeout_seconds = timeout_seconds
         # In the order of the calls; a dict, because any of them may be cancelled.
-        self._line: OrderedDict[_Outgoing, None] = OrderedDict()
+        self._queue: OrderedDict[_Outgoing, None] = OrderedDict()
         # Encoded control frames that are not written yet: the ping of keepalive, pongs, the close frame.
         self._ping: bytes | None = None
         self._pongs: list[bytes] = []
@@ -142,14 +142,14 @@ class Writer:
             self._in_flight.append(outgoing)
         else:
             outgoing = _Outgoing(opcode, bytes(payload))
-            self._line[outgoing] = None
+            self._queue[outgoing] = None
         self._work()
         try:
             with trio.move_on_after(self._timeout_seconds):
                 await outgoing.done.wait()
         finally:
             # Still queued if it timed out, was cancelled, or was interrupted by the keyboard.
-            self._line.pop(outgoing, None)
+            self._queue.pop(outgoing, None)
         if not outgoing.done.is_set():
             raise WriteTimeoutError(started=outgoing.started, seconds=self._timeout_seconds)
         if outgoing.failure is not None:
@@ -180,7 +180,7 @@ class Writer:
             self._write_controls()
 
     def _write_controls(self) -> None:
-        if self._transport.synchronous and not self._writing and self._rest is None and not self._line:
+        if self._transport.synchronous and not self._writing and self._rest is None and not self._queue:
             # No data frame waits here, only control frames.
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 self._write_now(self._next_frames())
@@ -214,9 +214,9 @@ class Writer:
             return
         self._failure = failure
         self._open = False
-        waiting = [*self._in_flight, *self._line]
+        waiting = [*self._in_flight, *self._queue]
         self._in_flight.clear()
-        self._line.clear()
+        self._queue.clear()
         self._ping = None
         self._pongs.clear()
         self._rest = None
@@ -258,7 +258,7 @@ class Writer:
             self._writing
             or self._transport.pending
             or self._rest is not None
-            or bool(self._line)
+            or bool(self._queue)
             or self._ping is not None
             or bool(self._pongs)
             or (self._close is not None and not self._close_started)
@@ -267,7 +267,7 @@ class Writer:
     @property
     def ping_waits(self) -> bool:
         """Whether a ping of a user's is queued."""
-        return any(outgoing.opcode == PING for outgoing in self._line)
+        return any(outgoing.opcode == PING for outgoing in self._queue)
 
     def _next_frames(self) -> bytes:
         """Take the next frames out of the queue, as many as are worth one system call, and encode them."""
@@ -278,13 +278,13 @@ class Writer:
             self._ping = None
         frames += self._pongs
         self._pongs.clear()
-        while self._line and size < _COALESCED_BYTES:
-            outgoing, _ = self._line.popitem(last=False)
+        while self._queue and size < _COALESCED_BYTES:
+            outgoing, _ = self._queue.popitem(last=False)
             outgoing.started = True
             self._in_flight.append(outgoing)
             frames.append(self.encoder.encode(outgoing.opcode, outgoing.payload))
             size += len(frames[-1])
-        if self._close is not None and not self._close_started and not self._line:
+        if self._close is not None and not self._close_started and not self._queue:
             frames.append(self._close)
             self._close_started = True
         return frames[0] if len(frames) == 1 else b"".join(frames)
