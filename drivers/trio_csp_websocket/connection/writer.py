@@ -78,9 +78,9 @@ class Writer:
         "_pongs",
         "_queue",
         "_rest",
+        "_task_exists",
         "_timeout_seconds",
         "_transport",
-        "_working",
         "_writing",
         "encoder",
     )
@@ -90,7 +90,7 @@ class Writer:
     ) -> None:
         self.encoder = encoder
         self._transport = transport
-        transport.on_pending = self._work
+        transport.on_pending = self._ensure_task
         self._nursery = nursery
         self._timeout_seconds = timeout_seconds
         # In the order of the calls; a dict, because any of them may be cancelled.
@@ -107,14 +107,14 @@ class Writer:
         # Whether the task is inside a write.
         self._writing = False
         # Whether the task exists; it may not have run yet.
-        self._working = False
+        self._task_exists = False
         # Set when there is nothing left to write; None while no task waits for that.
         self._idle: trio.Event | None = None
         self._failure: Exception | None = None
         # Whether data frames and pings are still accepted.
         self._open = True
         if transport.pending:
-            self._work()
+            self._ensure_task()
 
     # Handing frames over ---------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class Writer:
         if not self._open:
             await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
-        if self._transport.synchronous and not self._working:
+        if self._transport.synchronous and not self._task_exists:
             if self._write_now(self.encoder.encode(opcode, payload)):
                 if csp.visit_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
@@ -143,7 +143,7 @@ class Writer:
         else:
             outgoing = _Outgoing(opcode, bytes(payload))
             self._queue[outgoing] = None
-        self._work()
+        self._ensure_task()
         try:
             with trio.move_on_after(self._timeout_seconds):
                 await outgoing.done.wait()
@@ -185,7 +185,7 @@ class Writer:
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 self._write_now(self._next_frames())
         if self.busy:
-            self._work()
+            self._ensure_task()
 
     def refuse(self) -> None:
         """Accept no more data frames and pings; those already queued are still written."""
@@ -228,10 +228,10 @@ class Writer:
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _ensure_task(self) -> None:
         """Start the task that writes, unless there is one."""
-        if not self._working:
-            self._working = True
+        if not self._task_exists:
+            self._task_exists = True
             self._nursery.start_soon(self._write, name="csp.websocket writer")
 
     @enable_ki_protection
@@ -248,7 +248,7 @@ class Writer:
             # Part of a frame may be written, and no task is left to write the rest.
             self.fail(trio.ClosedResourceError("the connection's block was cancelled"))
             raise
-        self._working = False
+        self._task_exists = False
         self._became_idle()
 
     @property
