@@ -67,13 +67,13 @@ class Writer:
     """
 
     __slots__ = (
-        "_close",
+        "_accepting",
+        "_close_frame",
         "_close_started",
         "_failure",
         "_idle",
         "_in_flight",
         "_nursery",
-        "_open",
         "_ping",
         "_pongs",
         "_queue",
@@ -98,7 +98,7 @@ class Writer:
         # Encoded control frames that are not written yet: the ping of keepalive, pongs, the close frame.
         self._ping: bytes | None = None
         self._pongs: list[bytes] = []
-        self._close: bytes | None = None
+        self._close_frame: bytes | None = None
         self._close_started = False
         # What a synchronous write left over, to be written before anything else.
         self._rest: memoryview | None = None
@@ -112,7 +112,7 @@ class Writer:
         self._idle: trio.Event | None = None
         self._failure: Exception | None = None
         # Whether data frames and pings are still accepted.
-        self._open = True
+        self._accepting = True
         if transport.pending:
             self._ensure_task()
 
@@ -130,7 +130,7 @@ class Writer:
             WriteTimeoutError: it took longer than the timeout.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._open:
+        if not self._accepting:
             await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
         if self._transport.synchronous and not self._task_exists:
@@ -159,14 +159,14 @@ class Writer:
     @enable_ki_protection
     def send_ping(self, payload: bytes) -> None:
         """Write or queue a ping of keepalive, replacing one that is queued; never waits, and never fails."""
-        if self._failure is None and self._close is None:
+        if self._failure is None and self._close_frame is None:
             self._ping = self.encoder.encode(PING, payload)
             self._write_controls()
 
     @enable_ki_protection
     def send_pongs(self, payloads: list[bytes]) -> None:
         """Write or queue the answers to pings, in order, and drop the oldest if too many wait; never waits or fails."""
-        if payloads and self._failure is None and self._close is None:
+        if payloads and self._failure is None and self._close_frame is None:
             pongs = [self.encoder.encode(PONG, payload) for payload in payloads[-MAX_WAITING_PONGS:]]
             self._pongs = [*self._pongs, *pongs][-MAX_WAITING_PONGS:]
             self._write_controls()
@@ -174,9 +174,9 @@ class Writer:
     @enable_ki_protection
     def send_close(self, frame: bytes) -> None:
         """Write or queue an encoded close frame, and accept no frame after it; never waits, and never fails."""
-        if self._failure is None and self._close is None:
-            self._close = frame
-            self._open = False
+        if self._failure is None and self._close_frame is None:
+            self._close_frame = frame
+            self._accepting = False
             self._write_controls()
 
     def _write_controls(self) -> None:
@@ -189,13 +189,13 @@ class Writer:
 
     def refuse(self) -> None:
         """Accept no more data frames and pings; those already queued are still written."""
-        self._open = False
+        self._accepting = False
 
     @enable_ki_protection
     async def send_last(self, frame: bytes) -> None:
         """Try to write a close frame without waiting, on a connection that is given up; drop all queued frames."""
         between_frames = not self._writing and self._rest is None
-        usable = self._failure is None and self._close is None and between_frames
+        usable = self._failure is None and self._close_frame is None and between_frames
         self.fail(trio.ClosedResourceError("the connection was given up"))
         if usable:
             await self._transport.send_last(frame)
@@ -213,7 +213,7 @@ class Writer:
         if self._failure is not None:
             return
         self._failure = failure
-        self._open = False
+        self._accepting = False
         waiting = [*self._in_flight, *self._queue]
         self._in_flight.clear()
         self._queue.clear()
@@ -261,7 +261,7 @@ class Writer:
             or bool(self._queue)
             or self._ping is not None
             or bool(self._pongs)
-            or (self._close is not None and not self._close_started)
+            or (self._close_frame is not None and not self._close_started)
         )
 
     @property
@@ -284,8 +284,8 @@ class Writer:
             self._in_flight.append(outgoing)
             frames.append(self.encoder.encode(outgoing.opcode, outgoing.payload))
             size += len(frames[-1])
-        if self._close is not None and not self._close_started and not self._queue:
-            frames.append(self._close)
+        if self._close_frame is not None and not self._close_started and not self._queue:
+            frames.append(self._close_frame)
             self._close_started = True
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
