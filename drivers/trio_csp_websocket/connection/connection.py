@@ -125,9 +125,9 @@ class Connection:
         "__weakref__",
         "_close_payload",
         "_close_timeout_seconds",
-        "_handshaking",
         "_liveness",
         "_nursery",
+        "_sending_close",
         "closing",
         "decoder",
         "delivery",
@@ -180,7 +180,7 @@ class Connection:
         # What `read` will return.
         self._close_payload: bytes | None = None
         # Around the sending of our close frame. Cancelled when there is nothing left to wait for.
-        self._handshaking = trio.CancelScope()
+        self._sending_close = trio.CancelScope()
 
     def _move(self, state: State) -> None:
         assert state in _MOVES[self.state], f"{self.state} -> {state}"
@@ -229,17 +229,17 @@ class Connection:
                 if self.state is not State.LOST:
                     await self.writer.flush()
                     if self.state is State.FAILED:
-                        await self._hear_out()
+                        await self._wait_for_silence()
                     await self.transport.send_eof()
                     while await self.transport.receive_some(_MIN_READ_BYTES):
                         pass
-        await self._shut()
+        await self._close_transport()
 
     async def write_close(self, frame: bytes) -> None:
         """Write a close frame of ours, or have it written, without waiting for the network."""
         if self.state is State.GIVEN_UP:
             await self.writer.send_last(frame)
-            self._handshaking.cancel()
+            self._sending_close.cancel()
         else:
             self.writer.send_close(frame)
 
@@ -259,7 +259,7 @@ class Connection:
                 self._stop_delivering()
                 if self.state is State.OPEN:
                     self._move(State.CLOSING)
-                    await self._shake_hands(code, reason)
+                    await self._send_close_frame(code, reason)
                 await self.finished.wait()
         finally:
             if not self.finished.is_set():
@@ -287,8 +287,8 @@ class Connection:
             self._stop_delivering()
             self._end(ending)
             if was_open:
-                self._handshaking.shield = True
-                await self._shake_hands(code, reason)
+                self._sending_close.shield = True
+                await self._send_close_frame(code, reason)
             await self.abort("it was given up")
         await trio.lowlevel.checkpoint()
 
@@ -301,20 +301,20 @@ class Connection:
         """
         self._stop_delivering()
         self._lose(how)
-        await self._shut()
+        await self._close_transport()
 
     @enable_ki_protection
-    async def send_failed(self, error: Exception) -> None:
+    async def end_if_partly_written(self, error: Exception) -> None:
         """End the connection if ``error``, raised by `Writer.send`, says that part of a frame may be on the wire."""
         if isinstance(error, WriteTimeoutError) and error.started:
             how = f"a frame was {error}"
             self._break(how, write_timed_out(how, closing=self.closing))
-            await self._shut()
+            await self._close_transport()
 
-    async def _shake_hands(self, code: int, reason: str) -> None:
+    async def _send_close_frame(self, code: int, reason: str) -> None:
         """Send our close frame, by `send_close` if the role has set it."""
         self.closing = True
-        with self._handshaking:
+        with self._sending_close:
             if self.send_close is not None:
                 await self.send_close(code, reason)
             else:
@@ -408,7 +408,7 @@ class Connection:
         if self.ending is not None and (not self.decoder.paused or self.delivery.stopped):
             self.delivery.end(self.ending.error, self._nursery)
 
-    async def _hear_out(self) -> None:
+    async def _wait_for_silence(self) -> None:
         """Read until the peer stops sending: before that, it might see the end of our direction and miss the frame."""
         while True:
             with trio.move_on_after(_SILENCE_SECONDS) as listening:
@@ -417,7 +417,7 @@ class Connection:
             if listening.cancelled_caught:
                 return
 
-    async def _shut(self) -> None:
+    async def _close_transport(self) -> None:
         if self.state is not State.FINISHED:
             self._move(State.FINISHED)
         self.writer.fail(trio.ClosedResourceError("the connection is closed"))
@@ -427,4 +427,4 @@ class Connection:
             await self.transport.aclose()
         finally:
             self.finished.set()
-            self._handshaking.cancel()
+            self._sending_close.cancel()

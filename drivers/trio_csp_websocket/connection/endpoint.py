@@ -99,7 +99,7 @@ class Endpoint:
         try:
             await self._connection.writer.send(opcode, payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
-            await self._connection.send_failed(error)
+            await self._connection.end_if_partly_written(error)
             raise self._failure("sending failed", error, retryable=False) from self.error or error
 
     async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
@@ -136,7 +136,7 @@ class Endpoint:
         except BaseException as error:
             pings.take_back(answer)
             if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | WriteTimeoutError):
-                await self._connection.send_failed(error)
+                await self._connection.end_if_partly_written(error)
                 raise self._failure("ping failed", error, retryable=True) from self.error or error
             raise
         return answer

@@ -233,7 +233,7 @@ async def test_a_pong_does_not_take_the_place_of_the_last_close_frame(autojump_c
         # A ping is read while the connection is being given up.
         connection.state = State.GIVEN_UP
         connection.feed(frame(PING, b""))
-        assert not connection._handshaking.cancel_called
+        assert not connection._sending_close.cancel_called
         connection.state = State.OPEN
     assert [received.opcode for received in server.frames] == [CLOSE]
 
