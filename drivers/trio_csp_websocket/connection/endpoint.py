@@ -134,7 +134,7 @@ class Endpoint:
         try:
             await self._connection.writer.send(PING, data)
         except BaseException as error:
-            pings.take_back(answer)
+            pings.forget(answer)
             if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | WriteTimeoutError):
                 await self._connection.end_if_partly_written(error)
                 raise self._failure("ping failed", error, retryable=True) from self.error or error

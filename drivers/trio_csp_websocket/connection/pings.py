@@ -54,7 +54,7 @@ class Pings:
         self._outstanding.append(_Ping(payload, trio.current_time(), answer))
         return answer
 
-    def take_back(self, answer: csp.Channel[float]) -> None:
+    def forget(self, answer: csp.Channel[float]) -> None:
         """Forget a ping that was not sent after all."""
         self._outstanding = [ping for ping in self._outstanding if ping.answer is not answer]
 

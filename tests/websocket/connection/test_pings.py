@@ -76,8 +76,8 @@ async def test_a_second_pong_for_a_ping_changes_nothing(autojump_clock: MockCloc
 async def test_a_ping_that_is_taken_back_is_forgotten(autojump_clock: MockClock) -> None:
     pings = Pings()
     first, second = pings.sent(b"x"), pings.sent(b"x")
-    pings.take_back(first)
-    pings.take_back(first)
+    pings.forget(first)
+    pings.forget(first)
     assert len(pings) == 1
     pings.answered(b"x")
     assert answered(first, second) == [False, True]
