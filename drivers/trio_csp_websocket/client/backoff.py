@@ -63,11 +63,11 @@ class Backoff:
         self.bound_seconds = min_seconds
         """The bound of the next delay."""
 
-    def next_delay(self, asked_seconds: float = 0.0) -> float:
+    def next_delay(self, retry_after_seconds: float = 0.0) -> float:
         """Return the next delay in seconds: what the server asked for, plus a random time up to the bound."""
         jitter = self._chance.uniform(0, self.bound_seconds)
         self.bound_seconds = min(self._max_seconds, 2 * self.bound_seconds)
-        return asked_seconds + jitter
+        return retry_after_seconds + jitter
 
     def attempt_ended(self, lasted_seconds: float) -> None:
         """Note the end of an attempt. It has failed, unless its connection lasted longer than the bound.
@@ -97,10 +97,10 @@ def retry_after(error: Error | None, now: datetime) -> float:
     if not isinstance(headers, Mapping):
         return 0.0
     named = cast("Mapping[str, str]", headers)
-    asked = named.get("retry-after", "").strip(" \t")
-    if re.fullmatch(r"[0-9]{1,10}", asked):
-        return float(asked)
-    until = _http_date(asked)
+    header = named.get("retry-after", "").strip(" \t")
+    if re.fullmatch(r"[0-9]{1,10}", header):
+        return float(header)
+    until = _http_date(header)
     if until is None:
         return 0.0
     return max(0.0, (until - (_http_date(named.get("date", "")) or now)).total_seconds())
