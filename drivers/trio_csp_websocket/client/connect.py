@@ -108,7 +108,7 @@ class Connecting:
         self._caller_nursery = nursery
         self._dial = dial or dial_server
         self._used = False
-        self._reached: Handshakes | None = None
+        self._handshakes: Handshakes | None = None
         self._connection: Connection
 
     def __repr__(self) -> str:
@@ -151,16 +151,16 @@ class Connecting:
             raise self._timed_out() from None
         except ConnectionFailedError as error:
             await self._background.__aexit__(None, None, None)
-            raise self._about_url(error) from error.__cause__
+            raise self._with_url(error) from error.__cause__
         except BaseException:
             await self._background.__aexit__(None, None, None)
             raise
 
     def _timed_out(self) -> ConnectionFailedError:
-        if self._reached is None:
+        if self._handshakes is None:
             waited_for = "the server was not reached"
-        elif self._reached.refusal is not None:
-            return self._about_url(self._reached.refusal)
+        elif self._handshakes.refusal is not None:
+            return self._with_url(self._handshakes.refusal)
         else:
             waited_for = "the server did not answer the handshake"
         return ConnectionTimeoutError(
@@ -170,11 +170,11 @@ class Connecting:
             details={"url": self._target.url},
         )
 
-    def _about_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
+    def _with_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
         """Return an error of dialling or of the handshake, with the URL added to its text and details."""
-        told = wrap(error, f"cannot connect to {self._target.url}")
-        told.details = {"url": self._target.url, **(error.details or {})}
-        return told
+        described = wrap(error, f"cannot connect to {self._target.url}")
+        described.details = {"url": self._target.url, **(error.details or {})}
+        return described
 
     def _check_allowed(self) -> None:
         """Check the security policies: for each connection, before any I/O."""
@@ -188,7 +188,7 @@ class Connecting:
     async def _open(self) -> Client:
         """Connect and shake hands."""
         transport = await self._dial(self._target, self._options)
-        handshakes = self._reached = Handshakes(transport, self._options, self._nursery)
+        handshakes = self._handshakes = Handshakes(transport, self._options, self._nursery)
         headers = list(self._options.headers)
         credentials = self._target.authorization
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
@@ -198,7 +198,7 @@ class Connecting:
         except BaseException:
             await handshakes.abort()
             raise
-        self._reached = None
+        self._handshakes = None
         return Client(self._connection, self._target.url, subprotocol, head)
 
     @enable_ki_protection
