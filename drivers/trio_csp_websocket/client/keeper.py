@@ -117,7 +117,7 @@ class Keeper:
             cause = error
         finally:
             self.channel.close(cause)
-            self._tell(State("closed", self.state.attempt, cause))
+            self._set_state(State("closed", self.state.attempt, cause))
             self.states.close()
             self.ended.set()
             self.changed.set()
@@ -127,7 +127,7 @@ class Keeper:
         while not self.channel.closed:
             self._attempts += 1
             attempt = self._backoff.failures + 1
-            self._tell(State("connecting", attempt))
+            self._set_state(State("connecting", attempt))
             self._lasted_seconds = 0.0
             error: Error | None = None
             code: int | None = None
@@ -145,7 +145,7 @@ class Keeper:
             if self._backoff.exhausted:
                 return error or _closed_too_soon(code)
             seconds = self._backoff.next_delay(retry_after(error, datetime.now(UTC)))
-            self._tell(State("waiting", attempt, error, seconds))
+            self._set_state(State("waiting", attempt, error, seconds))
             await trio.sleep(seconds)
         return None  # the consumer has closed the channel
 
@@ -169,12 +169,12 @@ class Keeper:
             except trio.TooSlowError as error:
                 raise ConnectionTimeoutError("subscribing took too long", kind=Kind.TIMEOUT, retryable=True) from error
             except Exception as error:
-                if client.close_code is None or not _of_the_connection(error):
+                if client.close_code is None or not _caused_by_ending(error):
                     raise
                 return  # the connection's own ending says more than this error, which it caused
         opened_at = trio.current_time()
         self._client = client
-        self._tell(State("open", self.state.attempt))
+        self._set_state(State("open", self.state.attempt))
         self.changed.set()
         self.changed = trio.Event()
         attempts, self._attempts = self._attempts, 0
@@ -205,12 +205,12 @@ class Keeper:
                 batch.append(messages.receive_nowait().value)
             await self.channel.send_all(batch)
 
-    def _tell(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         self.state = state
         self.states.send_nowait(state)
 
 
-def _of_the_connection(error: Exception) -> bool:
+def _caused_by_ending(error: Exception) -> bool:
     """Return whether the end of the connection may have made user code raise this; a group, all that is in it."""
     kinds = (Error, StopAsyncIteration)
     if isinstance(error, ExceptionGroup):
