@@ -241,7 +241,7 @@ class Reconnecting:
             raise NoContextError("reconnecting works inside trio.run only")
         if self._block is not None:
             raise NoContextError("this reconnecting(...) was used before; call reconnecting again for another feed")
-        self._block = self._running()
+        self._block = self._run_keeper()
         await self._block.__aenter__()
         return self
 
@@ -254,7 +254,7 @@ class Reconnecting:
 
     @contextlib.asynccontextmanager
     @enable_ki_protection
-    async def _running(self) -> AsyncGenerator[None]:
+    async def _run_keeper(self) -> AsyncGenerator[None]:
         async with csp.BackgroundNursery() as nursery:
             nursery.start_soon(self._keeper.run, name="csp.websocket.reconnecting")
             try:
