@@ -74,7 +74,7 @@ class Peer:
         self._reads.set()
         self._reading = trio.CancelScope()
         self._delivering = trio.CancelScope()
-        self._running = trio.CancelScope()
+        self._scope = trio.CancelScope()
 
     # The handshake ---------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Peer:
         """End the stream at once."""
         self.close_sent = True
         # Cancelled first: the task that reads may be waiting for room in the channel that is closed next.
-        self._running.cancel()
+        self._scope.cancel()
         self.messages.close()
         self._outgoing.close()
 
@@ -146,7 +146,7 @@ class Peer:
     async def run(self) -> None:
         """Read and write until both directions have ended, or `drop`."""
         try:
-            with self._running:
+            with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     await self._read()
