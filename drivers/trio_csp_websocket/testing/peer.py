@@ -99,11 +99,11 @@ class Peer:
         """Whether nothing more can be sent."""
         return self._outgoing.closed
 
-    def say(self, event: Event) -> csp.Channel[None]:
-        """Queue what wsproto makes from an event; never waits. See `say_bytes`."""
-        return self.say_bytes(self.websocket.send(event))
+    def queue(self, event: Event) -> csp.Channel[None]:
+        """Queue what wsproto makes from an event; never waits. See `queue_bytes`."""
+        return self.queue_bytes(self.websocket.send(event))
 
-    def say_bytes(self, data: bytes) -> csp.Channel[None]:
+    def queue_bytes(self, data: bytes) -> csp.Channel[None]:
         """Queue bytes; never waits.
 
         Returns a channel that gives None when the client has read the bytes, and closes; or closes without a value.
@@ -208,7 +208,7 @@ class Peer:
                     self._binary.clear()
             case Ping():
                 if self.answer_pings and not self.close_sent:
-                    self.say(event.response())
+                    self.queue(event.response())
             case Pong():
                 self.pings.answered(bytes(event.payload))
             case _:
@@ -234,6 +234,6 @@ class Peer:
             self.close_code, self.close_reason = int(event.code), reason
         if not self.close_sent:
             self.close_sent = True
-            self.say(event.response())
+            self.queue(event.response())
         self.messages.close()
         self.end()

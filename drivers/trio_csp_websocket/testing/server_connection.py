@@ -106,7 +106,7 @@ class ServerConnection:
             answer += websocket.send(RejectData(data=body))
         except h11.LocalProtocolError as error:
             raise InvalidError(f"such an answer cannot be written: {error}") from None
-        written = self._peer.say_bytes(answer)
+        written = self._peer.queue_bytes(answer)
         self._peer.answered = True
         self._peer.end()
         await _written(written)
@@ -115,7 +115,7 @@ class ServerConnection:
         if protocol is not None and protocol not in self.protocols:
             offered = ", ".join(self.protocols) or "none"
             raise InvalidError(f"protocol must be one that was offered ({offered}), not {protocol!r}")
-        written = self._peer.say(
+        written = self._peer.queue(
             AcceptConnection(
                 subprotocol=protocol,
                 extra_headers=_header_pairs(headers),
@@ -146,7 +146,7 @@ class ServerConnection:
             NoContextError: the request was answered, but not accepted.
         """
         _, payload = encoded(data, None)
-        await self._say(TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=bytes(payload)))
+        await self._send(TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=bytes(payload)))
 
     async def ping(self, payload: bytes | None = None) -> csp.Channel[float]:
         """Send a ping, wait until the client has read it, and return a channel for the answer.
@@ -167,7 +167,7 @@ class ServerConnection:
         pings = self._peer.pings
         data = pings.new_payload() if payload is None else payload
         answer = pings.sent(data)
-        await self._say(Ping(payload=data))
+        await self._send(Ping(payload=data))
         return answer
 
     @property
@@ -199,14 +199,14 @@ class ServerConnection:
         """Take the client's next message; stop the iteration once there are no more, whatever the reason."""
         return await self.channel().__anext__()
 
-    async def _say(self, event: TextMessage | BytesMessage | Ping) -> None:
+    async def _send(self, event: TextMessage | BytesMessage | Ping) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._accept_if_unanswered()
         if self._peer.answered and not self._peer.accepted:
             raise NoContextError("the request was answered, but not by accept")
         if self._peer.ended or self._peer.close_sent:
             raise ConnectionEndedError
-        await _written(self._peer.say(event))
+        await _written(self._peer.queue(event))
 
     # What a server should not do -------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class ServerConnection:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._peer.answered = True
-        await _written(self._peer.say_bytes(raw))
+        await _written(self._peer.queue_bytes(raw))
 
     def stop_reading(self) -> None:
         """Stop reading: what the client sends waits, so its pings and its close are not answered."""
@@ -259,7 +259,7 @@ class ServerConnection:
             peer.end()
         elif not peer.ended and not peer.close_sent:
             peer.stop_delivering()
-            peer.say_bytes(encode_from_server(CLOSE, payload))
+            peer.queue_bytes(encode_from_server(CLOSE, payload))
         try:
             with trio.move_on_after(_CLOSE_SECONDS):
                 await peer.gone.wait()
