@@ -211,7 +211,7 @@ class Keeper:
 
 
 def _caused_by_ending(error: Exception) -> bool:
-    """Return whether the end of the connection may have made user code raise this; a group, all that is in it."""
+    """Return whether user code may have raised this because the connection ended; if a group, everything in it."""
     kinds = (Error, StopAsyncIteration)
     if isinstance(error, ExceptionGroup):
         return cast("ExceptionGroup[Exception]", error).split(kinds)[1] is None

@@ -29,8 +29,8 @@ class Liveness:
 
     - The read timeout is the limit for one whole message. Parts of a message, pings and pongs do not extend it.
     - After ``keepalive`` of silence a ping is sent; after as long again the peer has stalled. Any byte that arrives
-      ends the silence. While frames still wait to be written, any byte that the system takes from us also extends it:
-      the ping may not have been written yet.
+      ends the silence. While frames still wait to be written, so does any byte that the system takes from us: the ping
+      may not have been written yet.
     """
 
     def __init__(
