@@ -88,7 +88,7 @@ def reconnecting(
         max_delay: the largest bound, given like ``min_delay``. 30 s.
         max_attempts: the number of failed attempts in a row after which the feed ends; None for no limit.
         options: the options of each connection: those of `connect` except ``nursery``. ``channel_capacity`` is also
-            that of the feed's channel; as many messages again may be on their way from the connection to it.
+            that of the feed's channel; about twice as many more may be on their way from the connection to it.
 
     Raises:
         InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
