@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # The most data that a TLS record holds (RFC 8446, section 5.1).
 _RECORD_BYTES = 16 * 1024
 
-# The most to read at a time: OpenSSL's buffers never shrink.
+# The most that `receive_some` reads at a time: OpenSSL's buffers never shrink.
 _BLOCK_BYTES = 256 * 1024
 
 
