@@ -79,7 +79,7 @@ def exchange(deflate: DeflateParameters, peer: PerMessageDeflate) -> None:
 @EITHER_MODE
 @OUR_BITS
 def test_websockets_as_a_client_takes_our_answer_to_any_offer(compression: Compression, bits: int) -> None:
-    for factory in websockets_offers():
+    for number, factory in enumerate(websockets_offers()):
         offered = list(factory.get_request_params())
         agreement = accepted(written(offered), compression, bits)
         assert agreement is not None
@@ -89,7 +89,8 @@ def test_websockets_as_a_client_takes_our_answer_to_any_offer(compression: Compr
         assert deflate.peer_no_context_takeover == peer.local_no_context_takeover
         assert deflate.own_max_window_bits == peer.remote_max_window_bits
         assert deflate.peer_max_window_bits == peer.local_max_window_bits
-        exchange(deflate, peer)
+        if number % 7 == bits - 9:  # each with one of our settings
+            exchange(deflate, peer)
 
 
 @EITHER_MODE
