@@ -65,7 +65,7 @@ class UnmaskingDecoder(Decoder):
                 length = block[start + 1] - MASKED
                 payload_start = start + 6
                 if length > MAX_CONTROL_PAYLOAD:
-                    if length != LENGTH_16_BITS or start + 7 >= size:
+                    if length != LENGTH_16_BITS:
                         break
                     length = block[start + 2] << 8 | block[start + 3]
                     if length <= MAX_CONTROL_PAYLOAD:
