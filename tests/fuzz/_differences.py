@@ -18,6 +18,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tests.fuzz._oracles import ORACLES, Event, Ours, Setting, Verdict, read
+from tests.fuzz._streams import xored
 from tests.websocket._server import CLOSE, COMPRESSED, CONTINUATION, TEXT
 from trio_csp_websocket.protocol.frames import Control
 from trio_csp_websocket.protocol.messages import Message
@@ -56,8 +57,14 @@ class RawFrame(NamedTuple):
         return self.opcode >= CLOSE
 
     @property
+    def masked(self) -> bool:
+        return len(self.data) >= 2 and bool(self.data[1] & 0x80)
+
+    @property
     def payload(self) -> bytes:
-        return self.data[self.header_size :]
+        """As it is meant."""
+        payload = self.data[self.header_size :]
+        return xored(payload, self.data[self.header_size - 4 : self.header_size]) if self.masked else payload
 
     @property
     def missing(self) -> int:
@@ -86,11 +93,21 @@ def raw_frames(stream: bytes) -> list[RawFrame]:
     return frames
 
 
+def masked(stream: bytes, key: bytes) -> bytes:
+    """Mask the frames of a stream that has none that are, as far as they go."""
+    frames: list[bytes] = []
+    for frame in raw_frames(stream):
+        data = frame.data[:1] + bytes([frame.data[1] | 0x80]) + frame.data[2:]
+        whole = len(data) >= frame.header_size
+        frames.append(data[: frame.header_size] + key + xored(frame.payload, key) if whole else data)
+    return b"".join(frames)
+
+
 def completed(frame: RawFrame, setting: Setting) -> bytes:
     """Return a frame with what is missing of it, up to more than any message may have."""
     data = frame.data
     if len(data) < 2:
-        data += b"\x00"
+        data += b"\x80" if setting.server else b"\x00"
     form = {126: b"\x00\x7e", 127: b"\x00\x00\x00\x00\x00\x01\x00\x00"}.get(data[1] & 0x7F, b"")
     data += form[len(data) - 2 :]
     (whole,) = raw_frames(data)

@@ -1,4 +1,4 @@
-"""Readers of a stream with one kind of result: ours, wsproto's and websockets'; these two of a client's stream too."""
+"""Readers of a stream with one kind of result: ours, wsproto's and websockets', at either end of a connection."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trio_csp_websocket.protocol.decoder import Decoder
 from trio_csp_websocket.protocol.deflate import Inflater
 from trio_csp_websocket.protocol.frames import Control
 from trio_csp_websocket.protocol.messages import Message
+from trio_csp_websocket.protocol.negotiation import DeflateParameters
+from trio_csp_websocket.protocol.unmasking_decoder import UnmaskingDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from trio_csp_websocket.protocol.negotiation import DeflateParameters
 
 NO_STATUS: Final = 1005
 
@@ -32,10 +32,19 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Setting(NamedTuple):
-    """What client and server have agreed on, and the client's limit."""
+    """What a reader knows of the connection."""
 
     limit: int
     deflate: DeflateParameters | None = None
+    """What was agreed on, as this end sees it."""
+    server: bool = False
+    """Whether this end is the server's."""
+
+    def at_the_other_end(self) -> Setting:
+        if self.deflate is None:
+            return self._replace(server=not self.server)
+        own_afresh, peer_afresh, own_bits, peer_bits = self.deflate
+        return Setting(self.limit, DeflateParameters(peer_afresh, own_afresh, peer_bits, own_bits), not self.server)
 
 
 class Verdict(NamedTuple):
@@ -55,19 +64,6 @@ class Found(NamedTuple):
     verdict: int | None
 
 
-class _Sender(NamedTuple):
-    """How the other end compresses."""
-
-    no_context_takeover: bool
-    window_bits: int
-
-
-def _sender(deflate: DeflateParameters, *, server: bool) -> _Sender:
-    if server:
-        return _Sender(deflate.own_no_context_takeover, deflate.own_max_window_bits)
-    return _Sender(deflate.peer_no_context_takeover, deflate.peer_max_window_bits)
-
-
 class Reader(Protocol):
     """Reads a stream, block by block."""
 
@@ -77,10 +73,10 @@ class Reader(Protocol):
 
 
 class Ours:
-    """`Decoder` and `Inflater`."""
+    """`Decoder` or `UnmaskingDecoder`, and `Inflater`."""
 
     def __init__(self, setting: Setting) -> None:
-        self.decoder = Decoder(setting.limit)
+        self.decoder = (UnmaskingDecoder if setting.server else Decoder)(setting.limit)
         if setting.deflate is not None:
             self.decoder.inflater = Inflater(setting.deflate, setting.limit)
         self._ended = False
@@ -103,17 +99,17 @@ class Ours:
 class Wsproto:
     """wsproto's end. It leaves the limit to its user, who counts what comes out, as it comes."""
 
-    def __init__(self, setting: Setting, *, server: bool = False) -> None:
+    def __init__(self, setting: Setting) -> None:
         extensions: list[WsprotoDeflate] = []
         if setting.deflate is not None:
             extension = WsprotoDeflate()
-            sender = _sender(setting.deflate, server=server)
-            peer = "client" if server else "server"
-            takeover = f"; {peer}_no_context_takeover" if sender.no_context_takeover else ""
+            peer = "client" if setting.server else "server"
+            takeover = f"; {peer}_no_context_takeover" if setting.deflate.peer_no_context_takeover else ""
             # It does not know of 8.
-            extension.finalize(f"permessage-deflate; {peer}_max_window_bits={max(9, sender.window_bits)}{takeover}")
+            bits = max(9, setting.deflate.peer_max_window_bits)
+            extension.finalize(f"permessage-deflate; {peer}_max_window_bits={bits}{takeover}")
             extensions.append(extension)
-        kind = wsproto.ConnectionType.SERVER if server else wsproto.ConnectionType.CLIENT
+        kind = wsproto.ConnectionType.SERVER if setting.server else wsproto.ConnectionType.CLIENT
         self._peer = wsproto.connection.Connection(kind, list(extensions))
         self._limit = setting.limit
         self._data = bytearray()
@@ -164,12 +160,14 @@ class Wsproto:
 class Websockets:
     """websockets' end. It leaves UTF-8 to its user, who looks at each fragment."""
 
-    def __init__(self, setting: Setting, *, server: bool = False) -> None:
-        side = Side.SERVER if server else Side.CLIENT
+    def __init__(self, setting: Setting) -> None:
+        side = Side.SERVER if setting.server else Side.CLIENT
         self._peer = WebsocketsProtocol(side, state=State.OPEN, max_size=setting.limit)
         if setting.deflate is not None:
-            sender = _sender(setting.deflate, server=server)
-            self._peer.extensions = [PerMessageDeflate(sender.no_context_takeover, True, sender.window_bits, 15)]
+            deflate = setting.deflate
+            self._peer.extensions = [
+                PerMessageDeflate(deflate.peer_no_context_takeover, True, deflate.peer_max_window_bits, 15)
+            ]
         self._data = bytearray()
         self._text: codecs.IncrementalDecoder | None = None
         self._ended = False

@@ -1,4 +1,4 @@
-"""Draws what a server may send, right or wrong: frames made of messages, then faults in them, then damaged bytes."""
+"""Draws what a peer may send, right or wrong: frames made of messages, then faults in them, then damaged bytes."""
 
 from __future__ import annotations
 
@@ -27,22 +27,32 @@ class Spec(NamedTuple):
     payload: bytes = b""
     fin: bool = True
     reserved: int = 0
-    mask: bytes | None = None
+    wrongly_masked: bool = False
+    """Whether it has a mask and should have none, or the other way round."""
     width: int = 0
     """Of the length, in bits: 7, 16 or 64; or 0 for the shortest that holds it."""
     length: int | None = None
     """What the header says, if it is not the payload's."""
 
-    def encoded(self) -> bytes:
+    def encoded(self, key: bytes | None = None) -> bytes:
+        """Return the frame; masked with the key, if there is one."""
+        if self.wrongly_masked:
+            key = b"mask" if key is None else None
         length = len(self.payload) if self.length is None else self.length
         width = self.width or (7 if length < 126 else 16 if length < 1 << 16 else 64)
         head = bytes([(0x80 if self.fin else 0) | self.reserved | self.opcode])
-        masked = 0 if self.mask is None else 0x80
+        masked = 0 if key is None else 0x80
         if width == 7:
             head += bytes([masked | length])
         else:
             head += bytes([masked | (126 if width == 16 else 127)]) + length.to_bytes(width // 8, "big")
-        return head + (self.mask or b"") + self.payload
+        return head + (self.payload if key is None else key + xored(self.payload, key))
+
+
+def xored(payload: bytes, key: bytes) -> bytes:
+    """Mask a payload, or unmask it."""
+    repeated = (key * (len(payload) // 4 + 1))[: len(payload)]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(len(payload), "big")
 
 
 class Case(NamedTuple):
@@ -103,13 +113,15 @@ closes = st.one_of(st.just(b""), close_payloads).map(lambda payload: Spec(CLOSE,
 deflates = st.tuples(st.booleans(), st.integers(8, 15)).map(
     lambda parts: DeflateParameters(peer_no_context_takeover=parts[0], peer_max_window_bits=parts[1])
 )
+# Of a client's frames. One of zeros masks nothing.
+keys = st.lists(st.one_of(st.binary(min_size=4, max_size=4), st.just(bytes(4))), min_size=1, max_size=3)
 settings = st.tuples(st.sampled_from(LIMITS[::-1]), deflates, st.sampled_from([True, True, True, False])).map(
     lambda parts: Setting(parts[0], parts[1] if parts[2] else None)
 )
 
 
 class Compressing:
-    """A server's compressor, driven as no server does: any level, strategy and kind of block, final ones too."""
+    """A peer's compressor, driven as no peer does: any level, strategy and kind of block, final ones too."""
 
     def __init__(self, draw: st.DrawFn, parameters: DeflateParameters) -> None:
         self._draw = draw
@@ -256,8 +268,8 @@ def unknown_opcode(frames: Frames) -> None:
     frames.change(lambda spec: spec._replace(opcode=opcode), any_frame, Spec(TEXT))
 
 
-def masked_frame(frames: Frames) -> None:
-    frames.change(lambda spec: spec._replace(mask=b"mask"), any_frame, Spec(TEXT))
+def frame_masked_or_not(frames: Frames) -> None:
+    frames.change(lambda spec: spec._replace(wrongly_masked=True), any_frame, Spec(TEXT))
 
 
 def length_in_a_long_form(frames: Frames) -> None:
@@ -395,7 +407,7 @@ FAULTS: Final[dict[str, Callable[[Frames], None]]] = {
         compressed_control_frame,
         compressed_continuation,
         unknown_opcode,
-        masked_frame,
+        frame_masked_or_not,
         length_in_a_long_form,
         length_with_its_highest_bit,
         length_that_never_comes,
@@ -448,9 +460,9 @@ DAMAGES: Final[dict[str, Callable[[st.DrawFn, bytearray, int], None]]] = {
 
 
 @st.composite
-def cases(draw: st.DrawFn, fault: str) -> Case:
-    """Draw a stream with one of the `FAULTS` or `DAMAGES`, or with none."""
-    frames = Frames(draw, draw(settings))
+def cases(draw: st.DrawFn, fault: str, *, server: bool = False) -> Case:
+    """Draw a stream with one of the `FAULTS` or `DAMAGES`, or with none; for a server one of masked frames."""
+    frames = Frames(draw, draw(settings)._replace(server=server))
     for _ in range(draw(st.sampled_from([3, 2, 5, 1, 0]))):
         frames.add_message()
     if fault in FAULTS:
@@ -459,7 +471,8 @@ def cases(draw: st.DrawFn, fault: str) -> Case:
             frames.add_message()
     elif draw(st.booleans()):
         frames.specs.append(draw(closes))
-    stream = bytearray(b"".join(spec.encoded() for spec in frames.specs))
+    masks = itertools.cycle(draw(keys) if server else [None])
+    stream = bytearray(b"".join(spec.encoded(key) for spec, key in zip(frames.specs, masks, strict=False)))
     if stream and fault in DAMAGES:
         DAMAGES[fault](draw, stream, draw(st.integers(0, len(stream) - 1)))
     controls = tuple(Control(spec.opcode, spec.payload) for spec in frames.specs if is_control(spec))

@@ -29,17 +29,26 @@ OPTIONS_BYTES: Final = 5
 
 
 def decoder(data: bytes) -> None:
-    """A stream of frames: what ours, wsproto and websockets find in it.
+    """A server's stream of frames: what ours, wsproto and websockets find in it.
 
     The first byte chooses the limit and whether to compress, the second the window and whether there is a context, the
     next three where the stream is cut into blocks.
     """
+    _decoder(data, server=False)
+
+
+def unmasking_decoder(data: bytes) -> None:
+    """The same for a client's stream."""
+    _decoder(data, server=True)
+
+
+def _decoder(data: bytes, *, server: bool) -> None:
     if len(data) < OPTIONS_BYTES:
         return
     deflate = None
     if data[0] & 0x80:
         deflate = DeflateParameters(peer_no_context_takeover=bool(data[1] & 8), peer_max_window_bits=8 + data[1] % 8)
-    setting = Setting(LIMITS[data[0] % len(LIMITS)], deflate)
+    setting = Setting(LIMITS[data[0] % len(LIMITS)], deflate, server)
     stream = data[OPTIONS_BYTES:]
     log, _ = compare(setting, stream)
     assert found(read(Ours(setting), split(stream, _cuts(data)))) == found(log)
@@ -136,6 +145,7 @@ def _cuts(data: bytes) -> list[int]:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "decoder": decoder,
+    "unmasking_decoder": unmasking_decoder,
     "deflate": deflate,
     "handshake": handshake,
     "url": url,

@@ -24,6 +24,7 @@ from tests.fuzz._differences import (
     SOONER,
     Events,
     compare,
+    masked,
     raw_frames,
 )
 from tests.fuzz._oracles import ORACLES, Found, Ours, Setting, found, read
@@ -35,8 +36,7 @@ from trio_csp_websocket.protocol.negotiation import DeflateParameters
 
 LONG_RUN = os.environ.get("CSP_FUZZ_EXAMPLES")
 
-# What the streams were like: a fuzz whose streams all end the same tests nothing.
-counts: Counter[str] = Counter()
+EITHER_END = pytest.mark.parametrize("server", [False, True], ids=["client", "server"])
 
 PLAIN = Setting(1000)
 TAKEOVER = Setting(1000, DeflateParameters())
@@ -46,6 +46,7 @@ FINAL = zlib.compress(b"Hello", wbits=-15)
 """A final block."""
 
 NO_FAULT = "no fault"
+MASKING = {False: "a frame from the server is masked", True: "a frame from the client is not masked"}
 VERDICTS = (
     "a reserved bit is set",
     "unknown control opcode #",
@@ -54,7 +55,6 @@ VERDICTS = (
     "a control frame has # bytes of payload, more than #",
     "a continuation without a message to continue",
     "a new message inside a fragmented one",
-    "a frame from the server is masked",
     "a frame's length of # is not in its shortest form",
     "a close frame has half a code",
     "a close frame has the invalid code #",
@@ -87,7 +87,7 @@ def examples(ordinary: int, *, runs: int = 1) -> settings:
 cuts = st.one_of(st.lists(st.integers(0, 200_000), max_size=8), st.just([*range(1000)]))
 
 
-def check(fault: str, case: Case, cuts: list[int]) -> None:
+def check(counts: Counter[str], fault: str, case: Case, cuts: list[int]) -> None:
     log, differences = compare(case.setting, case.stream)
     whole = found(log)
     reader = Ours(case.setting)
@@ -109,14 +109,22 @@ def check(fault: str, case: Case, cuts: list[int]) -> None:
         counts[f"no difference from {oracle}"] += oracle not in [whose for whose, _ in differences]
 
 
-def test_any_stream_in_any_blocks_gives_what_wsproto_and_websockets_find(capsys: pytest.CaptureFixture[str]) -> None:
+@EITHER_END
+def test_any_stream_in_any_blocks_gives_what_wsproto_and_websockets_find(
+    server: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What the streams were like: a fuzz whose streams all end the same tests nothing.
+    counts: Counter[str] = Counter()
     faults = [NO_FAULT, *FAULTS, *DAMAGES]
     for fault in faults:
         profile = examples(80 if fault == NO_FAULT else 22, runs=len(faults))
-        profile(given(st.just(fault), cases(fault), cuts)(check))()
+        profile(given(st.just(counts), st.just(fault), cases(fault, server=server), cuts)(check))()
     with capsys.disabled():
-        print("\nfuzz:", ", ".join(f"{number} {what}" for what, number in counts.most_common()))
-    for what in (*VERDICTS, "refers to a message before"):
+        print(
+            f"\nfuzz, {'server' if server else 'client'}:",
+            ", ".join(f"{number} {what}" for what, number in counts.most_common()),
+        )
+    for what in (*VERDICTS, MASKING[server], "refers to a message before"):
         assert counts[what] >= 2, what
     for what in ("ended with 1002", "ended with 1007", "ended with 1009", "ended with a close", "not ended"):
         assert counts[what] > counts["examples"] / 35, what
@@ -262,9 +270,12 @@ def test_there_is_an_example_of_every_known_difference() -> None:
     assert set(EXAMPLES) == {*DIFFERENCES, *((oracle, when) for oracle in ORACLES for when in (SOONER, LATER))}
 
 
+@EITHER_END
 @pytest.mark.parametrize(("oracle", "difference"), EXAMPLES)
-def test_a_known_difference_is_still_there(oracle: str, difference: str) -> None:
+def test_a_known_difference_is_still_there(oracle: str, difference: str, server: bool) -> None:
     stream, ours, theirs, setting = EXAMPLES[oracle, difference]
+    if server:
+        stream, setting = masked(stream, b"\x12\x00\xff\x80"), setting._replace(server=True)
     blocks = [raw.data for raw in raw_frames(stream)]
     one, other = read(Ours(setting), blocks), read(ORACLES[oracle](setting), blocks)
     assert one[:-1] == other[:-1]

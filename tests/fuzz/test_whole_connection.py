@@ -226,4 +226,4 @@ def test_wsproto_and_websockets_as_servers_find_what_a_client_was_told_to_send(s
     # The code that wsproto does not know is a difference of its own.
     known = {name: make for name, make in ORACLES.items() if not (name == "wsproto" and session.code == 1014)}
     for make in known.values():
-        assert found(read(make(Setting(1 << 20, session.deflate), server=True), [stream])) == meant(session)
+        assert found(read(make(Setting(1 << 20, session.deflate).at_the_other_end()), [stream])) == meant(session)

@@ -1,4 +1,4 @@
-"""The protocol, without I/O and without a role.
+"""The protocol: both ends of a connection, without I/O.
 
 From the bottom:
 
@@ -8,11 +8,11 @@ From the bottom:
 - `close`: close frames, and which codes and reasons they may have
 - `masking`: masking payloads
 - `pieces`: bytes that arrive in pieces
-- `negotiation`: agreeing on compression
-- `deflate`: compressing and inflating messages
+- `negotiation`: agreeing on compression, at either end
+- `deflate`: compressing and decompressing messages
 - `decoder`: bytes become messages and control frames
-- `unmasking_decoder`: the same of masked frames
-- `encoder`: messages and control frames become bytes
+- `unmasking_decoder`: the same for masked frames
+- `encoder`: messages and control frames become bytes, masked or not
 - `headers`: HTTP headers
 - `url`: URLs, parsed and normalised
 - `response`: checks a server's answer to the opening handshake

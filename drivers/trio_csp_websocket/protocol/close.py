@@ -20,7 +20,7 @@ def is_sendable(code: int) -> bool:
 
 
 def check_close(code: object, reason: object) -> None:
-    """Raise `InvalidError` for a code or reason that `Client.close` must not send."""
+    """Raise `InvalidError` for a code or reason that a user must not send."""
     if isinstance(code, bool) or not isinstance(code, int):
         raise InvalidTypeError(f"code must be an int, not {code!r}")
     if not is_sendable(code):
@@ -54,5 +54,5 @@ def parse_close(payload: bytes) -> tuple[int, str]:
 
 
 def close_payload(code: int, reason: str) -> bytes:
-    """Return the payload of a close frame, the reason cut to the 123 bytes it may have, at a character's end."""
+    """Return the payload of a close frame; a reason of more than 123 bytes is cut at the end of a character."""
     return code.to_bytes(2, "big") + reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()

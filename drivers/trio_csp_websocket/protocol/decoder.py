@@ -1,10 +1,10 @@
 """Receiving: bytes become messages and control frames (RFC 6455, section 5). No I/O.
 
-This is the hot path. It works on whole blocks as they were read: a frame that lies in the block is recognised by its
-first two bytes and its payload sliced out once. Only what is rare leaves that loop: fragments, compressed messages,
-control frames, frames larger than a block. Data goes into `Decoder.messages`; control frames are returned, because
-somebody has to act on them, and nothing needs to know how they lay between the messages: a ping or pong may overtake
-data, and after a close comes nothing.
+This is the hot path. It works on whole blocks as they were read: a frame that lies entirely in the block is recognised
+by its first two bytes, and its payload is sliced out once. Only the rare cases leave that loop: fragments, control
+frames, frames larger than a block. Messages go into `Decoder.messages`. Control frames are returned, because the caller
+has to act on them; where they stood between the messages does not matter: a ping or pong may overtake data, and nothing
+follows a close.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ WHOLE_BINARY = FIN | BINARY_FRAME
 COMPRESSED_TEXT = FIN | COMPRESSED | TEXT_FRAME
 WHOLE_COMPRESSED = (COMPRESSED_TEXT, FIN | COMPRESSED | BINARY_FRAME)
 
-# The beginning of a frame up to this size waits for the next block and is parsed again; beyond, its payload is
+# An incomplete frame of up to this size is kept, and parsed again with the next block. The payload of a larger one is
 # collected.
 _MAX_REPARSED = 4096
 
-# How much may be waiting that came out of compressed messages, before parsing pauses.
+# Parsing pauses once this much that came out of compressed messages waits to be taken.
 MAX_INFLATED_BYTES = 1024 * 1024
 
 
 class Decoder:
-    """Parses what a server sends after the handshake.
+    """Parses plain frames, as a server sends them.
 
     Args:
         read_limit_bytes: the largest message to accept; one byte more is a violation with code 1009.
@@ -68,11 +68,11 @@ class Decoder:
     def __init__(self, read_limit_bytes: int) -> None:
         self.messages: deque[Message] = deque()
         self.violation: ProtocolViolation | None = None
-        """The verdict, once the peer has broken the protocol; everything it sends afterwards is ignored."""
+        """Set once the peer has broken the protocol; everything it sends afterwards is ignored."""
         self.paused = False
-        """Whether the block holds more than was parsed: feed ``b""`` once `messages` are taken."""
+        """Whether part of the block has not been parsed yet: feed ``b""`` once `messages` are taken."""
         self.missing = 0
-        """How many bytes the payload being collected still lacks."""
+        """How many bytes of the payload being collected have not arrived yet."""
         self.inflater: Inflater | None = None
         """Set if compressed messages may come."""
         self.messages_received: int = 0
@@ -80,18 +80,18 @@ class Decoder:
         self._limit = read_limit_bytes
         self._closed = False
         self._rest = b""
-        # What came out of compressed messages since `messages` was empty.
+        # How many bytes came out of compressed messages since `messages` was last empty.
         self._inflated = 0
         # Deflate expands what it cannot compress.
         self._compressed_limit = read_limit_bytes + read_limit_bytes // 16 + 1024
-        # The message being received, if there is one: of its first frame the opcode, and whether it is compressed; of
-        # its latest frame, whether it is the last; and what has come, inflated.
+        # The message being received, if there is one: the opcode of its first frame, whether it is compressed, whether
+        # its latest frame is the last, and what has arrived of it, inflated.
         self._in_message = False
         self._opcode = 0
         self._compressed = False
         self._final = False
         self._payload = Pieces()
-        # Checks the text of fragments as they come; None if the message is none or has only one.
+        # Checks text in fragments as they arrive; None for any other message.
         self._utf8: IncrementalDecoder | None = None
 
     def feed(self, block: bytes) -> list[Control]:
@@ -148,13 +148,13 @@ class Decoder:
         return payload_length(block, start)
 
     def _payload_between(self, block: bytes, start: int, end: int) -> bytes:
-        """Return the next of the payload of the frame whose header was parsed last."""
+        """Return the next bytes of the payload of the frame whose header was parsed last."""
         return block[start:end]
 
     def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912  # a call costs too much
         """Parse messages of a single frame, as most are, for as long as they follow one another.
 
-        Returns where the first frame begins that is something else, or incomplete, or to be refused.
+        Returns the start of the first frame that is something else, incomplete, or to be refused.
         """
         add = self.messages.append
         received = -len(self.messages)
@@ -166,7 +166,7 @@ class Decoder:
                 length = block[start + 1]
                 payload_start = start + 2
                 if length > MAX_CONTROL_PAYLOAD:
-                    # As `payload_length` does, to call which would take a message of 1 KiB a ninth more instructions
+                    # What `payload_length` does. Calling it would cost a message of 1 KiB a ninth more instructions
                     # (python -m benchmarks.counts).
                     if length != LENGTH_16_BITS or start + 3 >= size:
                         break
@@ -204,7 +204,7 @@ class Decoder:
         return start
 
     def _collect(self, block: bytes) -> int:
-        """Take more of the payload that is being collected; return where in the block the next frame starts."""
+        """Take more of the payload being collected; return where in the block the next frame starts."""
         taken = min(self.missing, len(block))
         self.missing -= taken
         self._take_payload(self._payload_between(block, 0, taken))
@@ -257,7 +257,7 @@ class Decoder:
             self._take_payload(payload)
             return
         if opcode == CLOSE:
-            parse_close(payload)  # a bad one is a violation instead
+            parse_close(payload)  # raises if it is malformed
             self._closed = True
         controls.append(Control(opcode, payload))
 
@@ -272,7 +272,7 @@ class Decoder:
             self._utf8 = _Utf8Decoder() if opcode == TEXT_FRAME and not self._final else None
 
     def _take_payload(self, payload: bytes) -> None:
-        """Take all of a data frame's payload, or as much of it as has come."""
+        """Take all of a data frame's payload, or the next part of it."""
         ended = self._final and not self.missing
         if not self._compressed:
             self._add(payload)
@@ -281,7 +281,7 @@ class Decoder:
             for piece in self.inflater.inflate(payload, end=ended):
                 self._add(piece)
                 self._inflated += len(piece)
-            # A block of a few KiB can hold messages of many MiB: they come out as they are taken.
+            # A block of a few KiB can hold messages of many MiB: the rest is parsed once these are taken.
             self.paused = self._inflated >= MAX_INFLATED_BYTES
         if ended:
             self._finish_message()
@@ -310,7 +310,7 @@ def _text(payload: bytes) -> str:
 
 
 def _check_utf8(decoder: IncrementalDecoder, piece: bytes) -> None:
-    """Refuse text of which what has come cannot become UTF-8, whatever follows."""
+    """Refuse text that cannot become valid UTF-8, whatever follows."""
     try:
         decoder.decode(piece)
     except UnicodeDecodeError:

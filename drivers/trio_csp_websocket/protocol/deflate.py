@@ -1,14 +1,14 @@
 """Compressing and decompressing messages (RFC 7692, section 7.2). No I/O.
 
-A compressed message is a piece of a deflate stream, cut behind an empty block of which the last four bytes are left
-out. zlib does the work; what it takes care of here is:
+A compressed message is a piece of a deflate stream that ends with an empty block, of which the last four bytes are left
+out. zlib does the work. What is left to take care of here:
 
 - Decompressing stops where a message exceeds the limit, not afterwards: a megabyte can inflate to a gigabyte. Input
-  and output go through zlib in small pieces, since it copies what it has not used each time.
-- A sender may end its stream with a final block (BFINAL) and go on with another. zlib's decompressor is at its end
-  then; its successor is given the window, the last that came out, as far back as the sender may refer.
-- The compressor is put aside while it works: should that fail, nobody uses it again, and the next message starts a
-  new one, which a receiver always understands.
+  and output go through zlib in small pieces, because each time it copies the input it has not used.
+- A sender may end its stream with a final block (BFINAL) and continue with another. zlib's decompressor has then come
+  to its end; its successor is given the window: the end of what came out, as far back as the sender may refer.
+- The compressor is set aside while it works: if that fails, it is never used again, and the next message starts a new
+  one, which a receiver always understands.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Deflater:
     def deflate(self, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a message compressed."""
         if not payload:
-            return _EMPTY_MESSAGE  # zlib says nothing at all if flushed twice with nothing in between
+            return _EMPTY_MESSAGE  # zlib gives nothing at all if it is flushed twice with nothing in between
         compressor, self._compressor = self._compressor, None
         if compressor is None:
             compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -self._window_bits, _MEMORY_LEVEL)
@@ -64,7 +64,7 @@ class Deflater:
         return compressed[: -len(_END_OF_MESSAGE)]
 
     def start_afresh(self) -> None:
-        """Forget the context, because a message that was compressed is not sent."""
+        """Forget the context, because a message that was compressed will not be sent."""
         self._compressor = None
 
 
@@ -82,16 +82,16 @@ class Inflater:
         self._window_bytes = 1 << self._window_bits
         self._limit = limit_bytes
         self._decompressor: zlib._Decompress | None = None
-        # The last of what came out, at least as much as a window holds, for a successor of the decompressor.
+        # The end of what came out, at least as much as a window holds, for a successor of the decompressor.
         self._window = bytearray()
-        # Of the message being received: whether nothing has come yet, what came out, and how many streams ended in it.
+        # Of the message being received: whether nothing has arrived yet, how much came out, how many streams ended.
         self._empty = True
         self._size = 0
         self._final_blocks = 0
         self._behind_final_block = False
 
     def inflate(self, payload: bytes, *, end: bool) -> Iterator[bytes]:
-        """Yield what more of a message's payload inflates to; ``end`` if nothing of it follows.
+        """Yield what the next part of a message's payload inflates to; ``end`` if it is the last part.
 
         Raises:
             ProtocolViolation: it is corrupt, or the message is larger than the limit.
@@ -112,7 +112,7 @@ class Inflater:
             self._end_message()
 
     def inflate_message(self, payload: bytes) -> bytes:
-        """Return a message that came in one frame; the same as `inflate`, and quicker where it is small."""
+        """Return a message that arrived in one frame: the same as `inflate`, but quicker if it is small."""
         if not 0 < len(payload) <= _INPUT_BYTES:
             return b"".join(self.inflate(payload, end=True))
         if self._decompressor is None:
@@ -138,15 +138,15 @@ class Inflater:
             self._window.clear()
 
     def _step(self, data: Buffer, *, last: bool) -> tuple[bytes, bytes | None]:
-        """Return the next piece that comes out, and what is to be put in for the one after it; None if nothing.
+        """Return the next piece of output, and the input for the one after it; None if there is none.
 
-        The ``last`` data of a message has the end of message at its end.
+        The ``last`` input of a message ends with the end of message.
         """
         decompressor = self._decompressor
         assert decompressor is not None
         behind_final_block, self._behind_final_block = self._behind_final_block, False
         if behind_final_block and last and data == _END_OF_MESSAGE:
-            # The sender should have put an empty block there, of which this is cut (RFC 7692, section 7.2.3.4).
+            # The sender should have put an empty block there, of which this is the end (RFC 7692, section 7.2.3.4).
             return b"", None
         piece = decompressor.decompress(data, _OUTPUT_BYTES)
         self._size += len(piece)
@@ -167,7 +167,7 @@ class Inflater:
 
 
 def _chunks(payload: bytes, *, end: bool) -> Iterator[tuple[Buffer, bool]]:
-    """Yield a payload in chunks, at the ``end`` of a message with that end; and with each whether it has it."""
+    """Yield a payload in chunks, and whether each is a message's last, which has the end of message appended."""
     if len(payload) <= _INPUT_BYTES:
         yield payload + _END_OF_MESSAGE if end else payload, end
         return

@@ -33,7 +33,7 @@ class Encoder:
         self.deflater: Deflater | None = None
         """Set if messages may be compressed."""
         self.compression_threshold_bytes = 0
-        """The size from which they are."""
+        """How large they have to be for that."""
         self.messages_sent = 0
         self.payload_bytes_sent = 0
 
@@ -48,7 +48,7 @@ class Encoder:
             try:
                 frame = self._frame(opcode | COMPRESSED, compressed)
             except BaseException:
-                self.deflater.start_afresh()  # nothing that is sent may refer to it
+                self.deflater.start_afresh()  # no later message may refer to this one
                 raise
         self.messages_sent += 1
         self.payload_bytes_sent += len(payload)

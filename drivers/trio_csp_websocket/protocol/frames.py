@@ -38,8 +38,8 @@ class Control(NamedTuple):
     payload: bytes
 
 
-class ProtocolViolation(Exception):  # noqa: N818  # a verdict on the peer, not an error of ours
-    """The peer broke the protocol or a limit: the connection is to be failed with this code and reason."""
+class ProtocolViolation(Exception):  # noqa: N818  # it says what the peer did, and is no error of ours
+    """The peer broke the protocol or exceeded a limit: the connection is to be failed with this code and reason."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:
         super().__init__(code, reason)

@@ -6,7 +6,7 @@ from email.message import Message as Headers
 
 
 def parse_headers(head: bytes) -> Headers[str, str]:
-    """Return the headers that `ResponseReader.head` gave."""
+    """Parse what `ResponseReader.head` gave."""
     headers: Headers[str, str] = Headers()
     for line in head.decode("latin-1").split("\r\n"):
         name, _, value = line.partition(": ")

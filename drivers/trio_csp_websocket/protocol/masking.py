@@ -1,8 +1,8 @@
-"""Masking: each byte of a payload is combined with one of the four of a key (RFC 6455, section 5.3). No I/O.
+"""Masking: each byte of a payload is combined with one of a key's four (RFC 6455, section 5.3). No I/O.
 
-websockets has a compiled function for it, a hundred times as fast with a megabyte as what plain Python can do. It is no
-part of what websockets documents, so it is tried before it is trusted; where it is missing, or does something else, the
-plain function masks.
+websockets has a compiled function for it, with a megabyte more than a hundred times as fast as plain Python. It is not
+part of what websockets documents, so it is tried before it is trusted: where it is missing or does something else,
+plain Python does the masking.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SAMPLE: Final = bytes(range(200, 237))
 
 
 def apply_mask_in_python(payload: Payload, key: bytes) -> bytes:
-    """Mask a payload, or unmask it, as one large number."""
+    """Mask a payload, or unmask it, as if it were one large number."""
     size = len(payload)
     repeated = key * (size // 4) + key[: size % 4]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(size, "big")
@@ -34,7 +34,7 @@ def choose_apply_mask() -> ApplyMask:
 
         if _is_right(apply_mask):
             return apply_mask
-    except Exception:  # noqa: BLE001, S110  # whatever is wrong with it: there is another
+    except Exception:  # noqa: BLE001, S110  # whatever is wrong with it, there is another
         pass
     return apply_mask_in_python
 

@@ -1,4 +1,4 @@
-"""Data messages: what is received, and what a user gives to be sent."""
+"""Data messages: those received, and those a user gives to be sent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Agreeing on compression: a client offers permessage-deflate, a server answers (RFC 7692, section 7.1). No I/O.
 
-On the wire the parameters are the client's and the server's. Here ends what knows of these: what is agreed on speaks of
-our own end and of the peer's.
+On the wire the parameters are the client's and the server's. Nothing outside this file needs to know which is which:
+what was agreed on is told of our own end and of the peer's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _EXTENSION = "permessage-deflate"
-# With client_max_window_bits a server may ask for a smaller window than 15 bits; without, it may not.
+# Only if client_max_window_bits is offered may a server ask the client for a smaller window than 15 bits.
 _OFFERS = {
     Compression.CONTEXT_TAKEOVER: f"{_EXTENSION}; client_max_window_bits",
     Compression.NO_CONTEXT: (
@@ -70,7 +70,7 @@ def agreed(answer: str, compression: Compression) -> DeflateParameters | None:
     if terms is None:
         return None
     return DeflateParameters(
-        # A sender may always start afresh, whether or not the server has taken note of it.
+        # A sender may always start afresh, whether or not the server has confirmed it.
         own_no_context_takeover=terms.client_no_context_takeover or compression is Compression.NO_CONTEXT,
         peer_no_context_takeover=terms.server_no_context_takeover,
         own_max_window_bits=terms.client_max_window_bits or _MAX_WINDOW_BITS,
@@ -90,18 +90,17 @@ class Agreement(NamedTuple):
 
 
 def accepted(offers: str, compression: Compression, max_window_bits: int) -> Agreement | None:
-    """Return what to agree to of what a client's Sec-WebSocket-Extensions header offers; None if nothing is.
+    """Return what to agree to, given a client's Sec-WebSocket-Extensions header; None for no compression.
 
-    That is the first offer of permessage-deflate that a server may accept. One with a parameter that does not exist,
-    with a bad value, or with a parameter twice is passed over (RFC 7692, section 7). A header that is malformed
-    offers nothing.
+    The first offer of permessage-deflate that a server may accept is accepted. One that has a parameter that does not
+    exist, a bad value, or a parameter twice is passed over (RFC 7692, section 7). A malformed header offers nothing.
 
     Args:
         offers: the header; several are joined by commas.
         compression: what the server wants.
-        max_window_bits: 9 to 15: how large a window may be that is kept from one message to the next. A client that
-            does not offer to limit its own keeps one of 15. For a window of 8 bits zlib cannot compress, which is what
-            most clients have: it is granted, and not asked for.
+        max_window_bits: how large a window that is kept from one message to the next may be, 9 to 15. A client that
+            does not offer to limit its own keeps one of 15. One of 8 bits is granted but never asked for: most clients
+            use zlib, which cannot compress with it.
     """
     if compression is Compression.DISABLED:
         return None
@@ -120,11 +119,11 @@ def accepted(offers: str, compression: Compression, max_window_bits: int) -> Agr
 
 
 def _agreement(offered: _Terms, compression: Compression, max_window_bits: int) -> Agreement:
-    """Accept an offer: what it asks for is granted, and more is asked for where RFC 7692, section 7.1, allows it."""
+    """Accept an offer: grant what it asks for, and ask for more where RFC 7692, section 7.1, allows it."""
     afresh = compression is Compression.NO_CONTEXT
     server_afresh = afresh or offered.server_no_context_takeover
     client_afresh = afresh or offered.client_no_context_takeover
-    # Memory is only held for a window that is kept.
+    # Only a window that is kept holds memory.
     server_bits = min(
         offered.server_max_window_bits or _MAX_WINDOW_BITS, _MAX_WINDOW_BITS if server_afresh else max_window_bits
     )
@@ -159,7 +158,7 @@ def _extensions(header: str) -> Iterator[tuple[str, list[tuple[str, str | None]]
     """Yield the names in a Sec-WebSocket-Extensions header, each with its parameters (RFC 6455, section 9.1).
 
     Raises:
-        ValueError: the header is malformed. What comes before that place has been yielded.
+        ValueError: the header is malformed; what comes before that place has been yielded.
     """
     position = 0
     while position < len(header):
@@ -222,5 +221,5 @@ def _malformed(header: str) -> ValueError:
 
 
 def _shown(text: str | None) -> str:
-    """Return what a peer said as it is to be shown: not all of it, if that is long."""
+    """Return what a peer said for use in an error's text: not all of it if it is long."""
     return repr(text if text is None or len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-# A piece of this size is kept as it is; smaller ones are put together, because an object for each would cost more
-# memory than what it holds.
+# A piece of this size is kept as it is. Smaller ones are joined, because an object for each could take more memory than
+# the bytes in it.
 _LARGE_BYTES = 4096
 
 
 class Pieces:
-    """Collects pieces of any size and number; holds hardly more memory than they have bytes."""
+    """Collects pieces of any size and number; takes hardly more memory than their bytes."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -31,7 +31,7 @@ class Pieces:
             self._pieces.append(piece)
 
     def take(self) -> bytes:
-        """Return all of it, and begin anew."""
+        """Return all the bytes, and be empty again."""
         pieces, self._pieces = self._pieces, []
         if self._small:
             pieces.append(bytes(self._small))

@@ -1,7 +1,7 @@
 """Checks a server's answer to the opening handshake (RFC 6455, section 4.1). No I/O.
 
-trio-websocket and wsproto carry the handshake out; what they make of a bad answer is an h11 error, or nothing until a
-timeout. So the answer is read here first, by h11 too, and what trio-websocket gets to see is known to be good.
+trio-websocket and wsproto carry out the handshake, but they turn a bad answer into an h11 error, or into nothing until
+a timeout. So the answer is read here first, also by h11, and trio-websocket only sees one that is known to be good.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # The head of the answer may be this large, with all informational answers before it.
 _MAX_HEAD_BYTES = 64 * 1024
-# How much of a refusal's body is kept, and of what is no answer at all.
+# How much is kept of a refusal's body, and of what turns out to be no answer at all.
 MAX_BODY_BYTES = 4096
 
 _HTTP = b"HTTP/"
@@ -65,12 +65,12 @@ class ResponseReader:
         self._expected_accept = generate_accept_token(dict(event.headers)[b"sec-websocket-key"])
 
     def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """Take in what was read, b"" at its end.
+        """Take in what was read; b"" if the stream has ended.
 
-        Returns None while more is needed; then the head of the answer, and what came after it.
+        Returns None while more is needed, then the head of the answer and what came after it.
 
         Raises:
-            ConnectionFailedError: the answer is not, or not a valid, acceptance.
+            ConnectionFailedError: the answer does not accept the connection, or is invalid.
         """
         self._received_bytes += len(data)
         if len(self._beginning) < MAX_BODY_BYTES:
@@ -100,12 +100,12 @@ class ResponseReader:
                 raise self.refusal()
 
     def _check_head(self, size: int) -> None:
-        """Refuse a head above the limit, however it was cut into blocks; what follows it does not count."""
+        """Refuse a head above the limit, however it was cut into blocks; what follows the head does not count."""
         if self._response is None and size > _MAX_HEAD_BYTES:
             raise self._no_answer(f"the head of the server's answer is larger than {_MAX_HEAD_BYTES} bytes")
 
     def _next_event(self, *, ended: bool) -> object:
-        """Return h11's next event; one that is not HTTP, or not complete, is an error."""
+        """Return h11's next event; raise an error for what is not HTTP, or not complete."""
         try:
             return self._http.next_event()
         except h11.RemoteProtocolError as error:
@@ -121,7 +121,7 @@ class ResponseReader:
         return self._response is not None
 
     def refusal(self) -> ConnectionFailedError:
-        """Return the error for an answer with a status other than 101, with what has arrived of its body."""
+        """Return the error for an answer with another status than 101, with what has arrived of its body."""
         assert self._response is not None
         status = self._response.status_code
         reason = bytes(self._response.reason).decode("latin-1")
@@ -141,7 +141,7 @@ class ResponseReader:
 
     @property
     def head(self) -> bytes:
-        """The headers as bytes for `parse_headers`: a fraction of what they take as an object."""
+        """The headers as bytes for `parse_headers`, which take a fraction of an object's memory."""
         return "\r\n".join(f"{name}: {value}" for name, value in self.headers.items()).encode("latin-1")
 
     def _note_headers(self, event: h11.InformationalResponse | h11.Response) -> None:
@@ -149,7 +149,7 @@ class ResponseReader:
             self.headers[name.decode("latin-1")] = value.decode("latin-1")
 
     def _accept(self, event: h11.InformationalResponse) -> bytes:
-        """Check an answer of 101, and return it as bytes for trio-websocket."""
+        """Check an answer with status 101, and return it as bytes for trio-websocket."""
         self._note_headers(event)
         upgrade = self.headers.get_all("upgrade", [])
         if [value.strip().lower() for value in upgrade] != ["websocket"]:
@@ -183,7 +183,7 @@ def _bad_answer(message: str, details: dict[str, object]) -> ConnectionFailedErr
 
 
 def _canonical_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the head of a valid answer as wsproto understands it: the headers checked here in their plainest form."""
+    """Return the head of a valid answer as wsproto understands it, with the headers checked here at their plainest."""
     lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
     lines += [
         name + b": " + value

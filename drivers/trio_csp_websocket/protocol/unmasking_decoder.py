@@ -1,6 +1,6 @@
 """Receiving masked frames, as a client sends them (RFC 6455, section 5.3). No I/O.
 
-Only what a mask changes is here: the header with its key, and the hot loop.
+This file has only what masks change: the header, which ends with a key, and the hot loop.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _KEY_BYTES = 4
 
 
 class UnmaskingDecoder(Decoder):
-    """Parses what a client sends after the handshake: frames that are masked, each with a key of its own."""
+    """Parses masked frames, as a client sends them, each with a key of its own."""
 
     def __init__(self, read_limit_bytes: int) -> None:
         super().__init__(read_limit_bytes)
-        # Of the frame whose header was parsed last; its first byte is for the payload's next.
+        # The key of the frame whose header was parsed last, turned so that it begins with the next byte's.
         self._key = b""
 
     def _header(self, block: bytes, start: int) -> tuple[int, int] | None:
@@ -65,7 +65,7 @@ class UnmaskingDecoder(Decoder):
                 length = block[start + 1] - MASKED
                 payload_start = start + 6
                 if length > MAX_CONTROL_PAYLOAD:
-                    if length != LENGTH_16_BITS or start + 7 >= size:
+                    if length != LENGTH_16_BITS:
                         break
                     length = block[start + 2] << 8 | block[start + 3]
                     if length <= MAX_CONTROL_PAYLOAD:

@@ -15,8 +15,8 @@ from csp.errors import InvalidError, InvalidTypeError
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _UNRESERVED = frozenset((string.ascii_letters + string.digits + "-._~").encode())
-# What stands in a path as it is, besides the unreserved (RFC 3986, section 3.3); the rest is percent-encoded. Of a
-# query, only what is no ASCII.
+# What stands in a path as it is, besides the unreserved (RFC 3986, section 3.3); the rest is percent-encoded. In a
+# query, only what is not ASCII is.
 _PATH_SAFE = "!$&'()*+,/:;=@%"
 _QUERY_SAFE = string.punctuation
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
@@ -45,8 +45,8 @@ def parse_url(url: str) -> Target:
     """Parse and normalise a ``ws:`` or ``wss:`` URL.
 
     Scheme and host become lower case, an international host name its ASCII form; a default port is dropped, as is the
-    dot behind an absolute host name; unreserved characters are percent-decoded and dot segments resolved (RFC 3986,
-    section 6.2.2); the query stays as it is.
+    dot at the end of an absolute host name; unreserved characters are percent-decoded and dot segments resolved
+    (RFC 3986, section 6.2.2); the query stays as it is.
 
     Raises:
         InvalidError: it is malformed, or not a WebSocket URL. The text of the error shows no credentials.
@@ -116,14 +116,14 @@ def normalized_host(host: str, problem: str) -> str:
             host = idna.encode(host, uts46=True).decode("ascii")
         except idna.IDNAError as error:
             raise InvalidError(f"{problem}: {error}") from None
-    # The dot of an absolute name would make two names of one host.
+    # With the dot of an absolute name, one host would have two names.
     host = host.removesuffix(".")
     labels = host.split(".")
     if _NUMBER.fullmatch(labels[-1]):
         try:
             return str(IPv4Address(host))
         except AddressValueError:
-            # The system takes "127.1" and "0x7f000001" for addresses too: other names for what a policy denies.
+            # The system takes "127.1" and "0x7f000001" for addresses too: other names of what a policy may deny.
             raise InvalidError(f"{problem}: {given!r} is no IPv4 address of four numbers") from None
     if not _HOST.fullmatch(host) or not all(1 <= len(label) <= 63 for label in labels) or len(host) > 253:
         raise InvalidError(f"{problem}: {given!r}")

@@ -143,6 +143,15 @@ def test_messages_and_their_bytes_are_counted() -> None:
     assert (decoder.messages_received, decoder.payload_bytes_received) == (2, 6)
 
 
+def test_compressed_messages_are_counted_with_what_came_out_of_them() -> None:
+    decoder = decoder_of(LIMIT, inflates=True)
+    large = deflated(b"x" * 1000)
+    decoder.feed(masked(TEXT, large, reserved=COMPRESSED) + masked(BINARY, large, fin=False, reserved=COMPRESSED))
+    assert (decoder.messages_received, decoder.payload_bytes_received) == (1, 1000)
+    decoder.feed(masked(CONTINUATION) + masked(TEXT, b"abc"))
+    assert (decoder.messages_received, decoder.payload_bytes_received) == (3, 2003)
+
+
 # Frames without a mask ------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +186,14 @@ def test_a_length_not_in_its_shortest_form_is_1002(length: int, width: int) -> N
         1002,
         f"a frame's length of {length} is not in its shortest form",
     )
+
+
+@pytest.mark.parametrize(("length", "width"), [(0, 16), (125, 16), (125, 64), (126, 64), (65_535, 64)])
+def test_a_length_not_in_its_shortest_form_is_1002_with_all_of_the_payload_too(length: int, width: int) -> None:
+    messages, _, violation = decode(header(0x82, length, width) + bytes(length))
+    assert messages == []
+    assert violation is not None
+    assert violation[0] == 1002
 
 
 @pytest.mark.parametrize("length", [101, 5000, 70_000, 1 << 62])
@@ -265,12 +282,13 @@ def test_with_masks_everything_is_as_without_wherever_it_is_cut(end: str) -> Non
 
 def test_parsing_pauses_and_goes_on_as_without_masks() -> None:
     large = deflated(bytes(LIMIT))
-    stream = masked(BINARY, large, reserved=COMPRESSED) + masked(PING, b"p") + masked(TEXT, b"a")
+    stream = masked(TEXT, b"0") + masked(BINARY, large, reserved=COMPRESSED) + masked(TEXT, b"1")
+    stream += masked(PING, b"p") + masked(TEXT, b"a")
     decoder = decoder_of(LIMIT, inflates=True)
     assert decoder.feed(stream + masked(TEXT, b"b")[:3]) == []
-    assert (decoder.paused, len(decoder.messages)) == (True, 1)
+    assert (decoder.paused, len(decoder.messages)) == (True, 2)
     decoder.messages.clear()
     assert decoder.feed(b"") == [Control(PING, b"p")]
     assert not decoder.paused
     assert decoder.feed(masked(TEXT, b"b")[3:]) == []
-    assert list(decoder.messages) == [Message("text", "a"), Message("text", "b")]
+    assert [message.data for message in decoder.messages] == ["1", "a", "b"]
