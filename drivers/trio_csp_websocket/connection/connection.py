@@ -239,6 +239,7 @@ class Connection:
         Raises:
             trio.Cancelled: the caller is cancelled; all of it is done nevertheless.
         """
+        self._stop_delivering()
         if self.state is State.GIVEN_UP:
             with trio.CancelScope(shield=True):
                 await self.finished.wait()  # another task is at it, and does not wait for the network
@@ -246,7 +247,6 @@ class Connection:
             was_open = self.state is State.OPEN
             ending = lost("its block was cancelled", asked=asked or self.closing)
             self._move(State.GIVEN_UP)
-            self._stop_delivering()
             self._end(ending)
             if was_open:
                 self._handshaking.shield = True
