@@ -105,7 +105,8 @@ class Handshakes(trio.abc.Stream):
             raise opening.refusal
         assert websocket is not None
         assert self.connection is not None
-        self.connection.send_close = websocket.aclose
+        if not self.connection.finished.is_set():
+            self.connection.send_close = websocket.aclose
         self._opening = None
         return self.connection, websocket.subprotocol, opening.response.head
 

@@ -277,6 +277,7 @@ class Connection:
         Raises:
             trio.Cancelled: the caller is cancelled; the connection is finished nevertheless.
         """
+        self._stop_delivering()
         if self.state is State.GIVEN_UP:
             with trio.CancelScope(shield=True):
                 await self.finished.wait()  # another task is in `give_up`, and does not wait for the network
@@ -284,7 +285,6 @@ class Connection:
             was_open = self.state is State.OPEN
             ending = lost("its block was cancelled", closing=closing or self.closing)
             self._move(State.GIVEN_UP)
-            self._stop_delivering()
             self._end(ending)
             if was_open:
                 self._sending_close.shield = True

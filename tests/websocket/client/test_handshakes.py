@@ -11,6 +11,7 @@ from tests.websocket._server import PING, Server, close, connecting, frame, text
 from trio_csp_websocket.client.handshakes import Handshakes
 from trio_csp_websocket.client.options import parse_options
 from trio_csp_websocket.protocol.frames import CLOSE
+from trio_csp_websocket.protocol.url import parse_url
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
@@ -117,3 +118,22 @@ async def test_the_stream_always_says_that_it_can_be_written(nursery: trio.Nurse
     await handshakes.wait_send_all_might_not_block()
     await handshakes.aclose()
     assert server.closed
+
+
+class _EndsAtOnce(StreamTransport):
+    """Behind the answer to the handshake it is at its end, and tells so without a visit to the scheduler."""
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        return b"" if self.bytes_received else await super().receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_connection_that_ends_before_it_is_handed_over_is_no_reference_cycle(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    handshakes = Handshakes(_EndsAtOnce(Server().stream), parse_options({}), nursery)
+    connection, _, _ = await handshakes.open(parse_url("ws://server.test"), [])
+    assert connection.finished.is_set()
+    assert connection.send_close is None

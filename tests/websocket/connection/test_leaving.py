@@ -345,6 +345,19 @@ async def test_after_the_block_a_channel_that_was_not_drained_is_closed(autojump
     assert client.channel().closed
 
 
+async def test_cancelled_after_the_end_closes_a_channel_that_was_not_drained(autojump_clock: MockClock) -> None:
+    server = Server()
+    with trio.CancelScope() as scope:
+        async with connecting(server, channel_capacity=1) as client:
+            server.send(text("a"), text("b"), close(1000))
+            server.end()
+            await client._connection.finished.wait()
+            assert not client.channel().closed
+            scope.cancel()
+    assert client.channel().closed
+    assert await drained(client) == ["a"]
+
+
 async def test_a_task_outside_that_waits_for_messages_ends_with_the_block(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
