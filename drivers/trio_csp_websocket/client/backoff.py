@@ -58,9 +58,9 @@ class Backoff:
         self._max_seconds = max_seconds
         self._chance = chance
         self._max_attempts = max_attempts
-        self.failures = 0
+        self.failures: int = 0
         """How many attempts in a row have failed."""
-        self.bound_seconds = min_seconds
+        self.bound_seconds: float = min_seconds
         """The bound of the next delay."""
 
     def next_delay(self, retry_after_seconds: float = 0.0) -> float:

@@ -60,14 +60,14 @@ class Keeper:
         *,
         dial: Dial | None = None,
     ) -> None:
-        self.channel = csp.Channel[Message | Gap](options.connection.channel_capacity)
+        self.channel: csp.Channel[Message | Gap] = csp.Channel[Message | Gap](options.connection.channel_capacity)
         """The messages and gaps; closed when the feed has ended."""
-        self.states = csp.Channel[State](_STATES_KEPT, overflow="drop_oldest")
+        self.states: csp.Channel[State] = csp.Channel[State](_STATES_KEPT, overflow="drop_oldest")
         """Each new `state`; the latest are kept. Closed when the feed has ended."""
-        self.state = State("connecting", 1)
-        self.changed = trio.Event()
+        self.state: State = State("connecting", 1)
+        self.changed: trio.Event = trio.Event()
         """Set, and replaced by a new event, when there is a new `client`; set for good when the feed has ended."""
-        self.ended = trio.Event()
+        self.ended: trio.Event = trio.Event()
         """Set when the feed has ended."""
         self._target = target
         self._options = options

@@ -149,17 +149,17 @@ class Connection:
         decoder: Decoder,
         encoder: Encoder,
     ) -> None:
-        self.transport = transport
-        self.decoder = decoder
-        self.writer = Writer(transport, nursery, encoder, settings.write_timeout_seconds)
-        self.delivery = Delivery(decoder.messages, settings.channel_capacity)
-        self.pings = Pings()
-        self.state = State.OPEN
-        self.closing = False
+        self.transport: Transport = transport
+        self.decoder: Decoder = decoder
+        self.writer: Writer = Writer(transport, nursery, encoder, settings.write_timeout_seconds)
+        self.delivery: Delivery = Delivery(decoder.messages, settings.channel_capacity)
+        self.pings: Pings = Pings()
+        self.state: State = State.OPEN
+        self.closing: bool = False
         """Whether we closed it, or gave it up, while it was open."""
         self.ending: Ending | None = None
         """How it ended; None while it has not."""
-        self.finished = trio.Event()
+        self.finished: trio.Event = trio.Event()
         """Set when the transport is closed."""
         self.send_close: SendClose | None = None
         """The role's own way to send a close frame with a code and a reason, if it has one: it makes the frame, calls

@@ -34,12 +34,12 @@ class Delivery:
     )
 
     def __init__(self, waiting: deque[Message], capacity: int) -> None:
-        self.channel = csp.Channel[Message](capacity)
-        self.finished = trio.Event()
+        self.channel: csp.Channel[Message] = csp.Channel[Message](capacity)
+        self.finished: trio.Event = trio.Event()
         """Set when the channel is closed, after every message was delivered or discarded."""
-        self.blocked_seconds = 0.0
+        self.blocked_seconds: float = 0.0
         """How long messages have had to wait for room in the channel, in all."""
-        self.stopped = False
+        self.stopped: bool = False
         """Whether messages are discarded instead of delivered."""
         self._waiting = waiting
         # Around the wait for room in the channel, while there is one.

@@ -88,7 +88,7 @@ class Writer:
     def __init__(
         self, transport: Transport, nursery: trio.Nursery, encoder: Encoder, timeout_seconds: float = math.inf
     ) -> None:
-        self.encoder = encoder
+        self.encoder: Encoder = encoder
         self._transport = transport
         transport.on_pending = self._ensure_task
         self._nursery = nursery

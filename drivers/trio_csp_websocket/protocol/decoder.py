@@ -69,9 +69,9 @@ class Decoder:
         self.messages: deque[Message] = deque()
         self.violation: ProtocolViolation | None = None
         """Set once the peer has broken the protocol; everything it sends afterwards is ignored."""
-        self.paused = False
+        self.paused: bool = False
         """Whether part of the block has not been parsed yet: feed ``b""`` once `messages` are taken."""
-        self.missing = 0
+        self.missing: int = 0
         """How many bytes of the payload being collected have not arrived yet."""
         self.inflater: Inflater | None = None
         """Set if compressed messages may come."""

@@ -34,8 +34,8 @@ class Encoder:
         """Set if messages may be compressed."""
         self.compression_threshold_bytes = 0
         """How large they have to be for that."""
-        self.messages_sent = 0
-        self.payload_bytes_sent = 0
+        self.messages_sent: int = 0
+        self.payload_bytes_sent: int = 0
 
     def encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a whole frame, which must be sent: what is compressed next may refer to it."""

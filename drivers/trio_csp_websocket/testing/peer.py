@@ -46,24 +46,24 @@ class Peer:
     """
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
-        self.websocket = WSConnection(ConnectionType.SERVER)
-        self.path = ""
+        self._websocket = WSConnection(ConnectionType.SERVER)
+        self.path: str = ""
         self.protocols: tuple[str, ...] = ()
         self.headers: Headers[str, str] = Headers()
-        self.messages = csp.Channel[Message](_MAX_UNRECEIVED)
+        self.messages: csp.Channel[Message] = csp.Channel[Message](_MAX_UNRECEIVED)
         """Closed when nothing more can be received from the client."""
-        self.pings = Pings()
+        self.pings: Pings = Pings()
         self.answer_pings = True
         self.answered = False
         """Whether the request was answered, in any way."""
         self.accepted = False
         """Whether the request was accepted."""
-        self.close_sent = False
+        self.close_sent: bool = False
         """Whether only raw bytes may still be sent."""
         self.close_code: int | None = None
         self.close_reason: str | None = None
         self.error: ConnectionFailedError | None = None
-        self.gone = trio.Event()
+        self.gone: trio.Event = trio.Event()
         """Set when the stream is closed."""
         self._stream = stream
         self._outgoing = csp.Channel[_Outgoing](math.inf)
@@ -83,8 +83,8 @@ class Peer:
         head = b""
         while data := bytes(await self._stream.receive_some()):
             head += data
-            self.websocket.receive_data(data)
-            for event in self.websocket.events():
+            self._websocket.receive_data(data)
+            for event in self._websocket.events():
                 assert isinstance(event, Request)
                 self.path = event.target
                 self.protocols = tuple(event.subprotocols)
@@ -101,7 +101,11 @@ class Peer:
 
     def queue(self, event: Event) -> csp.Channel[None]:
         """Queue what wsproto makes from an event; never waits. See `queue_bytes`."""
-        return self.queue_bytes(self.websocket.send(event))
+        return self.queue_bytes(self.encoded(event))
+
+    def encoded(self, *events: Event) -> bytes:
+        """Return the bytes of wsproto's events, which must be sent: wsproto takes them for sent."""
+        return b"".join(map(self._websocket.send, events))
 
     def queue_bytes(self, data: bytes) -> csp.Channel[None]:
         """Queue bytes; never waits.
@@ -174,8 +178,8 @@ class Peer:
         while data := await self._receive_some():
             # Before the request is accepted, wsproto only stores it.
             if not self.messages.closed:
-                self.websocket.receive_data(data)
-                for event in self.websocket.events():
+                self._websocket.receive_data(data)
+                for event in self._websocket.events():
                     await self._handle(event)
         if self.accepted and not self.messages.closed:
             self.error = ConnectionFailedError(
@@ -223,7 +227,7 @@ class Peer:
     def _closed(self, event: CloseConnection) -> None:
         """Note the client's close, answer it, and end. wsproto reports a violation of the protocol in the same way."""
         reason = event.reason or ""
-        if self.websocket.state is ConnectionState.OPEN:
+        if self._websocket.state is ConnectionState.OPEN:
             self.error = ConnectionFailedError(
                 f"the client broke the protocol: {reason}",
                 kind=Kind.INTERNAL,

@@ -100,10 +100,10 @@ class ServerConnection:
         given = _header_pairs(headers)
         if all(name.lower() != b"content-length" for name, _ in given):
             given.append((b"Content-Length", str(len(body)).encode()))
-        websocket = self._peer.websocket
         try:
-            answer = websocket.send(RejectConnection(status_code=status, headers=given, has_body=True))
-            answer += websocket.send(RejectData(data=body))
+            answer = self._peer.encoded(
+                RejectConnection(status_code=status, headers=given, has_body=True), RejectData(data=body)
+            )
         except h11.LocalProtocolError as error:
             raise InvalidError(f"such an answer cannot be written: {error}") from None
         written = self._peer.queue_bytes(answer)
