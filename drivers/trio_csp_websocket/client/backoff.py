@@ -6,7 +6,6 @@ import random
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -68,6 +67,9 @@ def retry_after(error: Error | None, now: datetime) -> float:
 
 def _http_date(text: str) -> datetime | None:
     """Return a date in any of HTTP's three formats (RFC 9110, section 5.6.7), all of them in UTC; None for no date."""
+    # Here, because few servers send one, and `email` takes milliseconds to load.
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415
+
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

@@ -19,7 +19,6 @@ from csp.errors import (
     wrap,
 )
 from trio_csp_websocket.client.client import Client
-from trio_csp_websocket.client.connection import Connection
 from trio_csp_websocket.client.dial import dial as dial_server
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.protocol.constants import CloseCode
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
+    from trio_csp_websocket.client.connection import Connection
     from trio_csp_websocket.transport.base import Transport
 
 
@@ -137,12 +137,16 @@ class Connecting:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
         self._check_allowed()
+        # Here, because trio-websocket, wsproto and h11 come with it, which take longer to load than all the rest: they
+        # are loaded with the first connection, and ahead of the timeout, which they must not use up.
+        from trio_csp_websocket.client.connection import Connection  # noqa: PLC0415
+
         # Its tasks raise nothing that a user should see.
         self._background = BackgroundNursery()
         self._nursery = await self._background.__aenter__()
         try:
             with trio.fail_after(self._options.dial_timeout_seconds):
-                self._connection = await self._open()
+                self._connection = await self._open(Connection)
         except trio.TooSlowError:
             await self._background.__aexit__(None, None, None)
             raise self._timed_out() from None
@@ -183,10 +187,10 @@ class Connecting:
                 f"connections to {self._target.url} are not allowed", details={"url": self._target.url}
             )
 
-    async def _open(self) -> Connection:
+    async def _open(self, connection_class: type[Connection]) -> Connection:
         """Connect and shake hands."""
         transport = await self._dial(self._target, self._options)
-        connection = self._reached = Connection(transport, self._options, self._nursery)
+        connection = self._reached = connection_class(transport, self._options, self._nursery)
         headers = list(self._options.headers)
         credentials = self._target.authorization
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
