@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
+
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C while this loads
 
 import trio
 from trio_websocket import WebSocketRequest, serve_websocket
@@ -20,8 +23,7 @@ async def exchange(request: WebSocketRequest) -> None:
     symbols = json.loads(await connection.get_message())["subscribe"]
     with trio.move_on_after(random.uniform(1, 3)):
         while True:
-            price = {"symbol": random.choice(symbols), "price": round(random.lognormvariate(5, 0.01), 2)}
-            await connection.send_message(json.dumps(price))
+            await connection.send_message(json.dumps({random.choice(symbols): round(random.gauss(150, 2), 2)}))
             await trio.sleep(random.expovariate(20))
     await connection.aclose(websocket.CLOSE_CODES.SERVICE_RESTART)
 
@@ -44,10 +46,9 @@ async def main(url: str | None) -> None:
             while True:
                 r = await csp.select(*(source.case_receive() for source in sources))
                 if r.channel in (stop, limit) or not r.ok:
-                    raise SystemExit(feed.channel().cause)
+                    raise SystemExit(130 if r.channel is stop else feed.channel().cause)
                 if isinstance(r.value, websocket.Message):
-                    price = json.loads(r.value.data)
-                    prices[price["symbol"]] = price["price"]
+                    prices.update(json.loads(r.value.data))
                 elif isinstance(r.value, websocket.State | websocket.Gap):
                     print(r.value, flush=True)
                 elif prices:
