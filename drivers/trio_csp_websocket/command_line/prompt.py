@@ -85,8 +85,7 @@ def _prompt_session(hand_over: Callable[[str | None], object]) -> PromptSession[
     from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415
 
     def accept(buffer: Buffer) -> bool:
-        # A byte that is not UTF-8 comes from the terminal as a surrogate.
-        hand_over(buffer.text.encode(errors="replace").decode())
+        hand_over(_as_utf_8(buffer.text))
         return False
 
     def end(_event: KeyPressEvent) -> None:
@@ -98,6 +97,11 @@ def _prompt_session(hand_over: Callable[[str | None], object]) -> PromptSession[
     keys.add("c-c")(end)
     keys.add("c-d", filter=Condition(lambda: not session.default_buffer.text))(end)
     return session
+
+
+def _as_utf_8(text: str) -> str:
+    """Replace the surrogates that stand for bytes typed at the terminal that are not UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def history_file() -> Path | None:
@@ -125,6 +129,6 @@ def _history() -> FileHistory:
                 path = Path(os.fsdecode(self.filename))
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.touch(mode=0o600)  # what is typed can be a secret
-                super().store_string(string)
+                super().store_string(_as_utf_8(string))
 
     return History(history_file() or os.devnull)

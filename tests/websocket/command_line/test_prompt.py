@@ -107,6 +107,17 @@ async def test_the_history_is_kept_for_the_user_alone(state: Path) -> None:
     await type_and_recall(None, "remember me")
 
 
+async def test_a_line_that_is_not_utf_8_is_kept_readable(state: Path) -> None:
+    typed = csp.Channel[str | None](math.inf)
+    with keyboard() as keys, trio.fail_after(10):
+        async with prompt(typed):
+            keys.send_bytes(b"\xffabc\r")
+            assert (await typed.receive()).value == "?abc"
+            keys.send_text("\r")  # taken once the line before is in the history
+            assert (await typed.receive()).value == ""
+    assert "+?abc\n" in await trio.Path(state).read_text(encoding="utf-8")
+
+
 async def test_a_history_that_cannot_be_written_is_kept_in_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
