@@ -6,7 +6,7 @@ import os
 import signal
 from functools import partial
 
-signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C ends it at once, also while this loads
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C ends it at once, also while this loads
 
 import trio
 from trio_websocket import WebSocketRequest, serve_websocket

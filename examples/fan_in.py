@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C ends it at once, also while this loads
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C ends it at once, also while this loads
 
 import trio
 

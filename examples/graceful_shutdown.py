@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 
-signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C while this loads
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C while this loads
 
 import trio
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C while this loads
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C while this loads
 
 import trio
 
