@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-import trio.testing
 import trustme
 
 import csp

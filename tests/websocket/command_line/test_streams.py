@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 import csp
 from trio_csp_websocket.command_line.lines import Line
