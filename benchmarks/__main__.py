@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import channels, compression, fan_in, memory, timers, websocket
-from benchmarks._instructions import NoToolError, format_instructions
-from benchmarks._measure import Workload, missing_peers, run
-from benchmarks._report import describe_environment, format_busy, format_results, write_json
 from benchmarks.design import format_design
+from benchmarks.meters.instructions import NoToolError, format_instructions
+from benchmarks.meters.measure import Workload, missing_peers, run
+from benchmarks.meters.report import describe_environment, format_busy, format_results, write_json
+from benchmarks.topics import channels, compression, fan_in, memory, timers, websocket
 
 # A topic is a module with WORKLOADS; add new ones here.
 TOPICS = (channels, fan_in, timers, memory, websocket, compression)

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import trio
 
-from benchmarks import _counted_websocket
-from benchmarks._counted_websocket import TEXT, frame
-from benchmarks._meters import Allocations, Counter, Instructions, Passes, SystemCalls, TaskSteps
-from benchmarks._report import format_table
-from benchmarks.channels import CAPACITY, one_to_one, ping_pong
-from benchmarks.fan_in import select, select_parked, selector
-from benchmarks.timers import select_after
+from benchmarks.meters.counters import Allocations, Counter, Instructions, Passes, SystemCalls, TaskSteps
+from benchmarks.meters.report import format_table
+from benchmarks.topics import websocket_counted
+from benchmarks.topics.channels import CAPACITY, one_to_one, ping_pong
+from benchmarks.topics.fan_in import select, select_parked, selector
+from benchmarks.topics.timers import select_after
+from benchmarks.topics.websocket_counted import TEXT, frame
 
 if TYPE_CHECKING:
-    from benchmarks._measure import Meter, Side
+    from benchmarks.meters.measure import Meter, Side
 
 COMMITTED = Path(__file__).with_name("counts.json")
 UPDATE = "python -m benchmarks.counts --update"
@@ -98,13 +98,13 @@ ROWS: Mapping[str, Row] = {
     "select, parked, 8 cases": Row(partial(select_parked, 8)),
     "select with a new after, capacity 100": Row(partial(select_after, CAPACITY), _BUFFERED),
     "select with a new after, unbuffered": Row(partial(select_after, 0)),
-    "WebSocket receive, 32 B": Row(partial(_counted_websocket.receive, [frame(TEXT.encode())] * 1024), 1024),
-    "WebSocket receive, 1 KiB": Row(partial(_counted_websocket.receive, [frame(bytes(1024))] * 32)),
-    "WebSocket receive, 64 KiB": Row(partial(_counted_websocket.receive, [frame(bytes(64 * 1024))]), 64),
-    "WebSocket receive compressed, 1 KiB": Row(_counted_websocket.receive_compressed),
-    "WebSocket send, 32 B": Row(partial(_counted_websocket.send, 1)),
-    "WebSocket send, 32 B, 16 tasks": Row(partial(_counted_websocket.send, 16)),
-    "WebSocket ping-pong, 32 B": Row(_counted_websocket.ping_pong),
+    "WebSocket receive, 32 B": Row(partial(websocket_counted.receive, [frame(TEXT.encode())] * 1024), 1024),
+    "WebSocket receive, 1 KiB": Row(partial(websocket_counted.receive, [frame(bytes(1024))] * 32)),
+    "WebSocket receive, 64 KiB": Row(partial(websocket_counted.receive, [frame(bytes(64 * 1024))]), 64),
+    "WebSocket receive compressed, 1 KiB": Row(websocket_counted.receive_compressed),
+    "WebSocket send, 32 B": Row(partial(websocket_counted.send, 1)),
+    "WebSocket send, 32 B, 16 tasks": Row(partial(websocket_counted.send, 16)),
+    "WebSocket ping-pong, 32 B": Row(websocket_counted.ping_pong),
 }
 
 

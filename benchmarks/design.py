@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from benchmarks import channels, fan_in, timers
-from benchmarks._measure import Result, Spread
-from benchmarks._report import format_ratio, format_table
+from benchmarks.meters.measure import Result, Spread
+from benchmarks.meters.report import format_ratio, format_table
+from benchmarks.topics import channels, fan_in, timers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from benchmarks._measure import load
+from benchmarks.meters.measure import load
 
 Costs: TypeAlias = dict[str, dict[str, float]]
 """Median microseconds by row and by side, csp or a peer."""

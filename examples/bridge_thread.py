@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
+
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C ends it at once, also while this loads
 
 import trio
 
 import csp
 
 
-class Sensor:
-    """A driver as vendors write them: reading blocks."""
-
-    def read(self) -> float:
-        """Return a temperature when there is one."""
-        time.sleep(random.uniform(0.01, 0.1))
-        return random.gauss(21, 0.5)
+def read_temperature() -> float:
+    """Block until there is a temperature: a vendor's library."""
+    time.sleep(random.uniform(0.01, 0.1))
+    return random.gauss(21, 0.5)
 
 
-def read_sensor(sensor: Sensor, readings: csp.Channel[float]) -> int:
+def read_sensor(readings: csp.Channel[float]) -> int:
     """Send readings, waiting while the channel is full, until it is closed; return how many were sent."""
     sent = 0
     try:
         while True:
-            readings.send_from_thread(sensor.read())
+            readings.send_from_thread(read_temperature())
             sent += 1
     except csp.ChannelClosedError:
         return sent
@@ -35,17 +36,15 @@ async def main() -> None:
     readings = csp.Channel[float](3)
 
     async def run_thread() -> None:
-        sent = await trio.to_thread.run_sync(read_sensor, Sensor(), readings)
+        sent = await trio.to_thread.run_sync(read_sensor, readings)
         print(f"the thread has ended after {sent} readings")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_thread)
         report, end = csp.tick("500ms"), csp.after("2s")
         latest: list[float] = []
-        while True:
-            r = await csp.select(end.case_receive(), report.case_receive(), readings.case_receive(), priority=True)
-            if r.channel is end:
-                break
+        cases = end.case_receive(), report.case_receive(), readings.case_receive()
+        while (r := await csp.select(*cases, priority=True)).channel is not end:
             if r.channel is readings:
                 latest.append(r.value)
             elif latest:

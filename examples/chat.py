@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
+
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C ends it at once, also while this loads
 
 import trio
 from trio_websocket import WebSocketRequest, serve_websocket
@@ -18,10 +22,7 @@ async def serve_person(said: csp.Channel[str], room: csp.Broadcast[str], request
     connection = await request.accept()
     heard = room.subscribe(100, slow="close")  # who does not read is dropped, and holds up nobody
     async with csp.PullSource(connection.get_message) as incoming:
-        while True:
-            r = await csp.select(incoming.case_receive(), heard.case_receive())
-            if not r.ok:
-                break
+        while (r := await csp.select(incoming.case_receive(), heard.case_receive())).ok:
             if r.channel is heard:
                 await connection.send_message(r.value)
             else:
@@ -29,10 +30,10 @@ async def serve_person(said: csp.Channel[str], room: csp.Broadcast[str], request
     heard.close()
 
 
-async def be(name: str, url: str, typed: csp.Source[float]) -> None:
+async def be(name: str, port: int, typed: csp.Source[float]) -> None:
     """Say a line whenever one is typed, and print what is read, until every line of both was."""
     lines = iter(LINES[name])
-    async with websocket.connect(f"{url}/{name}") as client:
+    async with websocket.connect(f"ws://127.0.0.1:{port}/{name}") as client:
         unread = sum(map(len, LINES.values()))
         while unread:
             r = await csp.select(typed.case_receive(), client.channel().case_receive())
@@ -48,10 +49,9 @@ async def main() -> None:
     said = csp.Channel[str](10)
     async with csp.broadcast(said) as room, csp.BackgroundNursery() as background:
         server = await background.start(serve_websocket, partial(serve_person, said, room), "127.0.0.1", 0, None)
-        url = f"ws://127.0.0.1:{server.port}"
         async with trio.open_nursery() as people:
-            people.start_soon(be, "alice", url, csp.tick("200ms"))
-            people.start_soon(be, "bob", url, csp.tick("300ms"))
+            people.start_soon(be, "alice", server.port, csp.tick("200ms"))
+            people.start_soon(be, "bob", server.port, csp.tick("300ms"))
     print("all lines were read by both")
 
 

@@ -6,7 +6,11 @@ server of yours instead: python examples/fan_in.py ws://localhost:8765
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C ends it at once, also while this loads
 
 import trio
 

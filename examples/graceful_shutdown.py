@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import sys
+
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C while this loads
 
 import trio
 
@@ -19,7 +23,7 @@ async def work(job: int) -> int:
 async def main() -> None:
     """Give jobs to four workers until a signal comes: closing the jobs closes the results behind the last one."""
     jobs = csp.Channel[int]()
-    begun = finished = 0
+    begun = finished = status = 0
     async with (
         csp.from_signals(signal.SIGINT, signal.SIGTERM) as stop,
         csp.pipeline(jobs, work, workers=4, ordered=False) as results,
@@ -35,6 +39,7 @@ async def main() -> None:
             if r.channel is jobs:
                 begun += 1
             elif r.channel is stop and not jobs.closed:
+                status = 128 + r.value
                 print(f"\n{signal.Signals(r.value).name}: finishing what was begun", flush=True)
                 jobs.close()
             elif r.channel is stop or not r.ok:
@@ -42,6 +47,7 @@ async def main() -> None:
             else:
                 finished += 1
     print(f"{finished} jobs finished, {begun - finished} abandoned")
+    sys.exit(status)
 
 
 if __name__ == "__main__":

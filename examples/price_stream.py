@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sys
+from contextlib import suppress
+
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C while this loads
 
 import trio
-from trio_websocket import WebSocketRequest, serve_websocket
+from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 
 import csp
 from csp import websocket
@@ -17,11 +21,10 @@ from csp import websocket
 async def exchange(request: WebSocketRequest) -> None:
     """Send prices to one subscriber, and restart after a second or three."""
     connection = await request.accept()
-    symbols = json.loads(await connection.get_message())["subscribe"]
-    with trio.move_on_after(random.uniform(1, 3)):
+    with suppress(ConnectionClosed), trio.move_on_after(random.uniform(1, 3)):
+        symbols = json.loads(await connection.get_message())["subscribe"]
         while True:
-            price = {"symbol": random.choice(symbols), "price": round(random.lognormvariate(5, 0.01), 2)}
-            await connection.send_message(json.dumps(price))
+            await connection.send_message(json.dumps({random.choice(symbols): round(random.gauss(150, 2), 2)}))
             await trio.sleep(random.expovariate(20))
     await connection.aclose(websocket.CLOSE_CODES.SERVICE_RESTART)
 
@@ -40,14 +43,12 @@ async def main(url: str | None) -> None:
             server = await background.start(serve_websocket, exchange, "127.0.0.1", 0, None)
             url = f"ws://127.0.0.1:{server.port}"
         async with websocket.reconnecting(url, subscribe=subscribe, read_timeout="5s") as feed:
-            sources = [stop, limit, show, feed.states(), feed.channel()]
             while True:
-                r = await csp.select(*(source.case_receive() for source in sources))
+                r = await csp.select(*(s.case_receive() for s in (stop, limit, show, feed.states(), feed.channel())))
                 if r.channel in (stop, limit) or not r.ok:
-                    raise SystemExit(feed.channel().cause)
+                    raise SystemExit(130 if r.channel is stop else feed.channel().cause)
                 if isinstance(r.value, websocket.Message):
-                    price = json.loads(r.value.data)
-                    prices[price["symbol"]] = price["price"]
+                    prices.update(json.loads(r.value.data))
                 elif isinstance(r.value, websocket.State | websocket.Gap):
                     print(r.value, flush=True)
                 elif prices:

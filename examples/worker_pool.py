@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C while this loads
 
 import trio
 
@@ -15,13 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 
-class Digest(NamedTuple):
-    """A file and what came of it."""
-
-    path: trio.Path
-    text: str
-
-
 async def files(folder: trio.Path) -> AsyncGenerator[trio.Path]:
     """Give the files under a folder, by name."""
     for path in sorted(await folder.rglob("*")):
@@ -29,13 +25,13 @@ async def files(folder: trio.Path) -> AsyncGenerator[trio.Path]:
             yield path
 
 
-async def digest(path: trio.Path) -> Digest:
-    """Read a file in a thread, so that four of them are read at once."""
+async def digest(path: trio.Path) -> str:
+    """Return the line about a file, which is read in a thread, so that four of them are read at once."""
     try:
         content = await path.read_bytes()
     except OSError as error:
-        return Digest(path, str(error.strerror))
-    return Digest(path, await trio.to_thread.run_sync(lambda: hashlib.sha256(content).hexdigest()))
+        return f"{error.strerror}  {path}"
+    return f"{await trio.to_thread.run_sync(lambda: hashlib.sha256(content).hexdigest())}  {path}"
 
 
 async def main(folder: str) -> None:
@@ -48,9 +44,9 @@ async def main(folder: str) -> None:
         csp.pipeline(paths, digest, workers=4) as digests,
     ):
         while (r := await csp.select(stop.case_receive(), digests.case_receive(), priority=True)).ok:
-            if not isinstance(r.value, Digest):
-                sys.exit("interrupted")
-            print(f"{r.value.text}  {r.value.path}")
+            if r.channel is stop:
+                sys.exit(130)
+            print(r.value)
 
 
 if __name__ == "__main__":

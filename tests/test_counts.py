@@ -22,13 +22,13 @@ import csp
 pytest.importorskip("benchmarks", reason="the benchmarks are in the checkout only")
 
 from benchmarks import counts
-from benchmarks._meters import Allocations, Instructions, Passes, SystemCalls, TaskSteps
 from benchmarks.counts import Change, Committed
+from benchmarks.meters.counters import Allocations, Instructions, Passes, SystemCalls, TaskSteps
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from benchmarks._meters import Counter
+    from benchmarks.meters.counters import Counter
 
 CHECKOUT = Path(__file__).parent.parent
 

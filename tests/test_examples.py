@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLE_PATHS = sorted(EXAMPLES.glob("*.py"))
 
 
-def start(example: str, *arguments: str) -> subprocess.Popen[str]:
+def start(*command: str) -> subprocess.Popen[str]:
+    """Start Python with a script, or code, and arguments."""
     # Where nothing is installed, the checkout must be found by the child as it was by this process.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-u", str(EXAMPLES / example), *arguments],
+        [sys.executable, "-W", "error", "-u", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -29,7 +31,7 @@ def start(example: str, *arguments: str) -> subprocess.Popen[str]:
 
 def run(example: str, *arguments: str) -> list[str]:
     """Run an example that ends by itself; return the lines it printed."""
-    with start(example, *arguments) as process:
+    with start(str(EXAMPLES / example), *arguments) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     return out.splitlines()
@@ -46,17 +48,17 @@ def wait_for(process: subprocess.Popen[str], beginning: str) -> list[str]:
     raise AssertionError(lines)
 
 
-def end(process: subprocess.Popen[str]) -> list[str]:
-    """Return the lines still printed by a process that is told to end, and has to do so without complaints."""
+def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> list[str]:
+    """Return the lines still printed by a process that a signal ends, and that has to do so without complaints."""
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, err) == (128 + number, "")
     return out.splitlines()
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EXAMPLE_PATHS, ids=lambda path: path.name)
 def test_an_example_has_less_than_sixty_lines_and_stands_in_the_readme(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60
-    assert f"](examples/{path.name})" in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    assert f"/examples/{path.name})" in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_chat_both_read_the_same_lines_in_the_same_order() -> None:
@@ -69,13 +71,61 @@ def test_chat_both_read_the_same_lines_in_the_same_order() -> None:
 
 
 def test_price_stream_comes_back_after_a_restart_and_ends_on_ctrl_c() -> None:
-    with start("price_stream.py") as process:
+    with start(str(EXAMPLES / "price_stream.py")) as process:
         lines = wait_for(process, "gap of ")
         assert lines[:2] == ["connecting\n", "open\n"]
         assert any(re.match(r"(\w{3}-EUR|EUR-USD) \d", line) for line in lines)
         waiting = next(line for line in lines if line.startswith("waiting"))
         assert re.fullmatch(r"waiting [\d.]+ s: the peer closed the connection with code 1012 .*\n", waiting)
         process.send_signal(signal.SIGINT)
+        end(process)
+
+
+# In the place of Trio: the moment at which an example begins to load it.
+INTERRUPTED_LOADING = "import signal; signal.raise_signal(signal.SIGINT); raise SystemExit('not ended')"
+
+# Runs an example, and interrupts it after so many steps of its tasks.
+INTERRUPTED_RUN = """
+import runpy, signal, sys, trio
+
+class Interrupt(trio.abc.Instrument):
+    steps_left = int(sys.argv.pop(1))
+
+    def after_task_step(self, task):
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+run = trio.run
+trio.run = lambda *arguments: run(*arguments, instruments=[Interrupt()])
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("path", EXAMPLE_PATHS, ids=lambda path: path.name)
+def test_ctrl_c_while_an_example_loads_is_status_130(tmp_path: Path, path: Path) -> None:
+    (tmp_path / "trio.py").write_text(INTERRUPTED_LOADING, encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    result = subprocess.run(
+        # Not from its own folder, which would be looked at first and in which bytecode would be left.
+        [sys.executable, "-c", f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')"],
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (130, b"")
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20, 60])
+@pytest.mark.parametrize("path", EXAMPLE_PATHS, ids=lambda path: path.name)
+def test_ctrl_c_at_any_moment_is_status_130(tmp_path: Path, path: Path, steps: int) -> None:
+    for number in range(100):
+        (tmp_path / str(number)).touch()
+    arguments = [str(tmp_path)] * (path.stem == "worker_pool")
+    with start("-c", INTERRUPTED_RUN, str(steps), str(path), *arguments) as process:
         end(process)
 
 
@@ -88,7 +138,7 @@ def test_price_stream_comes_back_after_a_restart_and_ends_on_ctrl_c() -> None:
     ],
 )
 def test_an_argument_that_is_wrong_is_told(example: str, argument: str, said: str) -> None:
-    with start(example, argument) as process:
+    with start(str(EXAMPLES / example), argument) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said in err.splitlines()[-1]
@@ -111,11 +161,11 @@ def test_fan_in_gets_every_message_of_a_thousand_connections() -> None:
 
 @pytest.mark.parametrize(("signals", "abandoned"), [([signal.SIGTERM], 0), ([signal.SIGINT, signal.SIGTERM], 4)])
 def test_graceful_shutdown_finishes_what_was_begun(signals: list[signal.Signals], abandoned: int) -> None:
-    with start("graceful_shutdown.py") as process:
+    with start(str(EXAMPLES / "graceful_shutdown.py")) as process:
         wait_for(process, "working")
         for number in signals:
             process.send_signal(number)
-        *_, said, last = end(process)
+        *_, said, last = end(process, signals[0])
     assert said.endswith(": finishing what was begun")
     found = re.fullmatch(r"(\d+) jobs finished, (\d) abandoned", last)
     assert found is not None

@@ -1,4 +1,4 @@
-"""``python -m csp.websocket``: the command line client."""
+"""``python -m csp.websocket``: the command line client, installed as ``csp-websocket`` too."""
 
 import sys
 

@@ -6,7 +6,6 @@ import random
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, cast
 
 from trio_csp_websocket.protocol.constants import CloseCode
@@ -108,6 +107,9 @@ def retry_after(error: Error | None, now: datetime) -> float:
 
 def _http_date(text: str) -> datetime | None:
     """Parse a date in one of HTTP's three formats, all in UTC (RFC 9110, section 5.6.7); None if it is not a date."""
+    # Here, because few servers send one, and `email` takes milliseconds to load.
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415
+
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from trio_csp_websocket.connection.endpoint import Endpoint
-from trio_csp_websocket.protocol.headers import parse_headers
 
 if TYPE_CHECKING:
     from email.message import Message as Headers
@@ -24,4 +23,7 @@ class Client(Endpoint):
     @property
     def response_headers(self) -> Headers[str, str]:
         """The headers of the server's answer to the handshake; names are matched in any case."""
+        # Imported here, because `email` comes with it: it is loaded with the first connection, by now.
+        from trio_csp_websocket.protocol.headers import parse_headers  # noqa: PLC0415
+
         return parse_headers(self._head)

@@ -20,7 +20,6 @@ from csp.errors import (
 )
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.dial import dial as dial_server
-from trio_csp_websocket.client.handshakes import Handshakes
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.url import Target, parse_url
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
+    from trio_csp_websocket.client.handshakes import Handshakes
     from trio_csp_websocket.connection.connection import Connection
     from trio_csp_websocket.transport.base import Transport
 
@@ -140,12 +140,16 @@ class Connecting:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
         self._check_allowed()
+        # Imported here, because trio-websocket, wsproto and h11 come with it and take longer to load than all the rest:
+        # they are loaded with the first connection, and before the timeout begins, which they must not use up.
+        from trio_csp_websocket.client.handshakes import Handshakes  # noqa: PLC0415
+
         # A background nursery: its tasks raise nothing that a user should see.
         self._background = BackgroundNursery()
         self._nursery = await self._background.__aenter__()
         try:
             with trio.fail_after(self._options.dial_timeout_seconds):
-                return await self._open()
+                return await self._open(Handshakes)
         except trio.TooSlowError:
             await self._background.__aexit__(None, None, None)
             raise self._timed_out() from None
@@ -185,10 +189,10 @@ class Connecting:
                 f"connections to {self._target.url} are not allowed", details={"url": self._target.url}
             )
 
-    async def _open(self) -> Client:
+    async def _open(self, handshakes_class: type[Handshakes]) -> Client:
         """Connect and shake hands."""
         transport = await self._dial(self._target, self._options)
-        handshakes = self._handshakes = Handshakes(transport, self._options, self._nursery)
+        handshakes = self._handshakes = handshakes_class(transport, self._options, self._nursery)
         headers = list(self._options.headers)
         credentials = self._target.authorization
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):

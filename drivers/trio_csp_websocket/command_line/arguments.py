@@ -1,10 +1,12 @@
-"""The arguments of ``python -m csp.websocket``, and its help."""
+"""The arguments of the command line client, and its help."""
 
 from __future__ import annotations
 
 import argparse
 import ssl
+import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import csp
@@ -17,40 +19,40 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.client.options import ConnectOptions
 
-PROGRAM = "python -m csp.websocket"
 COMPRESSION = {
     "takeover": Compression.CONTEXT_TAKEOVER,
     "no-context": Compression.NO_CONTEXT,
 }
 DEMO_URL = "wss://demo.invalid/"
 DESCRIPTION = """\
-Connect to a WebSocket server, send what is typed or piped in, show what comes.
+Connect to a WebSocket server, send what is typed or piped in, and show what
+comes.
 
 On a terminal, each line typed is sent as a text message; /help lists the
 commands. Otherwise each line of standard input is sent, and after its end the
-program stays until the server closes, --count messages have come, or without
---count nothing has come for a second (--wait)."""
+program stays connected until the server closes, --count messages have come,
+or, without --count, nothing has come for a second (--wait)."""
 JSON_HELP = (
     '{"type": "text", "data": "..."}, "binary" with its data in base64, "pong" with "seconds", and at the end "close" '
     'with "code", "reason" and "error"'
 )
-EPILOG = f"""\
-Standard output that is no terminal has one line for each message and nothing
-else: the message as it is, control characters too, but with spaces for its
-line breaks (--json keeps them); a binary message as hexadecimal digits. What
-concerns the connection goes to standard error. A terminal gets control
-characters as \\u001b.
+EPILOG = """\
+Where standard output is not a terminal, it gets one line for each message and
+nothing else: the message as it is, including control characters, but with
+spaces for its line breaks (--json keeps them); a binary message as hexadecimal
+digits. What concerns the connection goes to standard error. On a terminal,
+control characters are shown as \\u001b.
 The server has two seconds to answer a close.
 A DURATION is written 300ms, 10s or 1m30s.
-Other users of this machine may see the command line, credentials in it too.
+Other users of this machine may see the command line, and credentials in it.
 
 examples:
-  {PROGRAM} wss://echo.example.com
-  {PROGRAM} --demo
-  {PROGRAM} -H 'Authorization: Bearer TOKEN' wss://example.com
-  echo '{{"subscribe": "prices"}}' |
-    {PROGRAM} --count 10 wss://example.com | grep EUR
-  {PROGRAM} --json --wait forever wss://example.com < /dev/null |
+  %(prog)s wss://echo.example.com
+  %(prog)s --demo
+  %(prog)s -H 'Authorization: Bearer TOKEN' wss://example.com
+  echo '{"subscribe": "prices"}' |
+    %(prog)s --count 10 wss://example.com | grep EUR
+  %(prog)s --json --wait forever wss://example.com < /dev/null |
     jq 'select(.type == "text").data | fromjson'
 
 exit status:
@@ -63,10 +65,15 @@ exit status:
 """
 
 
+def program_name() -> str:
+    """Return what the user wrote to start the program."""
+    return "csp-websocket" if Path(sys.argv[0]).stem == "csp-websocket" else "python -m csp.websocket"
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; its mistakes end the program, as argparse does it."""
+    """Parse a command line. A mistake in it ends the program, with argparse's status 2."""
     parser = argparse.ArgumentParser(
-        prog=PROGRAM,
+        prog=program_name(),
         usage="%(prog)s [options] URL",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -104,7 +111,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _with_modes(arguments: Sequence[str]) -> Sequence[str]:
-    """Return the arguments with the mode of each ``--compress`` that has none; argparse would take what follows."""
+    """Give each ``--compress`` without a mode the default one; argparse would take the next argument for its mode."""
     return [
         "--compress=takeover" if argument == "--compress" and following not in COMPRESSION else argument
         for argument, following in pairwise([*arguments, ""])
@@ -139,17 +146,27 @@ def options(parsed: argparse.Namespace) -> ConnectOptions:
 def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
-        raise argparse.ArgumentTypeError("must be 'NAME: VALUE'")  # it may be a secret, so it is not shown
+        raise argparse.ArgumentTypeError("must be 'NAME: VALUE'")  # not shown: it may be a secret
     return name, value.strip()
 
 
 def duration(text: str) -> str:
+    seconds = parse_seconds(text)
+    if seconds is None:
+        # A number alone has no unit.
+        hint = f"; write {text}s" if parse_seconds(f"{text}s") else ""
+        raise argparse.ArgumentTypeError(f"must be a duration such as 300ms, 10s or 1m30s, not {text}{hint}")
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return text
+
+
+def parse_seconds(text: str) -> float | None:
+    """Return a duration in seconds; None for what is not a duration."""
     try:
-        if csp.parse_duration(text) > 0:
-            return text
+        return csp.parse_duration(text)
     except InvalidError:
-        raise argparse.ArgumentTypeError(f"must be a duration such as 300ms, 10s or 1m30s, not {text}") from None
-    raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        return None
 
 
 def duration_or_forever(text: str) -> str | None:

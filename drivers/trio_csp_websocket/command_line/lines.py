@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from trio_csp_websocket.protocol.messages import Message
 
 _PREVIEW_BYTES = 16
-# What a terminal obeys, and what reorders text, so that it reads as another.
+# Characters that control a terminal, and those that reorder text so that it reads differently.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINE_BREAK = re.compile("\r\n|\n|\r")
 
-
 MARKS = {"received": "< ", "sent": "> ", "note": "- ", "error": "! "}
-"""What stands before a line on a terminal."""
+"""What is put in front of a line on a terminal."""
 
 
 class Line(NamedTuple):
@@ -38,13 +37,13 @@ Show: TypeAlias = "Callable[[Iterable[Line]], Awaitable[None]]"
 
 
 def escaped(text: str) -> str:
-    """Return a text as a terminal may have it: control characters become escapes, as in JSON."""
+    """Return a text that is safe on a terminal: control characters become escapes, as in JSON."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @dataclass(frozen=True)
 class Format:
-    """How what happens is written: as JSON or not, for a terminal or for another program."""
+    """How lines are written: as JSON or not, for a terminal or for another program."""
 
     json: bool
     terminal: bool
@@ -72,8 +71,8 @@ class Format:
         """Return the line that says how the connection ended; ``ours`` if it was closed from here."""
         code, reason, error = client.close_code, client.close_reason, client.error
         if self.json:
-            told = None if error is None else str(error)
-            return self.members(type="close", code=code, reason=reason, error=told)
+            text = None if error is None else str(error)
+            return self.members(type="close", code=code, reason=reason, error=text)
         if error is not None:
             return Line("error", escaped(str(error)))
         if ours and code == CloseCode.ABNORMAL_CLOSURE:

@@ -1,4 +1,4 @@
-"""The program ``python -m csp.websocket``: connecting, signals, and the exit status."""
+"""The command line client as a program: connecting, signals, and the exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import csp
 from csp.errors import Error, InvalidError
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import connect
-from trio_csp_websocket.command_line.arguments import DEMO_URL, PROGRAM, parse
+from trio_csp_websocket.command_line.arguments import DEMO_URL, parse, program_name
 from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped
 from trio_csp_websocket.command_line.prompt import prompt
 from trio_csp_websocket.command_line.session import Session, Stop
@@ -71,25 +71,25 @@ async def run(parsed: argparse.Namespace) -> int:
                 await stack.enter_async_context(websocket_server(demo, DEMO_URL))
             opened = csp.Channel[Client](1)
             nursery.start_soon(open_connection, nursery, parsed, opened)
-            plain = streams(marked=interactive)
-            long = csp.after("1s") if interactive else csp.never()
-            # A person does not stare at nothing for the half minute that connecting may take.
-            cases = stops.case_receive(), opened.case_receive(), long.case_receive()
-            while (r := await csp.select(*cases)).channel is long:
-                await plain([Line("note", escaped(f"connecting to {parsed.target.url} ..."))])
+            show_plainly = streams(marked=interactive)
+            # Connecting may take half a minute: a person is told what is happening.
+            slow = csp.after("1s") if interactive else csp.never()
+            cases = stops.case_receive(), opened.case_receive(), slow.case_receive()
+            while (r := await csp.select(*cases)).channel is slow:
+                await show_plainly([Line("note", escaped(f"connecting to {parsed.target.url} ..."))])
             if not r.ok:
                 say(f"{opened.cause}{advice(opened.cause, credentials=has_credentials(parsed))}")
                 return 1
             if not isinstance(r.value, Client):
                 return interrupted
             lines = csp.Channel[str | None](math.inf if interactive else 0)
-            show = await showing(stack, lines, interactive=interactive)
+            show = await open_prompt(stack, lines) if interactive else None
             if show is None:
                 nursery.start_soon(read_input, lines, stops)
             session = Session(
                 r.value,
                 lines,
-                show or plain,
+                show or show_plainly,
                 stops,
                 Format(json=parsed.json, terminal=os.isatty(1)),
                 interactive=interactive,
@@ -109,11 +109,9 @@ async def open_connection(nursery: trio.Nursery, parsed: argparse.Namespace, ope
         opened.close(error)
 
 
-async def showing(
-    stack: contextlib.AsyncExitStack, lines: csp.Channel[str | None], *, interactive: bool
-) -> Show | None:
-    """Return what shows lines above a prompt; None where there cannot be a prompt."""
-    if interactive and os.environ.get("TERM") != "dumb":
+async def open_prompt(stack: contextlib.AsyncExitStack, lines: csp.Channel[str | None]) -> Show | None:
+    """Open a prompt, and return what shows lines above it; None where there cannot be one."""
+    if os.environ.get("TERM") != "dumb":
         try:
             return await stack.enter_async_context(prompt(lines))
         except ImportError:
@@ -122,7 +120,7 @@ async def showing(
 
 
 async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop]) -> None:
-    """Give the lines of standard input, and None at its end."""
+    """Send the lines of standard input, and None at its end."""
     try:
         await read_lines(0, lines.send)
         await lines.send(None)
@@ -132,17 +130,17 @@ async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop]) -
 
 
 def say(text: str) -> None:
-    """Say something about the program on standard error."""
-    print(f"{PROGRAM}: {escaped(text)}", file=sys.stderr)
+    """Print something about the program on standard error."""
+    print(f"{program_name()}: {escaped(text)}", file=sys.stderr)
 
 
 def has_credentials(parsed: argparse.Namespace) -> bool:
-    """Whether the URL or a header says who connects."""
+    """Whether there are credentials in the URL or a header."""
     return bool(parsed.target.authorization) or any(name.lower() == "authorization" for name, _ in parsed.header)
 
 
 def advice(error: BaseException | None, *, credentials: bool = False) -> str:
-    """Return what to try after an error of connecting, where that is known."""
+    """Return what to try after connecting has failed, where that is known."""
     details = (error.details if isinstance(error, Error) else None) or {}
     match details.get("status"):
         case 401 | 403:

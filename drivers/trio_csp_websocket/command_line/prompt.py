@@ -48,14 +48,14 @@ async def prompt(typed: csp.Channel[str | None]) -> AsyncGenerator[Show]:
             token.run_sync_soon(started.set)
 
     def leave() -> None:
-        if not app.is_done:  # pragma: no branch  # the terminal may go in this very moment
+        if not app.is_done:  # pragma: no branch  # the terminal may be gone at this very moment
             app.exit()
 
     async def print_above(lines: Iterable[Line]) -> None:
         text: StyleAndTextTuples = [
             part for line in lines for part in ((_COLOURS[line.kind], MARKS[line.kind]), ("", f"{line.text}\n"))
         ]
-        # Not by run_in_terminal, nor patch_stdout, which uses it: what is typed meanwhile would be echoed, or get lost.
+        # Not by run_in_terminal, nor by patch_stdout, which uses it: what is typed meanwhile would be echoed, or lost.
         app.renderer.erase()
         app.print_text(text)
         app.invalidate()
@@ -85,8 +85,7 @@ def _prompt_session(hand_over: Callable[[str | None], object]) -> PromptSession[
     from prompt_toolkit.key_binding import KeyBindings  # noqa: PLC0415
 
     def accept(buffer: Buffer) -> bool:
-        # A byte that is no UTF-8 comes from the terminal as a surrogate.
-        hand_over(buffer.text.encode(errors="replace").decode())
+        hand_over(_as_utf_8(buffer.text))
         return False
 
     def end(_event: KeyPressEvent) -> None:
@@ -100,9 +99,14 @@ def _prompt_session(hand_over: Callable[[str | None], object]) -> PromptSession[
     return session
 
 
+def _as_utf_8(text: str) -> str:
+    """Replace the surrogates that stand for bytes typed at the terminal that are not UTF-8."""
+    return text.encode(errors="replace").decode()
+
+
 def history_file() -> Path | None:
     """Return where the XDG Base Directory Specification puts the state of a user's programs; None without a home."""
-    # It says that a relative path must be ignored.
+    # The specification has relative paths ignored.
     with contextlib.suppress(RuntimeError):
         state = Path(os.environ.get("XDG_STATE_HOME", ""))
         return (state if state.is_absolute() else Path.home() / ".local" / "state") / "trio-csp" / "websocket_history"
@@ -113,7 +117,7 @@ def _history() -> FileHistory:
     from prompt_toolkit.history import FileHistory  # noqa: PLC0415
 
     class History(FileHistory):
-        """A history in memory, and in a file as far as there can be one."""
+        """A history in memory, and in a file where that can be read and written."""
 
         def load_history_strings(self) -> Iterable[str]:
             with contextlib.suppress(OSError):
@@ -125,6 +129,6 @@ def _history() -> FileHistory:
                 path = Path(os.fsdecode(self.filename))
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.touch(mode=0o600)  # what is typed can be a secret
-                super().store_string(string)
+                super().store_string(_as_utf_8(string))
 
     return History(history_file() or os.devnull)

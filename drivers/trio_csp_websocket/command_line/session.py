@@ -1,4 +1,4 @@
-"""What ``python -m csp.websocket`` does while it is connected: one select over everything that can happen."""
+"""What the program does while it is connected: one select over everything that can happen."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ HELP = (
     "/close [CODE [REASON]]   close the connection, as Ctrl-C and Ctrl-D do",
     "//TEXT                   send /TEXT",
 )
-# Lines collected while earlier ones are being written; beyond, nothing is received, which slows the server down.
 MAX_UNWRITTEN = 64
+"""Lines collected while earlier ones are being written; with that many nothing is received, which slows the server."""
 GRACE_SECONDS = 1
+"""How long writing the last lines may take after a `Stop`: after Ctrl-C, there may be nobody left to read them."""
 
 
 class Stop(NamedTuple):
@@ -38,12 +39,13 @@ class Stop(NamedTuple):
 
 
 class Session:
-    """One connection, from when it is open until it has ended and all is written.
+    """One connection, from when it is open until it has ended and every line is written.
 
     Args:
-        lines: what is typed if a person is at a terminal (``interactive``), else the input; None at its end.
-        stops: what ends it early: signals, and input or output that fails.
-        wait: after the end of the input, the silence that ends it; None for no limit.
+        lines: what a person types at a terminal (``interactive``), else the input; None at its end.
+        stops: what ends the session early: signals, and input or output that fails.
+        ping: how often to ping; None for never.
+        wait: the silence that ends the session after the end of the input; None for no limit.
     """
 
     def __init__(
@@ -59,22 +61,33 @@ class Session:
         ping: str | None = None,
         wait: str | None = None,
     ) -> None:
-        self.client, self.show, self.stops, self.form, self.count, self.wait = client, show, stops, form, count, wait
+        self.client = client
+        self.show = show
+        self.stops = stops
+        self.form = form
+        self.count = count
+        self.wait = wait
+        # Sending. An input is read only as fast as the server takes it; a person is not made to wait.
         self.typed = lines if interactive else None
-        # An input is read only as fast as the server takes it; a person is not made to wait.
         self.to_send = csp.Channel[str | None](math.inf) if interactive else lines
         self.all_sent = csp.Channel[None](1)
-        self.reports = csp.Channel[Line](math.inf)
-        self.ticks = csp.tick(ping) if ping else csp.never()
+        self.input_ended = False
         self.silence: csp.Source[float] = csp.never()
-        self.output = csp.Channel[list[Line]]()
-        self.unwritten: list[Line] = []
+        # Pings.
+        self.ticks = csp.tick(ping) if ping else csp.never()
+        self.pinging = False
+        self.pongs = csp.Channel[Line](math.inf)
+        # Writing.
         self.received = 0
-        self.input_ended = self.pinging = self.closing = self.ended = False
+        self.unwritten: list[Line] = []
+        self.output = csp.Channel[list[Line]]()
+        # The end.
         self.stop: Stop | None = None
+        self.closing = False
+        self.ended = False
 
     async def run(self) -> int:
-        """Carry it through; return the exit status."""
+        """Run the session to its end; return the exit status."""
         messages = self.client.channel()
         async with csp.BackgroundNursery() as self.tasks:
             self.tasks.start_soon(self.send)
@@ -84,7 +97,7 @@ class Session:
                 r = await csp.select(
                     self.stops.case_receive(),
                     self.typed.case_receive() if self.typed else None,
-                    self.reports.case_receive(),
+                    self.pongs.case_receive(),
                     self.ticks.case_receive() if not self.pinging else None,
                     self.output.case_send(self.unwritten) if self.unwritten else None,
                     messages.case_receive() if len(self.unwritten) < MAX_UNWRITTEN or self.stop else None,
@@ -93,23 +106,23 @@ class Session:
                     priority=True,
                 )
                 if r.channel is messages:
-                    self.take(r.value if r.ok else None)
+                    self.receive(r.value if r.ok else None)
                 elif r.channel is self.output:
                     self.unwritten = []
                 elif r.channel is self.typed:
-                    self.obey(r.value)
-                elif r.channel is self.reports:
+                    self.do_typed(r.value)
+                elif r.channel is self.pongs:
                     self.unwritten.append(r.value)
                 elif r.channel is self.ticks:
-                    self.measure()
+                    self.start_ping()
                 elif r.channel is self.all_sent:
                     self.input_ended = True
-                    self.wait_anew()
+                    self.restart_silence()
                 else:
                     self.end_early(r.value if r.channel is self.stops else None)
-            # After Ctrl-C, nobody may be there to read it.
             with trio.move_on_after(GRACE_SECONDS if self.stop else math.inf):
                 await self.write_all()
+                # Writing may have failed: a stop says so.
                 with contextlib.suppress(trio.WouldBlock):
                     self.end_early(self.stops.receive_nowait().value)
                 await self.write_all()
@@ -123,8 +136,8 @@ class Session:
 
     # What comes -------------------------------------------------------------------------------------------------------
 
-    def take(self, message: Message | None) -> None:
-        """Take in a message, or the end of the connection."""
+    def receive(self, message: Message | None) -> None:
+        """Note a message, or None: the end of the connection."""
         if message is None:
             self.ended = True
             self.unwritten.append(self.form.end(self.client, ours=self.closing))
@@ -133,12 +146,12 @@ class Session:
         elif self.received < self.count:
             self.received += 1
             self.unwritten.append(self.form.message(message))
-            self.wait_anew()
+            self.restart_silence()
             if self.received == self.count:
                 self.close()
 
-    def obey(self, typed: str | None) -> None:
-        """Do what was typed: send it, unless it is a command or nothing."""
+    def do_typed(self, typed: str | None) -> None:
+        """Send what was typed, or carry it out as a command; None closes the connection."""
         if typed is None and self.closing:
             self.ended = True
         elif typed is None:
@@ -147,16 +160,16 @@ class Session:
         elif typed and self.closing:
             self.unwritten.append(Line("error", "not sent: closing"))
         elif typed.startswith("/") and not typed.startswith("//"):
-            self.command(*typed.split(maxsplit=2))
+            self.do_command(*typed.split(maxsplit=2))
         elif typed:
             text = typed.removeprefix("/") if typed.startswith("//") else typed
             self.to_send.send_nowait(text)
             self.unwritten.append(Line("sent", "\n  ".join(map(escaped, text.split("\n")))))
 
-    def command(self, name: str, first: str = "", rest: str = "") -> None:
+    def do_command(self, name: str, first: str = "", rest: str = "") -> None:
         """Carry out a command."""
         if name == "/ping" and not first:
-            self.measure()
+            self.start_ping()
         elif name == "/close" and re.fullmatch("[0-9]{0,5}", first):
             try:
                 self.close(int(first or CloseCode.NORMAL), rest)
@@ -168,25 +181,25 @@ class Session:
             self.unwritten.append(Line("error", escaped(f"not understood: {name} {first}".rstrip() + "; see /help")))
 
     def end_early(self, stop: Stop | None) -> None:
-        """Close because of a stop, or because nothing has come for so long."""
+        """Close because of a stop, or, with None, because nothing has come for too long."""
         if stop and not self.stop:
             self.stop = stop
             if stop.why:
                 self.unwritten.append(Line("error", escaped(stop.why)))
         if self.typed and not self.ended:
-            self.obey(None)
+            self.do_typed(None)
         else:
             self.close()
 
-    def wait_anew(self) -> None:
-        """After the end of the input, wait for the silence that ends the session; from now on."""
+    def restart_silence(self) -> None:
+        """Once the input has ended, count the silence that ends the session from now on."""
         if self.input_ended and self.wait:
             self.silence = csp.after(self.wait)
 
     # What goes --------------------------------------------------------------------------------------------------------
 
     def greet(self) -> None:
-        """Say what was agreed on."""
+        """Show what the connection is to, and what was agreed on with the server."""
         protocol = self.client.subprotocol
         compressed = "permessage-deflate" in self.client.response_headers.get("Sec-WebSocket-Extensions", "")
         agreed = [f"protocol {protocol}"] * bool(protocol) + ["compressed"] * compressed
@@ -194,14 +207,14 @@ class Session:
         if self.typed:
             self.unwritten.append(Line("note", "what you type is sent; /help tells more, Ctrl-D ends"))
 
-    def measure(self) -> None:
-        """Send a ping, and report when it is answered; one at a time."""
+    def start_ping(self) -> None:
+        """Start a ping, unless one is waiting for its answer."""
         if not self.pinging:
             self.pinging = True
             self.tasks.start_soon(self.ping)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close the connection; its end comes with the end of the messages. Raises InvalidError."""
+        """Start to close the connection: the end of its messages is its end. Raises InvalidError."""
         check_close(code, reason)
         self.closing = True
         self.tasks.start_soon(self.client.close, code, reason)
@@ -209,7 +222,7 @@ class Session:
     # Tasks for what may have to wait ----------------------------------------------------------------------------------
 
     async def send(self) -> None:
-        # Why the connection ended is told at its end.
+        # The line about the connection's end tells why.
         with contextlib.suppress(ConnectionFailedError):
             while (text := (await self.to_send.receive()).value) is not None:
                 await self.client.send(text)
@@ -218,13 +231,13 @@ class Session:
     async def ping(self) -> None:
         with contextlib.suppress(ConnectionFailedError):
             async for seconds in await self.client.ping():
-                await self.reports.send(self.form.pong(seconds))
+                await self.pongs.send(self.form.pong(seconds))
         self.pinging = False
 
     async def write(self) -> None:
         lost = False
         async for lines in self.output:  # pragma: no branch  # it is never closed
-            # Messages that cannot be written do not keep what else there is to say from being shown.
+            # What is not a message is still shown when messages can no longer be written.
             for is_message, group in groupby(lines, lambda line: line.kind == "received"):
                 if lost and is_message:
                     continue
@@ -238,4 +251,4 @@ class Session:
     async def write_all(self) -> None:
         await self.output.send(self.unwritten)
         self.unwritten = []
-        await self.output.send([])  # taken when those before are written, or have failed
+        await self.output.send([])  # taken once the lines before are written, or have failed

@@ -23,10 +23,10 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 
 
 async def read_lines(fd: int, take: Callable[[str], Awaitable[None]]) -> None:
-    """Give each line of a descriptor, without its end; read on when it is taken.
+    """Hand each line of a descriptor, without its line break, to ``take``; read on when that returns.
 
     Raises:
-        InvalidError: a line is not UTF-8, or longer than `MAX_LINE_BYTES`; those before it were given.
+        InvalidError: a line is not UTF-8, or longer than `MAX_LINE_BYTES`; those before it were handed over.
         OSError: reading failed.
     """
     number, rest = 0, bytearray()
@@ -69,7 +69,7 @@ def _decoded(line: bytearray, number: int) -> str:
 
 
 def streams(*, out: int = 1, err: int = 2, marked: bool = False) -> Show:
-    """Return what shows messages on one descriptor and the rest on another; or all of it, with marks, on the first."""
+    """Return what writes messages to one descriptor and the rest to another; with marks, all of it to the first."""
 
     def write(lines: Iterable[Line]) -> None:
         if marked:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks._measure import Meter
+    from benchmarks.meters.measure import Meter
 
 _SETTLING_STEPS = 10
 """Turns of the loop after which every task has started, and those that can do no more have parked."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 import csp
-from benchmarks._measure import Measure, Workload
-from benchmarks.channels import CAPACITY, PEER
+from benchmarks.meters.measure import Measure, Workload
+from benchmarks.topics.channels import CAPACITY, PEER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,16 +13,16 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmarks._measure import Measure, Stopwatch, Workload
-from benchmarks._websocket_many import CONNECTIONS, clones, selector
-from benchmarks._websocket_messages import WARM_UP, text
-from benchmarks._websocket_peers import COMPRESSING_PEERS, CSP, PEERS, TRIO_WEBSOCKET, Library
-from benchmarks._websocket_rig import CHECKOUT, WITH_TLS, Allocations, ClientTime, address, on_a_core
+from benchmarks.meters.measure import Measure, Stopwatch, Workload
+from benchmarks.meters.rig import CHECKOUT, WITH_TLS, Allocations, ClientTime, address, on_a_core
+from benchmarks.peers.websocket_clients import COMPRESSING_PEERS, CSP, PEERS, TRIO_WEBSOCKET, Library
+from benchmarks.peers.websocket_messages import WARM_UP, text
+from benchmarks.topics.websocket_many import CONNECTIONS, clones, selector
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from benchmarks._measure import Meter
+    from benchmarks.meters.measure import Meter
 
 _GROUP = "WebSocket"
 _SIZES = {"32 B": 32, "1 KiB": 1024, "16 KiB": 16 * 1024, "1 MiB": 1024 * 1024}
@@ -100,7 +100,7 @@ def _bytes_of_idle(library: Library) -> Measure:
 
 def _mib_of_bomb(count: int) -> float:
     """Return by how many MiB the memory of a client grows that is sent 1 MiB which inflates to 1 GiB."""
-    command = [sys.executable, "-m", "benchmarks._websocket_bomb", address("/bomb").url]
+    command = [sys.executable, "-m", "benchmarks.peers.websocket_bomb", address("/bomb").url]
     return max(float(subprocess.check_output(command, cwd=CHECKOUT, timeout=60)) for _ in range(count))
 
 

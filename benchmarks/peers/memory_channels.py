@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from benchmarks._measure import Meter, load
+from benchmarks.meters.measure import Meter, load
 
 Open: TypeAlias = Callable[[int], tuple[Any, Any]]
 """Opens a channel of a capacity; returns its sending and its receiving end."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-from benchmarks._measure import Measure, Stopwatch, Workload
+from benchmarks.meters.measure import Measure, Stopwatch, Workload
 from trio_csp_websocket.protocol.deflate import Deflater, Inflater
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from benchmarks._measure import Meter, load
-from benchmarks._peer_asyncio import settle
+from benchmarks.meters.measure import Meter, load
+from benchmarks.peers.asyncio_queues import settle
 
 
 async def _produce(channel: Any) -> None:

@@ -17,9 +17,9 @@ import trio_websocket
 from wsproto.events import Request
 from wsproto.extensions import PerMessageDeflate
 
-from benchmarks import _websocket_picows
-from benchmarks._measure import available, load
-from benchmarks._websocket_rig import LIMIT_BYTES, Run, differences, on_asyncio, on_trio, on_uvloop
+from benchmarks.meters.measure import available, load
+from benchmarks.meters.rig import LIMIT_BYTES, Run, differences, on_asyncio, on_trio, on_uvloop
+from benchmarks.peers import websocket_picows
 from csp import websocket
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _installed_peers() -> list[Library]:
         peers.append(Library("aiohttp", _connect_aiohttp, on_asyncio))
     if available("picows"):
         like_websockets = partial(_connect_websockets, "picows.websockets.asyncio.client")
-        peers.append(Library("picows", _websocket_picows.connect, on_fastest, share=2, compresses=False))
+        peers.append(Library("picows", websocket_picows.connect, on_fastest, share=2, compresses=False))
         peers.append(Library("picows.websockets", like_websockets, on_fastest))
     return peers
 

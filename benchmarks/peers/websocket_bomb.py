@@ -1,6 +1,6 @@
 """Takes the server's bomb: a frame of 1 MiB that inflates to 1 GiB. A process of its own, so that its memory is.
 
-    python -m benchmarks._websocket_bomb URL
+    python -m benchmarks.peers.websocket_bomb URL
 
 Prints by how many MiB its resident memory has at most exceeded that of the idle connection. Linux only.
 """

@@ -9,12 +9,12 @@ import trio
 import trio_websocket
 
 import csp
-from benchmarks._websocket_rig import address, raise_file_limit
-from benchmarks.channels import CAPACITY
+from benchmarks.meters.rig import address, raise_file_limit
+from benchmarks.topics.channels import CAPACITY
 from csp import websocket
 
 if TYPE_CHECKING:
-    from benchmarks._measure import Meter
+    from benchmarks.meters.measure import Meter
 
 CONNECTIONS = 500
 

@@ -8,9 +8,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks import _peer_memory
-from benchmarks._measure import Meter, Workload, microseconds
-from benchmarks.channels import CAPACITY, produce
+from benchmarks.meters.measure import Meter, Workload, microseconds
+from benchmarks.peers import memory_channels
+from benchmarks.topics.channels import CAPACITY, produce
 
 PEER = "move_on_after"
 
@@ -29,7 +29,7 @@ async def select_after(capacity: int, count: int, meter: Meter) -> None:
 async def _move_on_after(capacity: int, count: int, meter: Meter) -> None:
     sender, receiver = trio.open_memory_channel[None](capacity)
     async with trio.open_nursery() as nursery, receiver:
-        nursery.start_soon(_peer_memory.produce, sender)
+        nursery.start_soon(memory_channels.produce, sender)
         await wait_all_tasks_blocked()
         with meter:
             for _ in range(count):

@@ -8,9 +8,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks import _peer_aiochan, _peer_asyncio, _peer_memory
-from benchmarks._measure import Meter, Workload, available, microseconds, microseconds_of_asyncio
-from benchmarks._peer_memory import open_anyio, open_trio
+from benchmarks.meters.measure import Meter, Workload, available, microseconds, microseconds_of_asyncio
+from benchmarks.peers import aiochan_channels, asyncio_queues, memory_channels
+from benchmarks.peers.memory_channels import open_anyio, open_trio
 
 CAPACITY = 100
 PEER = "memory channel"
@@ -67,13 +67,13 @@ async def ping_pong(count: int, meter: Meter) -> None:
 
 
 def _one_to_one_workload(name: str, capacity: int, target: float) -> Workload:
-    peers = {PEER: microseconds(partial(_peer_memory.one_to_one, open_trio, capacity))}
+    peers = {PEER: microseconds(partial(memory_channels.one_to_one, open_trio, capacity))}
     if available("anyio"):
-        peers["anyio"] = microseconds(partial(_peer_memory.one_to_one, open_anyio, capacity))
+        peers["anyio"] = microseconds(partial(memory_channels.one_to_one, open_anyio, capacity))
     if available("aiochan"):
-        peers["aiochan"] = microseconds_of_asyncio(partial(_peer_aiochan.one_to_one, capacity))
+        peers["aiochan"] = microseconds_of_asyncio(partial(aiochan_channels.one_to_one, capacity))
     if capacity:
-        peers["asyncio.Queue"] = microseconds_of_asyncio(partial(_peer_asyncio.one_to_one, capacity))
+        peers["asyncio.Queue"] = microseconds_of_asyncio(partial(asyncio_queues.one_to_one, capacity))
     return Workload(
         f"1 to 1, {name}",
         microseconds(partial(one_to_one, capacity)),
@@ -84,11 +84,11 @@ def _one_to_one_workload(name: str, capacity: int, target: float) -> Workload:
 
 
 def _iterate_workload() -> Workload:
-    peers = {PEER: microseconds(partial(_peer_memory.iterate, open_trio, CAPACITY))}
+    peers = {PEER: microseconds(partial(memory_channels.iterate, open_trio, CAPACITY))}
     if available("anyio"):
-        peers["anyio"] = microseconds(partial(_peer_memory.iterate, open_anyio, CAPACITY))
+        peers["anyio"] = microseconds(partial(memory_channels.iterate, open_anyio, CAPACITY))
     if available("aiochan"):
-        peers["aiochan"] = microseconds_of_asyncio(partial(_peer_aiochan.iterate, CAPACITY))
+        peers["aiochan"] = microseconds_of_asyncio(partial(aiochan_channels.iterate, CAPACITY))
     return Workload(
         "1 to 1, capacity 100, async for",
         microseconds(_iterate),
@@ -99,11 +99,11 @@ def _iterate_workload() -> Workload:
 
 
 def _ping_pong_workload() -> Workload:
-    peers = {PEER: microseconds(partial(_peer_memory.ping_pong, open_trio))}
+    peers = {PEER: microseconds(partial(memory_channels.ping_pong, open_trio))}
     if available("anyio"):
-        peers["anyio"] = microseconds(partial(_peer_memory.ping_pong, open_anyio))
+        peers["anyio"] = microseconds(partial(memory_channels.ping_pong, open_anyio))
     if available("aiochan"):
-        peers["aiochan"] = microseconds_of_asyncio(_peer_aiochan.ping_pong)
+        peers["aiochan"] = microseconds_of_asyncio(aiochan_channels.ping_pong)
     return Workload(
         "ping-pong",
         microseconds(ping_pong),

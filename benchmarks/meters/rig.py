@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import trio
 
-from benchmarks._measure import Stopwatch, available, load
+from benchmarks.meters.measure import Stopwatch, available, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from benchmarks._measure import Meter, Side
+    from benchmarks.meters.measure import Meter, Side
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 
 WITH_TLS = available("trustme")
 """Whether there is what makes certificates."""
@@ -58,7 +58,7 @@ def address(path: str, *, secure: bool = False) -> Address:
 @cache
 def _start_server() -> dict[str, Any]:
     """Start the server, to run until this process ends, and return what it says of itself."""
-    command = [sys.executable, "-m", "benchmarks._websocket_server", *["--secure"] * WITH_TLS]
+    command = [sys.executable, "-m", "benchmarks.peers.websocket_server", *["--secure"] * WITH_TLS]
     process = subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None

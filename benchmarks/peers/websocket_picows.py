@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from benchmarks._measure import load
-from benchmarks._websocket_rig import LIMIT_BYTES, differences
+from benchmarks.meters.measure import load
+from benchmarks.meters.rig import LIMIT_BYTES, differences
 
 if TYPE_CHECKING:
     import ssl

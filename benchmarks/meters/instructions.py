@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from benchmarks._report import format_ratio, format_table
+from benchmarks.meters.report import format_ratio, format_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks._measure import Workload
+    from benchmarks.meters.measure import Workload
 
 _CALLGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
 _CALLGRIND_RESULT = re.compile(r"Collected : (\d+)")

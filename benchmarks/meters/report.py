@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import csp
-from benchmarks._measure import Result, Spread, versions_of_peers
+from benchmarks.meters.measure import Result, Spread, versions_of_peers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

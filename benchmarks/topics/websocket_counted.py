@@ -17,13 +17,13 @@ from trio.testing import wait_all_tasks_blocked
 from wsproto.events import AcceptConnection, Request
 from wsproto.extensions import PerMessageDeflate
 
-from benchmarks.compression import json_messages
+from benchmarks.topics.compression import json_messages
 from csp import websocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from benchmarks._measure import Meter
+    from benchmarks.meters.measure import Meter
 
 TEXT = "x" * 32
 _SENT_BYTES = 2 + 4 + len(TEXT)

@@ -11,7 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from benchmarks._measure import found, missing
+from benchmarks.meters.measure import found, missing
 
 _SOURCE = Path(__file__).with_name("go") / "select.go"
 _TIME_LIMIT_SECONDS = 300.0

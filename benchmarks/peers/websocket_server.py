@@ -30,9 +30,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TypeAlias
 
-from benchmarks._measure import load
-from benchmarks._websocket_messages import TEXT, WARM_UP, bomb, frame, message, message_length
-from benchmarks._websocket_rig import raise_file_limit
+from benchmarks.meters.measure import load
+from benchmarks.meters.rig import raise_file_limit
+from benchmarks.peers.websocket_messages import TEXT, WARM_UP, bomb, frame, message, message_length
 
 _CLOSE = 0x88
 _BLOCK_BYTES = 512 * 1024

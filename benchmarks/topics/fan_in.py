@@ -16,10 +16,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks import _peer_aiochan, _peer_asyncio, _peer_go, _peer_memory
-from benchmarks._measure import Measure, Meter, Workload, available, fewer, microseconds, microseconds_of_asyncio
-from benchmarks._peer_memory import open_anyio, open_trio
-from benchmarks.channels import CAPACITY, produce
+from benchmarks.meters.measure import Measure, Meter, Workload, available, fewer, microseconds, microseconds_of_asyncio
+from benchmarks.peers import aiochan_channels, asyncio_queues, go_select, memory_channels
+from benchmarks.peers.memory_channels import open_anyio, open_trio
+from benchmarks.topics.channels import CAPACITY, produce
 
 SIZES = (2, 8, 64, 512, 4096)
 PEER = "clones"
@@ -91,7 +91,7 @@ def _producers(size: int, busy: int) -> str:
 
 
 def _clones_of(size: int, busy: int) -> dict[str, Measure]:
-    return {PEER: microseconds(partial(_peer_memory.clones, open_trio, CAPACITY, size, busy))}
+    return {PEER: microseconds(partial(memory_channels.clones, open_trio, CAPACITY, size, busy))}
 
 
 def _selector_workload(size: int, *, all_busy: bool) -> Workload:
@@ -103,12 +103,12 @@ def _selector_workload(size: int, *, all_busy: bool) -> Workload:
     elif size >= 8:
         targets[PEER] = 0.65
     if available("anyio"):
-        peers["anyio clones"] = microseconds(partial(_peer_memory.clones, open_anyio, CAPACITY, size, busy))
-    waiting = microseconds_of_asyncio(partial(_peer_asyncio.wait, CAPACITY, size, busy))
+        peers["anyio clones"] = microseconds(partial(memory_channels.clones, open_anyio, CAPACITY, size, busy))
+    waiting = microseconds_of_asyncio(partial(asyncio_queues.wait, CAPACITY, size, busy))
     # A wait looks at every task, but gives a value of each busy queue.
     peers["asyncio.wait"] = waiting if all_busy else fewer(waiting, max(1, size // 32))
-    if not all_busy and _peer_go.available():
-        peers[GO] = fewer(partial(_peer_go.select, size), max(1, size // 64))
+    if not all_busy and go_select.available():
+        peers[GO] = fewer(partial(go_select.select, size), max(1, size // 64))
         if size in _GO_TARGETS:
             targets[GO] = _GO_TARGETS[size]
     return Workload(
@@ -129,7 +129,7 @@ def _select_workload(size: int, *, all_busy: bool) -> Workload:
         targets = {PEER: 0.65 if all_busy else 0.85, AIOCHAN: 0.45}
     if available("aiochan"):
         peers[AIOCHAN] = fewer(
-            microseconds_of_asyncio(partial(_peer_aiochan.select, CAPACITY, size, busy)), max(1, size // 40)
+            microseconds_of_asyncio(partial(aiochan_channels.select, CAPACITY, size, busy)), max(1, size // 40)
         )
     return Workload(
         f"select, {_producers(size, busy)}",

@@ -1,0 +1,14 @@
+"""What csp is compared with, and what the WebSocket clients talk to.
+
+From the bottom:
+
+- `asyncio_queues`: asyncio's queues, and `asyncio.wait`
+- `aiochan_channels`: aiochan's channels, and its `select`
+- `memory_channels`: Trio's memory channels, and anyio's
+- `go_select`: Go's `reflect.Select`, measured by the program in `go/`
+- `websocket_messages`: what goes over the wire
+- `websocket_server`: the server, a process of its own
+- `websocket_bomb`: a client that takes a bomb, a process of its own
+- `websocket_picows`: picows' own interface
+- `websocket_clients`: the clients
+"""

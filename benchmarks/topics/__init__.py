@@ -1,0 +1,13 @@
+"""What is measured.
+
+From the bottom:
+
+- `channels`: one channel between two tasks
+- `fan_in`: one task receives from many
+- `timers`: a time limit on each receive
+- `memory`: what a channel occupies
+- `compression`: compressing and inflating messages
+- `websocket_many`: many connections of which one task receives
+- `websocket`: WebSocket clients against one server
+- `websocket_counted`: a connection whose operations can be counted, for the guard
+"""

@@ -1,0 +1,75 @@
+"""A keyboard for the prompt, and pseudo-terminals."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from prompt_toolkit.input import PipeInput
+    from prompt_toolkit.output import Output
+
+
+CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
+
+
+@contextmanager
+def keyboard(output: Output | None = None) -> Generator[PipeInput]:
+    with create_pipe_input() as keys, create_app_session(input=keys, output=output or DummyOutput()):
+        yield keys
+
+
+class Terminal:
+    """The other side of a pseudo-terminal, and all it has shown so far."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Read until the text has been shown."""
+        deadline = time.monotonic() + 20
+        while text not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            self.read(0.1)
+
+    def read(self, seconds: float) -> bool:
+        """Read what is there within this time; return False at the end."""
+        if select.select([self.fd], [], [], seconds)[0]:
+            try:
+                data = os.read(self.fd, 1 << 16)
+            except OSError:  # Linux says so when the other side of a terminal is closed
+                return False
+            self.shown += data.decode()
+            return bool(data)
+        return True
+
+
+@contextmanager
+def standard_terminal() -> Generator[Terminal]:
+    """Put a pseudo-terminal in the place of standard input and output."""
+    ours, theirs = pty.openpty()
+    saved = os.dup(0), os.dup(1)
+    os.dup2(theirs, 0)
+    os.dup2(theirs, 1)
+    try:
+        yield Terminal(ours)
+    finally:
+        for number, fd in enumerate(saved):
+            os.dup2(fd, number)
+            os.close(fd)
+        os.close(ours)
+        os.close(theirs)

@@ -1,0 +1,149 @@
+"""The command line client in a pseudo-terminal: in this process, and as a process."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from csp import testing
+from tests.websocket.command_line._session import URL, echo
+from tests.websocket.command_line._terminal import CTRL_C, CTRL_D, Terminal, keyboard, standard_terminal
+from trio_csp_websocket.command_line import program
+from trio_csp_websocket.command_line.arguments import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from tests.websocket._peers import LibraryServer
+
+
+pytestmark = pytest.mark.usefixtures("state")
+
+
+@pytest.mark.parametrize("missing", [True, False])
+async def test_without_a_prompt_lines_are_plain(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], missing: bool
+) -> None:
+    if missing:
+        monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
+    else:
+        monkeypatch.setenv("TERM", "dumb")
+    with standard_terminal() as terminal, trio.fail_after(10):
+        terminal.type("hello\n\x04")
+        async with testing.websocket_server(echo):
+            assert await program.run(parse([URL])) == 0
+        terminal.wait_for("(NORMAL)\r\n")
+    lines = terminal.shown.splitlines()
+    assert f"- connected to {URL}" in lines
+    assert lines[-1] == "- closed with code 1000 (NORMAL)"
+    assert "> hello" not in lines
+    hint = "python -m csp.websocket: for line editing, history and colours: pip install 'trio-csp[cli]'\n"
+    assert capfd.readouterr().err == (hint if missing else "")
+
+
+async def test_with_a_prompt_the_program_converses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    output = Vt100_Output(screen, lambda: Size(rows=24, columns=80), enable_cpr=False)
+    with standard_terminal(), keyboard(output) as keys, trio.fail_after(10):
+        keys.send_text(f"hello\r{CTRL_D}")
+        async with testing.websocket_server(echo):
+            assert await program.run(parse([URL])) == 0
+    assert "hello\r\n" in screen.getvalue()
+    assert "closed with code 1000 (NORMAL)\r\n" in screen.getvalue()
+
+
+async def test_who_waits_for_a_connection_is_told(monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+
+    async def handler(connection: testing.ServerConnection) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        assert terminal.shown == ""
+        mock_clock.jump(1)
+        await trio.to_thread.run_sync(terminal.wait_for, f"- connecting to {URL} ...")
+        await connection.close(1000)
+
+    with standard_terminal() as terminal:
+        async with testing.websocket_server(handler):
+            assert await program.run(parse(["ws://user:password@server.test/"])) == 0
+
+
+# As a process --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def at_terminal(*arguments: str) -> Generator[tuple[Terminal, subprocess.Popen[bytes]]]:
+    # Where nothing is installed, the checkout must be found by the child as it was by this process.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "TERM": "xterm",
+    }
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-W", "error", *arguments]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        terminal = Terminal(ours)
+        try:
+            yield terminal, process
+            while terminal.read(20):
+                pass
+        finally:
+            process.kill()
+    os.close(ours)
+
+
+def test_a_person_at_a_terminal_types_and_sees(library: LibraryServer, state: Path) -> None:
+    with at_terminal("-m", "csp.websocket", library.url("/echo")) as (terminal, process):
+        terminal.wait_for("Ctrl-D ends")
+        terminal.type("hello\r")
+        terminal.wait_for("hello\r")
+        terminal.type("/ping\r")
+        terminal.wait_for("pong after")
+        terminal.type(CTRL_C)
+        terminal.wait_for("closed with code 1000 (NORMAL)")
+        assert process.wait(20) == 0
+    assert "Traceback" not in terminal.shown
+    assert "/ping" in state.read_text()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_no_escape_sequence_of_the_server_reaches_the_terminal(library: LibraryServer, plain: bool) -> None:
+    evil = b"\x1b[31mred\x1b]0;title\x07\xc2\x9b2J"
+    raw = bytes([0x81, len(evil)]) + evil + bytes([0x88, 9]) + (4001).to_bytes(2, "big") + b"bye\x1b[2J"
+    missing = "import runpy, sys; sys.modules['prompt_toolkit'] = None; "
+    code = f"{missing}runpy.run_module('csp.websocket', run_name='__main__')"
+    program = ["-c", code] if plain else ["-m", "csp.websocket"]
+    with at_terminal(*program, library.url(f"/raw/{raw.hex()}")) as (terminal, process):
+        terminal.wait_for("code 4001: bye\\u001b[2J")
+        assert process.wait(20) == 1
+    assert "\\u001b[31mred\\u001b]0;title\\u0007\\u009b2J" in terminal.shown
+    assert ("pip install 'trio-csp[cli]'" in terminal.shown) == plain
+    for sequence in ("\x1b[31m", "\x1b]0;title", "\x07", "\x9b", "bye\x1b"):
+        assert sequence not in terminal.shown
+
+
+def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(library: LibraryServer) -> None:
+    with at_terminal("-m", "csp.websocket", library.url("/echo")) as (terminal, process):
+        before = termios.tcgetattr(terminal.fd)
+        terminal.wait_for("Ctrl-D ends")
+        process.send_signal(signal.SIGTERM)
+        terminal.wait_for("closed with code 1000 (NORMAL)")
+        assert process.wait(20) == 143
+        assert termios.tcgetattr(terminal.fd) == before

@@ -1,0 +1,213 @@
+"""The program, run in this process: its streams, its errors and what to try, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import sys
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trustme
+
+import csp
+from csp import testing
+from tests.websocket._peers import Peer, raw_server
+from tests.websocket.command_line._session import URL, Run
+from trio_csp_websocket.command_line import program
+from trio_csp_websocket.command_line.arguments import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+
+@contextmanager
+def standard_input(data: bytes) -> Generator[None]:
+    """Put a file in the place of standard input; pytest has its own in that of standard output."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        saved = os.dup(0)
+        os.dup2(file.fileno(), 0)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 0)
+            os.close(saved)
+
+
+async def run_program(*arguments: str, given: bytes = b"") -> int:
+    with standard_input(given), trio.fail_after(10):
+        return await program.run(parse(arguments))
+
+
+async def test_messages_go_to_standard_output_and_the_rest_to_standard_error(
+    echoing: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert await run_program(URL, "--wait", "50ms", given="a\nGrüße".encode()) == 0
+    assert capfd.readouterr() == ("a\nGrüße\n", f"connected to {URL}\nclosed with code 1000 (NORMAL)\n")
+
+
+async def test_the_demo_greets_echoes_and_ticks(capfd: pytest.CaptureFixture[str]) -> None:
+    assert await run_program("--demo", "--wait", "50ms", given=b"hello\n") == 0
+    assert capfd.readouterr().out.splitlines()[1:] == ["hello"]
+
+
+async def test_the_demo_ticks(autojump_clock: MockClock) -> None:
+    run = Run()
+    async with testing.websocket_server(program.demo):
+        assert await run.carry_through("last", count=4) == 0
+    assert run.texts()[1:] == ["last", "tick", "tick"]
+    assert trio.current_time() == pytest.approx(10, abs=0.1)
+
+
+async def test_input_that_is_not_utf_8_is_an_error(echoing: None, capfd: pytest.CaptureFixture[str]) -> None:
+    assert await run_program(URL, given=b"a\n\xff\n") == 1
+    assert "standard input: line 2 is not UTF-8: its byte 1 is 0xff" in capfd.readouterr().err.splitlines()
+
+
+async def test_input_that_cannot_be_read_is_an_error(
+    echoing: None, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with standard_input(b""), trio.fail_after(10):
+        os.dup2(directory, 0)
+        assert await program.run(parse([URL])) == 1
+    os.close(directory)
+    assert "standard input: Is a directory" in capfd.readouterr().err.splitlines()
+
+
+async def test_connecting_is_given_up_after_the_timeout(capfd: pytest.CaptureFixture[str]) -> None:
+    async def wait(_connection: testing.ServerConnection) -> None:
+        await trio.sleep_forever()
+
+    async with testing.websocket_server(wait):
+        assert await run_program(URL, "--timeout", "10ms") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "within 0.01 s" in line
+
+
+@pytest.mark.parametrize("arguments", [["-H", "authorization: Bearer x", URL], [URL.replace("//", "//user:password@")]])
+async def test_credentials_that_are_refused_are_not_asked_for(
+    capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    async def refuse(connection: testing.ServerConnection) -> None:
+        await connection.reject(403)
+
+    async with testing.websocket_server(refuse):
+        assert await run_program(*arguments) == 1
+    assert capfd.readouterr().err.endswith("; the credentials were not accepted\n")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_certificate_for_another_host_is_not_to_be_trusted(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, host: str
+) -> None:
+    async def server(peer: Peer) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            assert await peer.stream.receive_some() == b""
+
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("example.com").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with raw_server(server, tls=context) as url:
+        assert await run_program("--ca", str(tmp_path / "ca.pem"), url.replace("127.0.0.1", host)) == 1
+    assert capfd.readouterr().err.endswith("; is the host name right?\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "advice"),
+    [
+        (401, {}, "; credentials go into --header 'Authorization: ...' or the URL"),
+        (404, {}, "; is the path right?"),
+        (
+            302,
+            {"Location": "wss://else.where/"},
+            "; redirects are not followed, and this one leads to wss://else.where/",
+        ),
+        (503, {}, ""),
+    ],
+)
+async def test_a_refusal_is_told_with_what_to_try(
+    capfd: pytest.CaptureFixture[str], status: int, headers: dict[str, str], advice: str
+) -> None:
+    async def refuse(connection: testing.ServerConnection) -> None:
+        await connection.reject(status, headers=headers)
+
+    async with testing.websocket_server(refuse):
+        assert await run_program(URL) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith(f"python -m csp.websocket: cannot connect to {URL}: ")
+    assert f"status {status}" in line
+    assert not advice or line.endswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("causes", "advice"),
+    [
+        ([], ""),
+        ([OSError("no")], ""),
+        ([ConnectionRefusedError()], "; is the server running, and on this port?"),
+        ([socket.gaierror()], "; is the host name right?"),
+        (
+            [OSError("no"), ssl.SSLCertVerificationError()],
+            "; --ca FILE trusts its authority, --insecure trusts anybody",
+        ),
+    ],
+)
+def test_the_cause_of_a_failure_tells_what_to_try(causes: list[Exception], advice: str) -> None:
+    error: Exception = csp.errors.ConnectionFailedError("no", kind="INTERNAL")
+    outermost = error
+    for cause in causes:
+        error.__cause__ = error = cause
+    assert program.advice(outermost) == advice
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_connecting(number: signal.Signals) -> None:
+    async def wait(_connection: testing.ServerConnection) -> None:
+        signal.raise_signal(number)
+        await trio.sleep_forever()
+
+    async with testing.websocket_server(wait):
+        assert await run_program(URL) == 128 + number
+
+
+async def test_a_signal_closes_and_a_second_does_not_wait() -> None:
+    async def deaf(connection: testing.ServerConnection) -> None:
+        await connection.accept()
+        connection.stop_reading()
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep(0.1)
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep_forever()
+
+    async with testing.websocket_server(deaf):
+        assert await run_program(URL, "--wait", "forever") == 130
+
+
+def test_streams_that_are_closed_are_no_files_to_be_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    real_open = os.open
+
+    def note(path: str, flags: int) -> int:
+        opened.append(real_open(path, flags))
+        return opened[-1]
+
+    monkeypatch.setattr(os, "open", note)
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SystemExit):
+        program.main(["--version"])
+    (fd,) = opened
+    os.close(fd)

@@ -1,0 +1,310 @@
+"""Sessions in this process: what a script gets, and what a person at a terminal may do."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+import csp
+from csp import testing
+from tests.websocket.command_line._session import URL, Run
+from trio_csp_websocket.command_line.session import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio.testing import MockClock
+
+    from trio_csp_websocket.command_line.lines import Line
+
+
+async def test_lines_are_sent_and_answers_shown_until_it_is_silent(echoing: None, autojump_clock: MockClock) -> None:
+    run = Run()
+    assert await run.carry_through("a", "", "b", None, wait="1s") == 0
+    assert run.texts() == ["a", "", "b"]
+    assert run.texts("note") == [f"connected to {URL}", "closed with code 1000 (NORMAL)"]
+    assert trio.current_time() == pytest.approx(1, abs=0.1)
+
+
+async def test_silence_is_counted_from_the_last_message(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        for number in range(4):
+            await trio.sleep(0.9)
+            await connection.send(str(number))
+        await connection.wait_closed()
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through(None, wait="1s") == 0
+    assert run.texts() == ["0", "1", "2", "3"]
+    assert trio.current_time() == pytest.approx(4.6, abs=0.1)
+
+
+async def test_answers_to_pings_are_no_messages_to_wait_for(echoing: None, autojump_clock: MockClock) -> None:
+    run = Run()
+    assert await run.carry_through(None, wait="1s", ping="300ms") == 0
+    assert [text.startswith("pong after ") for text in run.texts("note")] == [False, True, True, True, False]
+
+
+async def test_without_a_wait_only_the_server_ends_it(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.accept()
+        await trio.sleep(10_000)
+        await connection.close(1001, "enough")
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through(None, wait=None) == 0
+    assert run.texts("note")[-1] == "closed by the server with code 1001 (GOING_AWAY): enough"
+
+
+async def test_count_ends_it_after_so_many_messages(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        for number in range(10):
+            await connection.send(str(number))
+        await connection.wait_closed()
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through(count=3) == 0
+    assert run.texts() == ["0", "1", "2"]
+
+
+async def test_fewer_messages_than_the_count_are_an_error(echoing: None, autojump_clock: MockClock) -> None:
+    run = Run()
+    assert await run.carry_through("one", None, count=2, wait="1s") == 1
+    assert run.texts("error") == ["1 of 2 messages came"]
+
+
+@pytest.mark.parametrize("drop", [True, False])
+async def test_an_error_at_the_end_is_told(autojump_clock: MockClock, drop: bool) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.send("last")
+        if drop:
+            connection.drop()
+        else:
+            await connection.close(4001, "go \x1b[2J away")
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through() == 1
+    assert run.texts() == ["last"]
+    (told,) = run.texts("error")
+    assert ("lost" if drop else "the peer closed the connection with code 4001: go \\u001b[2J away") in told
+
+
+async def test_a_server_that_does_not_answer_the_close_is_told(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.accept()
+        connection.stop_reading()
+        await trio.sleep_forever()
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        await run.stops.send(Stop(130))
+        assert await run.carry_through() == 130
+    assert run.texts("note")[-1] == "closed; the server did not answer the close"
+
+
+async def test_json_tells_messages_pongs_and_the_end(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.send("Grüße\n\x1b")
+        await connection.send(b"\0\xff")
+        await trio.sleep(1.5)
+        await connection.close(1011, "broken")
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through(as_json=True, ping="1s") == 1
+    text, binary, pong, close = map(json.loads, run.texts())
+    assert text == {"type": "text", "data": "Grüße\n\x1b"}
+    assert binary == {"type": "binary", "data": "AP8="}
+    assert pong.keys() == {"type", "seconds"}
+    assert 0 <= pong["seconds"] < 1
+    assert {**close, "error": ""} == {"type": "close", "code": 1011, "reason": "broken", "error": ""}
+    assert "broken" in close["error"]
+
+
+async def test_json_of_a_good_end_has_no_error(echoing: None, autojump_clock: MockClock) -> None:
+    run = Run()
+    await run.carry_through(None, as_json=True, wait="1s")
+    assert [json.loads(text) for text in run.texts()] == [{"type": "close", "code": 1000, "reason": "", "error": None}]
+
+
+async def test_what_was_agreed_on_is_told(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.accept(protocol=connection.protocols[0], compression=True)
+        await connection.wait_closed()
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        await run.carry_through(None, wait="1s", protocols=["chat"], compression=1)
+    assert run.texts("note")[0] == f"connected to {URL}, protocol chat, compressed"
+
+
+async def test_a_stop_closes_with_1000_and_says_why(echoing: None, autojump_clock: MockClock) -> None:
+    run = Run()
+    await run.stops.send(Stop(1, "standard input: no"))
+    await run.stops.send(Stop(2))
+    assert await run.carry_through() == 1
+    assert run.texts("error") == ["standard input: no"]
+    assert run.texts("note")[-1] == "closed with code 1000 (NORMAL)"
+
+
+@pytest.mark.parametrize(("error", "status"), [(BrokenPipeError(32, "Broken pipe"), 0), (OSError(28, "No space"), 1)])
+async def test_output_that_fails_ends_it(echoing: None, autojump_clock: MockClock, error: OSError, status: int) -> None:
+    async def show(lines: Iterable[Line]) -> None:
+        if any(line.kind == "received" for line in lines):
+            raise error
+        await run.show(lines)
+
+    run = Run()
+    assert await run.carry_through(*map(str, range(200)), show=show) == status
+    assert run.texts("error") == ([] if status == 0 else ["cannot write the output: No space"])
+    assert run.texts("note")[-1] == "closed with code 1000 (NORMAL)"
+
+
+async def test_output_that_fails_as_the_connection_ends_is_told(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.send("being written")
+        await trio.sleep(1.5)
+        await connection.send("to be written")
+        await connection.close(1000)
+
+    async def show(lines: Iterable[Line]) -> None:
+        await trio.sleep(1)
+        if any(line.text == "being written" for line in lines):
+            raise OSError(28, "No space")
+        await run.show(lines)
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through(show=show) == 1
+    assert [line.text for line in run.lines] == [
+        f"connected to {URL}",
+        "closed by the server with code 1000 (NORMAL)",
+        "cannot write the output: No space",
+    ]
+
+
+async def test_output_that_nobody_takes_slows_the_server_down_and_does_not_hold_up_a_stop(
+    autojump_clock: MockClock,
+) -> None:
+    sent = 0
+
+    async def handler(connection: testing.ServerConnection) -> None:
+        nonlocal sent
+        while True:
+            await connection.send("x" * 100_000)
+            sent += 1
+
+    async def show(lines: Iterable[Line]) -> None:
+        await run.show(lines)
+        await trio.sleep_forever()
+
+    run = Run()
+    async with testing.websocket_server(handler), csp.BackgroundNursery() as nursery:
+        nursery.start_soon(lambda: run.carry_through(show=show))
+        await trio.sleep(10)
+        assert 64 < sent < 200
+        before = sent
+        await trio.sleep(10)
+        assert sent == before
+        await run.stops.send(Stop(130))
+        await trio.sleep(20)
+        assert run.status == 130
+
+
+async def test_a_server_that_does_not_read_slows_the_input_down(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.accept()
+        connection.stop_reading()
+        await trio.sleep(10)
+        connection.read_on()
+        await connection.wait_closed()
+
+    run = Run()
+    run.input = csp.Channel[str | None](0)
+    taken = 0
+    async with testing.websocket_server(handler), csp.BackgroundNursery() as nursery:
+        nursery.start_soon(run.carry_through)
+        with trio.move_on_after(5):
+            while True:
+                await run.input.send("x" * 100_000)
+                taken += 1
+        assert taken < 100
+
+
+# What is typed at a terminal ------------------------------------------------------------------------------------------
+
+
+async def test_a_person_sends_lines_and_commands(echoing: None, autojump_clock: MockClock) -> None:
+    run = Run()
+    typed = [
+        "hello",
+        "",
+        "/ping",
+        "/help",
+        "//slash",
+        "/nonsense \x1b",
+        "/close 99",
+        "/close now",
+        "/close 1" + 4999 * "0",
+    ]
+    async with csp.BackgroundNursery() as nursery:
+        nursery.start_soon(lambda: run.carry_through(*typed, interactive=True, terminal=True))
+        await trio.sleep(1)
+        assert run.status is None
+        assert run.texts("sent") == ["hello", "/slash"]
+        assert run.texts() == ["hello", "/slash"]
+        assert run.texts("error") == [
+            "not understood: /nonsense \\u001b; see /help",
+            "code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not 99",
+            "not understood: /close now; see /help",
+            f"not understood: /close {'1' + 4999 * '0'}; see /help",
+        ]
+        assert sum(text.startswith("pong after ") for text in run.texts("note")) == 1
+        assert any(text.startswith("/close") for text in run.texts("note"))
+        await run.input.send("/close 4000 so long")
+        await trio.sleep(1)
+    assert run.status == 0
+    assert run.texts("note")[-1] == "closed with code 4000: so long"
+
+
+async def test_the_end_of_what_is_typed_closes_with_1000(echoing: None, autojump_clock: MockClock) -> None:
+    run = Run()
+    assert await run.carry_through(None, interactive=True) == 0
+    assert run.texts("note")[-1] == "closed with code 1000 (NORMAL)"
+
+
+async def deaf(connection: testing.ServerConnection) -> None:
+    await connection.accept()
+    connection.stop_reading()
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+async def test_ctrl_c_while_closing_does_not_wait_for_the_server(autojump_clock: MockClock, signalled: bool) -> None:
+    run = Run()
+    async with testing.websocket_server(deaf), csp.BackgroundNursery() as nursery:
+        nursery.start_soon(lambda: run.carry_through("before", None, "late", "", interactive=True, terminal=True))
+        await trio.sleep(1)
+        assert run.status is None
+        assert run.texts("sent") == ["before"]
+        assert run.texts("error") == ["not sent: closing"]
+        assert run.texts("note")[-1] == "closing; Ctrl-C again does not wait for the server"
+        if signalled:
+            await run.stops.send(Stop(0))
+        else:
+            await run.input.send(None)
+        await trio.sleep(0.1)
+        assert run.status == 0
+
+
+async def test_a_person_is_not_held_up_by_a_server_that_does_not_read(autojump_clock: MockClock) -> None:
+    run = Run()
+    async with testing.websocket_server(deaf):
+        assert await run.carry_through(*["x" * 1_000_000] * 5, "/ping", "/ping", None, interactive=True) == 0
