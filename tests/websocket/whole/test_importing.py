@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-WITH_THE_FIRST_CONNECTION = ("trio_websocket", "wsproto", "h11")
+WITH_THE_FIRST_CONNECTION = ("trio_websocket", "wsproto", "h11", "websockets", "importlib.metadata")
 FOR_SOME_SERVERS = ("email.utils",)
 """For a Retry-After that is a date."""
 WITH_THE_COMMAND_LINE = ("argparse", "prompt_toolkit", "asyncio")
@@ -32,14 +32,8 @@ def loaded() -> set[str]:
     return loaded_by("import csp.websocket")
 
 
-@pytest.mark.parametrize("name", [*WITH_THE_FIRST_CONNECTION, *WITH_THE_COMMAND_LINE, *FOR_TESTS])
+@pytest.mark.parametrize("name", [*WITH_THE_FIRST_CONNECTION, *FOR_SOME_SERVERS, *WITH_THE_COMMAND_LINE, *FOR_TESTS])
 def test_importing_the_client_does_not_load(loaded: set[str], name: str) -> None:
     assert "csp.websocket" in loaded
     assert find_spec(name) is not None
-    assert name not in loaded
-
-
-@pytest.mark.parametrize("name", ["websockets", "importlib.metadata", *FOR_SOME_SERVERS])
-@pytest.mark.xfail(strict=True, reason="websockets, which loads the other two, comes with the encoder")
-def test_importing_the_client_does_not_load_websockets(loaded: set[str], name: str) -> None:
     assert name not in loaded
