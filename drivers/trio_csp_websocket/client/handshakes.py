@@ -31,8 +31,8 @@ from trio_csp_websocket.protocol.close import parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.decoder import Decoder
 from trio_csp_websocket.protocol.deflate import Deflater, Inflater
-from trio_csp_websocket.protocol.encoder import MaskingEncoder
-from trio_csp_websocket.protocol.frames import CLOSE, encode_from_server
+from trio_csp_websocket.protocol.encoder import Encoder, MaskingEncoder
+from trio_csp_websocket.protocol.frames import CLOSE
 from trio_csp_websocket.protocol.negotiation import offer
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Handshakes(trio.abc.Stream):
             # `send_all` replaces its answer.
             self._close_answer = payload
             payload = b""
-        return encode_from_server(CLOSE, payload)
+        return Encoder().encode(CLOSE, payload)
 
     async def _receive_answer(self) -> bytes:
         assert self._opening is not None

@@ -73,9 +73,3 @@ def payload_length(block: bytes, start: int) -> tuple[int, int] | None:
     if length < least or length >> 63:
         raise protocol_error(f"a frame's length of {length} is not in its shortest form")
     return length, end
-
-
-def encode_from_server(opcode: int, payload: bytes) -> bytes:
-    """Return a small unmasked frame, as a server would send it."""
-    assert len(payload) <= MAX_CONTROL_PAYLOAD
-    return bytes((FIN | opcode, len(payload))) + payload

@@ -13,7 +13,8 @@ from wsproto.extensions import PerMessageDeflate
 from csp.errors import InvalidError, NoContextError
 from trio_csp_websocket.protocol.close import close_payload
 from trio_csp_websocket.protocol.constants import CloseCode
-from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD, encode_from_server
+from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD
 from trio_csp_websocket.protocol.messages import encoded
 from trio_csp_websocket.testing.peer import ConnectionEndedError
 
@@ -259,7 +260,7 @@ class ServerConnection:
             peer.end()
         elif not peer.ended and not peer.close_sent:
             peer.stop_delivering()
-            peer.queue_bytes(encode_from_server(CLOSE, payload))
+            peer.queue_bytes(Encoder().encode(CLOSE, payload))
         try:
             with trio.move_on_after(_CLOSE_SECONDS):
                 await peer.gone.wait()

@@ -1,13 +1,10 @@
-"""The constants have the values of the specification, and only codes of RFC 6455 go on the wire."""
+"""The constants have the values of the specification."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-import pytest
-
 from csp import websocket
-from trio_csp_websocket.protocol.close import is_sendable
 
 
 def test_types_of_messages_are_those_of_the_specification() -> None:
@@ -49,14 +46,3 @@ def test_the_specified_names_are_enums_of_ints() -> None:
     assert websocket.CLOSE_CODES is websocket.CloseCode
     assert issubclass(websocket.CLOSE_CODES, IntEnum)
     assert issubclass(websocket.COMPRESSION, IntEnum)
-
-
-@pytest.mark.parametrize(("first", "last"), [(1000, 1003), (1007, 1014), (3000, 4999)])
-def test_codes_of_these_ranges_are_sendable(first: int, last: int) -> None:
-    assert all(is_sendable(code) for code in range(first, last + 1))
-    assert not is_sendable(first - 1)
-    assert not is_sendable(last + 1)
-
-
-def test_no_other_code_is_sendable() -> None:
-    assert sum(is_sendable(code) for code in range(-10, 70_000)) == 4 + 8 + 2000

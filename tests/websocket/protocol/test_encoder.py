@@ -212,3 +212,8 @@ def test_a_message_that_could_not_be_framed_is_not_referred_to(monkeypatch: pyte
             encoder.encode(BINARY, lost)
     frames += [encoded(encoder, BINARY, payload) for payload in (lost, first)]
     assert inflated(frames) == [first, lost, first]
+
+
+@pytest.mark.parametrize("size", [0, 1, 125])
+def test_a_servers_control_frame_is_short_and_not_masked(size: int) -> None:
+    assert Encoder().encode(PING, bytes(size)) == frame(PING, bytes(size))

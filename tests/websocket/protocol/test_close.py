@@ -1,4 +1,4 @@
-"""Close frames and what is put together for trio-websocket."""
+"""Close frames: what they carry, and which codes they may have."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import struct
 
 import pytest
 
-from tests.websocket._server import PING, frame
-from trio_csp_websocket.protocol.close import close_payload, parse_close
-from trio_csp_websocket.protocol.frames import encode_from_server
+from trio_csp_websocket.protocol.close import close_payload, is_sendable, parse_close
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999])
@@ -30,6 +28,12 @@ def test_a_reason_too_long_is_cut_at_a_characters_end() -> None:
     assert close_payload(1002, "\u20ac" * 41)[2:].decode() == "\u20ac" * 41
 
 
-@pytest.mark.parametrize("size", [0, 1, 125])
-def test_a_servers_control_frame_is_short_and_not_masked(size: int) -> None:
-    assert encode_from_server(PING, bytes(size)) == frame(PING, bytes(size))
+@pytest.mark.parametrize(("first", "last"), [(1000, 1003), (1007, 1014), (3000, 4999)])
+def test_codes_of_these_ranges_are_sendable(first: int, last: int) -> None:
+    assert all(is_sendable(code) for code in range(first, last + 1))
+    assert not is_sendable(first - 1)
+    assert not is_sendable(last + 1)
+
+
+def test_no_other_code_is_sendable() -> None:
+    assert sum(is_sendable(code) for code in range(-10, 70_000)) == 4 + 8 + 2000
