@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
+_DATA_OPCODES = (CONTINUATION, TEXT_FRAME, BINARY_FRAME)
+
 WHOLE_TEXT = FIN | TEXT_FRAME
 WHOLE_BINARY = FIN | BINARY_FRAME
 COMPRESSED_TEXT = FIN | COMPRESSED | TEXT_FRAME
@@ -205,8 +207,9 @@ class Decoder:
 
     def _collect(self, block: bytes) -> int:
         """Take more of the payload being collected; return where in the block the next frame starts."""
-        taken = min(self.missing, len(block))
-        self.missing -= taken
+        missing = self.missing
+        taken = min(missing, len(block))
+        self.missing = missing - taken
         self._take_payload(self._payload_between(block, 0, taken))
         return taken
 
@@ -227,7 +230,7 @@ class Decoder:
             if length > MAX_CONTROL_PAYLOAD:
                 raise protocol_error(f"a control frame has {length} bytes of payload, more than 125")
             return
-        if opcode not in (CONTINUATION, TEXT_FRAME, BINARY_FRAME):
+        if opcode not in _DATA_OPCODES:
             raise protocol_error(f"unknown data opcode {opcode}")
         if (opcode == CONTINUATION) != self._in_message:
             raise protocol_error(

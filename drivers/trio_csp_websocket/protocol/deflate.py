@@ -144,10 +144,11 @@ class Inflater:
         """
         decompressor = self._decompressor
         assert decompressor is not None
-        behind_final_block, self._behind_final_block = self._behind_final_block, False
-        if behind_final_block and last and data == _END_OF_MESSAGE:
-            # The sender should have put an empty block there, of which this is the end (RFC 7692, section 7.2.3.4).
-            return b"", None
+        if self._behind_final_block:
+            self._behind_final_block = False
+            if last and data == _END_OF_MESSAGE:
+                # The sender should have put an empty block there, of which this is the end (RFC 7692, section 7.2.3.4).
+                return b"", None
         piece = decompressor.decompress(data, _OUTPUT_BYTES)
         self._size += len(piece)
         if self._size > self._limit:

@@ -65,8 +65,10 @@ def payload_length(block: bytes, start: int) -> tuple[int, int] | None:
     short = block[start + 1] & LENGTH_7_BITS
     if short < LENGTH_16_BITS:
         return short, start + 2
-    width, least = (2, LENGTH_16_BITS) if short == LENGTH_16_BITS else (8, 1 << 16)
-    end = start + 2 + width
+    if short == LENGTH_16_BITS:
+        end, least = start + 4, LENGTH_16_BITS
+    else:
+        end, least = start + 10, 1 << 16
     if len(block) < end:
         return None
     length = int.from_bytes(block[start + 2 : end], "big")

@@ -17,15 +17,16 @@ class Pieces:
         self._small = bytearray()
 
     def add(self, piece: bytes) -> None:
-        self.size += len(piece)
+        size = len(piece)
+        self.size += size
         small = self._small
-        if len(small) + len(piece) <= _LARGE_BYTES:
+        if len(small) + size <= _LARGE_BYTES:
             small += piece
             return
         if small:
             self._pieces.append(bytes(small))
             small.clear()
-        if len(piece) < _LARGE_BYTES:
+        if size < _LARGE_BYTES:
             small += piece
         else:
             self._pieces.append(piece)
