@@ -373,6 +373,11 @@ def _size_before_corrupt(at: Situation, ours: Events, theirs: Events) -> bool:
     return ours == REFUSED_1007 and theirs == REFUSED_1009 and at.context.corrupt and full
 
 
+def _size_before_text(at: Situation, ours: Events, theirs: Events) -> bool:
+    is_text = at.context.opcode == TEXT and at.cut_off is None
+    return ours == REFUSED_1007 and theirs == REFUSED_1009 and at.context.compressed and is_text and at.too_large
+
+
 def _corrupt_before_size(at: Situation, ours: Events, theirs: Events) -> bool:
     return ours == REFUSED_1009 and theirs == REFUSED_1007 and at.context.corrupt and at.too_large
 
@@ -443,6 +448,10 @@ DIFFERENCES: Final[dict[tuple[str, str], Difference]] = {
     ("websockets", "stops inflating at the limit to the byte"): Difference(
         "RFC 6455, section 7.4.1, and the limit: more would come out, and is corrupt; no order is set.",
         _size_before_corrupt,
+    ),
+    ("websockets", "inflates up to the limit before its user can look at the text"): Difference(
+        "RFC 6455, section 8.1, and the limit: no order is set. Ours looks at each piece that is inflated.",
+        _size_before_text,
     ),
     ("websockets", "decodes a close frame's reason before it looks at the code"): Difference(
         "RFC 6455, sections 5.5.1 and 7.4: both are wrong, and no order is set.", _reason_first

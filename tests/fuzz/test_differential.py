@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.fuzz._differences import (
     DIFFERENCES,
     LATER,
+    MIB,
     REFUSED_1002,
     REFUSED_1007,
     REFUSED_1009,
@@ -248,6 +249,12 @@ EXAMPLES: dict[tuple[str, str], Example] = {
     ),
     ("websockets", "stops inflating at the limit to the byte"): Example(
         compressed(deflated(bytes(2000)) + TAIL + b"\x06"), REFUSED_1007, REFUSED_1009, TAKEOVER
+    ),
+    ("websockets", "inflates up to the limit before its user can look at the text"): Example(
+        compressed(deflated(b"\xff" * (MIB + 1)), opcode=TEXT, fin=False),
+        REFUSED_1007,
+        REFUSED_1009,
+        Setting(MIB, DeflateParameters()),
     ),
     ("websockets", "decodes a close frame's reason before it looks at the code"): Example(
         frame(CLOSE, b"\x00\x00\xff"), REFUSED_1002, REFUSED_1007
