@@ -312,3 +312,52 @@ async def test_of_several_pings_that_cross_our_close_none_is_answered_after_it(a
         answered.add(len(pongs))
     # In the course of this, our close has gone out ahead of the answers, and after them.
     assert answered == {0, 5}
+
+
+async def test_a_pong_that_crosses_our_close_answers_its_ping(autojump_clock: MockClock) -> None:
+    server = Server(answers_close=False)
+    async with connecting(server) as client, trio.open_nursery() as nursery:
+        answer = await client.ping("a")
+        nursery.start_soon(client.close)
+        await wait_all_tasks_blocked()
+        server.send(frame(PONG, b"a"), close(1000))
+        server.end()
+        assert (await answer.receive()).ok
+
+
+async def test_a_close_in_a_cancelled_scope_is_no_failure(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server) as client:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.close()
+        assert (client.close_code, client.error, client.closing) == (1006, None, True)
+
+
+async def test_a_close_that_is_on_its_way_makes_giving_up_no_failure(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    with trio.CancelScope() as scope:
+        async with connecting(Server(answers_close=False)) as client:
+            nursery.start_soon(client.close)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert (client.close_code, client.error) == (1006, None)
+
+
+async def test_everybody_who_closes_in_a_cancelled_scope_returns_after_the_end(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    ended: list[bool] = []
+
+    async def close_cancelled(client: Client) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.close()
+        ended.append(client._connection.finished.is_set())
+
+    async with connecting(Server()) as client, trio.open_nursery() as closers:
+        for _ in range(3):
+            closers.start_soon(close_cancelled, client)
+    assert ended == [True] * 3

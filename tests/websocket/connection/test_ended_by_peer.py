@@ -299,3 +299,26 @@ async def test_a_server_that_sends_without_end_after_a_verdict_is_left_after_the
     assert client.close_code == 1002
     assert server.closed
     assert 3 <= trio.current_time() < 4
+
+
+async def test_nothing_is_sent_once_the_peers_close_is_read_and_not_answered_yet(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server) as client:
+        # The answer takes the reading task's next turn, which is after this send.
+        client._connection.take_in(close(1000))
+        with pytest.raises(ConnectionFailedError, match="has ended \\(code 1000\\)"):
+            await client.send("too late")
+        server.end()
+    assert server.frames == []
+
+
+async def test_a_peer_that_breaks_the_stream_after_its_close_is_not_waited_for(autojump_clock: MockClock) -> None:
+    server = Server(answers_close=False)
+    start = trio.current_time()
+    async with connecting(server) as client:
+        server.send(close(1000))
+        await wait_all_tasks_blocked()
+        server.reset()
+        await client._connection.finished.wait()
+    assert trio.current_time() == start
+    assert (client.close_code, client.error, server.closes) == (1000, None, [1000])
