@@ -98,7 +98,8 @@ class Delivery:
             return
         self._ended = True
         self._cause = cause
-        if self._delivering is not None:
+        # The task that delivers closes it, unless nothing is delivered any more: that task may be cancelled first.
+        if self._delivering is not None and not self.stopped:
             return
         if self._waiting:
             nursery.start_soon(self.deliver, name="csp.websocket delivery")

@@ -137,3 +137,13 @@ async def test_a_connection_that_ends_before_it_is_handed_over_is_no_reference_c
     connection, _, _ = await handshakes.open(parse_url("ws://server.test"), [])
     assert connection.finished.is_set()
     assert connection.send_close is None
+
+
+async def test_aborting_what_was_accepted_closes_the_stream(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    server = Server(answers_close=False)
+    handshakes = Handshakes(StreamTransport(server.stream), parse_options({}), nursery)
+    connection, _, _ = await handshakes.open(parse_url("ws://server.test"), [])
+    await handshakes.abort()
+    assert connection.finished.is_set()
+    assert server.closed
+    assert server.frames == []

@@ -145,6 +145,7 @@ async def test_a_peer_that_takes_what_we_send_is_not_blamed_while_the_ping_waits
         await wait_all_tasks_blocked()
         # The ping has waited until now, and only one of them.
         assert opcodes(server) == [BINARY, PING]
+        assert len(client._connection.pings) == 1
         server.send(frame(PONG, server.payloads[1]))
         await trio.sleep(9)
         assert client.close_code is None

@@ -505,6 +505,17 @@ async def test_a_last_frame_is_not_written_while_the_task_writes(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_last_frame_is_not_written_into_one_that_was_begun_in_the_same_turn(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    transport = ScriptedTransport()
+    transport.room = 1
+    writer = Writer(transport, nursery, MaskingEncoder())
+    writer.send_pongs([b"data"])
+    await writer.send_last(control(CLOSE, b"\x03\xe9"))
+    assert len(transport.written) == 1
+
+
 async def test_a_last_frame_is_not_written_on_a_connection_that_failed(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:

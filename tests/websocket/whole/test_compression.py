@@ -623,3 +623,22 @@ async def test_what_was_read_before_a_write_timeout_is_delivered(
         received = await drained(client)
         assert (len(received), received[-1]) == (6, "end")
         assert client.close_code == 1006
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "ended"])
+async def test_a_block_cancelled_where_parsing_is_paused_closes_the_channel(
+    ended: bool, autojump_clock: MockClock
+) -> None:
+    server = compressing()
+    options: dict[str, Any] = {"compression": TAKEOVER, "channel_capacity": 1, "write_timeout": "5s"}
+    with trio.CancelScope() as scope:
+        async with connecting(server, **options) as client:
+            server.send(*numbered(5))
+            await wait_all_tasks_blocked()
+            if ended:
+                server.stop_reading()
+                with pytest.raises(ConnectionTimeoutError):
+                    await client.send("a")
+            assert not client.channel().closed
+            scope.cancel()
+    assert client.channel().closed
