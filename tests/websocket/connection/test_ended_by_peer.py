@@ -305,7 +305,7 @@ async def test_nothing_is_sent_once_the_peers_close_is_read_and_not_answered_yet
     server = Server()
     async with connecting(server) as client:
         # The answer takes the reading task's next turn, which is after this send.
-        client._connection.take_in(close(1000))
+        client._connection.feed(close(1000))
         with pytest.raises(ConnectionFailedError, match="has ended \\(code 1000\\)"):
             await client.send("too late")
         server.end()

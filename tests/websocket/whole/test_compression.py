@@ -642,3 +642,16 @@ async def test_a_block_cancelled_where_parsing_is_paused_closes_the_channel(
             assert not client.channel().closed
             scope.cancel()
     assert client.channel().closed
+
+
+async def test_a_violation_that_is_parsed_after_the_end_changes_nothing(autojump_clock: MockClock) -> None:
+    server = compressing()
+    async with connecting(server, compression=TAKEOVER, channel_capacity=1, write_timeout="5s") as client:
+        server.send(*numbered(5), frame(0x3))
+        await wait_all_tasks_blocked()
+        server.stop_reading()
+        with pytest.raises(ConnectionTimeoutError):
+            await client.send("a")
+        assert len(await drained(client)) == 5
+        assert client.close_code == 1006
+        assert isinstance(client.error, ConnectionTimeoutError)
