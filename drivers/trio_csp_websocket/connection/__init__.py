@@ -3,11 +3,12 @@
 From the bottom:
 
 - `settings`: limits, timeouts and compression, checked
+- `state`: the states of a connection, and the moves between them
 - `ending`: how a connection ended
 - `pings`: pings that are not answered yet
 - `delivery`: parsed messages go into the channel
 - `writer`: the one place where frames are written
 - `liveness`: how long a connection waits for its peer
-- `connection`: the data plane of one connection, and its states
+- `connection`: the data plane of one connection
 - `endpoint`: what an application holds
 """

@@ -20,35 +20,13 @@ Reading stops while the channel of messages is full; pings that have not been re
 have been read are answered before the messages read with them are delivered, so that nothing the consumer sends in
 reply to those messages overtakes the pongs.
 
-States
-------
-A connection moves through its states from left to right, and may skip some:
-
-                        +-> CLOSED --+
-    OPEN --> CLOSING ---+            +---> LOST ---> GIVEN_UP ---> FINISHED
-                        +-> FAILED --+
-
-    CLOSING     `close` was called
-    CLOSED      the peer's close frame has come
-    FAILED      the peer broke the protocol, or stalled
-    LOST        the transport broke or ended, part of a frame was not written in time, or `abort` was called
-    GIVEN_UP    `give_up` was called
-    FINISHED    the transport is being closed, or is closed
-
-The one move to the right that does not exist is from OPEN or CLOSING straight to FINISHED: a connection ends in one of
-the four states between before its transport is closed. At the first move to one of these, `ending` is set, once and for
-all: the state says what the connection is doing, the ending how it ended. The channel of messages closes when all that
-was received before is delivered, or discarded.
-
-Only `_move` changes the state, and no `await` lies between a decision and its move, so no lock is needed. A new state
-or move belongs in `_MOVES`, in the drawing above, and in ``test_states.py``, which has a way to end for each path.
+Which states a connection goes through is in `state`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -58,6 +36,7 @@ from trio_csp_websocket.connection.delivery import Delivery
 from trio_csp_websocket.connection.ending import Ending, closed_by_peer, failed_by_us, lost, stalled, write_timed_out
 from trio_csp_websocket.connection.liveness import Liveness, PeerStalledError
 from trio_csp_websocket.connection.pings import Pings
+from trio_csp_websocket.connection.state import MOVES, State
 from trio_csp_websocket.connection.writer import Writer, WriteTimeoutError
 from trio_csp_websocket.protocol.close import close_payload, parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
@@ -78,36 +57,6 @@ _MAX_READ_BYTES = 1024 * 1024
 
 # When we have failed the connection: a peer from which nothing arrives for this long has stopped sending.
 _SILENCE_SECONDS = 0.05
-
-
-class State(Enum):
-    """What a connection is doing."""
-
-    OPEN = auto()
-    """Messages go both ways."""
-    CLOSING = auto()
-    """We send our close frame, and wait for the peer's."""
-    CLOSED = auto()
-    """The peer's close frame has come. We answer it, unless it is the answer to ours."""
-    FAILED = auto()
-    """We send a close frame that tells the peer what it did wrong, unless our close frame was sent before."""
-    LOST = auto()
-    """Nothing more is written or read."""
-    GIVEN_UP = auto()
-    """The task that called `give_up` writes a last frame, if that needs no waiting, and closes the transport."""
-    FINISHED = auto()
-    """The transport is being closed, or is closed."""
-
-
-_MOVES = {
-    State.OPEN: {State.CLOSING, State.CLOSED, State.FAILED, State.LOST, State.GIVEN_UP},
-    State.CLOSING: {State.CLOSED, State.FAILED, State.LOST, State.GIVEN_UP},
-    State.CLOSED: {State.LOST, State.GIVEN_UP, State.FINISHED},
-    State.FAILED: {State.LOST, State.GIVEN_UP, State.FINISHED},
-    State.LOST: {State.GIVEN_UP, State.FINISHED},
-    State.GIVEN_UP: {State.FINISHED},
-    State.FINISHED: set[State](),
-}
 
 
 class Connection:
@@ -183,7 +132,7 @@ class Connection:
         self._sending_close = trio.CancelScope()
 
     def _move(self, state: State) -> None:
-        assert state in _MOVES[self.state], f"{self.state} -> {state}"
+        assert state in MOVES[self.state], f"{self.state} -> {state}"
         self.state = state
 
     # What the role's task calls --------------------------------------------------------------------------------------
@@ -389,7 +338,7 @@ class Connection:
 
     def _break(self, how: str, ending: Ending) -> None:
         """End the connection where nothing more is to be written."""
-        if State.LOST in _MOVES[self.state]:
+        if State.LOST in MOVES[self.state]:
             self._move(State.LOST)
         self.writer.fail(trio.BrokenResourceError(how))
         self._end(ending)

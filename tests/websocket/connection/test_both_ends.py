@@ -14,9 +14,10 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 import csp
 from csp import errors
 from csp.websocket import COMPRESSION, Compression
-from trio_csp_websocket.connection.connection import Connection, State
+from trio_csp_websocket.connection.connection import Connection
 from trio_csp_websocket.connection.endpoint import Endpoint
 from trio_csp_websocket.connection.settings import Settings, parse_settings
+from trio_csp_websocket.connection.state import State
 from trio_csp_websocket.protocol.decoder import Decoder
 from trio_csp_websocket.protocol.deflate import Deflater, Inflater
 from trio_csp_websocket.protocol.encoder import Encoder, MaskingEncoder

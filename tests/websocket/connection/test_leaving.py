@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from csp.errors import ConnectionFailedError, Kind, is_kind
 from tests.websocket._server import ENDED, PING, Server, close, connecting, drained, frame, text
 from tests.websocket.connection._sends import ended_send
-from trio_csp_websocket.connection.connection import State
+from trio_csp_websocket.connection.state import State
 from trio_csp_websocket.protocol.frames import CLOSE
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.websocket._server import Server, close, connecting, frame
-from trio_csp_websocket.connection.connection import _MOVES, Connection, State
+from trio_csp_websocket.connection.connection import Connection
+from trio_csp_websocket.connection.state import MOVES, State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -147,18 +148,18 @@ async def test_leaving_at_once_by_several_ways_gives_it_up_once(moves: list[Stat
 def test_every_state_leads_to_the_end() -> None:
     def reachable(state: State, seen: frozenset[State]) -> frozenset[State]:
         return functools.reduce(
-            lambda found, after: found if after in found else reachable(after, found), _MOVES[state], seen | {state}
+            lambda found, after: found if after in found else reachable(after, found), MOVES[state], seen | {state}
         )
 
-    assert set(_MOVES) == set(State)
+    assert set(MOVES) == set(State)
     for state in State:
         assert State.FINISHED in reachable(state, frozenset())
-    assert not _MOVES[State.FINISHED]
+    assert not MOVES[State.FINISHED]
 
 
 @pytest.mark.parametrize(
     ("state", "to"),
-    [(state, to) for state in State for to in State if to not in _MOVES[state]],
+    [(state, to) for state in State for to in State if to not in MOVES[state]],
     ids=lambda state: state.name,
 )
 async def test_any_other_move_is_an_error_of_the_program(state: State, to: State, autojump_clock: MockClock) -> None:
