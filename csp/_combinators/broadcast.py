@@ -36,11 +36,11 @@ def broadcast(source: Source[T]) -> AbstractAsyncContextManager[Broadcast[T], bo
         NoContextError: it is a block that was not entered.
     """
     check_source(source, "source")
-    return _running(source)
+    return _block(source)
 
 
 @asynccontextmanager
-async def _running(source: Source[T]) -> AsyncGenerator[Broadcast[T]]:
+async def _block(source: Source[T]) -> AsyncGenerator[Broadcast[T]]:
     values = Broadcast(source)
     async with BackgroundNursery() as nursery:
         nursery.start_soon(values._run)

@@ -53,11 +53,11 @@ def pipeline(
     check_count(workers, "workers")
     if not callable(work):
         raise InvalidTypeError(f"work must be an async function, not {work!r}")
-    return _running(source, work, workers, ordered)
+    return _block(source, work, workers, ordered)
 
 
 @asynccontextmanager
-async def _running(
+async def _block(
     source: Source[T], work: Callable[[T], Awaitable[R]], workers: int, ordered: bool
 ) -> AsyncGenerator[Channel[R]]:
     pool = _Pool(source, work, workers, ordered)
