@@ -337,13 +337,15 @@ async def test_a_close_in_a_cancelled_scope_is_no_failure(autojump_clock: MockCl
 async def test_a_close_that_is_on_its_way_makes_giving_up_no_failure(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
+    clients: list[Client] = []
     with trio.CancelScope() as scope:
         async with connecting(Server(answers_close=False)) as client:
+            clients.append(client)
             nursery.start_soon(client.close)
             await wait_all_tasks_blocked()
             scope.cancel()
             await trio.sleep_forever()
-    assert (client.close_code, client.error) == (1006, None)
+    assert [(client.close_code, client.error) for client in clients] == [(1006, None)]
 
 
 async def test_everybody_who_closes_in_a_cancelled_scope_returns_after_the_end(

@@ -347,13 +347,16 @@ async def test_after_the_block_a_channel_that_was_not_drained_is_closed(autojump
 
 async def test_cancelled_after_the_end_closes_a_channel_that_was_not_drained(autojump_clock: MockClock) -> None:
     server = Server()
+    clients: list[Client] = []
     with trio.CancelScope() as scope:
         async with connecting(server, channel_capacity=1) as client:
+            clients.append(client)
             server.send(text("a"), text("b"), close(1000))
             server.end()
             await client._connection.finished.wait()
             assert not client.channel().closed
             scope.cancel()
+    (client,) = clients
     assert client.channel().closed
     assert await drained(client) == ["a"]
 

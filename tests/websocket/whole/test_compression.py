@@ -631,8 +631,10 @@ async def test_a_block_cancelled_where_parsing_is_paused_closes_the_channel(
 ) -> None:
     server = compressing()
     options: dict[str, Any] = {"compression": TAKEOVER, "channel_capacity": 1, "write_timeout": "5s"}
+    clients: list[Client] = []
     with trio.CancelScope() as scope:
         async with connecting(server, **options) as client:
+            clients.append(client)
             server.send(*numbered(5))
             await wait_all_tasks_blocked()
             if ended:
@@ -641,6 +643,7 @@ async def test_a_block_cancelled_where_parsing_is_paused_closes_the_channel(
                     await client.send("a")
             assert not client.channel().closed
             scope.cancel()
+    (client,) = clients
     assert client.channel().closed
 
 
