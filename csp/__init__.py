@@ -1,6 +1,6 @@
 """Go-style channels and select for Trio.
 
-The rooms, from the bottom; each lists its files, and an import never points down these lists:
+The rooms, from the bottom; each lists its files, and a file imports only what these lists name earlier:
 
 - `_home`: where public names live
 - `errors`: what anything may raise, and the kinds of errors

@@ -1,4 +1,4 @@
-"""The benchmarks' rooms: each lists its files from the bottom, and an import points only further down.
+"""The benchmarks' rooms: each lists its files from the bottom, and a file imports only what is listed earlier.
 
 `core/whole/test_layers.py` asks the same of the product. Imports inside functions and those for type checkers count.
 """

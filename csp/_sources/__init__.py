@@ -1,7 +1,7 @@
 """What else a Trio program waits for, as sources.
 
-Each is a `csp.PullSource`, and so a block: a task of the block fetches a value when one is asked for, holds one at
-most, and drops none.
+Each so far is a `csp.PullSource`, and so a block: a task of the block fetches a value when one is asked for, holds one
+at most, and drops none.
 
 From the bottom:
 

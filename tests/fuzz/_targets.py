@@ -6,7 +6,6 @@ A target returns if all is well, and raises otherwise. Each says how it takes th
 from __future__ import annotations
 
 from dataclasses import replace
-from email.parser import BytesHeaderParser
 from typing import TYPE_CHECKING, Final
 
 import h11
@@ -15,7 +14,7 @@ from csp.errors import ConnectionFailedError, InvalidError
 from tests.fuzz._differences import compare
 from tests.fuzz._oracles import Ours, Setting, found, read
 from tests.fuzz._streams import LIMITS, split
-from tests.websocket._server import BINARY, COMPRESSED, CONTINUATION, accepting, frame
+from tests.websocket._server import BINARY, COMPRESSED, CONTINUATION, frame
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
 from trio_csp_websocket.protocol.response import ResponseReader
@@ -75,7 +74,6 @@ REQUEST: Final = (
     b"GET / HTTP/1.1\r\nHost: server.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-ACCEPTING: Final = accepting(BytesHeaderParser().parsebytes(REQUEST.partition(b"\r\n")[2]))
 
 
 def handshake(data: bytes) -> None:

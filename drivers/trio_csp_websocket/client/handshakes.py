@@ -14,7 +14,8 @@ If we close first, `send_all` gets our close frame while the second `receive_som
 not answer the server's. If the connection ends without a close frame, the second `receive_some` is the last.
 
 To fail the connection, we tell trio-websocket that the server has sent a close frame with our code and reason. What
-trio-websocket answers is the close frame that the server gets.
+trio-websocket answers is the close frame that the server gets; but for a close with 1014, a code that wsproto does not
+know, the answer is made here.
 """
 
 from __future__ import annotations

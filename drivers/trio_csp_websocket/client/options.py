@@ -118,9 +118,9 @@ def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
     pairs = cast("Iterable[object]", headers.items() if isinstance(headers, Mapping) else headers)
     encoded = [_header(pair) for pair in pairs]
     names = {name.lower() for name, _ in encoded}
-    defaults = {} if b"user-agent" in names else {"user_agent": _DEFAULT_USER_AGENT}
-    for option, header in (("origin", b"Origin"), ("user_agent", b"User-Agent")):
-        value = {**defaults, **given}.get(option)
+    default_user_agent = None if b"user-agent" in names else _DEFAULT_USER_AGENT
+    for option, header, default in (("origin", b"Origin", None), ("user_agent", b"User-Agent", default_user_agent)):
+        value = given.get(option, default)
         if value is None:
             continue
         if not isinstance(value, str):

@@ -5,7 +5,7 @@ From the bottom:
 - `settings`: limits, timeouts and compression, checked
 - `state`: the states of a connection, and the moves between them
 - `ending`: how a connection ended
-- `pings`: pings that are not answered yet
+- `pings`: our pings that the peer has not answered yet, and the round trips
 - `delivery`: parsed messages go into the channel
 - `writer`: the one place where frames are written
 - `liveness`: how long a connection waits for its peer

@@ -1,8 +1,9 @@
 """The data plane: one open connection, in either role.
 
-    transport -> decoder -> delivery -> the channel of messages       `read`, in one task
-    transport <- writer <- encoder <- `writer.send`                   in each task that sends
-                 writer <- pongs, pings of keepalive, the close frame
+    transport -> decoder -> delivery -> the channel of messages          `read`, in one task
+    transport <- writer, with its encoder <- messages, pings             in each task that sends
+                                          <- pongs, pings of keepalive   in the task that reads
+                                          <- the close frame
 
 One task reads. It is the role's (a client's or a server's), and takes three steps:
 
@@ -10,15 +11,15 @@ One task reads. It is the role's (a client's or a server's), and takes three ste
 2. It answers the peer's close frame, or sends the one that fails the connection, unless we have sent one before.
 3. It calls `finish`, which closes the transport.
 
-A server calls `run`, which takes all three. In a client, trio-websocket's reader task takes them, and trio-websocket
-makes the close frames: see ``client/handshakes.py``.
+In a client, trio-websocket's reader task takes them, and trio-websocket makes the close frames: see
+``client/handshakes.py``. For a server, which is still to come, `run` takes all three.
 
 The decoder does not call the delivery. They share one deque, `Decoder.messages`: the decoder appends messages, and the
 delivery takes them.
 
 Reading stops while the channel of messages is full; pings that have not been read yet are not answered then. Pings that
-have been read are answered before the messages read with them are delivered, so that nothing the consumer sends in
-reply to those messages overtakes the pongs.
+have been read, of many the latest, are answered before the messages read with them are delivered, so that nothing the
+consumer sends in reply to those messages overtakes the pongs. Nothing is answered once the connection is being closed.
 
 Which states a connection goes through is in `state`.
 """

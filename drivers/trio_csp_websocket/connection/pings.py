@@ -1,4 +1,4 @@
-"""Pings sent and not yet answered (RFC 6455, sections 5.5.2 and 5.5.3)."""
+"""Our pings that the peer has not answered yet, and their round trips (RFC 6455, sections 5.5.2 and 5.5.3)."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ A connection moves through its states from left to right, and may skip some:
     GIVEN_UP    `give_up` was called
     FINISHED    the transport is being closed, or is closed
 
-The one move to the right that does not exist is from OPEN or CLOSING straight to FINISHED: a connection ends in one of
-the four states between before its transport is closed. At the first move to one of these, `ending` is set, once and for
+There is no move from OPEN or CLOSING straight to FINISHED: a connection ends in CLOSED, FAILED, LOST or GIVEN_UP before
+its transport is closed. At the first move to one of these, `ending` is set, once and for
 all: the state says what the connection is doing, the ending how it ended. The channel of messages closes when all that
 was received before is delivered, or discarded.
 

@@ -5,9 +5,10 @@ is queued, and a task writes it; the task exists while there is something to wri
 encoded: from then on it is written to its end, even if the task that sent it is cancelled. A send that is cancelled
 before that leaves the queue, and nothing of it is sent.
 
-Control frames (pongs, the pings of keepalive, close frames) come from the task that reads the connection. It must never
+Pongs, the pings of keepalive, and answers to a close frame come from the task that reads the connection. It must never
 wait to hand one over: in the middle of a large send to a peer that echoes, that task must go on reading, or the peer
-stops reading too, and the send never ends. Control frames are written between data frames. Of the pongs not written yet
+stops reading too, and the send never ends. They are written between data frames, as is
+our own close frame; a user's ping is queued like a message. Of the pongs not written yet
 only the latest few are kept (RFC 6455, section 5.5.3, would allow one), so a peer's pings cannot pile up.
 """
 

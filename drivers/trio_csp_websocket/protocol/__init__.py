@@ -1,5 +1,7 @@
 """The protocol: both ends of a connection, without I/O.
 
+The server is still to come: what only it needs (`unmasking_decoder`, `negotiation.accepted`) is used by tests so far.
+
 From the bottom:
 
 - `constants`: the constants of the interface

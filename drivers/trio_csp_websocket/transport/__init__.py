@@ -5,5 +5,5 @@ From the bottom:
 - `base`: what a transport does
 - `socket`: a TCP socket
 - `stream`: any Trio stream
-- `tls`: TLS over another transport
+- `tls`: a client's side of TLS, over another transport
 """

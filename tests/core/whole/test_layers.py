@@ -1,4 +1,4 @@
-"""The layers: an import never points up or in a circle, and only a driver knows its libraries.
+"""The layers: a file imports only what is listed earlier, in no circle, and only a driver knows its libraries.
 
 The order is read from the docstrings: that of a package lists its rooms, that of a room its files, from the bottom. An
 import may point to a room listed earlier, and inside a room to a file listed earlier. Imports inside functions and
@@ -151,7 +151,7 @@ def test_a_room_lists_its_files_and_imports_nothing(room: str) -> None:
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_an_import_points_to_a_place_further_down(name: str) -> None:
+def test_a_file_imports_only_what_is_listed_earlier(name: str) -> None:
     package = INSIDE[name].package
     up = {
         target

@@ -1,4 +1,4 @@
-"""What an application calls on a client: send, ping, close, receive, and what it can ask."""
+"""What an application calls on its end of a connection: send, ping, close, receive, and what it can ask."""
 
 from __future__ import annotations
 
