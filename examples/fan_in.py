@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C ends it at once, also while this loads
+signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C while this loads
 
 import trio
 
@@ -51,6 +51,9 @@ async def main(url: str | None) -> None:
 
 if __name__ == "__main__":
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, Ctrl-C leaves the blocks
         trio.run(main, sys.argv[1] if len(sys.argv) > 1 else None)
     except csp.errors.Error as error:
         sys.exit(f"fan_in: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

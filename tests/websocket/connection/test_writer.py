@@ -98,7 +98,7 @@ class SlowTransport(ScriptedTransport):
 
 
 def control(opcode: int, payload: bytes) -> bytes:
-    """Return a control frame as trio-websocket hands it over."""
+    """Return an encoded control frame, as a close frame is handed over."""
     return MaskingEncoder().encode(opcode, payload)
 
 
