@@ -51,7 +51,8 @@ class Row(NamedTuple):
 
     Attributes:
         side: performs it.
-        operations: how many: a multiple of `csp.OPERATIONS_PER_VISIT`, and of the capacity and the block there is.
+        operations: how many: a multiple of `csp.OPERATIONS_PER_SCHEDULE_POINT`, and of the capacity and the block there
+            is.
     """
 
     side: Side

@@ -15,20 +15,21 @@ The rooms, from the bottom; each lists its files, and a file imports only what t
 
 from csp import errors, security
 from csp._combinators.batch import batch
-from csp._combinators.broadcast import Broadcast, SlowPolicy, broadcast
+from csp._combinators.broadcast import Broadcast, broadcast
 from csp._combinators.debounce import debounce
 from csp._combinators.merge import merge
 from csp._combinators.pipeline import pipeline
 from csp._combinators.throttle import throttle
 from csp._core.background import BackgroundNursery
-from csp._core.channel import Channel, ChannelCase, ChannelStatistics
-from csp._core.checkpoint import OPERATIONS_PER_VISIT, visit_due
+from csp._core.case import Case
+from csp._core.channel import Channel, ChannelCase, ChannelStatistics, Overflow
+from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due
 from csp._core.ends import ReceiveEnd, SendEnd
-from csp._core.select import Case, SelectResult, select
+from csp._core.results import Received, SelectResult
+from csp._core.select import select
 from csp._core.selector import Selector
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source
-from csp._core.waiters import Received
 from csp._home import publish
 from csp._sources.async_iterable import from_async_iterable
 from csp._sources.event import from_event
@@ -40,20 +41,23 @@ from csp._time.duration import Duration, parse_duration
 from csp._time.never import NeverChannel, never
 from csp._time.timer_channels import AfterChannel, TickerChannel, TimerChannel
 from csp._time.timers import Ticker, Timer, after, tick
-from csp.errors import ChannelClosedError
+from csp.errors import ChannelBrokenError, ChannelClosedError, EndOfChannelError
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "OPERATIONS_PER_VISIT",
+    "OPERATIONS_PER_SCHEDULE_POINT",
     "BackgroundNursery",
     "Broadcast",
     "Case",
     "Channel",
+    "ChannelBrokenError",
     "ChannelClosedError",
     "ChannelStatistics",
     "Duration",
+    "EndOfChannelError",
     "Moment",
+    "Overflow",
     "PullSource",
     "ReceiveCase",
     "ReceiveEnd",
@@ -62,7 +66,6 @@ __all__ = [
     "Selector",
     "SendCase",
     "SendEnd",
-    "SlowPolicy",
     "Source",
     "Ticker",
     "Timer",
@@ -81,11 +84,11 @@ __all__ = [
     "never",
     "parse_duration",
     "pipeline",
+    "schedule_point_due",
     "security",
     "select",
     "throttle",
     "tick",
-    "visit_due",
 ]
 
 publish(__name__, [globals()[name] for name in __all__])

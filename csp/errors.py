@@ -28,9 +28,11 @@ __all__ = [
     "TIMEOUT",
     "UNAVAILABLE",
     "UNKNOWN",
+    "ChannelBrokenError",
     "ChannelClosedError",
     "ConnectionFailedError",
     "ConnectionTimeoutError",
+    "EndOfChannelError",
     "Error",
     "InvalidError",
     "InvalidTypeError",
@@ -146,6 +148,24 @@ class ChannelClosedError(_OneKindError, trio.ClosedResourceError):
     """A send to a channel that is closed, or that was closed while the sender waited.
 
     ``__cause__`` is what the channel was closed with, if anything.
+    """
+
+    _kind = Kind.UNAVAILABLE
+
+
+class ChannelBrokenError(_OneKindError, trio.BrokenResourceError):
+    """The channel or other source received from was closed by an error that is none of this package's.
+
+    ``__cause__`` is that error. One of this package's is raised anew instead.
+    """
+
+    _kind = Kind.UNAVAILABLE
+
+
+class EndOfChannelError(_OneKindError, trio.EndOfChannel):
+    """There are no more values: what was received from is closed and drained, and no error closed it.
+
+    After a WebSocket connection, ``details`` has the close ``code`` and ``reason``.
     """
 
     _kind = Kind.UNAVAILABLE

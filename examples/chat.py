@@ -20,7 +20,7 @@ LINES = {"alice": ["hello, bob", "shall we select?"], "bob": ["hi, alice", "whic
 async def serve_person(said: csp.Channel[str], room: csp.Broadcast[str], request: WebSocketRequest) -> None:
     """Serve one connection: what it says goes to the room, what the room says goes to it."""
     connection = await request.accept()
-    heard = room.subscribe(100, slow="close")  # who does not read is dropped, and holds up nobody
+    heard = room.subscribe(100, overflow="close")  # who does not read is dropped, and holds up nobody
     async with csp.PullSource(connection.get_message) as incoming:
         while (r := await csp.select(incoming.case_receive(), heard.case_receive())).ok:
             if r.channel is heard:

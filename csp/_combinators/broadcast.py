@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, final, get_args
+from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from csp._core.arguments import check_count
 from csp._core.background import BackgroundNursery
-from csp._core.channel import Channel
+from csp._core.channel import Channel, Overflow
 from csp._core.source import Source, check_source
-from csp.errors import ChannelClosedError, Error, InvalidError, Kind
+from csp.errors import ChannelClosedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -20,16 +20,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SlowPolicy: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "close"]
-"""What happens to a subscriber whose buffer is full: see `Broadcast.subscribe`."""
-
 
 def broadcast(source: Source[T]) -> AbstractAsyncContextManager[Broadcast[T], bool | None]:
     """Give every value of a source to each of many subscribers; used as a block.
 
         async with csp.broadcast(feed.channel()) as prices:
-            log = prices.subscribe(100, slow="wait")
-            screen = prices.subscribe(1, slow="drop_oldest")
+            log = prices.subscribe(100, overflow="wait")
+            screen = prices.subscribe(1, overflow="drop_oldest")
 
     Raises:
         InvalidTypeError: it is not a source.
@@ -61,31 +58,30 @@ class Broadcast(Generic[T]):
     def __init__(self, source: Source[T]) -> None:
         self._source = source
         self._ended = False
-        self._subscribers: list[tuple[Channel[T], SlowPolicy]] = []
+        self._subscribers: list[Channel[T]] = []
         self._subscribed = trio.Event()
 
     @enable_ki_protection
-    def subscribe(self, capacity: int, *, slow: SlowPolicy) -> Channel[T]:
+    def subscribe(self, capacity: int, *, overflow: Overflow) -> Channel[T]:
         """Return a channel that gets every value from now on; closing it ends the subscription.
+
+        As a block, it is closed at the end: ``with prices.subscribe(100, overflow="wait") as log:``.
 
         Args:
             capacity: how many values it buffers, at least 1.
-            slow: what to do when its buffer is full. ``"wait"``: wait for it, which holds up all the others and the
-                source. ``"drop_oldest"``, ``"drop_newest"``: drop a value. ``"close"``: close it, with an `Error` of
-                kind CANCELED as the cause; what it buffers can still be received.
+            overflow: what to do when its buffer is full: see `Overflow`. ``"wait"`` holds up all the others and the
+                source; the others hold up nobody.
 
         Raises:
-            InvalidError: capacity is below 1, or slow is anything else.
+            InvalidError: capacity is below 1, or overflow is no `Overflow`.
             InvalidTypeError: capacity is not a whole number.
         """
         check_count(capacity, "capacity")
-        if slow not in get_args(SlowPolicy):
-            raise InvalidError(f"slow must be {', '.join(map(repr, get_args(SlowPolicy)))}, not {slow!r}")
-        channel = Channel[T](capacity, overflow=slow if slow in ("drop_oldest", "drop_newest") else None)
+        channel = Channel[T](capacity, overflow=overflow)
         if self._ended:
             channel.close(self._source.cause)
         else:
-            self._subscribers.append((channel, slow))
+            self._subscribers.append(channel)
             self._subscribed.set()
         return channel
 
@@ -104,12 +100,12 @@ class Broadcast(Generic[T]):
                 await self._give(value)
         finally:
             self._ended = True
-            for channel, _ in self._subscribers:
+            for channel in self._subscribers:
                 channel.close(self._source.cause)
 
     async def _wait_for_subscribers(self) -> None:
         while True:
-            self._subscribers = [subscriber for subscriber in self._subscribers if not subscriber[0].closed]
+            self._subscribers = [channel for channel in self._subscribers if not channel.closed]
             if self._subscribers:
                 return
             self._subscribed = trio.Event()
@@ -117,22 +113,12 @@ class Broadcast(Generic[T]):
 
     async def _give(self, value: T) -> None:
         full: list[Channel[T]] = []
-        for channel, slow in self._subscribers:
-            try:
-                channel.send_nowait(value)
-            except trio.WouldBlock:
-                if slow == "wait":
+        for channel in self._subscribers:
+            with suppress(ChannelClosedError):
+                try:
+                    channel.send_nowait(value)
+                except trio.WouldBlock:
                     full.append(channel)
-                else:
-                    channel.close(_too_slow(channel.capacity))
         for channel in full:
             with suppress(ChannelClosedError):
                 await channel.send(value)
-
-
-def _too_slow(capacity: float) -> Error:
-    return Error(
-        f"the subscriber was closed: it did not keep up, and its buffer of {capacity} is full",
-        kind=Kind.CANCELED,
-        retryable=True,
-    )

@@ -5,6 +5,8 @@ From the bottom:
 - `arguments`: a check of arguments
 - `checkpoint`: how often an operation that is ready at once lets other tasks run
 - `background`: a nursery for the tasks of a block
+- `results`: what a receive and a select give
+- `case`: what stands in a select
 - `waiters`: parked tasks, their queues, and why no wake-up is lost
 - `source`: what can be received from, and the waiting that all sources share
 - `sink`: what can be sent to

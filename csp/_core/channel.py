@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast, final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeGuard, TypeVar, cast, final, get_args
 
 import trio
 from trio.lowlevel import (
@@ -29,20 +31,44 @@ from trio.lowlevel import (
 )
 
 from csp._core.arguments import check_count
-from csp._core.checkpoint import turns, visit_due
+from csp._core.checkpoint import schedule_point_due, turns
 from csp._core.ends import ReceiveEnd, SendEnd
-from csp._core.sending import SendAllWaiter, SendCase, SendWaiter
+from csp._core.results import Received, SelectResult, new_tuple
+from csp._core.sending import SendCase, SendManyWaiter, SendWaiter
 from csp._core.source import Moment, ReceiveCase, ReceiveWaiter, Source
-from csp._core.waiters import Queue, Received, Waiter, count, first, join, leave, new_tuple
-from csp.errors import ChannelClosedError, InvalidError, InvalidTypeError, NoContextError
+from csp._core.waiters import Queue, Waiter, count, first, join, leave
+from csp.errors import (
+    ChannelClosedError,
+    EndOfChannelError,
+    Error,
+    InvalidError,
+    InvalidTypeError,
+    Kind,
+    NoContextError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
 T = TypeVar("T")
 
 
-class ChannelStatistics(NamedTuple):
+Overflow: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "close"]
+"""What a send to a full buffer does. Only the first waits.
+
+- ``"wait"``: wait for room
+- ``"drop_oldest"``: drop the value that was buffered first
+- ``"drop_newest"``: drop the value being sent
+- ``"close"``: close the channel, with an `Error` of kind CANCELED as the cause; the send fails, and what is buffered
+  can still be received
+"""
+
+_OVERFLOWS = get_args(Overflow)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
     """A snapshot of a channel, as `Channel.statistics` returns it."""
 
     buffered: int
@@ -70,8 +96,10 @@ class Channel(Source[T]):
 
     Args:
         capacity: how many values it buffers: 0 for none (a send waits for a receive), `math.inf` for no bound.
-        overflow: what a send to a full buffer does: wait, or, without ever waiting, drop the oldest value buffered
-            (``"drop_oldest"``) or the one being sent (``"drop_newest"``).
+        overflow: what a send to a full buffer does: see `Overflow`.
+
+    As a block, ``with channel:``, it is closed at the end, with the exception that ends the block as the cause: whoever
+    receives learns of a producer's failure even if somebody else catches and logs it.
 
     Raises:
         InvalidError: capacity is negative, or 0 with an ``overflow``; or ``overflow`` is anything else.
@@ -84,6 +112,7 @@ class Channel(Source[T]):
         "_capacity",
         "_cause",
         "_closed",
+        "_details",
         "_dropped",
         "_overflow",
         "_put",
@@ -96,22 +125,24 @@ class Channel(Source[T]):
     _put: Callable[[T], None]
     _take: Callable[[], T]
 
-    def __init__(self, capacity: float = 0, *, overflow: Literal["drop_oldest", "drop_newest"] | None = None) -> None:
+    def __init__(self, capacity: float = 0, *, overflow: Overflow = "wait") -> None:
         super().__init__()
         if capacity != math.inf:
             check_count(capacity, "capacity", least=0, expected="an int of at least 0 or math.inf")
-        if overflow not in (None, "drop_oldest", "drop_newest"):
-            raise InvalidError(f'overflow must be "drop_oldest", "drop_newest" or None, not {overflow!r}')
-        if overflow and not capacity:
+        if overflow not in _OVERFLOWS:
+            raise InvalidError(f"overflow must be {', '.join(map(repr, _OVERFLOWS))}, not {overflow!r}")
+        if overflow != "wait" and not capacity:
             raise InvalidError(f"overflow={overflow!r} needs a capacity of at least 1, not 0")
         self._capacity = capacity
-        self._overflow = overflow
+        # None to wait, so that the hot path need not compare strings.
+        self._overflow = None if overflow == "wait" else overflow
         # The capacity while the memory channel is open, else 0, so that the hot path needs one comparison only.
         self._room = 0.0
         self._buffered = 0
         self._senders: Queue = None
         self._closed = False
         self._cause: BaseException | None = None
+        self._details: Mapping[str, object] | None = None
         # Closed by its receiving end: senders get BrokenResourceError then.
         self._abandoned = False
         self._dropped = 0
@@ -123,7 +154,7 @@ class Channel(Source[T]):
         """Send a value, waiting until a receiver takes it or there is room in the buffer.
 
         Waiting senders are served in the order they came. If cancelled, the value was not sent. See
-        `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+        `csp.OPERATIONS_PER_SCHEDULE_POINT` for when other tasks run.
 
         Raises:
             ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
@@ -132,12 +163,12 @@ class Channel(Source[T]):
             await checkpoint_if_cancelled()
             self._put(value)
             self._buffered += 1
-        elif self._receivers is not None or self._buffered < self._capacity or self.can_send():
+        elif self._receivers is not None or self._buffered < self._capacity or self._can_send():
             await checkpoint_if_cancelled()
             try:
                 self.send_nowait(value)
             except ChannelClosedError:
-                if visit_due():  # a loop that ignores the error must not starve the others
+                if schedule_point_due():  # a loop that ignores the error must not starve the others
                     await cancel_shielded_checkpoint()
                 raise
         else:
@@ -151,7 +182,7 @@ class Channel(Source[T]):
             await turn.end()
 
     @enable_ki_protection
-    async def send_all(self, values: deque[T]) -> None:
+    async def send_many(self, values: deque[T]) -> None:
         """Send the values of a deque, from its left end; return when all are sent and it is empty.
 
         The same as a `send` for each of them, but the task waits only once, keeping its place among the senders, and is
@@ -168,8 +199,8 @@ class Channel(Source[T]):
         if not values:
             await checkpoint()
         while values:
-            if not self.can_send():
-                waiter = SendAllWaiter(self, values)
+            if not self._can_send():
+                waiter = SendManyWaiter(self, values)
                 self._park_sender(waiter)
                 await wait_task_rescheduled(waiter.abort)
                 continue
@@ -203,19 +234,25 @@ class Channel(Source[T]):
             first(self._receivers).deliver(self, value, True)
             return
         if self._buffered >= self._capacity:
-            if self._overflow is None:
-                raise trio.WouldBlock
-            self._dropped += 1
-            if self._overflow == "drop_newest":
-                return
+            self._send_to_full(value)
+            return
+        self._push(value)
+        if self._watches:
+            self._notify()
+
+    def _send_to_full(self, value: T) -> None:
+        """Do what `Overflow` says with a value for which there is no room."""
+        if self._overflow is None:
+            raise trio.WouldBlock
+        if self._overflow == "close":
+            self.close(_not_kept_up(self._capacity))
+            raise self._closed_error()
+        self._dropped += 1
+        if self._overflow == "drop_oldest":
             dropped = self._pop()
             self._push(value)
             # Only now: its finalizer may do anything, such as closing the channel.
             del dropped
-        else:
-            self._push(value)
-        if self._watches:
-            self._notify()
 
     def send_from_thread(self, value: T, *, trio_token: trio.lowlevel.TrioToken | None = None) -> None:
         """Send a value from another thread, blocking it until a receiver takes the value or there is room.
@@ -266,7 +303,7 @@ class Channel(Source[T]):
         first(self._receivers).deliver(self, value, True)
         return True
 
-    def can_send(self) -> bool:
+    def _can_send(self) -> bool:
         """Tell whether `send_nowait` would not block: it would succeed, or raise because the channel is closed."""
         return (
             self._buffered < self._capacity
@@ -279,6 +316,10 @@ class Channel(Source[T]):
     def case_send(self, value: T) -> SendCase[T]:
         """Return the case of `select` that sends a value here."""
         return SendCase(self, value)
+
+    def took(self, result: SelectResult[object]) -> TypeGuard[SelectResult[T]]:
+        """Tell whether a select sent a value here: ``result.value``. See `gave` for what it received."""
+        return result.sent and result.channel is self
 
     def _park_sender(self, waiter: Waiter) -> None:
         """Put a waiter at the end of the queue of senders; it stays until it is served or leaves."""
@@ -309,7 +350,8 @@ class Channel(Source[T]):
         """Take the next value, waiting until there is one or the channel is closed.
 
         Values come in the order they were sent; waiting receivers are served in the order they came. If cancelled,
-        nothing is lost: the next receiver gets the value. See `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+        nothing is lost: the next receiver gets the value. See `csp.OPERATIONS_PER_SCHEDULE_POINT` for when other tasks
+        run.
 
         Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
         """
@@ -378,7 +420,7 @@ class Channel(Source[T]):
     # Closing ---------------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    def close(self, cause: BaseException | None = None) -> None:
+    def close(self, cause: BaseException | None = None, *, details: Mapping[str, object] | None = None) -> None:
         """Close the channel: no more sends; what is buffered stays receivable.
 
         Waiting senders get `ChannelClosedError`, waiting receivers ``(None, False)``. Closing it again does nothing;
@@ -387,14 +429,21 @@ class Channel(Source[T]):
         Args:
             cause: the error that ended the stream of values; `cause` returns it, and ``async for`` raises an error
                 caused by it.
+            details: facts about an end without a cause, for the `EndOfChannelError` of `receive_value`.
+
+        Raises:
+            InvalidTypeError: cause is not an exception, or details is not a mapping.
         """
         if cause is not None and not isinstance(cause, BaseException):
             raise InvalidTypeError(f"cause must be an exception or None, not {cause!r}")
+        if details is not None and not isinstance(details, Mapping):
+            raise InvalidTypeError(f"details must be a mapping or None, not {details!r}")
         if self._closed:
             return
         self._closed = True
         self._room = 0
         self._cause = cause
+        self._details = details
         while self._senders is not None:
             first(self._senders).fail(self)
         while self._receivers is not None:
@@ -409,10 +458,25 @@ class Channel(Source[T]):
             self._pop()
         self.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(exc)
+
     def _closed_error(self) -> ChannelClosedError:
         """Return a new error for a sender that finds the channel closed."""
         error = ChannelClosedError("cannot send: the channel is closed")
         error.__cause__ = self._cause
+        return error
+
+    def _end_of_channel(self) -> EndOfChannelError:
+        error = super()._end_of_channel()
+        if self._details:
+            facts = ", ".join(f"{name} {value!r}" for name, value in self._details.items())
+            error = EndOfChannelError(f"{error} ({facts})", details=self._details)
         return error
 
     # State -----------------------------------------------------------------------------------------------------------
@@ -465,3 +529,11 @@ class Channel(Source[T]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<csp.Channel {state}, {self._buffered} of {self._capacity} buffered, at {id(self):#x}>"
+
+
+def _not_kept_up(capacity: float) -> Error:
+    return Error(
+        f"the channel was closed: its receiver did not keep up, and its buffer of {capacity} is full",
+        kind=Kind.CANCELED,
+        retryable=True,
+    )

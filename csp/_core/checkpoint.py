@@ -1,13 +1,14 @@
 """How often an operation that completes at once lets other tasks run.
 
-Trio itself visits the scheduler in every operation, and that visit is four fifths of what a memory channel costs. Here
-every ``await`` is still a cancellation point, and an operation that has to wait still waits in the scheduler; but of
-those that complete at once only every `OPERATIONS_PER_VISIT`-th visits it. For a program this means that 32 ready
-operations with a millisecond of work each keep the other tasks waiting for 32 ms, and that
-`trio.testing.assert_checkpoints` does not hold for a single operation.
+A checkpoint is a cancel point and a schedule point (Trio's reference, "Checkpoints"). An operation of Trio's is both,
+each time, and its visit to the scheduler is four fifths of what a memory channel costs. Here every ``await`` is a
+cancel point, and an operation that has to wait waits in the scheduler; but of those that complete at once only every
+`OPERATIONS_PER_SCHEDULE_POINT`-th is a schedule point. For a program this means that 32 ready operations with a
+millisecond of work each keep the other tasks waiting for 32 ms, and that `trio.testing.assert_checkpoints` does not
+hold for a single operation.
 
-There is one count for each thread, and so for each Trio run: whichever task runs, it visits the scheduler after at most
-32 operations of its own.
+There is one count for each thread, and so for each Trio run: whichever task runs, it comes to a schedule point after at
+most 32 operations of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 
 from trio.lowlevel import cancel_shielded_checkpoint
 
-OPERATIONS_PER_VISIT: Final = 32
+OPERATIONS_PER_SCHEDULE_POINT: Final = 32
 
 
 class Turn:
@@ -26,11 +27,11 @@ class Turn:
     __slots__ = ("left",)
 
     def __init__(self) -> None:
-        self.left = OPERATIONS_PER_VISIT
+        self.left = OPERATIONS_PER_SCHEDULE_POINT
 
     async def end(self) -> None:
         """Visit the scheduler, and begin a new turn."""
-        self.left = OPERATIONS_PER_VISIT
+        self.left = OPERATIONS_PER_SCHEDULE_POINT
         await cancel_shielded_checkpoint()
 
 
@@ -43,17 +44,17 @@ class _Turns(threading.local):
 turns = _Turns()
 
 
-def visit_due() -> bool:
-    """Count an operation that the current thread completed; tell whether to visit the scheduler now.
+def schedule_point_due() -> bool:
+    """Count an operation that the current thread completed; tell whether a schedule point is due.
 
     For a source of your own, after an operation that did not wait::
 
-        if csp.visit_due():
+        if csp.schedule_point_due():
             await trio.lowlevel.cancel_shielded_checkpoint()
     """
     turn = turns.current
     turn.left -= 1
     if turn.left > 0:
         return False
-    turn.left = OPERATIONS_PER_VISIT
+    turn.left = OPERATIONS_PER_SCHEDULE_POINT
     return True

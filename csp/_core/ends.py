@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, final
 import trio
 
 from csp._core.sink import Sink
-from csp.errors import ChannelClosedError
+from csp.errors import ChannelBrokenError, ChannelClosedError
 
 if TYPE_CHECKING:
-    from csp._core.waiters import Received
+    from csp._core.results import Received
+    from csp.errors import EndOfChannelError
 
 T = TypeVar("T")
 
@@ -35,6 +36,10 @@ class TwoEnded(Sink[T], Protocol[T]):
     def _abandon(self) -> None:
         """Close the channel and discard what is buffered."""
 
+    def _end_of_channel(self) -> EndOfChannelError:
+        """Return a new error for a receiver that finds no more values, and no cause."""
+        ...
+
 
 @final
 class SendEnd(trio.abc.SendChannel[T]):
@@ -54,14 +59,14 @@ class SendEnd(trio.abc.SendChannel[T]):
         """Send a value, as `Channel.send` does.
 
         Raises:
-            trio.ClosedResourceError: the channel is closed.
-            trio.BrokenResourceError: its receiving end closed it.
+            ChannelClosedError: the channel is closed. (It is a `trio.ClosedResourceError`.)
+            ChannelBrokenError: its receiving end closed it. (It is a `trio.BrokenResourceError`.)
         """
         try:
             await self.channel.send(value)
         except ChannelClosedError:
             if self.channel._abandoned:
-                raise trio.BrokenResourceError("the receiving end of the channel is closed") from None
+                raise ChannelBrokenError("cannot send: the receiving end of the channel is closed") from None
             raise
 
     async def aclose(self) -> None:
@@ -88,8 +93,9 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
         """Take the next value, as `Channel.receive` does.
 
         Raises:
-            trio.EndOfChannel: the channel is closed and drained.
-            trio.BrokenResourceError: it was closed with a cause, which is this error's cause.
+            EndOfChannelError: the channel is closed and drained. (It is a `trio.EndOfChannel`.)
+            ChannelBrokenError: it was closed with a cause, which is this error's cause. (It is a
+                `trio.BrokenResourceError`.)
             trio.ClosedResourceError: it was closed through this end.
         """
         value, ok = await self.channel.receive()
@@ -97,9 +103,10 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
             return value
         if self.channel._abandoned:
             raise trio.ClosedResourceError("this end of the channel is closed")
-        if self.channel.cause is not None:
-            raise trio.BrokenResourceError("the channel was closed by an error") from self.channel.cause
-        raise trio.EndOfChannel
+        cause = self.channel.cause
+        if cause is not None:
+            raise ChannelBrokenError(f"the channel was closed by an error: {cause!r}") from cause
+        raise self.channel._end_of_channel()
 
     async def aclose(self) -> None:
         """Close the channel and discard what is buffered; senders get `trio.BrokenResourceError`."""

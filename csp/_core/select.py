@@ -8,7 +8,7 @@ cost twice as much. Every other case goes through methods.
 from __future__ import annotations
 
 import random
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, overload
 
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
@@ -20,21 +20,24 @@ from trio.lowlevel import (
 )
 
 from csp._core.channel import ChannelCase
-from csp._core.checkpoint import OPERATIONS_PER_VISIT, turns, visit_due
+from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due, turns
+from csp._core.results import SelectResult, new_tuple
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase
-from csp._core.waiters import Waiter, new_tuple
+from csp._core.waiters import Waiter
 from csp.errors import InvalidTypeError
 
+if TYPE_CHECKING:
+    from csp._core.case import Case
+
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 T5 = TypeVar("T5")
+T6 = TypeVar("T6")
 
-Case: TypeAlias = ReceiveCase[T] | SendCase[T]
 _AnyCase: TypeAlias = ChannelCase[Any] | ReceiveCase[Any] | SendCase[Any]
 
 _CASE_TYPES = frozenset((ReceiveCase, ChannelCase, SendCase, type(None)))
@@ -45,26 +48,7 @@ _rng = random.Random()
 _GUESSES = 2
 
 
-class SelectResult(NamedTuple, Generic[T_co]):
-    """Which case was performed, and what came of it.
-
-    Attributes:
-        channel: the channel, timer or other source of the case; compare it with ``is``. None for the default.
-        value: the value received or sent. Typed as a value although it is None when ``ok`` is False and for the
-        default.
-        ok: False if the channel received from is closed and drained, else True.
-        default: whether nothing was ready and ``default=True`` was given.
-        index: the position of the case among the arguments (in a `Selector`, its order of adding); -1 for the default.
-    """
-
-    channel: object
-    value: T_co
-    ok: bool
-    default: bool
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-
-
-_DEFAULT: SelectResult[Any] = SelectResult(None, None, True, True, -1)
+_DEFAULT: SelectResult[Any] = SelectResult(None, None, True, True, -1, False)
 
 
 # Cases of different types: the value is of one of them.
@@ -108,11 +92,22 @@ async def select(
     priority: bool = ...,
 ) -> SelectResult[T1 | T2 | T3 | T4 | T5]: ...
 @overload
-async def select(*cases: Case[T] | None, default: bool = ..., priority: bool = ...) -> SelectResult[T]: ...
+async def select(
+    case1: Case[T1] | None,
+    case2: Case[T2] | None,
+    case3: Case[T3] | None,
+    case4: Case[T4] | None,
+    case5: Case[T5] | None,
+    case6: Case[T6] | None,
+    /,
+    *,
+    default: bool = ...,
+    priority: bool = ...,
+) -> SelectResult[T1 | T2 | T3 | T4 | T5 | T6]: ...
 @overload
-async def select(*cases: _AnyCase | None, default: bool = ..., priority: bool = ...) -> SelectResult[Any]: ...
+async def select(*cases: Case[T] | None, default: bool = ..., priority: bool = ...) -> SelectResult[T]: ...
 @enable_ki_protection
-async def select(*cases: _AnyCase | None, default: bool = False, priority: bool = False) -> SelectResult[Any]:
+async def select(*cases: Any, default: bool = False, priority: bool = False) -> SelectResult[Any]:
     """Perform exactly one of the cases, waiting until one is ready.
 
     A receive is ready when there is a value, or when its channel is closed and drained (``ok`` is then False); a send
@@ -133,7 +128,8 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
     """
     if not _CASE_TYPES.issuperset(map(type, cases)):
         raise _not_a_case(cases)
-    chosen = _choose(cases, priority)
+    performable: tuple[_AnyCase | None, ...] = cases
+    chosen = _choose(performable, priority)
     result: SelectResult[Any]
     if chosen is None and not default:
         waiter = SelectWaiter(cases, priority)
@@ -146,7 +142,7 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
         return result
     await checkpoint_if_cancelled()
     if chosen is None:
-        for case in cases:
+        for case in performable:
             if type(case) is ReceiveCase:  # polled: a source that fetches its values may do so
                 case.channel.on_wanted()
         result = _DEFAULT
@@ -154,7 +150,7 @@ async def select(*cases: _AnyCase | None, default: bool = False, priority: bool 
         try:
             result = _perform(chosen, cast("_AnyCase", cases[chosen]))
         except Exception:
-            if visit_due():  # a loop that ignores the error must not starve the others
+            if schedule_point_due():  # a loop that ignores the error must not starve the others
                 await cancel_shielded_checkpoint()
             raise
     turn = turns.current
@@ -196,17 +192,18 @@ def _is_ready(case: _AnyCase | None, moment: Moment) -> bool:
         return False
     if isinstance(case, ReceiveCase):
         return case.channel.is_ready(moment)
-    return case.channel.can_send()
+    return case.channel._can_send()
 
 
 def _perform(index: int, case: _AnyCase) -> SelectResult[Any]:
     channel: Any = case.channel
     if isinstance(case, ReceiveCase):
         value, ok = channel.receive_nowait()
+        sent = False
     else:
-        value, ok = case.value, True
-        case.channel.send_nowait(value)
-    result: SelectResult[Any] = new_tuple(SelectResult, (channel, value, ok, False, index))
+        value, ok, sent = case.value, True, True
+        channel.send_nowait(value)
+    result: SelectResult[Any] = new_tuple(SelectResult, (channel, value, ok, False, index, sent))
     return result
 
 
@@ -225,7 +222,7 @@ class SelectWaiter(Waiter):
 
     def __init__(self, cases: tuple[_AnyCase | None, ...], priority: bool) -> None:
         self._task = current_task()
-        turns.current.left = OPERATIONS_PER_VISIT
+        turns.current.left = OPERATIONS_PER_SCHEDULE_POINT
         self._cases = cases
         self._priority = priority
         self._closed: SendCase[Any] | None = None
@@ -271,13 +268,13 @@ class SelectWaiter(Waiter):
 
     def deliver(self, source: object, value: object, ok: bool) -> None:
         index = self._choose_from(source, ReceiveCase)
-        self._result = new_tuple(SelectResult, (source, value, ok, False, index))
+        self._result = new_tuple(SelectResult, (source, value, ok, False, index, False))
         reschedule(self._task, self)
 
     def offer(self, source: object) -> object:
         index = self._choose_from(source, SendCase)
         value: object = cast("SendCase[Any]", self._cases[index]).value
-        self._result = new_tuple(SelectResult, (source, value, True, False, index))
+        self._result = new_tuple(SelectResult, (source, value, True, False, index, True))
         reschedule(self._task, self)
         return value
 
@@ -287,7 +284,7 @@ class SelectWaiter(Waiter):
         if isinstance(case, SendCase):
             self._closed = case
         else:
-            self._result = new_tuple(SelectResult, (source, None, False, False, index))
+            self._result = new_tuple(SelectResult, (source, None, False, False, index, False))
         reschedule(self._task, self)
 
     def take(self) -> None:

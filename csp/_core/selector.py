@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import Any, Generic, Self, TypeVar, cast, final
+from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, final, overload
 
 import trio
 from trio.lowlevel import (
@@ -29,14 +29,22 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from csp._core.checkpoint import visit_due
-from csp._core.select import SelectResult
+from csp._core.checkpoint import schedule_point_due
+from csp._core.results import SelectResult, new_tuple
 from csp._core.sending import SendCase
-from csp._core.source import Moment, ReceiveCase, Source
-from csp._core.waiters import Queue, Waiter, first, join, leave, new_tuple
+from csp._core.source import Moment, ReceiveCase, Source, check_source
+from csp._core.waiters import Queue, Waiter, first, join, leave
 from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+T6 = TypeVar("T6")
+
+_Receivable: TypeAlias = Source[T] | ReceiveCase[T]
 
 # How many values one ready channel gives before it is the next one's turn; the docstring of `Selector` says it too.
 _VALUES_IN_A_ROW = 16
@@ -55,33 +63,78 @@ class Selector(Generic[T]):
     Use it as a context manager, or call `close`; a selector that is forgotten is unregistered too, and no value is
     lost.
 
+    For type checkers, `SelectResult.value` is any of the types of up to six sources; `Source.gave` narrows it.
+
     Args:
-        cases: receive cases, as for `add`.
+        sources: what to receive from: sources or their receive cases, as for `add`.
     """
 
     __slots__ = ("__weakref__", "_added", "_closed", "_given", "_parked", "_ready", "_watches")
 
-    def __init__(self, *cases: ReceiveCase[T]) -> None:
+    # Sources of different types: the value is of one of them.
+    @overload
+    def __init__(self: Selector[T1], source1: _Receivable[T1], /) -> None: ...
+    @overload
+    def __init__(self: Selector[T1 | T2], source1: _Receivable[T1], source2: _Receivable[T2], /) -> None: ...
+    @overload
+    def __init__(
+        self: Selector[T1 | T2 | T3], source1: _Receivable[T1], source2: _Receivable[T2], source3: _Receivable[T3], /
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Selector[T1 | T2 | T3 | T4],
+        source1: _Receivable[T1],
+        source2: _Receivable[T2],
+        source3: _Receivable[T3],
+        source4: _Receivable[T4],
+        /,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Selector[T1 | T2 | T3 | T4 | T5],
+        source1: _Receivable[T1],
+        source2: _Receivable[T2],
+        source3: _Receivable[T3],
+        source4: _Receivable[T4],
+        source5: _Receivable[T5],
+        /,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Selector[T1 | T2 | T3 | T4 | T5 | T6],
+        source1: _Receivable[T1],
+        source2: _Receivable[T2],
+        source3: _Receivable[T3],
+        source4: _Receivable[T4],
+        source5: _Receivable[T5],
+        source6: _Receivable[T6],
+        /,
+    ) -> None: ...
+    @overload
+    def __init__(self, *sources: _Receivable[T]) -> None: ...
+    def __init__(self, *sources: Any) -> None:
         self._watches: dict[ReceiveCase[T], _Watch] = {}
         self._ready: deque[_Watch] = deque()
         self._parked: Queue = None
         self._added = 0
         self._given = 0
         self._closed = False
-        for position, case in enumerate(cases):
-            _check(case, f"argument {position} of Selector")
+        cases = [_as_case(source, f"argument {position} of Selector") for position, source in enumerate(sources)]
         for case in cases:
-            self.add(case)
+            self._add(case)
 
-    @enable_ki_protection
-    def add(self, case: ReceiveCase[T]) -> None:
-        """Add a receive case; one that is equal to a case already there changes nothing.
+    def add(self, source: _Receivable[T]) -> None:
+        """Add a source, given as such or as its receive case; one that is there already changes nothing.
 
         Raises:
-            InvalidTypeError: it is not a receive case.
+            InvalidTypeError: it is neither.
+            NoContextError: it is a block that was not entered.
             trio.ClosedResourceError: the selector is closed.
         """
-        _check(case, "case")
+        self._add(_as_case(source, "source"))
+
+    @enable_ki_protection
+    def _add(self, case: ReceiveCase[T]) -> None:
         if self._closed:
             raise trio.ClosedResourceError("the selector is closed")
         if case in self._watches:
@@ -99,13 +152,13 @@ class Selector(Generic[T]):
             watch.notify()
 
     @enable_ki_protection
-    def remove(self, case: ReceiveCase[T]) -> None:
-        """Remove a case; what its channel buffers stays there.
+    def remove(self, source: _Receivable[T]) -> None:
+        """Remove a source, given as such or as its receive case; what it buffers stays there.
 
         Raises:
-            KeyError: the selector has no equal case.
+            KeyError: the selector does not have it.
         """
-        self._drop(self._watches[case])
+        self._drop(self._watches[ReceiveCase(source) if isinstance(source, Source) else source])
         self._end_iteration_if_empty()
 
     @enable_ki_protection
@@ -123,7 +176,7 @@ class Selector(Generic[T]):
         """Take the next value of any source, waiting until there is one or a channel is closed.
 
         If cancelled, nothing is lost. If there is no case left, this waits for one to be added. See
-        `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+        `csp.OPERATIONS_PER_SCHEDULE_POINT` for when other tasks run.
 
         Raises:
             trio.ClosedResourceError: the selector is closed, or was closed while waiting.
@@ -148,12 +201,12 @@ class Selector(Generic[T]):
             await checkpoint_if_cancelled()
             result = self._take()
             self._end_iteration_if_empty()
-            if visit_due():
+            if schedule_point_due():
                 await cancel_shielded_checkpoint()
             return result
         if self._closed or (iterating and not self._watches):
             await checkpoint_if_cancelled()
-            if visit_due():
+            if schedule_point_due():
                 await cancel_shielded_checkpoint()
             if iterating:
                 return None
@@ -183,7 +236,7 @@ class Selector(Generic[T]):
         elif self._given >= _VALUES_IN_A_ROW:
             self._given = 0
             self._ready.rotate(-1)
-        result: SelectResult[T] = new_tuple(SelectResult, (watch.source, value, ok, False, watch.index))
+        result: SelectResult[T] = new_tuple(SelectResult, (watch.source, value, ok, False, watch.index, False))
         return result
 
     def _pass_on(self, watch: _Watch) -> None:
@@ -229,7 +282,11 @@ class Selector(Generic[T]):
         # An empty selector must not look like no selector.
         return True
 
-    def __contains__(self, case: object) -> bool:
+    def __contains__(self, source: object) -> bool:
+        """Tell whether a source is among the cases, given as such or as its receive case."""
+        case: Any = source
+        if isinstance(source, Source):
+            case = ReceiveCase[Any](case)
         return case in self._watches
 
     def __repr__(self) -> str:
@@ -266,7 +323,7 @@ class _Watch:
         selector = self._selector()
         assert selector is not None
         assert selector._parked is not None
-        result = new_tuple(SelectResult, (self.source, value, True, False, self.index))
+        result = new_tuple(SelectResult, (self.source, value, True, False, self.index, False))
         first(selector._parked).deliver(selector, result, True)
 
     def notify(self) -> None:
@@ -314,11 +371,14 @@ class _SelectorWaiter(Waiter):
         return self._result
 
 
-def _check(case: object, name: str) -> None:
-    if isinstance(case, SendCase):
+def _as_case(source: _Receivable[T], name: str) -> ReceiveCase[T]:
+    """Return the receive case of what is given as a source or as its receive case; raise for anything else."""
+    if isinstance(source, ReceiveCase):
+        return source
+    if isinstance(source, SendCase):
         raise InvalidTypeError(
-            f"{name} must be a receive case, not {case!r}: a selector takes a value only when it is asked for one, and "
-            "so could not tell a receiver that there is something to take; use select for sends"
+            f"{name} must be a source or its receive case, not {source!r}: a selector takes a value only when it is "
+            "asked for one, and so could not tell a receiver that there is something to take; use select for sends"
         )
-    if not isinstance(case, ReceiveCase):
-        raise InvalidTypeError(f"{name} must be a receive case, not {case!r}")
+    check_source(source, name)
+    return source.case_receive()

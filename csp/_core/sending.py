@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Never, TypeVar, final
 
 from trio.lowlevel import current_task, reschedule
 
-from csp._core.checkpoint import OPERATIONS_PER_VISIT, turns
+from csp._core.case import Case
+from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, turns
 from csp._core.waiters import Waiter
 
 if TYPE_CHECKING:
@@ -14,19 +15,20 @@ if TYPE_CHECKING:
 
     from csp._core.sink import Sink
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @final
-class SendCase(Generic[T]):
+class SendCase(Case[T_co]):
     """The case of `select` that sends a value to a channel."""
 
     __slots__ = ("channel", "value")
 
-    channel: Sink[T]
-    value: T
+    # It takes values of type T_co and maybe others; all that is known of a sink of any type is that it takes Never.
+    channel: Sink[Never]
+    value: T_co
 
-    def __init__(self, channel: Sink[T], value: T) -> None:
+    def __init__(self, channel: Sink[T_co], value: T_co) -> None:
         self.channel = channel
         self.value = value
 
@@ -41,7 +43,7 @@ class SendWaiter(Waiter):
 
     def __init__(self, channel: Sink[Any], value: object) -> None:
         self._task = current_task()
-        turns.current.left = OPERATIONS_PER_VISIT
+        turns.current.left = OPERATIONS_PER_SCHEDULE_POINT
         self._channel = channel
         self._value = value
         self._failed = False
@@ -65,8 +67,8 @@ class SendWaiter(Waiter):
         return None
 
 
-class SendAllWaiter(SendWaiter):
-    """A task parked in `Channel.send_all`: it keeps its place until its last value is taken."""
+class SendManyWaiter(SendWaiter):
+    """A task parked in `Channel.send_many`: it keeps its place until its last value is taken."""
 
     __slots__ = ("_rest",)
 

@@ -20,7 +20,7 @@ class Sink(Protocol[T_contra]):
     def send_nowait(self, value: T_contra) -> None:
         """Send a value without waiting; raise `trio.WouldBlock` or `ChannelClosedError`."""
 
-    def can_send(self) -> bool:
+    def _can_send(self) -> bool:
         """Tell whether `send_nowait` would not raise `trio.WouldBlock`."""
         ...
 

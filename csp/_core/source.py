@@ -1,6 +1,6 @@
 """What can be received from: `Source`, and the waiting that all sources share.
 
-A source of your own is a subclass of `Source` with two methods, `is_ready` and `receive_nowait`, that calls `serve`
+A source of your own is a subclass of `Source` with two methods, `is_ready` and `receive_nowait`, that calls `wake`
 whenever it has become ready. Everything else is here, for channels and timers as for yours: ``await source.receive()``,
 iteration, `select` and `Selector`. `on_wanted` is for sources that fetch their values only when somebody asks, as
 `csp.PullSource` does with any async function.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import MethodType
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeGuard, TypeVar, cast
 
 import trio
 from trio.lowlevel import (
@@ -22,9 +22,11 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from csp._core.checkpoint import OPERATIONS_PER_VISIT, turns, visit_due
-from csp._core.waiters import Queue, Received, Waiter, first, join, leave, new_tuple
-from csp.errors import ChannelClosedError, Error, InvalidTypeError, renew
+from csp._core.case import Case
+from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due, turns
+from csp._core.results import Received, SelectResult, new_tuple
+from csp._core.waiters import Queue, Waiter, first, join, leave
+from csp.errors import ChannelBrokenError, EndOfChannelError, Error, InvalidTypeError, renew
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -120,7 +122,7 @@ class Source(ABC, Generic[T_co]):
     # What a subclass calls -------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    def serve(self) -> None:
+    def wake(self) -> None:
         """Give what there is to take to the tasks that wait for it; to be called whenever the source becomes ready.
 
         That is when there is a value, and when there will be no more: `receive_nowait` then returns ``(None, False)``,
@@ -166,14 +168,15 @@ class Source(ABC, Generic[T_co]):
         """Take the next value, waiting until there is one or the source is closed.
 
         Values come in the order they were sent; waiting receivers are served in the order they came. If cancelled,
-        nothing is lost: the next receiver gets the value. See `csp.OPERATIONS_PER_VISIT` for when other tasks run.
+        nothing is lost: the next receiver gets the value. See `csp.OPERATIONS_PER_SCHEDULE_POINT` for when other tasks
+        run.
 
         Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
         """
         if self.is_ready(Moment()):
             await checkpoint_if_cancelled()
             received = self.receive_nowait()
-            if visit_due():
+            if schedule_point_due():
                 await cancel_shielded_checkpoint()
             return received
         waiter = ReceiveWaiter(self)
@@ -189,17 +192,47 @@ class Source(ABC, Generic[T_co]):
         Raises:
             StopAsyncIteration: it was closed without a cause.
             Error: it was closed with a cause. A new error each time, raised from the cause: of the same type if that is
-                one of `csp.errors`, else a `ChannelClosedError`.
+                one of `csp.errors`, else a `ChannelBrokenError`.
         """
         value, ok = await self.receive()
         if ok:
             return value
-        cause = self.cause
-        if cause is None:
+        if self.cause is None:
             raise StopAsyncIteration
-        if isinstance(cause, Error):
-            raise renew(cause, cause.message) from cause
-        raise ChannelClosedError(f"channel closed by an error: {cause!r}") from cause
+        raise _renewed(self.cause) from self.cause
+
+    async def receive_value(self) -> T_co:
+        """Take the next value, waiting until there is one; raise if there will be none.
+
+        Like ``anext(source)``, with another error at the end, for code that is not a loop: an answer that must come.
+        If cancelled, nothing is lost.
+
+        Raises:
+            EndOfChannelError: it was closed without a cause, and is drained.
+            Error: it was closed with a cause. A new error each time, raised from the cause: of the same type if that is
+                one of `csp.errors`, else a `ChannelBrokenError`.
+        """
+        value, ok = await self.receive()
+        if ok:
+            return value
+        if self.cause is None:
+            raise self._end_of_channel()
+        raise _renewed(self.cause) from self.cause
+
+    def _end_of_channel(self) -> EndOfChannelError:
+        """Return a new error for a receiver that finds no more values, and no cause."""
+        return EndOfChannelError("there are no more values: the channel is closed")
+
+    def gave(self, result: SelectResult[object]) -> TypeGuard[SelectResult[T_co]]:
+        """Tell whether a select received a value from here: ``result.value``.
+
+            r = await csp.select(messages.case_receive(), pong.case_receive())
+            if messages.gave(r):
+                print(r.value.data)  # type checkers know that it is a message
+
+        False for a value sent here, and for the news that the source is closed (``not r.ok``).
+        """
+        return result.channel is self and result.ok and not result.sent
 
     def case_receive(self) -> ReceiveCase[T_co]:
         """Return the case of `select` that receives from here; equal to every other one of the same source."""
@@ -232,6 +265,13 @@ class Source(ABC, Generic[T_co]):
         self._watches = tuple(other for other in self._watches if other is not watch)
 
 
+def _renewed(cause: BaseException) -> Error:
+    """Return a new error for a receiver: like the cause if that is ours, else one that says what broke the source."""
+    if isinstance(cause, Error):
+        return renew(cause, cause.message)
+    return ChannelBrokenError(f"the channel was closed by an error: {cause!r}")
+
+
 def check_source(source: object, name: str) -> None:
     """Raise for what cannot be received from, saying what to write instead.
 
@@ -254,7 +294,7 @@ def check_source(source: object, name: str) -> None:
     raise InvalidTypeError(f"{name} must be a csp.Source, such as a channel or a timer, not {source!r}{hint}")
 
 
-class ReceiveCase(Generic[T_co]):
+class ReceiveCase(Case[T_co]):
     """The case of `select` and `Selector` that receives from a source."""
 
     __slots__ = ("channel",)
@@ -282,7 +322,7 @@ class ReceiveWaiter(Waiter):
 
     def __init__(self, source: Source[Any]) -> None:
         self._task = current_task()
-        turns.current.left = OPERATIONS_PER_VISIT
+        turns.current.left = OPERATIONS_PER_SCHEDULE_POINT
         self._source = source
 
     def deliver(self, source: object, value: object, ok: bool) -> None:

@@ -33,34 +33,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import outcome
 from trio.lowlevel import Abort, current_task
 
-from csp._core.checkpoint import OPERATIONS_PER_VISIT, turns
+from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
-
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Received(NamedTuple, Generic[T_co]):
-    """What a receive gives: ``(value, True)``, or ``(None, False)`` from a channel that is closed and drained.
-
-    ``value`` is typed as a value although it is None when ``ok`` is False: look at ``ok`` first.
-    """
-
-    value: T_co
-    ok: bool
-
-
-# What a NamedTuple's constructor does in the end, at half the cost; for the hot paths.
-new_tuple = cast(
-    "Callable[[type[tuple[object, ...]], tuple[object, ...]], Any]",
-    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
-)
+    from collections.abc import AsyncGenerator, Generator
 
 
 class Waiter(outcome.Outcome[object]):
@@ -74,7 +55,7 @@ class Waiter(outcome.Outcome[object]):
 
     def __init__(self) -> None:
         self._task = current_task()
-        turns.current.left = OPERATIONS_PER_VISIT
+        turns.current.left = OPERATIONS_PER_SCHEDULE_POINT
 
     # An Outcome compares by content and cannot be hashed; a waiter equals only itself.
     def __eq__(self, other: object) -> bool:

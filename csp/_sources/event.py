@@ -11,8 +11,8 @@ from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
+    from csp._core.results import Received
     from csp._core.source import Moment
-    from csp._core.waiters import Received
 
 
 def from_event(event: trio.Event) -> PullSource[Never]:

@@ -16,8 +16,8 @@ import trio
 from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from csp._core.background import BackgroundNursery
+from csp._core.results import Received
 from csp._core.source import Moment, ReceiveCase, Source
-from csp._core.waiters import Received
 from csp.errors import InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class PullSource(Source[T_co]):
     ) -> bool | None:
         # The task is not cancelled but ends by itself, so that it can clean up.
         self._ending = True
-        self._wake()
+        self._resume()
         if self._calling:
             self._scope.cancel()
         try:
@@ -153,7 +153,7 @@ class PullSource(Source[T_co]):
         return not self._ending
 
     @enable_ki_protection
-    def _wake(self) -> None:
+    def _resume(self) -> None:
         task, self._idle = self._idle, None
         if task is not None:
             reschedule(task)
@@ -182,7 +182,7 @@ class PullSource(Source[T_co]):
     def _hold(self, value: T_co) -> None:  # type: ignore[misc]  # private
         self._pulling = False
         self._held.append(value)
-        self.serve()
+        self.wake()
         if self.wanted:
             self.on_wanted()
 
@@ -192,13 +192,13 @@ class PullSource(Source[T_co]):
         if not self._closed:
             self._held.extend(self._unfinished())
             self._close(cause)
-        self.serve()
+        self.wake()
 
     def _close(self, cause: BaseException | None) -> None:
         self._closed = True
         self._cause = cause
         self._ending = True
-        self._wake()
+        self._resume()
 
     # The source ------------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class PullSource(Source[T_co]):
         # While the block ends nothing is fetched; waiting tasks are told once it has ended.
         if not (self._pulling or self._ending or self.is_ready(Moment())):
             self._pulling = True
-            self._wake()
+            self._resume()
 
     def is_ready(self, moment: Moment) -> bool:
         """Tell whether a value is held, or the source closed."""

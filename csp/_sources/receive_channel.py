@@ -7,8 +7,8 @@ from typing import TypeVar
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from csp._core.results import Received
 from csp._core.source import Moment, Source
-from csp._core.waiters import Received
 from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 

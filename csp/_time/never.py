@@ -9,7 +9,8 @@ import trio
 from csp._core.source import Moment, Source, Watch
 
 if TYPE_CHECKING:
-    from csp._core.waiters import Received, Waiter
+    from csp._core.results import Received
+    from csp._core.waiters import Waiter
 
 
 @final

@@ -15,8 +15,9 @@ from typing import ClassVar, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from csp._core.results import Received
 from csp._core.source import Moment, Source, Watch
-from csp._core.waiters import Received, Waiter, join, leave
+from csp._core.waiters import Waiter, join, leave
 from csp._time.alarm import Alarm, current_alarm
 
 SILENT = math.inf
@@ -113,7 +114,7 @@ class TimerChannel(Source[float]):
     def _due(self) -> None:
         """Called by the alarm, which has unregistered the timer: serve a task that waits, or tell the selectors."""
         self._alarm = None
-        self.serve()
+        self.wake()
         # If no task took it, the selectors know of it now; the alarm is needed again for the next deadline.
         self._rung = self.is_ready(Moment())
         self._arm()

@@ -13,7 +13,7 @@ from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import Connecting, connect
 from trio_csp_websocket.client.keeper import Subscribe
 from trio_csp_websocket.client.options import ConnectOptions
-from trio_csp_websocket.client.reconnecting import Reconnecting, reconnecting
+from trio_csp_websocket.client.reconnecting import Feed, reconnecting
 from trio_csp_websocket.client.states import Gap, State
 from trio_csp_websocket.connection.endpoint import Statistics
 from trio_csp_websocket.connection.settings import Timeout
@@ -47,9 +47,9 @@ __all__ = [
     "Compression",
     "ConnectOptions",
     "Connecting",
+    "Feed",
     "Gap",
     "Message",
-    "Reconnecting",
     "State",
     "Statistics",
     "Subscribe",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -43,13 +44,13 @@ def test_a_negative_capacity_is_invalid() -> None:
     assert caught.value.kind is errors.INVALID
 
 
-@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "close"])
 def test_an_unbuffered_channel_cannot_overflow(overflow: Any) -> None:
     with pytest.raises(errors.InvalidError, match="needs a capacity of at least 1"):
         csp.Channel[int](0, overflow=overflow)
 
 
-@pytest.mark.parametrize("overflow", ["drop", "", 1])
+@pytest.mark.parametrize("overflow", ["drop", "", 1, None])
 def test_an_unknown_overflow_is_invalid(overflow: Any) -> None:
     with pytest.raises(errors.InvalidError, match="overflow must be"):
         csp.Channel[int](1, overflow=overflow)
@@ -147,7 +148,7 @@ async def test_ready_operations_do_not_visit_the_scheduler() -> None:
     async with trio.open_nursery() as nursery:
         await wait_all_tasks_blocked()
         # Whatever was counted before, the next visit is far off.
-        while not csp.visit_due():
+        while not csp.schedule_point_due():
             pass
         nursery.start_soon(other)
         await channel.send(1)
@@ -179,6 +180,43 @@ async def test_overflow_drops_instead_of_waiting(overflow: Any, kept: list[int])
     assert len(channel) == 2
     channel.close()
     assert [value async for value in channel] == kept
+
+
+@pytest.mark.parametrize("way", ["send", "send_nowait", "send_many", "select"])
+async def test_a_full_channel_that_closes_fails_the_send_and_keeps_what_it_has(way: str) -> None:
+    channel = csp.Channel[int](2, overflow="close")
+    await channel.send(1)
+    channel.send_nowait(2)
+    values = deque([3])
+
+    async def send() -> None:
+        if way == "send":
+            await channel.send(3)
+        elif way == "send_nowait":
+            channel.send_nowait(3)
+        elif way == "send_many":
+            await channel.send_many(values)
+        else:
+            await csp.select(channel.case_send(3))
+
+    with pytest.raises(csp.ChannelClosedError) as caught:
+        await send()
+    assert values == deque([3])
+    assert caught.value.__cause__ is channel.cause
+    assert errors.is_kind(channel.cause, errors.CANCELED)
+    assert channel.statistics() == csp.ChannelStatistics(2, 2, 0, 0, 0, 0, True)
+    assert [await channel.receive() for _ in range(3)] == [(1, True), (2, True), (None, False)]
+    with pytest.raises(errors.Error, match="its receiver did not keep up, and its buffer of 2 is full"):
+        await anext(channel)
+
+
+def test_waiting_is_what_channels_do_if_nothing_else_is_said() -> None:
+    for channel in (csp.Channel[int](1), csp.Channel[int](1, overflow="wait")):
+        channel.send_nowait(1)
+        with pytest.raises(trio.WouldBlock):
+            channel.send_nowait(2)
+    with pytest.raises(trio.WouldBlock):
+        csp.Channel[int](overflow="wait").send_nowait(1)
 
 
 @pytest.mark.parametrize(("overflow", "kept"), [("drop_oldest", 2), ("drop_newest", 1)])
@@ -360,13 +398,155 @@ async def test_iteration_after_a_close_with_one_of_our_errors_raises_its_like() 
     assert (error.message, error.kind, error.retryable, error.details) == ("code 3", errors.TIMEOUT, True, {"code": 3})
 
 
-async def test_iteration_after_a_close_with_a_foreign_error_raises_closed() -> None:
-    channel = csp.Channel[int]()
+@pytest.mark.parametrize("receive", [anext, csp.Channel[int].receive_value], ids=["iteration", "receive_value"])
+async def test_a_foreign_cause_breaks_the_channel_for_its_receivers(receive: Any) -> None:
+    channel = csp.Channel[int](1)
     cause = OSError("broken")
+    channel.send_nowait(1)
     channel.close(cause)
-    with pytest.raises(csp.ChannelClosedError, match=r"OSError\('broken'\)") as caught:
-        await anext(channel)
+    assert await receive(channel) == 1
+    with pytest.raises(csp.ChannelBrokenError, match=r"OSError\('broken'\)") as caught:
+        await receive(channel)
     assert caught.value.__cause__ is cause
+    assert isinstance(caught.value, trio.BrokenResourceError)
+    # `except trio.ClosedResourceError: pass`, which is for "I closed it", must not swallow it.
+    assert not isinstance(caught.value, trio.ClosedResourceError)
+    assert (caught.value.kind, caught.value.retryable) == (errors.UNAVAILABLE, False)
+
+
+async def test_sending_to_a_broken_channel_is_closed_as_ever() -> None:
+    channel = csp.Channel[int](1)
+    channel.close(cause := OSError("broken"))
+    with pytest.raises(csp.ChannelClosedError) as caught:
+        await channel.send(1)
+    assert caught.value.__cause__ is cause
+    assert not isinstance(caught.value, trio.BrokenResourceError)
+
+
+async def test_receive_value_gives_the_value_and_may_wait_for_it(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int | None](1)
+    channel.send_nowait(None)
+    assert await channel.receive_value() is None  # a value like any other
+    got: list[int | None] = []
+
+    async def wait() -> None:
+        got.append(await channel.receive_value())
+
+    nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    channel.send_nowait(7)
+    await wait_all_tasks_blocked()
+    assert got == [7]
+
+
+async def test_receive_value_at_a_quiet_end_is_the_end_of_the_channel() -> None:
+    channel = csp.Channel[int](1)
+    channel.close()
+    with pytest.raises(csp.EndOfChannelError, match=r"there are no more values: the channel is closed$") as caught:
+        await channel.receive_value()
+    assert isinstance(caught.value, trio.EndOfChannel)
+    assert (caught.value.kind, caught.value.retryable, caught.value.details) == (errors.UNAVAILABLE, False, None)
+
+
+async def test_an_end_may_have_details() -> None:
+    channel = csp.Channel[int](1)
+    channel.send_nowait(1)
+    channel.close(details={"code": 1000, "reason": "bye"})
+    channel.close(details={"code": 1001})  # the first stays
+    assert channel.cause is None
+    assert [value async for value in channel] == [1]
+    for _ in range(2):
+        with pytest.raises(csp.EndOfChannelError, match=r"\(code 1000, reason 'bye'\)$") as caught:
+            await channel.receive_value()
+        assert caught.value.details == {"code": 1000, "reason": "bye"}
+        with pytest.raises(csp.EndOfChannelError, match="bye"):
+            await channel.receiver.receive()
+
+
+async def test_receive_value_raises_a_cause_of_ours_anew() -> None:
+    channel = csp.Channel[int]()
+    cause = errors.ConnectionFailedError("gone", kind=errors.UNAVAILABLE, retryable=True, details={"code": 4001})
+    channel.close(cause, details={"not": "told"})
+    with pytest.raises(errors.ConnectionFailedError, match=r"^gone$") as caught:
+        await channel.receive_value()
+    assert caught.value is not cause
+    assert caught.value.__cause__ is cause
+    assert (caught.value.retryable, caught.value.details) == (True, {"code": 4001})
+
+
+async def test_a_cancelled_receive_value_loses_nothing(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int](1)
+    with trio.CancelScope() as scope:
+        nursery.start_soon(channel.receive_value)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+    with trio.CancelScope(shield=True):
+        await wait_all_tasks_blocked()
+    channel.send_nowait(1)
+    assert channel.receive_nowait() == (1, True)
+
+
+@pytest.mark.parametrize("details", [5, "code", [("code", 1)]])
+def test_details_that_are_no_mapping_are_refused(details: Any) -> None:
+    channel = csp.Channel[int]()
+    with pytest.raises(errors.InvalidTypeError, match="details must be a mapping or None"):
+        channel.close(details=details)
+    assert not channel.closed
+
+
+# As a block ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_block_closes_its_channel_behind_what_was_sent() -> None:
+    with csp.Channel[int](2) as channel:
+        await channel.send(1)
+        assert not channel.closed
+    assert channel.closed
+    assert channel.cause is None
+    assert [value async for value in channel] == [1]
+
+
+async def test_the_failure_of_a_producer_that_somebody_catches_reaches_the_consumer(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int]()
+    failure = OSError("disk full")
+
+    async def produce() -> None:
+        try:
+            with channel:
+                await channel.send(1)
+                raise failure
+        except OSError:
+            pass  # logged
+
+    nursery.start_soon(produce)
+    got: list[int] = []
+    with pytest.raises(csp.ChannelBrokenError) as caught:
+        got.extend([value async for value in channel])  # the loop raises
+    assert caught.value.__cause__ is failure
+    assert channel.cause is failure
+
+
+async def test_a_cancelled_block_does_not_pass_for_a_complete_one() -> None:
+    channel = csp.Channel[int](1)
+    with trio.CancelScope() as scope, channel:
+        await channel.send(1)
+        scope.cancel()
+        await channel.send(2)
+    assert scope.cancelled_caught
+    assert isinstance(channel.cause, trio.Cancelled)
+    assert await channel.receive() == (1, True)
+    with pytest.raises(csp.ChannelBrokenError):
+        await anext(channel)
+
+
+async def test_a_block_leaves_a_channel_that_was_closed_before_as_it_is() -> None:
+    channel = csp.Channel[int]()
+    cause = OSError("first")
+    with channel:
+        channel.close(cause)
+    assert channel.cause is cause
 
 
 async def test_each_iteration_raises_a_fresh_error() -> None:
@@ -419,7 +599,7 @@ def test_receive_cases_are_equal_when_their_channels_are_the_same() -> None:
 
 async def test_statistics_count_everything() -> None:
     channel = csp.Channel[int](2)
-    assert channel.statistics() == (0, 2, 0, 0, 0, 0, False)
+    assert channel.statistics() == csp.ChannelStatistics(0, 2, 0, 0, 0, 0, False)
 
     async def wait(operation: Callable[[], Any]) -> None:
         with trio.CancelScope():
@@ -443,7 +623,7 @@ async def test_statistics_count_everything() -> None:
         assert (statistics.buffered, statistics.tasks_waiting_send, statistics.selectors) == (2, 2, 1)
         nursery.cancel_scope.cancel()
     channel.close()
-    assert channel.statistics() == (2, 2, 0, 0, 0, 0, True)
+    assert channel.statistics() == csp.ChannelStatistics(2, 2, 0, 0, 0, 0, True)
 
 
 async def test_a_hundred_waiters_can_leave_in_any_order() -> None:

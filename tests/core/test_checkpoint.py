@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MANY = 10 * csp.OPERATIONS_PER_VISIT
+MANY = 10 * csp.OPERATIONS_PER_SCHEDULE_POINT
 
 
 class Visits(trio.abc.Instrument):
@@ -116,7 +116,7 @@ def closed_selector() -> csp.Selector[int]:
 async def counted() -> None:
     """Do what the documentation tells a source with operations of its own to do."""
     await trio.lowlevel.checkpoint_if_cancelled()
-    if csp.visit_due():
+    if csp.schedule_point_due():
         await trio.lowlevel.cancel_shielded_checkpoint()
 
 
@@ -139,7 +139,8 @@ OPERATIONS: dict[str, Prepare] = {
     "receive on a timer": on_a_fresh(due, lambda timer: timer.receive()),
     "iteration": on(full, anext),
     "end of iteration": failing(StopAsyncIteration, on(closed, anext)),
-    "error from iteration": failing(csp.ChannelClosedError, on(broken, anext)),
+    "error from iteration": failing(csp.ChannelBrokenError, on(broken, anext)),
+    "error from receive_value": failing(csp.ChannelBrokenError, on(broken, lambda channel: channel.receive_value())),
     "select receive": on(full, lambda channel: csp.select(None, channel.case_receive())),
     "select send": on(room, lambda channel: csp.select(None, channel.case_send(1))),
     "select both": on(full, lambda channel: csp.select(channel.case_receive(), room().case_send(1))),
@@ -162,7 +163,7 @@ each_operation = pytest.mark.parametrize("prepare", OPERATIONS.values(), ids=OPE
 
 
 def test_the_budget_is_what_is_documented() -> None:
-    assert csp.OPERATIONS_PER_VISIT == 32
+    assert csp.OPERATIONS_PER_SCHEDULE_POINT == 32
 
 
 @each_operation
@@ -171,7 +172,7 @@ async def test_32_operations_visit_the_scheduler_once(prepare: Prepare) -> None:
     visits = Visits()
     for _ in range(MANY):
         await operation()
-    assert visits.count == MANY // csp.OPERATIONS_PER_VISIT
+    assert visits.count == MANY // csp.OPERATIONS_PER_SCHEDULE_POINT
 
 
 @each_operation
@@ -190,7 +191,7 @@ async def test_another_task_makes_progress(prepare: Prepare) -> None:
         for done in range(1, MANY + 1):
             await operation()
             # One visit may pass before the other task's first turn: the scheduler shuffles.
-            assert progress >= done // csp.OPERATIONS_PER_VISIT - 1
+            assert progress >= done // csp.OPERATIONS_PER_SCHEDULE_POINT - 1
         nursery.cancel_scope.cancel()
 
 
@@ -212,7 +213,7 @@ async def test_the_budget_is_common_to_all_operations_of_a_task() -> None:
         await operation()
         run = 0 if visits.count > before else run + 1
         longest = max(longest, run)
-    assert longest == csp.OPERATIONS_PER_VISIT - 1
+    assert longest == csp.OPERATIONS_PER_SCHEDULE_POINT - 1
 
 
 async def test_tasks_that_wake_each_other_visit_as_often() -> None:
@@ -222,7 +223,7 @@ async def test_tasks_that_wake_each_other_visit_as_often() -> None:
         operation = OPERATIONS["send"]()
         for done in range(1, MANY + 1):
             await operation()
-            assert visits.count >= done // csp.OPERATIONS_PER_VISIT - 1
+            assert visits.count >= done // csp.OPERATIONS_PER_SCHEDULE_POINT - 1
 
     async with trio.open_nursery() as nursery:
         await counted()
@@ -255,7 +256,7 @@ async def test_two_runs_in_two_threads_do_not_share_the_counter() -> None:
 
     async def inner() -> None:
         visits = Visits()
-        for _ in range(2 * csp.OPERATIONS_PER_VISIT):
+        for _ in range(2 * csp.OPERATIONS_PER_SCHEDULE_POINT):
             await channel.receive()
             ours.clear()
             token.run_sync_soon(lambda: our_turn.set())  # noqa: PLW0108  # another one each time
@@ -273,7 +274,7 @@ async def test_two_runs_in_two_threads_do_not_share_the_counter() -> None:
             theirs.set()
 
         nursery.start_soon(run)
-        for _ in range(2 * csp.OPERATIONS_PER_VISIT):
+        for _ in range(2 * csp.OPERATIONS_PER_SCHEDULE_POINT):
             await our_turn.wait()
             our_turn = trio.Event()
             await channel.receive()
@@ -284,7 +285,7 @@ async def test_two_runs_in_two_threads_do_not_share_the_counter() -> None:
 
 PARKING: dict[str, tuple[Deed, Deed]] = {
     "send": (lambda channel: channel.send(1), lambda channel: channel.receive_nowait()),
-    "send_all": (lambda channel: channel.send_all(deque([1])), lambda channel: channel.receive_nowait()),
+    "send_many": (lambda channel: channel.send_many(deque([1])), lambda channel: channel.receive_nowait()),
     "receive": (lambda channel: channel.receive(), lambda channel: channel.send_nowait(1)),
     "select": (lambda channel: csp.select(channel.case_receive()), lambda channel: channel.send_nowait(1)),
     "selector": (
@@ -301,12 +302,12 @@ async def test_a_task_that_waited_begins_a_new_turn(park: Deed, wake: Deed, nurs
 
     async def work() -> None:
         await trio.lowlevel.checkpoint()
-        while not csp.visit_due():
+        while not csp.schedule_point_due():
             pass
-        await some_operations(csp.OPERATIONS_PER_VISIT - 1)
+        await some_operations(csp.OPERATIONS_PER_SCHEDULE_POINT - 1)
         await park(channel)
         visits = Visits()
-        await some_operations(csp.OPERATIONS_PER_VISIT - 1)
+        await some_operations(csp.OPERATIONS_PER_SCHEDULE_POINT - 1)
         assert visits.count == 0
         await some_operations(1)
         assert visits.count == 1

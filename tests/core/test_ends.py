@@ -145,7 +145,7 @@ async def test_a_selector_is_told_when_the_receiver_closes() -> None:
     channel.send_nowait(1)
     with csp.Selector(channel.case_receive()) as selector:
         await channel.receiver.aclose()
-        assert await selector.select() == (channel, None, False, False, 0)
+        assert await selector.select() == (channel, None, False, False, 0, False)
 
 
 def test_reprs_show_the_channel() -> None:

@@ -46,7 +46,7 @@ async def test_the_result_tells_channel_value_and_position() -> None:
     empty, ready = csp.Channel[int](), holding(7)
     result = await csp.select(empty.case_receive(), ready.case_receive())
     assert result.channel is ready
-    assert (result.value, result.ok, result.default, result.index) == (7, True, False, 1)
+    assert (result.value, result.ok, result.default, result.index, result.sent) == (7, True, False, 1, False)
 
 
 async def test_the_result_is_immutable() -> None:
@@ -58,7 +58,7 @@ async def test_the_result_is_immutable() -> None:
 async def test_a_send_case_returns_its_own_value() -> None:
     channel = csp.Channel[int](1)
     result = await csp.select(channel.case_send(7))
-    assert result == (channel, 7, True, False, 0)
+    assert result == (channel, 7, True, False, 0, True)
     assert channel.receive_nowait() == (7, True)
 
 
@@ -83,14 +83,14 @@ async def test_only_the_woken_case_is_performed() -> None:
         left.send_nowait(1)
         with pytest.raises(trio.WouldBlock):
             out.receive_nowait()
-    assert results == [(right, 2, True, False, 1)]
+    assert results == [(right, 2, True, False, 1, False)]
     assert left.receive_nowait() == (1, True)
 
 
 async def test_a_closed_channel_is_ready_without_a_value() -> None:
     channel = csp.Channel[Any]()
     channel.close()
-    assert await csp.select(channel.case_receive()) == (channel, None, False, False, 0)
+    assert await csp.select(channel.case_receive()) == (channel, None, False, False, 0, False)
 
 
 async def test_a_chosen_send_on_a_closed_channel_is_an_error() -> None:
@@ -132,7 +132,7 @@ async def test_a_close_wakes_a_select_with_several_sends() -> None:
 async def test_default_when_nothing_is_ready(priority: bool) -> None:
     empty, full = csp.Channel[Any](), holding(1, capacity=1)
     result = await csp.select(empty.case_receive(), full.case_send(2), None, default=True, priority=priority)
-    assert result == (None, None, True, True, -1)
+    assert result == (None, None, True, True, -1, False)
     assert empty.statistics().tasks_waiting_receive == 0
     assert full.statistics().tasks_waiting_send == 0
 
@@ -376,7 +376,7 @@ async def test_a_select_sends_to_a_parked_selector() -> None:
         nursery.start_soon(run)
         await wait_all_tasks_blocked()
         assert not (await csp.select(channel.case_send(5), default=True)).default
-    assert results == [(channel, 5, True, False, 0)]
+    assert results == [(channel, 5, True, False, 0, False)]
 
 
 async def test_a_parked_send_case_makes_the_channel_ready_for_a_selector() -> None:
@@ -385,7 +385,7 @@ async def test_a_parked_send_case_makes_the_channel_ready_for_a_selector() -> No
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: csp.select(channel.case_send(5), csp.never().case_receive()))
             await wait_all_tasks_blocked()
-            assert await selector.select() == (channel, 5, True, False, 0)
+            assert await selector.select() == (channel, 5, True, False, 0, False)
 
 
 async def test_a_thousand_selects_leave_nothing_behind_on_a_quiet_channel() -> None:
@@ -425,7 +425,8 @@ async def test_a_select_that_could_serve_itself_takes_the_timer_that_is_due(auto
     timeout = csp.after("1s")
     r = await csp.select(channel.case_send(1), channel.case_receive(), timeout.case_receive())
     assert (r.channel, r.value) == (timeout, 1.0)
-    assert channel.statistics()[2:4] == (0, 0)
+    statistics = channel.statistics()
+    assert (statistics.tasks_waiting_send, statistics.tasks_waiting_receive) == (0, 0)
 
 
 async def test_a_parked_select_of_both_directions_tells_which_it_was(nursery: trio.Nursery) -> None:
@@ -482,7 +483,7 @@ async def test_a_source_that_raises_when_it_is_received_from_starves_nobody() ->
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        for _ in range(20 * csp.OPERATIONS_PER_VISIT):
+        for _ in range(20 * csp.OPERATIONS_PER_SCHEDULE_POINT):
             with pytest.raises(OSError, match="broken"):
                 await csp.select(source.case_receive())
         nursery.cancel_scope.cancel()

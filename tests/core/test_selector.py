@@ -18,6 +18,8 @@ from csp._core.selector import _VALUES_IN_A_ROW
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from trio.testing import MockClock
+
     from csp import Channel, SelectResult
 
 
@@ -46,7 +48,7 @@ class Counting(csp.Source[int]):
 
     def put(self, value: int) -> None:
         self.values.append(value)
-        self.serve()
+        self.wake()
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
 async def test_the_result_tells_channel_value_and_order_of_adding() -> None:
     first, second = csp.Channel[int](), holding(7)
     with csp.Selector(first.case_receive(), second.case_receive()) as selector:
-        assert await selector.select() == (second, 7, True, False, 1)
+        assert await selector.select() == (second, 7, True, False, 1, False)
 
 
 async def test_the_index_of_a_case_never_changes() -> None:
@@ -120,16 +122,53 @@ def test_a_send_case_is_a_type_error_that_says_why() -> None:
         csp.Selector(channel.case_receive(), case)
     assert channel.statistics().selectors == 0
     selector = csp.Selector[int]()
-    with pytest.raises(TypeError, match="case must be a receive case"):
+    with pytest.raises(TypeError, match="source must be a source or its receive case"):
         selector.add(case)
 
 
-@pytest.mark.parametrize("case", [None, 1, csp.Channel[int]()])
-def test_anything_else_is_a_type_error(case: Any) -> None:
-    with pytest.raises(errors.InvalidTypeError, match="argument 0 of Selector must be a receive case"):
-        csp.Selector(case)
-    with pytest.raises(errors.InvalidTypeError, match="case must be a receive case"):
-        csp.Selector[int]().add(case)
+@pytest.mark.parametrize("source", [None, 1, [csp.Channel[int]()]])
+def test_anything_else_is_a_type_error(source: Any) -> None:
+    with pytest.raises(errors.InvalidTypeError, match=r"argument 0 of Selector must be a csp\.Source"):
+        csp.Selector(source)
+    with pytest.raises(errors.InvalidTypeError, match=r"source must be a csp\.Source"):
+        csp.Selector[int]().add(source)
+
+
+def test_a_source_and_its_receive_case_are_the_same_to_a_selector() -> None:
+    channel, other = csp.Channel[int](), csp.Channel[int]()
+    selector = csp.Selector(channel, other.case_receive())
+    selector.add(channel.case_receive())
+    selector.add(other)
+    assert len(selector) == 2
+    assert channel in selector
+    assert channel.case_receive() in selector
+    selector.remove(channel)
+    assert channel not in selector
+    selector.remove(other.case_receive())
+    assert other not in selector
+    with pytest.raises(KeyError):
+        selector.remove(other)
+
+
+async def test_a_block_that_was_not_entered_is_refused_but_may_be_asked_for() -> None:
+    values: Any = csp.merge(csp.Channel[int]())
+    selector = csp.Selector[int]()
+    with pytest.raises(errors.NoContextError, match="write `async with"):
+        selector.add(values)
+    with pytest.raises(errors.NoContextError, match="write `async with"):
+        csp.Selector(values)
+    assert values not in selector
+
+
+async def test_bare_sources_of_every_kind_are_selected_on(autojump_clock: MockClock) -> None:
+    channel = csp.Channel[str](1)
+    channel.send_nowait("a")
+    timeout = csp.after("1s")
+    with csp.Selector(channel, timeout, csp.never()) as selector:
+        first, second = await selector.select(), await selector.select()
+    assert channel.gave(first)
+    assert first.value == "a"
+    assert timeout.gave(second)
 
 
 def test_a_selector_is_true_even_when_empty() -> None:
@@ -180,7 +219,7 @@ async def test_it_waits_when_all_that_was_ready_is_taken_by_someone_else() -> No
             await wait_all_tasks_blocked()
             assert results == []
             channel.send_nowait(2)
-    assert results == [(channel, 2, True, False, 0)]
+    assert results == [(channel, 2, True, False, 0, False)]
 
 
 async def test_iteration_goes_on_until_no_case_is_left() -> None:
@@ -225,7 +264,7 @@ async def test_select_without_a_case_waits_for_one_to_be_added() -> None:
         await wait_all_tasks_blocked()
         assert results == []
         channel.send_nowait(1)
-    assert results == [(channel, 1, True, False, 0)]
+    assert results == [(channel, 1, True, False, 0, False)]
 
 
 async def test_adding_a_ready_channel_wakes_a_parked_task() -> None:
@@ -240,7 +279,7 @@ async def test_adding_a_ready_channel_wakes_a_parked_task() -> None:
         nursery.start_soon(select)
         await wait_all_tasks_blocked()
         selector.add(channel.case_receive())
-    assert results == [(channel, 1, True, False, 1)]
+    assert results == [(channel, 1, True, False, 1, False)]
     assert (await selector.select()).value == 2
 
 
@@ -288,7 +327,7 @@ async def test_a_closed_channel_is_reported_once_and_leaves() -> None:
     closed, open_ = csp.Channel[Any](), csp.Channel[Any](1)
     with csp.Selector(closed.case_receive(), open_.case_receive()) as selector:
         closed.close()
-        assert await selector.select() == (closed, None, False, False, 0)
+        assert await selector.select() == (closed, None, False, False, 0, False)
         assert closed.case_receive() not in selector
         assert closed.statistics().selectors == 0
         open_.send_nowait(1)
@@ -324,7 +363,7 @@ async def test_a_close_reaches_a_parked_select() -> None:
         nursery.start_soon(select)
         await wait_all_tasks_blocked()
         channel.close()
-    assert results == [(channel, None, False, False, 0)]
+    assert results == [(channel, None, False, False, 0, False)]
 
 
 async def test_closes_reach_a_parked_iteration_one_by_one() -> None:
@@ -341,7 +380,7 @@ async def test_closes_reach_a_parked_iteration_one_by_one() -> None:
         channel.close()
         await wait_all_tasks_blocked()
         other.close()
-    assert results == [(channel, None, False, False, 0), (other, None, False, False, 1)]
+    assert results == [(channel, None, False, False, 0, False), (other, None, False, False, 1, False)]
 
 
 async def test_a_channel_closed_with_values_buffered_is_reported_closed_after_them() -> None:
@@ -397,7 +436,7 @@ async def test_removing_the_last_case_leaves_a_waiting_select_waiting() -> None:
         assert results == []
         selector.add(channel.case_receive())
         channel.send_nowait(1)
-    assert results == [(channel, 1, True, False, 1)]
+    assert results == [(channel, 1, True, False, 1, False)]
 
 
 async def test_a_removed_case_that_was_ready_gives_nothing() -> None:
@@ -414,7 +453,7 @@ async def test_a_case_that_is_removed_and_added_again_gives_its_value_once() -> 
     with csp.Selector(channel.case_receive(), csp.Channel[int]().case_receive()) as selector:
         selector.remove(channel.case_receive())
         selector.add(channel.case_receive())
-        assert await selector.select() == (channel, 1, True, False, 2)
+        assert await selector.select() == (channel, 1, True, False, 2, False)
         channel.close()
         assert not (await selector.select()).ok
         assert len(selector) == 1
@@ -773,13 +812,13 @@ async def test_a_parked_selector_counts_as_a_receiver() -> None:
     with csp.Selector(channel.case_receive()) as selector:
         with pytest.raises(trio.WouldBlock):
             channel.send_nowait(1)
-        assert not channel.can_send()
+        assert not channel._can_send()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(selector.select)
             await wait_all_tasks_blocked()
-            assert channel.can_send()
+            assert channel._can_send()
             channel.send_nowait(1)
-            assert not channel.can_send()
+            assert not channel._can_send()
 
 
 @pytest.mark.parametrize("capacity", [0, 1])

@@ -1,4 +1,4 @@
-"""`Channel.send_all`: many values for one wait."""
+"""`Channel.send_many`: many values for one wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import csp
 async def test_what_there_is_room_for_is_sent_at_once() -> None:
     channel = csp.Channel[int](3)
     values = deque([1, 2, 3])
-    await channel.send_all(values)
+    await channel.send_many(values)
     assert not values
     assert [channel.receive_nowait().value for _ in range(3)] == [1, 2, 3]
 
@@ -27,7 +27,7 @@ async def test_what_there_is_room_for_is_sent_at_once() -> None:
 async def test_the_rest_waits_in_one_place_and_is_taken_in_order(capacity: int, nursery: trio.Nursery) -> None:
     channel = csp.Channel[int](capacity)
     values = deque(range(5))
-    nursery.start_soon(channel.send_all, values)
+    nursery.start_soon(channel.send_many, values)
     await wait_all_tasks_blocked()
     # The next one is in hand.
     assert list(values) == list(range(capacity + 1, 5))
@@ -45,7 +45,7 @@ async def test_it_returns_when_the_last_value_is_taken_and_no_sooner(nursery: tr
     done = trio.Event()
 
     async def send() -> None:
-        await channel.send_all(deque([1, 2]))
+        await channel.send_many(deque([1, 2]))
         done.set()
 
     nursery.start_soon(send)
@@ -68,7 +68,7 @@ async def test_parked_receivers_are_served_first(nursery: trio.Nursery) -> None:
     for _ in range(3):
         nursery.start_soon(receive)
         await wait_all_tasks_blocked()
-    await channel.send_all(deque([1, 2, 3]))
+    await channel.send_many(deque([1, 2, 3]))
     await wait_all_tasks_blocked()
     assert sorted(received) == [1, 2, 3]
 
@@ -76,7 +76,7 @@ async def test_parked_receivers_are_served_first(nursery: trio.Nursery) -> None:
 async def test_what_is_appended_while_it_waits_is_sent_too(nursery: trio.Nursery) -> None:
     channel = csp.Channel[int]()
     values = deque([1])
-    nursery.start_soon(channel.send_all, values)
+    nursery.start_soon(channel.send_many, values)
     await wait_all_tasks_blocked()
     values.append(2)
     assert channel.receive_nowait() == (1, True)
@@ -88,7 +88,7 @@ async def test_what_is_appended_while_it_waits_is_sent_too(nursery: trio.Nursery
 async def test_what_is_appended_before_it_returns_is_sent_too(nursery: trio.Nursery) -> None:
     channel = csp.Channel[int]()
     values = deque([1])
-    nursery.start_soon(channel.send_all, values)
+    nursery.start_soon(channel.send_many, values)
     await wait_all_tasks_blocked()
     channel.receive_nowait()
     values.append(2)
@@ -99,7 +99,7 @@ async def test_what_is_appended_before_it_returns_is_sent_too(nursery: trio.Nurs
 async def test_a_deque_that_is_emptied_while_it_waits_costs_nobody_a_value(nursery: trio.Nursery) -> None:
     channel = csp.Channel[int](1)
     values = deque([1, 2, 3])
-    nursery.start_soon(channel.send_all, values)
+    nursery.start_soon(channel.send_many, values)
     await wait_all_tasks_blocked()
     values.clear()
     assert channel.receive_nowait() == (1, True)
@@ -111,8 +111,8 @@ async def test_a_deque_that_is_emptied_while_it_waits_costs_nobody_a_value(nurse
 async def test_two_tasks_may_send_one_deque(nursery: trio.Nursery) -> None:
     channel = csp.Channel[int]()
     values = deque([1, 2, 3])
-    nursery.start_soon(channel.send_all, values)
-    nursery.start_soon(channel.send_all, values)
+    nursery.start_soon(channel.send_many, values)
+    nursery.start_soon(channel.send_many, values)
     await wait_all_tasks_blocked()
     assert sorted(channel.receive_nowait().value for _ in range(3)) == [1, 2, 3]
     with pytest.raises(trio.WouldBlock):
@@ -122,17 +122,17 @@ async def test_two_tasks_may_send_one_deque(nursery: trio.Nursery) -> None:
 async def test_what_is_no_deque_is_a_type_error() -> None:
     channel = csp.Channel[int](1)
     with pytest.raises(csp.errors.InvalidTypeError, match=r"values must be a collections\.deque, not \[1, 2\]"):
-        await channel.send_all([1, 2])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await channel.send_many([1, 2])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert len(channel) == 0
 
 
 async def test_senders_that_come_later_wait_behind_it(nursery: trio.Nursery) -> None:
     channel = csp.Channel[int](1)
-    nursery.start_soon(channel.send_all, deque([1, 2, 3]))
+    nursery.start_soon(channel.send_many, deque([1, 2, 3]))
     await wait_all_tasks_blocked()
     nursery.start_soon(channel.send, 4)
     await wait_all_tasks_blocked()
-    nursery.start_soon(channel.send_all, deque([5, 6]))
+    nursery.start_soon(channel.send_many, deque([5, 6]))
     await wait_all_tasks_blocked()
     assert [(await channel.receive()).value for _ in range(6)] == [1, 2, 3, 4, 5, 6]
 
@@ -144,7 +144,7 @@ async def test_cancelled_while_waiting_it_keeps_what_was_not_sent(nursery: trio.
 
     async def send() -> None:
         with scope:
-            await channel.send_all(values)
+            await channel.send_many(values)
 
     nursery.start_soon(send)
     await wait_all_tasks_blocked()
@@ -161,7 +161,7 @@ async def test_cancelled_with_room_it_sends_nothing() -> None:
     values = deque([1, 2])
     with trio.CancelScope() as scope:
         scope.cancel()
-        await channel.send_all(values)
+        await channel.send_many(values)
     assert scope.cancelled_caught
     assert list(values) == [1, 2]
     assert len(channel) == 0
@@ -177,7 +177,7 @@ async def test_cancelled_on_the_way_it_keeps_the_rest() -> None:
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             nursery.start_soon(cancel)
-            await channel.send_all(values)
+            await channel.send_many(values)
     assert scope.cancelled_caught
     assert 0 < len(channel) < 1000
     assert [*(channel.receive_nowait().value for _ in range(len(channel))), *values] == list(range(1000))
@@ -188,7 +188,7 @@ async def test_on_a_closed_channel_it_takes_nothing_out() -> None:
     channel.close()
     values = deque([1, 2])
     with pytest.raises(csp.ChannelClosedError):
-        await channel.send_all(values)
+        await channel.send_many(values)
     assert list(values) == [1, 2]
 
 
@@ -204,7 +204,7 @@ async def test_a_close_while_it_waits_leaves_what_was_not_sent() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(close)
         with pytest.raises(csp.ChannelClosedError) as caught:
-            await channel.send_all(values)
+            await channel.send_many(values)
     assert caught.value.__cause__ is cause
     assert list(values) == [2, 3]
     assert channel.receive_nowait() == (1, True)
@@ -212,12 +212,12 @@ async def test_a_close_while_it_waits_leaves_what_was_not_sent() -> None:
 
 async def test_nothing_to_send_is_a_checkpoint() -> None:
     with assert_checkpoints():
-        await csp.Channel[int]().send_all(deque())
+        await csp.Channel[int]().send_many(deque())
 
 
 async def test_a_channel_that_drops_takes_everything() -> None:
     channel = csp.Channel[int](2, overflow="drop_oldest")
-    await channel.send_all(deque(range(5)))
+    await channel.send_many(deque(range(5)))
     assert [channel.receive_nowait().value for _ in range(2)] == [3, 4]
 
 
@@ -232,14 +232,14 @@ async def test_other_tasks_get_their_turn_while_there_is_room() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await csp.Channel[int](10_000).send_all(deque(range(10_000)))
+        await csp.Channel[int](10_000).send_many(deque(range(10_000)))
         nursery.cancel_scope.cancel()
-    assert turns >= 10_000 // csp.OPERATIONS_PER_VISIT - 2
+    assert turns >= 10_000 // csp.OPERATIONS_PER_SCHEDULE_POINT - 2
 
 
 async def test_select_and_selector_receive_from_it(nursery: trio.Nursery) -> None:
     channel, other = csp.Channel[int](), csp.Channel[int]()
-    nursery.start_soon(channel.send_all, deque([1, 2, 3]))
+    nursery.start_soon(channel.send_many, deque([1, 2, 3]))
     await wait_all_tasks_blocked()
     assert (await csp.select(other.case_receive(), channel.case_receive())).value == 1
     with csp.Selector(other.case_receive(), channel.case_receive()) as selector:
@@ -263,7 +263,7 @@ def test_nothing_is_lost_or_doubled(capacity: int, batches: Batches, ways: list[
 
 async def send(channel: csp.Channel[Any], values: deque[Any], scope: trio.CancelScope) -> None:
     with scope, contextlib.suppress(csp.ChannelClosedError):
-        await channel.send_all(values)
+        await channel.send_many(values)
 
 
 async def take(channel: csp.Channel[Any], way: str) -> tuple[Any, bool]:

@@ -35,7 +35,7 @@ class Mailbox(csp.Source[T], Generic[T]):
 
     def post(self, letter: T) -> None:
         self.letters.append(letter)
-        self.serve()
+        self.wake()
 
 
 class Last(Mailbox[T]):
@@ -144,7 +144,7 @@ async def test_a_closed_source_ends_its_iteration() -> None:
 
 async def test_a_source_closed_with_a_cause_raises_it() -> None:
     cause = OSError("fire")
-    with pytest.raises(csp.ChannelClosedError) as caught:
+    with pytest.raises(csp.ChannelBrokenError) as caught:
         await anext(Sealed[str](cause=cause))
     assert caught.value.__cause__ is cause
 
@@ -185,7 +185,7 @@ async def test_a_notification_without_a_value_wakes_nobody(receive: Callable[[Ma
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         await wait_all_tasks_blocked()
-        mailbox.serve()
+        mailbox.wake()
         await wait_all_tasks_blocked()
         assert received == []
         mailbox.post("a")
@@ -200,8 +200,8 @@ async def test_a_source_can_check_in_with_the_budget_of_its_own_operations() -> 
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        for _ in range(2 * csp.OPERATIONS_PER_VISIT):
-            if csp.visit_due():
+        for _ in range(2 * csp.OPERATIONS_PER_SCHEDULE_POINT):
+            if csp.schedule_point_due():
                 await trio.lowlevel.cancel_shielded_checkpoint()
         assert visited == [True]
 
@@ -230,7 +230,7 @@ class Stream(Mailbox[T]):
 
     def end(self) -> None:
         self.ended = True
-        self.serve()
+        self.wake()
 
 
 async def test_the_end_of_a_source_reaches_everybody_who_waits() -> None:

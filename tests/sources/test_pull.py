@@ -11,7 +11,7 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 import csp
-from csp.errors import ChannelClosedError, InvalidTypeError, NoContextError
+from csp.errors import ChannelBrokenError, InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -154,7 +154,7 @@ async def test_an_exception_is_the_cause() -> None:
     async with csp.PullSource(fail) as source:
         assert await source.receive() == ENDED
         assert source.cause is error
-        with pytest.raises(ChannelClosedError) as caught:
+        with pytest.raises(ChannelBrokenError) as caught:
             await anext(source)
         assert caught.value.__cause__ is error
 

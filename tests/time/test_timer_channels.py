@@ -72,7 +72,7 @@ async def test_after_in_a_select_loses_to_a_value_and_wins_over_silence(autojump
         second = await csp.select(channel.case_receive(), timeout.case_receive())
     assert first.channel is channel
     assert second.channel is timeout
-    assert second == (timeout, 5, True, False, 1)
+    assert second == (timeout, 5, True, False, 1, False)
     assert trio.current_time() == 5
     assert channel.statistics().tasks_waiting_receive == 0
 

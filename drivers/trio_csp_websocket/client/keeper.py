@@ -203,7 +203,7 @@ class Keeper:
             # so emptying the channel would collect all of these as well.
             for _ in range(len(messages)):
                 batch.append(messages.receive_nowait().value)
-            await self.channel.send_all(batch)
+            await self.channel.send_many(batch)
 
     def _set_state(self, state: State) -> None:
         self.state = state

@@ -45,7 +45,7 @@ def reconnecting(
     max_delay: csp.Duration | float = "30s",
     max_attempts: int | None = None,
     **options: Unpack[ConnectOptions],
-) -> Reconnecting:
+) -> Feed:
     """Keep a WebSocket connection open: connect again whenever it is lost; all messages come on one channel.
 
         async def subscribe(client):
@@ -61,7 +61,7 @@ def reconnecting(
     Entering the block does not wait for the first connection: the server may be down. Leaving it closes the feed with
     code 1000. After an exception it does so with 1011, and the exception comes out unchanged. If cancelled, it closes
     the feed at once. Nothing of the feed outlives the block, and leaving never raises how the feed ended: that is the
-    ``cause`` of `Reconnecting.channel`.
+    ``cause`` of `Feed.channel`.
 
     The feed connects again after a ``retryable`` error, and after the server closes with 1001 or without a code.
     Otherwise it ends. The channel's ``cause`` is then
@@ -114,11 +114,11 @@ def reconnecting(
     if max_attempts is not None:
         parse_whole_number("max_attempts", max_attempts, 1, _MAX_ATTEMPTS)
     backoff = Backoff(least, most, max_attempts=max_attempts)
-    return Reconnecting(target.url, Keeper(target, checked, backoff, subscribe))
+    return Feed(target.url, Keeper(target, checked, backoff, subscribe))
 
 
 @final
-class Reconnecting:
+class Feed:
     """What `reconnecting` returns, the feed: enter it with ``async with``, only once."""
 
     def __init__(self, url: str, keeper: Keeper) -> None:
@@ -127,7 +127,7 @@ class Reconnecting:
         self._block: contextlib.AbstractAsyncContextManager[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<csp.websocket.Reconnecting {self.state.name}, {self._url}>"
+        return f"<csp.websocket.Feed {self.state.name}, {self._url}>"
 
     # Receiving -------------------------------------------------------------------------------------------------------
 

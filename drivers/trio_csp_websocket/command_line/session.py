@@ -105,21 +105,23 @@ class Session:
                     self.silence.case_receive() if not self.unwritten else None,
                     priority=True,
                 )
-                if r.channel is messages:
-                    self.receive(r.value if r.ok else None)
-                elif r.channel is self.output:
+                if messages.gave(r):
+                    self.receive(r.value)
+                elif r.channel is messages:  # closed
+                    self.receive(None)
+                elif self.output.took(r):
                     self.unwritten = []
-                elif r.channel is self.typed:
+                elif self.typed and self.typed.gave(r):
                     self.do_typed(r.value)
-                elif r.channel is self.pongs:
+                elif self.pongs.gave(r):
                     self.unwritten.append(r.value)
-                elif r.channel is self.ticks:
+                elif self.ticks.gave(r):
                     self.start_ping()
-                elif r.channel is self.all_sent:
+                elif self.all_sent.gave(r):
                     self.input_ended = True
                     self.restart_silence()
                 else:
-                    self.end_early(r.value if r.channel is self.stops else None)
+                    self.end_early(r.value if self.stops.gave(r) else None)
             with trio.move_on_after(GRACE_SECONDS if self.stop else math.inf):
                 await self.write_all()
                 # Writing may have failed: a stop says so.

@@ -53,8 +53,10 @@ class Delivery:
             self.stopped = True
         if self.stopped:
             self._waiting.clear()
-        while self._waiting and self.channel.can_send():
-            self.channel.send_nowait(self._waiting.popleft())
+        with contextlib.suppress(trio.WouldBlock):
+            while self._waiting:
+                self.channel.send_nowait(self._waiting[0])
+                self._waiting.popleft()
 
     async def deliver(self) -> bool:
         """Wait until every message is in the channel or discarded; then close the channel if `end` was called.
@@ -74,7 +76,7 @@ class Delivery:
         self._delivering = trio.CancelScope()
         try:
             with self._delivering, contextlib.suppress(csp.ChannelClosedError):
-                await self.channel.send_all(self._waiting)
+                await self.channel.send_many(self._waiting)
         finally:
             self._delivering = None
             self.blocked_seconds += trio.current_time() - start

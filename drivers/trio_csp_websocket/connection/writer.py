@@ -136,7 +136,7 @@ class Writer:
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
         if self._transport.synchronous and not self._task_exists:
             if self._write_now(self.encoder.encode(opcode, payload)):
-                if csp.visit_due():
+                if csp.schedule_point_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             outgoing = _Outgoing(opcode, b"", started=True)

@@ -25,7 +25,7 @@ CORE = Path(csp.__file__).parent
 MUTATORS = {
     "_core/waiters.py": {"join", "leave"},
     "_core/source.py": {
-        "serve",
+        "wake",
         "_next_parked",
         "_notify",
         "_park",
@@ -39,7 +39,7 @@ MUTATORS = {
     "_core/channel.py": {
         "_park",
         "send",
-        "send_all",
+        "send_many",
         "receive",
         "send_nowait",
         "receive_nowait",
@@ -54,7 +54,7 @@ MUTATORS = {
     "_core/sending.py": {"offer", "fail", "leave"},
     "_core/select.py": {"_perform", "enqueue", "leave", "deliver", "take", "offer", "fail", "_leave"},
     "_core/selector.py": {
-        "add",
+        "_add",
         "remove",
         "close",
         "_take",
@@ -169,7 +169,7 @@ async def use_channels(capacity: int) -> None:
         nursery.start_soon(quietly, selector.select)
         nursery.start_soon(quietly, csp.Channel[int]().receive)
         nursery.start_soon(quietly, lambda: csp.Channel[int]().send(1))
-        nursery.start_soon(quietly, lambda: csp.Channel[int](1).send_all(deque([1, 2, 3])))
+        nursery.start_soon(quietly, lambda: csp.Channel[int](1).send_many(deque([1, 2, 3])))
         await wait_all_tasks_blocked()
         selector.close()
         nursery.cancel_scope.cancel()

@@ -46,7 +46,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import csp
 from csp._core import checkpoint, select, sending, source, waiters
 from csp._core.channel import ChannelStatistics
-from csp._core.select import SelectResult
+from csp._core.results import SelectResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ register_random(select._rng)
 
 class Kind(NamedTuple):
     capacity: float
-    overflow: Literal["drop_oldest", "drop_newest"] | None = None
+    overflow: Literal["wait", "drop_oldest", "drop_newest"] = "wait"
 
 
 class Case(NamedTuple):
@@ -174,8 +174,8 @@ CANCELLED = Failure(trio.Cancelled)
 WOULD_BLOCK = Failure(trio.WouldBlock)
 
 
-def done(channel: int, value: object, ok: bool, index: int = 0) -> Ending:
-    return SelectResult(channel, value, ok, False, index)
+def done(channel: int, value: object, ok: bool, index: int = 0, *, sent: bool = False) -> Ending:
+    return SelectResult(channel, value, ok, False, index, sent)
 
 
 class Event(NamedTuple):
@@ -257,7 +257,7 @@ class Model:
 
     def can_send(self, channel: int) -> bool:
         model = self.channels[channel]
-        room = model.kind.overflow is not None or len(model.buffer) < model.kind.capacity
+        room = model.kind.overflow != "wait" or len(model.buffer) < model.kind.capacity
         return model.closed or room or bool(self.takers(channel))
 
     # What happens.
@@ -299,7 +299,7 @@ class Model:
         model = self.channels[channel]
         if senders := self.queue(channel, sends=True):
             sends = senders[0].on(channel, sends=True)
-            ending = self.end(senders[0], *[done(channel, case.value, True, index) for index, case in sends])
+            ending = self.end(senders[0], *[done(channel, case.value, True, index, sent=True) for index, case in sends])
             model.buffer.append(received(ending)[0])
         return (model.buffer.pop(0), True) if model.buffer else (None, False)
 
@@ -315,7 +315,7 @@ class Model:
         if self.channels[case.channel].closed:
             return self._closed_error(case.channel)
         self.send(case.channel, case.value)
-        return done(case.channel, case.value, True, index)
+        return done(case.channel, case.value, True, index, sent=True)
 
     def start(self, operation: Start, task: int) -> None:
         """Perform one of the cases that are ready, or wait."""
@@ -326,7 +326,7 @@ class Model:
             if case is not None and (self.can_send(case.channel) if case.sends else self.can_receive(case.channel))
         }
         if not ready and operation.default:
-            self.end(waiting, SelectResult(None, None, True, True, -1))
+            self.end(waiting, SelectResult(None, None, True, True, -1, False))
         elif not ready:
             self.waiting = [*self.waiting, waiting]
         else:
@@ -507,9 +507,9 @@ class Driver:
         if operation.plain and (case := operation.cases[0]):
             channel = self.channels[case.channel]
             if not case.sends:
-                return SelectResult(channel, *await channel.receive(), False, 0)
+                return SelectResult(channel, *await channel.receive(), default=False, index=0, sent=False)
             await channel.send(case.value)
-            return SelectResult(channel, case.value, True, False, 0)
+            return SelectResult(channel, case.value, True, False, 0, True)
         cases = [
             case and (channel.case_send(case.value) if case.sends else channel.case_receive())
             for case in operation.cases
@@ -529,9 +529,9 @@ class Driver:
                 case "send_nowait":
                     do = do._replace(argument=next(self.values))
                     channel.send_nowait(do.argument)
-                    result = SelectResult(channel, do.argument, True, False, 0)
+                    result = SelectResult(channel, do.argument, True, False, 0, True)
                 case "receive_nowait":
-                    result = SelectResult(channel, *channel.receive_nowait(), False, 0)
+                    result = SelectResult(channel, *channel.receive_nowait(), default=False, index=0, sent=False)
                 case "cancel":
                     do = do._replace(argument=[-1, *self.scopes][-1 - do.argument % (len(self.scopes) + 1)])
                     self.scopes.get(do.argument, trio.CancelScope()).cancel()
@@ -608,7 +608,7 @@ def test_random_programs_do_what_the_model_does(
 ) -> None:
     # Every second operation that completes at once visits the scheduler, where a cancellation may come too late.
     for module in (checkpoint, select, sending, source, waiters):
-        monkeypatch.setattr(module, "OPERATIONS_PER_VISIT", 2)
+        monkeypatch.setattr(module, "OPERATIONS_PER_SCHEDULE_POINT", 2)
     check()
     with capsys.disabled():
         print("\nmodel test:", ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Never, assert_type
 
+import pytest
+
 import csp
 from csp import errors
 
@@ -72,9 +74,79 @@ async def test_select_with_one_type_of_channel_and_a_default() -> None:
 async def test_select_with_different_types() -> None:
     numbers, words = csp.Channel[int](1), csp.Channel[str](1)
     numbers.send_nowait(1)
-    result = await csp.select(numbers.case_receive(), words.case_receive(), csp.after("1s").case_receive())
-    value: object = result.value
-    assert value == 1
+    result = await csp.select(numbers.case_receive(), words.case_receive(), csp.after("1m").case_receive())
+    assert_type(result, csp.SelectResult[int | str | float])
+    assert_type(result.value, int | str | float)
+    assert result.value == 1
+
+
+async def test_select_with_six_types_and_a_send() -> None:
+    numbers, words, lists = csp.Channel[int](1), csp.Channel[str](1), csp.Channel[list[int]]()
+    sets, blobs, sent = csp.Channel[set[int]](), csp.Channel[bytes](), csp.Channel[complex](1)
+    result = await csp.select(
+        numbers.case_receive(),
+        words.case_receive(),
+        lists.case_receive(),
+        sets.case_receive(),
+        blobs.case_receive(),
+        sent.case_send(1j),
+    )
+    assert_type(result, csp.SelectResult[int | str | list[int] | set[int] | bytes | complex])
+    assert sent.took(result)
+    assert_type(result.value, complex)
+
+
+async def test_gave_and_took_narrow_the_value() -> None:
+    numbers, words, timeout = csp.Channel[int](1), csp.Channel[str](1), csp.after("1m")
+    words.send_nowait("a")
+    r = await csp.select(numbers.case_receive(), words.case_receive(), timeout.case_receive(), words.case_send("b"))
+    if numbers.gave(r):
+        assert_type(r, csp.SelectResult[int])
+        assert_type(r.value, int)
+    elif timeout.gave(r):
+        assert_type(r.value, float)
+    elif words.took(r):
+        assert_type(r, csp.SelectResult[str])
+    else:
+        assert words.gave(r)
+        assert_type(r.value, str)
+        assert r.value == "a"
+
+
+async def test_a_list_of_cases() -> None:
+    numbers, words = csp.Channel[int](1), csp.Channel[str](1)
+    cases: list[csp.Case[int | str] | None] = [numbers.case_receive(), words.case_send("a"), None]
+    assert_type(await csp.select(*cases), csp.SelectResult[int | str])
+    receives = [channel.case_receive() for channel in (csp.Channel[int](1), csp.Channel[int](1))]
+    assert_type(await csp.select(*receives, default=True), csp.SelectResult[int])
+
+
+async def test_a_list_of_mixed_cases_is_not_any() -> None:
+    numbers, words = csp.Channel[int](1), csp.Channel[str](1)
+    mixed = [numbers.case_receive(), words.case_receive()]
+    r = await csp.select(*mixed, default=True)
+    with pytest.raises(AttributeError):
+        _ = r.value.wrong  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    both = [numbers.case_receive(), words.case_send("a")]
+    s = await csp.select(*both)
+    with pytest.raises(AttributeError):
+        _ = s.value.wrong  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def test_receive_value() -> None:
+    channel = csp.Channel[int](1)
+    channel.send_nowait(1)
+    assert_type(await channel.receive_value(), int)
+
+
+def test_a_channel_is_a_block() -> None:
+    with csp.Channel[int]() as channel:
+        assert_type(channel, csp.Channel[int])
+
+
+async def test_overflow() -> None:
+    overflow: csp.Overflow = "drop_oldest"
+    assert_type(csp.Channel[int](1, overflow=overflow), csp.Channel[int])
 
 
 async def test_selector() -> None:
@@ -89,6 +161,31 @@ async def test_selector() -> None:
             break
         assert_type(selector.remove(channel.case_receive()), None)
         assert_type(len(selector), int)
+
+
+async def test_selector_with_different_types() -> None:
+    numbers, words, timeout = csp.Channel[int](1), csp.Channel[str](1), csp.after("1m")
+    words.send_nowait("a")
+    with csp.Selector(numbers, words.case_receive(), timeout) as selector:
+        assert_type(selector, csp.Selector[int | str | float])
+        r = await selector.select()
+        assert_type(r, csp.SelectResult[int | str | float])
+        assert words.gave(r)
+        assert_type(r.value, str)
+        selector.add(csp.Channel[int]())
+        selector.remove(numbers)
+    six = csp.Selector(
+        numbers, words, timeout, csp.Channel[bytes](), csp.Channel[list[int]](), csp.Channel[complex]().case_receive()
+    )
+    assert_type(six, csp.Selector[int | str | float | bytes | list[int] | complex])
+
+
+def test_selector_of_a_list() -> None:
+    channels = [csp.Channel[int]() for _ in range(3)]
+    assert_type(csp.Selector(*channels), csp.Selector[int])
+    assert_type(csp.Selector[int](), csp.Selector[int])
+    sources: list[csp.Source[int | str]] = [csp.Channel[int](), csp.Channel[str]()]
+    assert_type(csp.Selector(*sources), csp.Selector[int | str])
 
 
 async def test_timers() -> None:

@@ -103,7 +103,7 @@ async def by_select_send(channel: Channel[int], value: int) -> bool:
         result = await csp.select(channel.case_send(value))
     except csp.ChannelClosedError:
         return False
-    assert result == (channel, value, True, False, 0)
+    assert result == (channel, value, True, False, 0, True)
     return True
 
 
@@ -115,7 +115,7 @@ async def by_select_send_with_receive(channel: Channel[int], value: int) -> bool
         return False
     finally:
         assert elsewhere.statistics().tasks_waiting_receive == 0
-    assert result == (channel, value, True, False, 2)
+    assert result == (channel, value, True, False, 2, True)
     return True
 
 

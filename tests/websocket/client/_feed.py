@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from csp.errors import ConnectionFailedError, Kind
-from csp.websocket import Client, Gap, Reconnecting
+from csp.websocket import Client, Feed, Gap
 from tests.websocket._server import Server, accepting
 from trio_csp_websocket.client.backoff import Backoff
 from trio_csp_websocket.client.connect import check
@@ -61,12 +61,12 @@ class Site:
         max_seconds: float = 30,
         max_attempts: int | None = None,
         **options: Unpack[ConnectOptions],
-    ) -> Reconnecting:
+    ) -> Feed:
         async def dial(_target: Target, _options: Options) -> Transport:
             return await self.dial()
 
         backoff = Backoff(min_seconds, max_seconds, Largest(), max_attempts=max_attempts)
-        return Reconnecting(URL, Keeper(*check(URL, options), backoff, subscribe, dial=dial))
+        return Feed(URL, Keeper(*check(URL, options), backoff, subscribe, dial=dial))
 
 
 def down() -> ConnectionFailedError:
@@ -96,7 +96,7 @@ def unwilling() -> Server:
     return Server(b"")
 
 
-async def rest(feed: Reconnecting) -> list[object]:
+async def rest(feed: Feed) -> list[object]:
     """Receive until the end: the data of messages, and gaps."""
     taken: list[object] = []
     with trio.fail_after(100_000):

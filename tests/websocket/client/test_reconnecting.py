@@ -99,7 +99,7 @@ def test_delays_are_milliseconds_durations_or_timedeltas() -> None:
 
 def test_a_feed_shows_its_state_and_its_url() -> None:
     feed = reconnecting("WSS://user:secret@Server.test/feed")
-    assert repr(feed) == "<csp.websocket.Reconnecting connecting, wss://server.test/feed>"
+    assert repr(feed) == "<csp.websocket.Feed connecting, wss://server.test/feed>"
 
 
 def test_the_channel_has_the_capacity_of_a_connection() -> None:

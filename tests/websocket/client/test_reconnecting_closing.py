@@ -12,7 +12,7 @@ import trio
 
 from csp import testing
 from csp.errors import Error, InvalidError, Kind
-from csp.websocket import Client, Gap, Reconnecting, State, reconnecting
+from csp.websocket import Client, Feed, Gap, State, reconnecting
 from tests.websocket._server import CLOSE, Frame, Server, close, text
 from tests.websocket.client._feed import URL, Site, down, rest, saying, settled, shape, unwilling
 
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
-async def until_connecting(feed: Reconnecting, site: Site) -> None:
+async def until_connecting(feed: Feed, site: Site) -> None:
     site.to_come.insert(0, unwilling())
     await settled()
     assert feed.state.name == "connecting"
     assert len(site.servers) == 1
 
 
-async def until_waiting(feed: Reconnecting, site: Site) -> None:
+async def until_waiting(feed: Feed, site: Site) -> None:
     site.to_come.insert(0, down())
     await settled()
     assert feed.state.name == "waiting"
 
 
-async def until_subscribing(feed: Reconnecting, site: Site) -> None:
+async def until_subscribing(feed: Feed, site: Site) -> None:
     await settled()
     assert feed.state.name == "connecting"
     assert len(site.servers[0].frames) == 1
 
 
-async def until_open(feed: Reconnecting, site: Site) -> None:
+async def until_open(feed: Feed, site: Site) -> None:
     site.to_come.insert(0, saying(text("yes"), ends=False))
     await settled()
     assert feed.state.name == "open"
 
 
-async def until_full(feed: Reconnecting, site: Site) -> None:
+async def until_full(feed: Feed, site: Site) -> None:
     site.to_come.insert(0, saying(text("yes"), *map(text, "abcdefghi"), ends=False))
     await settled()
     assert len(feed.channel()) == 1

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from csp.errors import ConnectionFailedError, Error, InvalidError, Kind
-from csp.websocket import Client, Gap, Message, Reconnecting, State
+from csp.websocket import Client, Feed, Gap, Message, State
 from tests.websocket._server import Server, close, details, text
 from tests.websocket.client._feed import Site, first_message, rest, saying, settled, shape
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 
-def drained_states(feed: Reconnecting) -> list[State]:
+def drained_states(feed: Feed) -> list[State]:
     """Take what states have come."""
     return [feed.states().receive_nowait().value for _ in range(len(feed.states()))]
 

@@ -203,7 +203,7 @@ async def test_sends_of_many_tasks_go_out_in_the_order_of_their_calls(
     transport = transport_class(0)
     writer = Writer(transport, nursery, MaskingEncoder())
     # Tasks share the count of operations until the next visit to the scheduler with the task that started them.
-    csp.visit_due()
+    csp.schedule_point_due()
     called: list[bytes] = []
 
     async def send(number: int) -> None:
