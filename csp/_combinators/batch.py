@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import trio
 
@@ -14,10 +14,15 @@ from csp._time.duration import Duration, positive_duration
 from csp._time.never import never
 from csp._time.timers import after
 
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
 T = TypeVar("T")
 
 
-def batch(source: Source[T], size: int, within: Duration | None = None) -> PullSource[list[T]]:
+def batch(
+    source: Source[T], size: int, within: Duration | None = None
+) -> AbstractAsyncContextManager[Source[list[T]], bool | None]:
     """Return a source of lists of up to ``size`` values; used as a block.
 
         async with csp.batch(rows, 1000, within="1s") as batches:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManager[Channel[T], bool | None]:
+def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManager[Source[T], bool | None]:
     """Give a value once no other has come for ``duration``, and drop those before it; used as a block.
 
         async with csp.debounce(keystrokes, "300ms") as queries:
@@ -27,8 +27,7 @@ def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManag
                 await search(query)
 
     A value that was not received when the next is due is replaced by that one. When the source is closed, a value still
-    to be given is given at once, and then the result is closed with the same cause. Closing the result ends it all.
-    (RxJS: ``debounceTime``.)
+    to be given is given at once, and then the result is closed with the same cause. (RxJS: ``debounceTime``.)
 
     Raises:
         InvalidError: the duration is malformed or not above 0.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import trio
 
@@ -10,19 +10,45 @@ from csp._core.selector import Selector
 from csp._core.source import Source, check_source
 from csp._sources.pull import PullSource, named
 
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
 T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+T6 = TypeVar("T6")
 
 
 @overload
-def merge(source1: Source[T1], source2: Source[T2], /) -> PullSource[T1 | T2]: ...
+def merge(source1: Source[T1], source2: Source[T2], /) -> AbstractAsyncContextManager[Source[T1 | T2], bool | None]: ...
 @overload
-def merge(source1: Source[T1], source2: Source[T2], source3: Source[T3], /) -> PullSource[T1 | T2 | T3]: ...
+def merge(
+    source1: Source[T1], source2: Source[T2], source3: Source[T3], /
+) -> AbstractAsyncContextManager[Source[T1 | T2 | T3], bool | None]: ...
 @overload
-def merge(*sources: Source[T]) -> PullSource[T]: ...
-def merge(*sources: Source[Any]) -> PullSource[Any]:
+def merge(
+    source1: Source[T1], source2: Source[T2], source3: Source[T3], source4: Source[T4], /
+) -> AbstractAsyncContextManager[Source[T1 | T2 | T3 | T4], bool | None]: ...
+@overload
+def merge(
+    source1: Source[T1], source2: Source[T2], source3: Source[T3], source4: Source[T4], source5: Source[T5], /
+) -> AbstractAsyncContextManager[Source[T1 | T2 | T3 | T4 | T5], bool | None]: ...
+@overload
+def merge(
+    source1: Source[T1],
+    source2: Source[T2],
+    source3: Source[T3],
+    source4: Source[T4],
+    source5: Source[T5],
+    source6: Source[T6],
+    /,
+) -> AbstractAsyncContextManager[Source[T1 | T2 | T3 | T4 | T5 | T6], bool | None]: ...
+@overload
+def merge(*sources: Source[T]) -> AbstractAsyncContextManager[Source[T], bool | None]: ...
+def merge(*sources: Source[Any]) -> AbstractAsyncContextManager[Source[Any], bool | None]:
     """Return a source of the values of all the sources, in the order they come; used as a block.
 
         async with csp.merge(spot.channel(), futures.channel()) as messages:

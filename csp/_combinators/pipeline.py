@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 def pipeline(
     source: Source[T], work: Callable[[T], Awaitable[R]], *, workers: int, ordered: bool = True
-) -> AbstractAsyncContextManager[Channel[R], bool | None]:
+) -> AbstractAsyncContextManager[Source[R], bool | None]:
     """Give ``await work(value)`` for each value of a source, computed by several tasks at once; used as a block.
 
         async with csp.pipeline(urls, fetch, workers=10) as pages:
@@ -34,8 +34,7 @@ def pipeline(
     or wait as results. When the source is closed, the remaining results are given, and then the channel of results is
     closed with the same cause. When ``work`` raises, no more values are taken, calls that still run are cancelled,
     results that wait are given, and then the channel is closed with that exception as the cause. Leaving the block
-    cancels the workers, and what they have in hand is lost; closing the channel ends them too. (core.async:
-    ``pipeline-async``.)
+    cancels the workers, and what they have in hand is lost. (core.async: ``pipeline-async``.)
 
     Args:
         source: where the values come from.

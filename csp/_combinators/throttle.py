@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def throttle(
     source: Source[T], duration: Duration, *, trailing: bool = True
-) -> AbstractAsyncContextManager[Channel[T], bool | None]:
+) -> AbstractAsyncContextManager[Source[T], bool | None]:
     """Give at most one value every ``duration``; used as a block.
 
         async with csp.throttle(prices, "250ms") as shown:
@@ -31,8 +31,7 @@ def throttle(
     The first value is given at once. Of those that come within ``duration`` of a value that was given, the latest is
     given at the end of that time, or none with ``trailing=False``; the others are dropped. A value that was not
     received when the next is due is replaced by that one. When the source is closed, a value still to be given is given
-    at once, and then the result is closed with the same cause. Closing the result ends it all. (RxJS:
-    ``throttleTime``.)
+    at once, and then the result is closed with the same cause. (RxJS: ``throttleTime``.)
 
     Raises:
         InvalidError: the duration is malformed or not above 0.

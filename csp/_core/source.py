@@ -105,8 +105,13 @@ class Source(ABC, Generic[T_co]):
         """
 
     @property
+    def closed(self) -> bool:
+        """Whether the source is closed; it may still have values. A source that can close overrides it."""
+        return False
+
+    @property
     def cause(self) -> BaseException | None:
-        """What the source was closed with, or None."""
+        """The exception the source was closed with, or None. A source that can be closed with one overrides it."""
         return None
 
     def _check_entered(self) -> None:

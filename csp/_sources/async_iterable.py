@@ -10,12 +10,15 @@ from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from csp._core.source import Source
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-def from_async_iterable(iterable: AsyncIterable[T]) -> PullSource[T]:
+def from_async_iterable(iterable: AsyncIterable[T]) -> AbstractAsyncContextManager[Source[T], bool | None]:
     """Return a source of what an async iterable gives: an async generator, for instance.
 
     The next value is computed when one is asked for. Closed when the iterable ends; if it raises, with that as the

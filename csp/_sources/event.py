@@ -11,11 +11,13 @@ from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from csp._core.results import Received
-    from csp._core.source import Moment
+    from csp._core.source import Moment, Source
 
 
-def from_event(event: trio.Event) -> PullSource[Never]:
+def from_event(event: trio.Event) -> AbstractAsyncContextManager[Source[Never], bool | None]:
     """Return a source that is closed once a `trio.Event` is set: `receive` then gives ``(None, False)``.
 
     So it stays ready from then on, like the channel of Go's ``Context.Done``; a `Selector` reports it once.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -12,11 +12,14 @@ from csp._core.source import Moment, Source
 from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> PullSource[T]:
+def from_receive_channel(channel: trio.abc.ReceiveChannel[T]) -> AbstractAsyncContextManager[Source[T], bool | None]:
     """Return a source of what a Trio channel gives, such as a memory channel that a library made.
 
         async with csp.from_receive_channel(receive_channel) as jobs:

@@ -13,12 +13,15 @@ from csp._sources.pull import PullSource, named
 from csp.errors import InvalidError, InvalidTypeError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
+
+    from csp._core.source import Source
 
 _NEVER_SEEN = [getattr(signal, name) for name in ("SIGKILL", "SIGSTOP") if hasattr(signal, name)]
 
 
-def from_signals(*signals: int) -> PullSource[int]:
+def from_signals(*signals: int) -> AbstractAsyncContextManager[Source[int], bool | None]:
     """Return a source of the Unix signals that arrive inside its block.
 
         async with csp.from_signals(signal.SIGINT, signal.SIGTERM) as stop:

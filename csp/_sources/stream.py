@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from csp._core.arguments import check_count
 from csp._sources.pull import PullSource, named
 from csp.errors import InvalidTypeError
 
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
 
-def from_stream(stream: trio.abc.ReceiveStream, max_bytes: int | None = None) -> PullSource[bytes]:
+    from csp._core.source import Source
+
+
+def from_stream(
+    stream: trio.abc.ReceiveStream, max_bytes: int | None = None
+) -> AbstractAsyncContextManager[Source[bytes], bool | None]:
     """Return a source of the bytes that a Trio stream receives, in pieces as they come.
 
     Closed when the stream ends; with a cause if it breaks. The stream is not closed here: that is up to the code that

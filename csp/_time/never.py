@@ -19,11 +19,6 @@ class NeverChannel(Source[Never]):
 
     __slots__ = ()
 
-    @property
-    def closed(self) -> bool:
-        """False: it is never closed."""
-        return False
-
     def is_ready(self, moment: Moment) -> bool:
         return False
 

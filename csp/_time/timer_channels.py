@@ -26,7 +26,7 @@ SILENT = math.inf
 class TimerChannel(Source[float]):
     """The receiving side of a timer: a channel of the times, by `trio.current_time`, at which it was due.
 
-    Never closed. It can only be received from.
+    Never closed: a timer falls silent instead. It can only be received from.
     """
 
     __slots__ = ("_alarm", "_deadline", "_entry", "_rung")
@@ -42,11 +42,6 @@ class TimerChannel(Source[float]):
         # Where the timer is registered, if it is.
         self._alarm: Alarm | None = None
         self._entry: float | None = None
-
-    @property
-    def closed(self) -> bool:
-        """False: a timer falls silent instead."""
-        return False
 
     @property
     def _armed(self) -> bool:

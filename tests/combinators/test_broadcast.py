@@ -129,7 +129,7 @@ async def test_repr_shows_the_state_and_the_source() -> None:
 
 def test_a_source_that_is_a_block_is_entered_first() -> None:
     with pytest.raises(NoContextError, match="async with"):
-        csp.broadcast(csp.merge(csp.Channel[int]()))
+        csp.broadcast(csp.merge(csp.Channel[int]()))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

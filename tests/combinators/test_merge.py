@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -11,6 +11,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import csp
 from csp.errors import InvalidTypeError
 from tests.combinators._filled import filled
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
 
 ENDED: object = (None, False)
 
@@ -53,7 +56,7 @@ async def test_merge_ends_with_the_first_cause_and_leaves_the_others_what_they_h
 
 
 async def test_merge_of_nothing_is_at_its_end() -> None:
-    nothing: csp.PullSource[int] = csp.merge()
+    nothing: AbstractAsyncContextManager[csp.Source[int], bool | None] = csp.merge()
     async with nothing as merged:
         assert await merged.receive() == ENDED
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -133,7 +133,7 @@ async def test_a_source_is_closed_though_cleaning_up_fails() -> None:
         finally:
             raise KeyError("cleaning up")
 
-    source = csp.from_async_iterable(numbers())
+    source: Any = csp.from_async_iterable(numbers())
 
     async def block() -> None:
         async with source:
@@ -160,7 +160,7 @@ async def test_an_async_generator_may_have_blocks_around_its_yield(autojump_cloc
                 yield 1
                 yield 2
 
-    source = csp.from_async_iterable(numbers())
+    source: Any = csp.from_async_iterable(numbers())
     with trio.CancelScope() as scope:
         async with source:
             assert await source.receive() == (1, True)

@@ -24,7 +24,7 @@ async def test_a_memory_channels_values_come_in_order_and_end() -> None:
 
         nursery.start_soon(send)
         assert [value async for value in source] == list(range(100))
-        assert source.cause is None
+        assert (source.closed, source.cause) == (True, None)
     with pytest.raises(trio.EndOfChannel):
         receiver.receive_nowait()
 

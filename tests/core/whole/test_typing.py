@@ -6,14 +6,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Never, assert_type
 
 import pytest
+import trio
+import trio.testing
 
 import csp
 from csp import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import trio
+    from contextlib import AbstractAsyncContextManager
 
 
 async def test_channel() -> None:
@@ -186,6 +187,47 @@ def test_selector_of_a_list() -> None:
     assert_type(csp.Selector[int](), csp.Selector[int])
     sources: list[csp.Source[int | str]] = [csp.Channel[int](), csp.Channel[str]()]
     assert_type(csp.Selector(*sources), csp.Selector[int | str])
+
+
+async def test_composing_gives_blocks_of_sources() -> None:
+    numbers, words = csp.Channel[int](), csp.Channel[str]()
+    bare: AbstractAsyncContextManager[csp.Source[int], bool | None] = csp.merge(numbers)
+    async with bare as source:
+        assert_type(source, csp.Source[int])
+    async with csp.merge(numbers, words) as merged:
+        assert_type(merged, csp.Source[int | str])
+    async with csp.merge(
+        numbers, words, csp.after("1m"), csp.Channel[bytes](), csp.Channel[list[int]](), csp.Channel[complex]()
+    ) as six:
+        assert_type(six, csp.Source[int | str | float | bytes | list[int] | complex])
+    async with csp.batch(numbers, 10, within="1s") as batches:
+        assert_type(batches, csp.Source[list[int]])
+    async with csp.throttle(numbers, "1s") as shown:
+        assert_type(shown, csp.Source[int])
+        assert callable(shown.send)  # type: ignore[attr-defined]  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+    async with csp.debounce(words, "1s") as settled:
+        assert_type(settled, csp.Source[str])
+    async with csp.pipeline(numbers, half, workers=2) as halves:
+        assert_type(halves, csp.Source[float])
+    async with csp.broadcast(words) as room:
+        assert_type(room, csp.Broadcast[str])
+        with room.subscribe(1, overflow="wait") as said:
+            assert_type(said, csp.Channel[str])
+
+
+async def half(number: int) -> float:
+    return number / 2
+
+
+async def test_what_else_there_is_comes_as_blocks_of_sources() -> None:
+    async with csp.from_event(trio.Event()) as event:
+        assert_type(event, csp.Source[Never])
+    async with csp.from_receive_channel(trio.open_memory_channel[int](0)[1]) as numbers:
+        assert_type(numbers, csp.Source[int])
+    async with csp.from_stream(trio.testing.memory_stream_pair()[0]) as pieces:
+        assert_type(pieces, csp.Source[bytes])
+    async with csp.PullSource(csp.Channel[int]().receive_value) as pulled:
+        assert_type(pulled, csp.PullSource[int])
 
 
 async def test_timers() -> None:
