@@ -5,6 +5,7 @@ The rooms, from the bottom; each lists its files, and a file imports only what t
 - `_home`: where public names live
 - `errors`: what anything may raise, and the kinds of errors
 - `security`: policies, and whether a context allows an action
+- `_connections`: what the drivers' sources say about their connections
 - `_core`: channels and select
 - `_time`: timers, which are channels
 - `_sources`: what else a Trio program waits for
@@ -20,6 +21,7 @@ from csp._combinators.debounce import debounce
 from csp._combinators.merge import merge
 from csp._combinators.pipeline import pipeline
 from csp._combinators.throttle import throttle
+from csp._connections import ConnectionState, Gap
 from csp._core.background import BackgroundNursery
 from csp._core.case import Case
 from csp._core.channel import Channel, ChannelCase, ChannelStatistics, Overflow
@@ -54,8 +56,10 @@ __all__ = [
     "ChannelBrokenError",
     "ChannelClosedError",
     "ChannelStatistics",
+    "ConnectionState",
     "Duration",
     "EndOfChannelError",
+    "Gap",
     "Moment",
     "Overflow",
     "PullSource",

@@ -165,7 +165,7 @@ def test_the_hints_of_a_class_are_found(cls: type) -> None:
     assert typing.get_type_hints(cls)
 
 
-@pytest.mark.parametrize(("function", "count"), [(csp.merge, 3), (csp.select, 7), (errors.wrap, 2)])
+@pytest.mark.parametrize(("function", "count"), [(csp.merge, 6), (csp.select, 7), (errors.wrap, 2)])
 def test_overloads_are_found(function: Any, count: int) -> None:
     assert len(typing.get_overloads(function)) == count
 

@@ -8,13 +8,14 @@
 This module is the face of the driver in ``trio_csp_websocket``.
 """
 
+from csp._connections import ConnectionState, Gap
 from csp._home import publish
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import Connecting, connect
+from trio_csp_websocket.client.feed import Feed
 from trio_csp_websocket.client.keeper import Subscribe
 from trio_csp_websocket.client.options import ConnectOptions
-from trio_csp_websocket.client.reconnecting import Feed, reconnecting
-from trio_csp_websocket.client.states import Gap, State
+from trio_csp_websocket.client.reconnecting import reconnecting
 from trio_csp_websocket.connection.endpoint import Statistics
 from trio_csp_websocket.connection.settings import Timeout
 from trio_csp_websocket.protocol.constants import (
@@ -30,7 +31,11 @@ from trio_csp_websocket.protocol.constants import (
     CloseCode,
     Compression,
 )
+from trio_csp_websocket.protocol.headers import Headers
 from trio_csp_websocket.protocol.messages import Message
+
+State = ConnectionState
+"""What a feed is doing: `csp.ConnectionState`."""
 
 __all__ = [
     "BINARY",
@@ -49,6 +54,7 @@ __all__ = [
     "Connecting",
     "Feed",
     "Gap",
+    "Headers",
     "Message",
     "State",
     "Statistics",

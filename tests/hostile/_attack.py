@@ -26,7 +26,7 @@ DEFAULT_READ_LIMIT = 16 * MIB
 MAX_SECONDS = 50.0
 """A scenario that takes longer is given up, and fails."""
 
-_IMPATIENT_MILLISECONDS = 100
+_IMPATIENT = "100ms"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
 
     options: dict[str, Any] = {"dial_timeout": None, "close_timeout": "1h", **attack.options}
     if attack.needs_timeout is not None:
-        options[attack.needs_timeout] = _IMPATIENT_MILLISECONDS
+        options[attack.needs_timeout] = _IMPATIENT
     if certificates is not None:
         options["ssl_context"] = certificates.client
     error: Exception | None = None

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import zlib
 from email.parser import BytesHeaderParser
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream
@@ -21,7 +21,7 @@ from trio_csp_websocket.protocol.url import parse_url
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from email.message import Message as Headers
 
     from csp.errors import Error
@@ -108,7 +108,7 @@ def accept_key(key: str) -> str:
     return base64.b64encode(hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
 
 
-def accepting(request: Headers[str, str], *more: str, drop: str = "") -> bytes:
+def accepting(request: Mapping[str, str] | Headers[str, str], *more: str, drop: str = "") -> bytes:
     """Return an answer that accepts a request, with more header lines, or without those of one name."""
     lines = [
         "Upgrade: websocket",
@@ -261,6 +261,7 @@ def connecting(
     url: str = URL,
     *,
     dial: Callable[[], Awaitable[Transport]] | None = None,
+    nursery: trio.Nursery | None = None,
     **options: Unpack[ConnectOptions],
 ) -> Connecting:
     """Return what `connect` would, for a server in memory."""
@@ -268,8 +269,7 @@ def connecting(
     async def dial_memory(_target: Target, _options: Options) -> Transport:
         return StreamTransport(server.stream) if dial is None else await dial()
 
-    given: dict[str, Any] = dict(options)
-    return Connecting(parse_url(url), parse_options(given), given.get("nursery"), dial=dial_memory)
+    return Connecting(parse_url(url), parse_options(options), nursery, dial=dial_memory)
 
 
 # What a client has to tell -------------------------------------------------------------------------------------------

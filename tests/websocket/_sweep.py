@@ -187,6 +187,7 @@ class Trial:
         *,
         closing: Closing = "at once",
         pongs: bool = True,
+        nursery: trio.Nursery | None = None,
         **options: Unpack[ConnectOptions],
     ) -> Connecting:
         """Return what `connect` does, for a server of its own."""
@@ -197,11 +198,12 @@ class Trial:
             answer = functools.partial(_accepting, takeover=self._takeover)
         self._server = AnsweringServer(answer, closing=closing, pongs=pongs, nursery=self._nursery)
         if self._listener is None:
-            return connecting(self._server, **options)
+            return connecting(self._server, nursery=nursery, **options)
         self._nursery.start_soon(carry, self.link, self._listener, self._server, name=f"{SERVER_TASK} the link")
         if self.link == "tls":
             options["ssl_context"] = contexts()[1]
-        return websocket.connect(f"{'wss' if self.link == 'tls' else 'ws'}://server.test/feed", **options)
+        url = f"{'wss' if self.link == 'tls' else 'ws'}://server.test/feed"
+        return websocket.connect(url, nursery=nursery, **options)
 
     @property
     def server(self) -> AnsweringServer:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from trio_csp_websocket.connection.endpoint import Endpoint
+from trio_csp_websocket.protocol.headers import parse_headers
 
 if TYPE_CHECKING:
-    from email.message import Message as Headers
-
     from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.protocol.headers import Headers
 
 
 @final
@@ -21,9 +21,6 @@ class Client(Endpoint):
         self._head = head
 
     @property
-    def response_headers(self) -> Headers[str, str]:
-        """The headers of the server's answer to the handshake; names are matched in any case."""
-        # Imported here, because `email` comes with it: it is loaded with the first connection, by now.
-        from trio_csp_websocket.protocol.headers import parse_headers  # noqa: PLC0415
-
+    def response_headers(self) -> Headers:
+        """The headers of the server's answer to the handshake."""
         return parse_headers(self._head)

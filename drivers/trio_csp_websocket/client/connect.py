@@ -21,11 +21,10 @@ from csp.errors import (
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.dial import dial as dial_server
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
-from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.url import Target, parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Iterable
     from types import TracebackType
 
     from trio_csp_websocket.client.handshakes import Handshakes
@@ -37,7 +36,7 @@ Dial: TypeAlias = "Callable[[Target, Options], Awaitable[Transport]]"
 """Opens the byte stream to a target."""
 
 
-def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
+def connect(url: str, *, nursery: trio.Nursery | None = None, **options: Unpack[ConnectOptions]) -> Connecting:
     """Open a WebSocket connection and close it at the end of the block.
 
     Leaving the block closes the connection with code 1000. After an exception it does so with 1011, and the exception
@@ -49,8 +48,9 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
 
     Args:
         url: ``ws://`` or ``wss://``; credentials in it are sent as Basic authorization.
-        options: all optional. Timeouts are milliseconds, a Go duration or a timedelta; None for no limit. See also
-            `ConnectOptions`.
+        nursery: where the connection's task runs, for ``await connect(...)``.
+        options: all optional. Timeouts are a Go duration such as ``"10s"`` or a timedelta, and None for no limit; the
+            first three also milliseconds as an int. See also `ConnectOptions`.
 
             - headers: a mapping or pairs. None.
             - protocols: subprotocols to offer. None.
@@ -67,7 +67,6 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
             - user_agent: the User-Agent header. ``trio-csp/`` and the version.
             - keepalive: the silence after which a ping is sent, and then until the connection is failed. None.
             - close_timeout: for `Client.close`, and for the peer to end the connection. 10 s.
-            - nursery: for ``await connect(...)``. None.
 
     Raises:
         InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
@@ -80,16 +79,18 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Connecting:
             after a refusal that a retry will not change. `ConnectionTimeoutError` if it took longer than
             ``dial_timeout``.
     """
-    nursery = options.get("nursery")
     if nursery is not None and not isinstance(nursery, trio.Nursery):
         raise InvalidTypeError(f"nursery must be a trio.Nursery, not {nursery!r}")
-    return Connecting(*check(url, options), nursery)
+    return Connecting(*check(url, options, others=("nursery",)), nursery)
 
 
-def check(url: str, options: ConnectOptions) -> tuple[Target, Options]:
-    """Check the arguments of `connect`; raise `InvalidError` for one that is malformed or out of range."""
+def check(url: str, options: ConnectOptions, *, others: Iterable[str] = ()) -> tuple[Target, Options]:
+    """Check a URL and the options of a connection; raise `InvalidError` for what is malformed or out of range.
+
+    For ``others``, see `parse_options`.
+    """
     target = parse_url(url)
-    checked = parse_options(options)
+    checked = parse_options(options, others=others)
     for name in ("ssl_context", "server_hostname"):
         if options.get(name) is not None and not target.secure:
             raise InvalidError(f"{name} must not be given for a ws: URL; write wss:")
@@ -110,6 +111,7 @@ class Connecting:
         self._used = False
         self._handshakes: Handshakes | None = None
         self._connection: Connection
+        self._client: Client
 
     def __repr__(self) -> str:
         return f"<csp.websocket.connect({self._target.url!r})>"
@@ -203,7 +205,8 @@ class Connecting:
             await handshakes.abort()
             raise
         self._handshakes = None
-        return Client(self._connection, self._target.url, subprotocol, head)
+        self._client = Client(self._connection, self._target.url, subprotocol, head)
+        return self._client
 
     @enable_ki_protection
     async def __aexit__(
@@ -213,17 +216,7 @@ class Connecting:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if exc is None:
-                await self._connection.close(CloseCode.NORMAL, "")
-            elif isinstance(exc, Exception):
-                await self._connection.close(CloseCode.INTERNAL_ERROR, "")
-            else:
-                # Cancelled, or interrupted by the keyboard: no time to wait for the peer.
-                await self._connection.give_up(CloseCode.GOING_AWAY)
-        except trio.Cancelled:
-            # If the block raised an exception, that one already leaves through the cancelled scope.
-            if exc is None:
-                raise
+            await self._client.__aexit__(exc_type, exc, traceback)
         finally:
             await self._background.__aexit__(None, None, None)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeAlias, cast, final
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast, final
 
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
@@ -22,7 +22,6 @@ import csp
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Error, Kind
 from trio_csp_websocket.client.backoff import Backoff, may_come_back, retry_after
 from trio_csp_websocket.client.connect import Connecting, Dial
-from trio_csp_websocket.client.states import Gap, State
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.messages import Message
 
@@ -37,6 +36,15 @@ Subscribe: TypeAlias = "Callable[[Client], Awaitable[object]]"
 """Asks the server of a new connection for the messages that the application wants."""
 
 _STATES_KEPT = 16
+
+
+class _Lost(NamedTuple):
+    """How and when a connection ended."""
+
+    error: ConnectionFailedError | None
+    code: int | None
+    reason: str | None
+    at: float
 
 
 @final
@@ -60,11 +68,16 @@ class Keeper:
         *,
         dial: Dial | None = None,
     ) -> None:
-        self.channel: csp.Channel[Message | Gap] = csp.Channel[Message | Gap](options.connection.channel_capacity)
+        self.channel: csp.Channel[Message | csp.Gap] = csp.Channel[Message | csp.Gap](
+            options.connection.channel_capacity
+        )
         """The messages and gaps; closed when the feed has ended."""
-        self.states: csp.Channel[State] = csp.Channel[State](_STATES_KEPT, overflow="drop_oldest")
-        """Each new `state`; the latest are kept. Closed when the feed has ended."""
-        self.state: State = State("connecting", 1)
+        self.states: csp.Channel[csp.ConnectionState] = csp.Channel[csp.ConnectionState](
+            _STATES_KEPT, overflow="drop_oldest"
+        )
+        """Each new `state`; the latest are kept. Never closed: a select that finds a channel closed takes it at random
+        ahead of values that wait in others, and so consumers would stop before the last messages."""
+        self.state: csp.ConnectionState = csp.ConnectionState("connecting", 1)
         self.changed: trio.Event = trio.Event()
         """Set, and replaced by a new event, when there is a new `client`; set for good when the feed has ended."""
         self.ended: trio.Event = trio.Event()
@@ -85,8 +98,10 @@ class Keeper:
         self._attempts = 0
         # How long the connection of the latest attempt was open; 0 if there was none.
         self._lasted_seconds = 0.0
-        # How and when the last connection ended.
-        self._lost: tuple[ConnectionFailedError | None, float] | None = None
+        # How and when the last connection ended from which messages were passed on.
+        self._lost: _Lost | None = None
+        # Code and reason with which the last connection ended.
+        self._details: dict[str, object] | None = None
 
     @property
     def client(self) -> Client | None:
@@ -116,9 +131,8 @@ class Keeper:
         except Exception as error:  # noqa: BLE001  # the consumer gets any exception
             cause = error
         finally:
-            self.channel.close(cause)
-            self._set_state(State("closed", self.state.attempt, cause))
-            self.states.close()
+            self.channel.close(cause, details=self._details)
+            self._set_state(csp.ConnectionState("closed", self.state.attempt, cause))
             self.ended.set()
             self.changed.set()
 
@@ -127,7 +141,7 @@ class Keeper:
         while not self.channel.closed:
             self._attempts += 1
             attempt = self._backoff.failures + 1
-            self._set_state(State("connecting", attempt))
+            self._set_state(csp.ConnectionState("connecting", attempt))
             self._lasted_seconds = 0.0
             error: Error | None = None
             code: int | None = None
@@ -135,6 +149,7 @@ class Keeper:
                 client = await self._attempt()
                 # If the user closed the client, the code is only that of the server's answer, and does not matter.
                 error, code = client.error, CloseCode.NORMAL if client.closing else client.close_code
+                self._details = {"code": client.close_code, "reason": client.close_reason}
             except Error as failure:
                 error = failure
             if self._closing is not None:
@@ -145,7 +160,7 @@ class Keeper:
             if self._backoff.exhausted:
                 return error or _closed_too_soon(code)
             seconds = self._backoff.next_delay(retry_after(error, datetime.now(UTC)))
-            self._set_state(State("waiting", attempt, error, seconds))
+            self._set_state(csp.ConnectionState("waiting", attempt, error, seconds))
             await trio.sleep(seconds)
         return None  # the consumer has closed the channel
 
@@ -174,19 +189,20 @@ class Keeper:
                 return  # the connection's own ending says more than this error, which it caused
         opened_at = trio.current_time()
         self._client = client
-        self._set_state(State("open", self.state.attempt))
+        self._set_state(csp.ConnectionState("open", self.state.attempt))
         self.changed.set()
         self.changed = trio.Event()
         attempts, self._attempts = self._attempts, 0
         try:
             if self._lost is not None:
-                why, ended_at = self._lost
-                await self.channel.send(Gap(why, opened_at - ended_at, attempts))
+                lost = self._lost
+                gap = csp.Gap(lost.error, opened_at - lost.at, attempts, code=lost.code, reason=lost.reason)
+                await self.channel.send(gap)
             await self._pass_on(client.channel())
         except csp.ChannelClosedError:
             # The consumer has closed it.
             self._closing = self._closing or (CloseCode.NORMAL, "")
-        self._lost = client.error, trio.current_time()
+        self._lost = _Lost(client.error, client.close_code, client.close_reason, trio.current_time())
         self._lasted_seconds = trio.current_time() - opened_at
 
     @staticmethod
@@ -196,7 +212,7 @@ class Keeper:
 
     async def _pass_on(self, messages: csp.Channel[Message]) -> None:
         """Pass on the messages of one connection until there are no more, as many at a time as are there."""
-        batch: deque[Message | Gap] = deque()
+        batch: deque[Message | csp.Gap] = deque()
         while (received := await messages.receive()).ok:
             batch.append(received.value)
             # Only those that are there now: each message taken makes room for one that the connection has read already,
@@ -205,7 +221,7 @@ class Keeper:
                 batch.append(messages.receive_nowait().value)
             await self.channel.send_many(batch)
 
-    def _set_state(self, state: State) -> None:
+    def _set_state(self, state: csp.ConnectionState) -> None:
         self.state = state
         self.states.send_nowait(state)
 

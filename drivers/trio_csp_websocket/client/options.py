@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import Settings, Timeout, parse_settings, parse_timeout
+from trio_csp_websocket.protocol.headers import Headers
 from trio_csp_websocket.protocol.url import normalized_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import trio
-
     from trio_csp_websocket.protocol.constants import Compression
 
 
 class ConnectOptions(TypedDict, total=False):
-    """The keyword arguments of `connect`. Anything out of range is an `InvalidError` before any I/O."""
+    """The options of a connection: keyword arguments of `connect` and `reconnecting`.
+
+    Anything out of range is an `InvalidError` before any I/O.
+    """
 
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None
     """Headers to send with the handshake, in addition to its own. None."""
@@ -52,13 +54,11 @@ class ConnectOptions(TypedDict, total=False):
     """The Origin header, for servers that want to see one (RFC 6454, section 7). None."""
     user_agent: str | None
     """The User-Agent header; None to send none. ``trio-csp/`` and the version."""
-    keepalive: Timeout
+    keepalive: csp.Duration | None
     """A ping is sent after this long without a byte from the server, and after as long again the connection is failed.
     Time spent waiting for room in the channel does not count. None."""
-    close_timeout: Timeout
+    close_timeout: csp.Duration | None
     """The limit for `Client.close`, and for the peer to end the connection after a close. 10 s."""
-    nursery: trio.Nursery | None
-    """For ``await connect(...)``: where the connection's task runs."""
 
 
 _DEFAULT_DIAL_TIMEOUT = "30s"
@@ -82,8 +82,12 @@ class Options:
     connection: Settings
 
 
-def parse_options(given: Mapping[str, object]) -> Options:
-    """Check the keyword arguments of `connect`.
+def parse_options(given: Mapping[str, object], *, others: Iterable[str] = ()) -> Options:
+    """Check the options of a connection.
+
+    Args:
+        given: the options.
+        others: the other keyword arguments of the function that was called, for the error that lists what there is.
 
     Raises:
         InvalidError: an option is out of range or malformed; the text gives its name, its value and the bound.
@@ -92,7 +96,7 @@ def parse_options(given: Mapping[str, object]) -> Options:
     known = ConnectOptions.__annotations__
     for name in given:
         if name not in known:
-            raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted(known))}")
+            raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted((*known, *others)))}")
     ssl_context = given.get("ssl_context")
     if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
         raise InvalidTypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
@@ -101,7 +105,9 @@ def parse_options(given: Mapping[str, object]) -> Options:
     return Options(
         headers=_headers(given),
         protocols=_protocols(given.get("protocols")),
-        dial_timeout_seconds=parse_timeout("dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT)),
+        dial_timeout_seconds=parse_timeout(
+            "dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT), milliseconds=True
+        ),
         ssl_context=ssl_context,
         server_hostname=_server_hostname(given.get("server_hostname")),
         connection=parse_settings(given),
@@ -115,6 +121,8 @@ def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
         headers = ()
     if isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
         raise InvalidTypeError(f"headers must be a mapping or an iterable of pairs, not {type(headers).__name__}")
+    if isinstance(headers, Headers):
+        headers = headers.multi_items()
     pairs = cast("Iterable[object]", headers.items() if isinstance(headers, Mapping) else headers)
     encoded = [_header(pair) for pair in pairs]
     names = {name.lower() for name, _ in encoded}

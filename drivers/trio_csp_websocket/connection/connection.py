@@ -356,7 +356,7 @@ class Connection:
     def _end_delivery(self) -> None:
         """Close the channel after what was received, if the connection has ended and all is parsed or unwanted."""
         if self.ending is not None and (not self.decoder.paused or self.delivery.stopped):
-            self.delivery.end(self.ending.error, self._nursery)
+            self.delivery.end(self.ending, self._nursery)
 
     async def _wait_for_silence(self) -> None:
         """Read until the peer stops sending: before that, it might see the end of our direction and miss the frame."""
@@ -371,7 +371,7 @@ class Connection:
         if self.state is not State.FINISHED:
             self._move(State.FINISHED)
         self.writer.fail(trio.ClosedResourceError("the connection is closed"))
-        self.pings.close()
+        self.pings.close(self.ending)
         self.send_close = None  # breaks a reference cycle through trio-websocket
         try:
             await self.transport.aclose()

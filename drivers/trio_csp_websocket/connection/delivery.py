@@ -13,6 +13,8 @@ from trio_csp_websocket.protocol.messages import Message
 if TYPE_CHECKING:
     from collections import deque
 
+    from trio_csp_websocket.connection.ending import Ending
+
 
 class Delivery:
     """Puts messages into the application's channel.
@@ -23,9 +25,8 @@ class Delivery:
     """
 
     __slots__ = (
-        "_cause",
         "_delivering",
-        "_ended",
+        "_ending",
         "_waiting",
         "blocked_seconds",
         "channel",
@@ -44,8 +45,8 @@ class Delivery:
         self._waiting = waiting
         # Around the wait for room in the channel, while there is one.
         self._delivering: trio.CancelScope | None = None
-        self._ended = False
-        self._cause: Exception | None = None
+        # How the connection has ended, once it has.
+        self._ending: Ending | None = None
 
     def deliver_now(self) -> None:
         """Deliver the messages there is room for; discard all of them if the channel is closed or delivery stopped."""
@@ -67,8 +68,8 @@ class Delivery:
         waited = bool(self._waiting)
         if waited:
             await self._wait_for_consumer()
-        if self._ended:
-            self._close()
+        if self._ending is not None:
+            self._close(self._ending)
         return waited
 
     async def _wait_for_consumer(self) -> None:
@@ -88,26 +89,25 @@ class Delivery:
         if self._delivering is not None:
             self._delivering.cancel()
         self._waiting.clear()
-        if self._ended:
-            self._close()
+        if self._ending is not None:
+            self._close(self._ending)
 
-    def end(self, cause: Exception | None, nursery: trio.Nursery) -> None:
+    def end(self, ending: Ending, nursery: trio.Nursery) -> None:
         """Close the channel once the messages that wait are delivered; returns at once.
 
         If the consumer is slow, a task in the nursery waits for it, so that the socket can be closed meanwhile.
         """
-        if self._ended:
+        if self._ending is not None:
             return
-        self._ended = True
-        self._cause = cause
+        self._ending = ending
         # The task that delivers closes it, unless nothing is delivered any more: that task may be cancelled first.
         if self._delivering is not None and not self.stopped:
             return
         if self._waiting:
             nursery.start_soon(self.deliver, name="csp.websocket delivery")
         else:
-            self._close()
+            self._close(ending)
 
-    def _close(self) -> None:
-        self.channel.close(self._cause)
+    def _close(self, ending: Ending) -> None:
+        self.channel.close(ending.error, details=ending.details)
         self.finished.set()

@@ -26,6 +26,11 @@ class Ending(NamedTuple):
     reason: str
     error: ConnectionFailedError | None
 
+    @property
+    def details(self) -> dict[str, object]:
+        """What the errors of those who wait for more say about it."""
+        return {"code": int(self.code), "reason": self.reason}
+
 
 def closed_by_peer(code: int, reason: str, *, closing: bool) -> Ending:
     """Return the ending after a close frame of the peer."""

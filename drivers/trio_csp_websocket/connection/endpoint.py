@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, Kind
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
@@ -15,14 +17,17 @@ from trio_csp_websocket.protocol.frames import MAX_CONTROL_PAYLOAD, PING
 from trio_csp_websocket.protocol.messages import Message, encoded
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from typing_extensions import Buffer
 
     import csp
     from trio_csp_websocket.connection.connection import Connection
 
 
-class Statistics(NamedTuple):
-    """Counts of a connection so far, as `Client.statistics` returns them.
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counts of a connection so far, as `Client.statistics` returns them. Later versions may add some.
 
     ``bytes_sent`` and ``bytes_received`` count everything on the wire, the handshake, frame headers and control frames
     included, but not what TLS adds. The ``payload_`` counts are those of the messages, uncompressed.
@@ -36,8 +41,11 @@ class Statistics(NamedTuple):
     payload_bytes_received: int
 
 
-class Endpoint:
+class Endpoint(trio.abc.AsyncResource):
     """One end of a connection.
+
+    As a block, ``async with client:``, it is closed at the end: with code 1000; after an exception with 1011; at once
+    if cancelled.
 
     Args:
         connection: the data plane.
@@ -66,6 +74,17 @@ class Endpoint:
         Short for ``channel().receive()``.
         """
         return await self._connection.delivery.channel.receive()
+
+    async def receive_value(self) -> Message:
+        """Take the next message; raise if there will be none: for an answer that must come.
+
+        Short for ``channel().receive_value()``.
+
+        Raises:
+            ConnectionFailedError: the connection has ended with an error: `error`, anew.
+            EndOfChannelError: it has ended without one; ``code`` and ``reason`` are in the details.
+        """
+        return await self._connection.delivery.channel.receive_value()
 
     def __aiter__(self) -> Self:
         return self
@@ -106,7 +125,8 @@ class Endpoint:
         """Send a ping, and return a channel for the answer (RFC 6455, section 5.5.2).
 
         Waits until the ping is written, as `send` does, but not for the pong. When the pong comes, the channel gives
-        the round-trip time in seconds, and closes. If the connection ends first, it closes without a value. A ping
+        the round-trip time in seconds, and closes. If the connection ends first, it closes without a value, as
+        `channel` does, but does not wait for messages that were not received yet: its end is no reason to stop. A ping
         that is never answered does not end the connection; the option ``keepalive`` does that.
 
         If cancelled before writing the ping began, nothing of it is sent.
@@ -160,6 +180,34 @@ class Endpoint:
         """
         check_close(code, reason)
         await self._connection.close(code, reason)
+
+    async def aclose(self) -> None:
+        """Close the connection with code 1000, as `close` does: the name that `trio.abc.AsyncResource` has for it."""
+        await self.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended, whoever ended it, and its socket is closed.
+
+        Messages that were received by then may still be in `channel`, or on their way to it.
+        """
+        await self._connection.finished.wait()
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if exc is None:
+                await self._connection.close(CloseCode.NORMAL, "")
+            elif isinstance(exc, Exception):
+                await self._connection.close(CloseCode.INTERNAL_ERROR, "")
+            else:
+                # Cancelled, or interrupted by the keyboard: no time to wait for the peer.
+                await self._connection.give_up(CloseCode.GOING_AWAY)
+        except trio.Cancelled:
+            # If the block raised an exception, that one already leaves through the cancelled scope.
+            if exc is None:
+                raise
 
     @property
     def closing(self) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 import csp
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.connection.ending import Ending
 
 MAX_OUTSTANDING = 1024
 
@@ -76,8 +79,9 @@ class Pings:
             if ping.payload == payload:
                 return
 
-    def close(self) -> None:
-        """Close the channels of all unanswered pings: no answer will come."""
+    def close(self, ending: Ending | None = None) -> None:
+        """Close the channels of all unanswered pings: no answer will come, because the connection has ended."""
+        cause, details = (None, None) if ending is None else (ending.error, ending.details)
         outstanding, self._outstanding = self._outstanding, []
         for ping in outstanding:
-            ping.answer.close()
+            ping.answer.close(cause, details=details)

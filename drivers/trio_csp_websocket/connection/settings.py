@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
@@ -14,8 +13,10 @@ from trio_csp_websocket.protocol.constants import Compression
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Timeout: TypeAlias = float | str | timedelta | None
-"""Milliseconds, a Go duration string such as ``"10s"``, or a timedelta, above 0; None for no limit."""
+Timeout: TypeAlias = int | csp.Duration | None
+"""Milliseconds as an int, a Go duration string such as ``"10s"``, or a timedelta, above 0; None for no limit.
+
+Only the three timeouts of the specified client take an int."""
 
 _DEFAULT_CLOSE_TIMEOUT = "10s"
 _DEFAULT_THRESHOLDS = {
@@ -56,8 +57,8 @@ def parse_settings(given: Mapping[str, object]) -> Settings:
     """
     compression = _compression(given.get("compression", Compression.DISABLED))
     return Settings(
-        read_timeout_seconds=parse_timeout("read_timeout", given.get("read_timeout")),
-        write_timeout_seconds=parse_timeout("write_timeout", given.get("write_timeout")),
+        read_timeout_seconds=parse_timeout("read_timeout", given.get("read_timeout"), milliseconds=True),
+        write_timeout_seconds=parse_timeout("write_timeout", given.get("write_timeout"), milliseconds=True),
         compression=compression,
         compression_threshold_bytes=parse_whole_number(
             "compression_threshold",
@@ -75,18 +76,26 @@ def parse_settings(given: Mapping[str, object]) -> Settings:
     )
 
 
-def parse_timeout(name: str, timeout: object, *, optional: bool = True) -> float:
-    """Return a timeout in seconds, `math.inf` for None if it is optional; raise `InvalidError` if it is not valid."""
+def parse_timeout(name: str, timeout: object, *, milliseconds: bool = False, optional: bool = True) -> float:
+    """Return a timeout in seconds.
+
+    Args:
+        name: what errors call it.
+        timeout: a duration.
+        milliseconds: whether an int is taken too, as milliseconds.
+        optional: whether None is taken too, and gives `math.inf`.
+
+    Raises:
+        InvalidError: it is malformed, not above 0, or too long.
+        InvalidTypeError: it is anything else, such as a number without a unit.
+    """
     if timeout is None and optional:
         return math.inf
-    if isinstance(timeout, int | float) and not isinstance(timeout, bool):
+    if milliseconds and isinstance(timeout, int) and not isinstance(timeout, bool):
         seconds = timeout / 1000 if -_MAX_MILLISECONDS <= timeout <= _MAX_MILLISECONDS else math.inf
-    elif isinstance(timeout, str | timedelta):
-        seconds = csp.parse_duration(timeout, name=name)
     else:
-        wanted = 'a number of milliseconds, a string such as "10s"'
-        wanted += ", a timedelta or None" if optional else " or a timedelta"
-        raise InvalidTypeError(f"{name} must be {wanted}, not {timeout!r}")
+        # It refuses what is no duration, and tells what to write instead of a number.
+        seconds = csp.parse_duration(cast("csp.Duration", timeout), name=name)
     if not 0 < seconds < math.inf:
         no_limit = ", or None for no limit" if optional else ""
         raise InvalidError(f"{name} must be above 0 and finite{no_limit}, not {_shown(timeout)}")

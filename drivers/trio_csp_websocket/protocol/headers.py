@@ -2,21 +2,76 @@
 
 from __future__ import annotations
 
-from email.message import Message as Headers
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
-def parse_headers(head: bytes) -> Headers[str, str]:
-    """Parse what `ResponseReader.head` gave."""
-    headers: Headers[str, str] = Headers()
-    for line in head.decode("latin-1").split("\r\n"):
-        name, _, value = line.partition(": ")
-        headers[name] = value
-    return headers
+@final
+class Headers(Mapping[str, str]):
+    """The headers of a request or an answer; they cannot be changed, and their names match in any case.
+
+    ``headers[name]`` is the first value of a header that came several times; `get_all` and `multi_items` give all of
+    them. Iteration gives each name once, as it was first written. (RFC 9110, section 5.)
+
+    The ``repr`` shows names only, because the values may be secrets, such as cookies and tokens.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        # By names in lower case: the name as written, and the values.
+        self._values: dict[str, tuple[str, list[str]]] = {}
+        for name, value in fields:
+            self._values.setdefault(name.lower(), (name, []))[1].append(value)
+
+    def __getitem__(self, name: str) -> str:
+        try:
+            return self._values[name.lower()][1][0]
+        except KeyError:
+            raise KeyError(name) from None
+
+    def get_all(self, name: str) -> list[str]:
+        """Return all values of a header, in the order they came; an empty list if there is none."""
+        _, values = self._values.get(name.lower(), ("", []))
+        return values.copy()
+
+    def multi_items(self) -> list[tuple[str, str]]:
+        """Return names and values of all headers, repeated ones too; those of one name are together."""
+        return [(name, value) for name, values in self._values.values() for value in values]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._values.values())
+
+    def __len__(self) -> int:
+        """Return how many different names there are."""
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare names in any case, and all values of each; no other mapping is equal."""
+        if not isinstance(other, Headers):
+            return NotImplemented
+        return {name: values for name, (_, values) in self._values.items()} == {
+            name: values for name, (_, values) in other._values.items()
+        }
+
+    __hash__ = None  # type: ignore[assignment]  # as a mapping's
+
+    def __repr__(self) -> str:
+        return f"<csp.websocket.Headers {', '.join(self) or 'without any'}>"
 
 
-def joined(headers: Headers[str, str]) -> dict[str, str]:
+def parse_headers(head: bytes) -> Headers:
+    """Parse lines of ``name: value``, as `ResponseReader.head` has them."""
+    lines = [line.partition(": ") for line in head.decode("latin-1").split("\r\n")] if head else []
+    return Headers((name, value) for name, _, value in lines)
+
+
+def joined(headers: Headers) -> dict[str, str]:
     """Return headers by their names in lower case, repeated ones joined as RFC 9110, section 5.3, allows."""
-    values: dict[str, list[str]] = {}
-    for name, value in headers.items():
-        values.setdefault(name.lower(), []).append(value)
-    return {name: ", ".join(values[name]) for name in sorted(values)}
+    return {name.lower(): ", ".join(headers.get_all(name)) for name in sorted(headers, key=str.lower)}

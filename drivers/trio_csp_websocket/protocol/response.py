@@ -6,14 +6,13 @@ a timeout. So the answer is read here first, also by h11, and trio-websocket onl
 
 from __future__ import annotations
 
-from email.message import Message as Headers
 from typing import TYPE_CHECKING
 
 import h11
 from wsproto.utilities import generate_accept_token
 
 from csp.errors import ConnectionFailedError, Kind
-from trio_csp_websocket.protocol.headers import joined
+from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
 
 if TYPE_CHECKING:
@@ -49,8 +48,10 @@ class ResponseReader:
         self._received_bytes = 0
         self._beginning = b""
         self._body = b""
-        self.headers: Headers[str, str] = Headers()
+        self.headers: Headers = Headers()
         """The headers of the answer, once there is one."""
+        self.head: bytes = b""
+        """The same as bytes for `parse_headers`, which take a fraction of an object's memory."""
         self.deflate: DeflateParameters | None = None
         """How messages are compressed, if the answer agrees to it."""
 
@@ -139,33 +140,28 @@ class ResponseReader:
     def _no_answer(self, message: str) -> ConnectionFailedError:
         return _bad_answer(message, {"answer": self._beginning})
 
-    @property
-    def head(self) -> bytes:
-        """The headers as bytes for `parse_headers`, which take a fraction of an object's memory."""
-        return "\r\n".join(f"{name}: {value}" for name, value in self.headers.items()).encode("latin-1")
-
     def _note_headers(self, event: h11.InformationalResponse | h11.Response) -> None:
-        for name, value in event.headers:
-            self.headers[name.decode("latin-1")] = value.decode("latin-1")
+        self.head = b"\r\n".join(name + b": " + value for name, value in event.headers)
+        self.headers = parse_headers(self.head)
 
     def _accept(self, event: h11.InformationalResponse) -> bytes:
         """Check an answer with status 101, and return it as bytes for trio-websocket."""
         self._note_headers(event)
-        upgrade = self.headers.get_all("upgrade", [])
+        upgrade = self.headers.get_all("upgrade")
         if [value.strip().lower() for value in upgrade] != ["websocket"]:
             raise self._invalid(f"its Upgrade header must be websocket, not {', '.join(upgrade)!r}")
-        connection = ", ".join(self.headers.get_all("connection", []))
+        connection = ", ".join(self.headers.get_all("connection"))
         if "upgrade" not in [token.strip().lower() for token in connection.split(",")]:
             raise self._invalid(f"its Connection header must contain Upgrade, not be {connection!r}")
-        accept = self.headers.get_all("sec-websocket-accept", [])
+        accept = self.headers.get_all("sec-websocket-accept")
         if [value.strip().encode("latin-1") for value in accept] != [self._expected_accept]:
             raise self._invalid("its Sec-WebSocket-Accept header does not match the key sent")
-        extensions = ", ".join(self.headers.get_all("sec-websocket-extensions", []))
+        extensions = ", ".join(self.headers.get_all("sec-websocket-extensions"))
         try:
             self.deflate = agreed(extensions, self._compression)
         except ValueError as error:
             raise self._invalid(str(error)) from None
-        protocols = self.headers.get_all("sec-websocket-protocol", [])
+        protocols = self.headers.get_all("sec-websocket-protocol")
         if protocols and (len(protocols) > 1 or protocols[0] not in self._protocols):
             offered = ", ".join(self._protocols) or "none"
             raise self._invalid(f"it chose the subprotocol {', '.join(protocols)!r}, and {offered} was offered")

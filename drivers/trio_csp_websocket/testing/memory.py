@@ -9,7 +9,7 @@ import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
-from csp.errors import InvalidError, InvalidTypeError
+from csp.errors import InvalidTypeError
 from trio_csp_websocket.client.connect import Connecting
 from trio_csp_websocket.client.dial import memory_servers
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
@@ -37,13 +37,11 @@ async def websocket_pair(**connect_options: Unpack[ConnectOptions]) -> AsyncGene
     client is closed at the end of the block, as with `csp.websocket.connect`.
 
     Args:
-        connect_options: the options of `csp.websocket.connect`, without ``nursery``.
+        connect_options: the options of a connection, as `csp.websocket.connect` takes them.
 
     Raises:
         InvalidError: an option is out of range or malformed.
     """
-    if connect_options.get("nursery") is not None:
-        raise InvalidError("nursery must not be given: the connection ends with the block")
     async with csp.BackgroundNursery() as nursery:
         served = csp.Channel[ServerConnection](1)
 

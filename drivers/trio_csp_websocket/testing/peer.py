@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from email.message import Message as Headers
 from typing import NamedTuple
 
 import trio
@@ -15,7 +14,7 @@ import csp
 from csp.errors import ConnectionFailedError, Kind
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.protocol.constants import TYPE_BINARY, TYPE_TEXT, CloseCode
-from trio_csp_websocket.protocol.headers import parse_headers
+from trio_csp_websocket.protocol.headers import Headers, parse_headers
 from trio_csp_websocket.protocol.messages import Message
 
 # Reading stops while this many messages wait to be received.
@@ -49,7 +48,7 @@ class Peer:
         self._websocket = WSConnection(ConnectionType.SERVER)
         self.path: str = ""
         self.protocols: tuple[str, ...] = ()
-        self.headers: Headers[str, str] = Headers()
+        self.headers: Headers = Headers()
         self.messages: csp.Channel[Message] = csp.Channel[Message](_MAX_UNRECEIVED)
         """Closed when nothing more can be received from the client."""
         self.pings: Pings = Pings()
@@ -236,6 +235,7 @@ class Peer:
             )
         else:
             self.close_code, self.close_reason = int(event.code), reason
+            self.messages.close(details={"code": self.close_code, "reason": reason})
         if not self.close_sent:
             self.close_sent = True
             self.queue(event.response())

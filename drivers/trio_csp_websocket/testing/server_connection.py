@@ -15,12 +15,12 @@ from trio_csp_websocket.protocol.close import close_payload
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.encoder import Encoder
 from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD
+from trio_csp_websocket.protocol.headers import Headers
 from trio_csp_websocket.protocol.messages import encoded
 from trio_csp_websocket.testing.peer import ConnectionEndedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from email.message import Message as Headers
 
     from typing_extensions import Buffer
 
@@ -61,7 +61,7 @@ class ServerConnection:
         return self._peer.path
 
     @property
-    def headers(self) -> Headers[str, str]:
+    def headers(self) -> Headers:
         """The headers of the request; names are matched in any case."""
         return self._peer.headers
 
@@ -193,6 +193,15 @@ class ServerConnection:
         """Take the client's next message: ``(message, True)``, or ``(None, False)`` once there are no more."""
         return await self.channel().receive()
 
+    async def receive_value(self) -> Message:
+        """Take the client's next message.
+
+        Raises:
+            EndOfChannelError: there are no more; ``code`` and ``reason`` of the client's close frame are in the
+                details, if there was one.
+        """
+        return await self.channel().receive_value()
+
     def __aiter__(self) -> Self:
         return self
 
@@ -305,5 +314,7 @@ async def _written(written: csp.Channel[None]) -> None:
 
 
 def _header_pairs(headers: GivenHeaders) -> list[tuple[bytes, bytes]]:
+    if isinstance(headers, Headers):
+        headers = headers.multi_items()
     pairs = cast("Iterable[tuple[str, str]]", headers.items() if isinstance(headers, Mapping) else headers or ())
     return [(name.encode("ascii"), value.encode("latin-1")) for name, value in pairs]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Unpack
 
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from csp.errors import ConnectionFailedError, Kind
-from csp.websocket import Client, Feed, Gap
+from csp.websocket import Client, Feed, Gap, State
 from tests.websocket._server import Server, accepting
 from trio_csp_websocket.client.backoff import Backoff
 from trio_csp_websocket.client.connect import check
@@ -117,3 +118,12 @@ async def settled() -> None:
 
 async def first_message(client: Client) -> None:
     await anext(client)
+
+
+def drained_states(feed: Feed) -> list[State]:
+    """Take what states have come."""
+    states: list[State] = []
+    with suppress(trio.WouldBlock):
+        while True:
+            states.append(feed.states().receive_nowait().value)
+    return states

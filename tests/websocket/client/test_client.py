@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import csp
 from csp import websocket
-from csp.websocket import BINARY, TEXT, Message
+from csp.websocket import BINARY, TEXT, Headers, Message
 from tests.websocket._server import (
     CLOSE,
     ENDED,
@@ -46,7 +46,8 @@ async def test_response_headers_are_those_of_the_answer(autojump_clock: MockCloc
     async with connecting(server) as client:
         assert client.response_headers["x-NODE"] == "7"
         assert client.response_headers.get_all("set-cookie") == ["a", "b"]
-        assert client.response_headers["missing"] is None
+        assert client.response_headers.get("missing") is None
+        assert isinstance(client.response_headers, Headers)
 
 
 async def test_the_capacity_of_the_channel_is_the_option(autojump_clock: MockClock) -> None:

@@ -57,7 +57,7 @@ def test_the_defaults_are_those_of_the_specification() -> None:
 
 def test_none_for_what_may_be_absent_is_the_default() -> None:
     absent: list[str] = ["headers", "protocols", "ssl_context", "server_hostname", "origin", "keepalive"]
-    absent += ["read_timeout", "write_timeout", "nursery"]
+    absent += ["read_timeout", "write_timeout"]
     assert parsed(**dict.fromkeys(absent)) == parsed()
 
 

@@ -120,7 +120,7 @@ async def test_an_exception_of_connecting_that_is_no_error_of_ours_ends_it(autoj
     async with Site(bug).feed() as feed:
         assert await rest(feed) == []
         assert feed.channel().cause is bug
-        with pytest.raises(csp.ChannelClosedError, match="not ours"):
+        with pytest.raises(csp.ChannelBrokenError, match="not ours"):
             await anext(feed)
 
 

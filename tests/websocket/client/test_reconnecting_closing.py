@@ -319,8 +319,10 @@ async def test_real_delays_are_random(autojump_clock: MockClock) -> None:
 
     async with (
         testing.websocket_server(nobody),
-        reconnecting(URL, min_delay=1000, max_delay="1s", max_attempts=9) as feed,
+        reconnecting(URL, min_delay="1000ms", max_delay="1s", max_attempts=9) as feed,
     ):
-        waits = [state.seconds async for state in feed.states() if state.name == "waiting"]
+        waits: list[float] = []
+        while (state := await feed.states().receive_value()).name != "closed":
+            waits += [state.seconds] * (state.name == "waiting")
     assert len(set(waits)) == 8
     assert all(0 <= wait <= 1 for wait in waits)

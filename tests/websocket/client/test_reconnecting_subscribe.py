@@ -9,17 +9,12 @@ import pytest
 import trio
 
 from csp.errors import ConnectionFailedError, Error, InvalidError, Kind
-from csp.websocket import Client, Feed, Gap, Message, State
+from csp.websocket import Client, Gap, Message, State
 from tests.websocket._server import Server, close, details, text
-from tests.websocket.client._feed import Site, first_message, rest, saying, settled, shape
+from tests.websocket.client._feed import Site, drained_states, first_message, rest, saying, settled, shape
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-
-
-def drained_states(feed: Feed) -> list[State]:
-    """Take what states have come."""
-    return [feed.states().receive_nowait().value for _ in range(len(feed.states()))]
 
 
 # Subscribing ----------------------------------------------------------------------------------------------------------

@@ -10,18 +10,26 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from csp.errors import UNAVAILABLE, ConnectionFailedError
 from csp.websocket import Message
 from tests.websocket._server import ENDED
 from trio_csp_websocket.connection.delivery import Delivery
+from trio_csp_websocket.connection.ending import Ending
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
+
+ENDING = Ending(1000, "bye", None)
 
 
 def made(count: int, capacity: int) -> tuple[Delivery, deque[Message]]:
     """Return a delivery for which messages wait, and where they wait."""
     waiting = deque(Message("text", str(number)) for number in range(count))
     return Delivery(waiting, capacity), waiting
+
+
+def failure(message: str) -> ConnectionFailedError:
+    return ConnectionFailedError(message, kind=UNAVAILABLE)
 
 
 def taken(delivery: Delivery) -> str:
@@ -94,20 +102,20 @@ async def test_what_comes_while_delivering_waits_goes_behind(nursery: trio.Nurse
     await wait_all_tasks_blocked()
     waiting.append(Message("text", "3"))
     delivery.deliver_now()
-    delivery.end(None, nursery)
+    delivery.end(ENDING, nursery)
     assert await drained(delivery) == "0123"
 
 
 # The end --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cause", [None, ValueError("why")])
+@pytest.mark.parametrize("cause", [None, failure("why")])
 async def test_an_end_with_nothing_waiting_closes_the_channel_at_once(
-    cause: Exception | None, nursery: trio.Nursery
+    cause: ConnectionFailedError | None, nursery: trio.Nursery
 ) -> None:
     delivery, _ = made(2, 2)
     delivery.deliver_now()
-    delivery.end(cause, nursery)
+    delivery.end(ENDING._replace(error=cause), nursery)
     assert delivery.channel.closed
     assert delivery.channel.cause is cause
     assert delivery.finished.is_set()
@@ -115,13 +123,13 @@ async def test_an_end_with_nothing_waiting_closes_the_channel_at_once(
     assert await drained(delivery) == "01"
 
 
-@pytest.mark.parametrize("cause", [None, ValueError("why")])
+@pytest.mark.parametrize("cause", [None, failure("why")])
 async def test_an_end_closes_the_channel_behind_what_waits(
-    cause: Exception | None, nursery: trio.Nursery, autojump_clock: MockClock
+    cause: ConnectionFailedError | None, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     delivery, _ = made(5, 2)
     delivery.deliver_now()
-    delivery.end(cause, nursery)
+    delivery.end(ENDING._replace(error=cause), nursery)
     await trio.sleep(1000)
     assert not delivery.channel.closed
     assert not delivery.finished.is_set()
@@ -130,14 +138,14 @@ async def test_an_end_closes_the_channel_behind_what_waits(
     assert delivery.finished.is_set()
 
 
-@pytest.mark.parametrize("cause", [None, ValueError("why")])
+@pytest.mark.parametrize("cause", [None, failure("why")])
 async def test_an_end_while_delivering_leaves_the_closing_to_that(
-    cause: Exception | None, nursery: trio.Nursery, autojump_clock: MockClock
+    cause: ConnectionFailedError | None, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     delivery, _ = made(5, 2)
     nursery.start_soon(delivery.deliver)
     await wait_all_tasks_blocked()
-    delivery.end(cause, nursery)
+    delivery.end(ENDING._replace(error=cause), nursery)
     assert len(nursery.child_tasks) == 1
     assert not delivery.channel.closed
     assert await drained(delivery) == "01234"
@@ -146,11 +154,11 @@ async def test_an_end_while_delivering_leaves_the_closing_to_that(
 
 
 async def test_a_second_end_changes_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    first = ValueError("first")
+    first = failure("first")
     delivery, _ = made(5, 2)
-    delivery.end(first, nursery)
+    delivery.end(ENDING._replace(error=first), nursery)
     for _ in range(2):
-        delivery.end(ValueError("second"), nursery)
+        delivery.end(ENDING._replace(error=failure("second")), nursery)
         await wait_all_tasks_blocked()
         assert len(nursery.child_tasks) == 1
     assert await drained(delivery) == "01234"
@@ -164,7 +172,7 @@ async def test_an_end_after_a_delivering_that_was_cancelled_closes_the_channel(
     with trio.move_on_after(1):
         await delivery.deliver()
     waiting.clear()
-    delivery.end(None, nursery)
+    delivery.end(ENDING, nursery)
     assert delivery.channel.closed
     assert await drained(delivery) == "01"
 
@@ -210,17 +218,17 @@ async def test_stopping_wakes_whoever_waits_for_the_consumer(nursery: trio.Nurse
     # The one that was in its hands is discarded too, although there would be room for it now.
     assert taken(delivery) == "01"
     assert not delivery.channel.closed
-    delivery.end(None, nursery)
+    delivery.end(ENDING, nursery)
     assert await delivery.channel.receive() == ENDED
 
 
 async def test_stopping_after_the_end_closes_the_channel_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    cause = ValueError("why")
+    cause = failure("why")
     delivery, _ = made(5, 2)
     delivery.deliver_now()
-    delivery.end(cause, nursery)
+    delivery.end(ENDING._replace(error=cause), nursery)
     await wait_all_tasks_blocked()
     delivery.stop()
     assert delivery.channel.closed
@@ -235,7 +243,7 @@ async def test_stopping_again_changes_nothing(nursery: trio.Nursery) -> None:
     delivery, _ = made(5, 2)
     delivery.stop()
     delivery.stop()
-    delivery.end(None, nursery)
+    delivery.end(ENDING, nursery)
     delivery.stop()
     assert delivery.channel.closed
 
@@ -251,7 +259,7 @@ async def test_a_consumer_that_closes_the_channel_wants_no_more(nursery: trio.Nu
     assert not waiting
     assert await drained(delivery) == "01"
     assert not delivery.finished.is_set()
-    delivery.end(None, nursery)
+    delivery.end(ENDING, nursery)
     assert delivery.finished.is_set()
 
 

@@ -14,7 +14,7 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 import csp
 from csp import errors
 from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError, Kind
-from csp.websocket import BINARY, CLOSE_CODES, TEXT, Message
+from csp.websocket import BINARY, CLOSE_CODES, TEXT, Message, Statistics
 from tests.websocket._server import (
     CLOSE,
     ENDED,
@@ -595,7 +595,7 @@ async def test_statistics_count_messages_and_bytes(autojump_clock: MockClock) ->
     server = Server()
     async with connecting(server) as client:
         handshake = client.statistics()
-        assert handshake == (0, 0, server.bytes_received, server.bytes_sent, 0, 0)
+        assert handshake == Statistics(0, 0, server.bytes_received, server.bytes_sent, 0, 0)
         await client.send("gr\u00fcn")
         await client.send(bytes(1000))
         await client.ping(b"x")

@@ -126,7 +126,7 @@ async def test_an_ending_moves_along_the_arrows(
     end: Callable[[Client, Server], Awaitable[None]], moves: list[State], autojump_clock: MockClock
 ) -> None:
     server = Server()
-    async with connecting(server, close_timeout=5000) as client:
+    async with connecting(server, close_timeout="5000ms") as client:
         assert client._connection.state is State.OPEN
         await end(client, server)
     assert moves == [*ENDINGS[end], State.FINISHED]

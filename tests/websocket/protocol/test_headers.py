@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trio_csp_websocket.protocol.headers import joined, parse_headers
+import pytest
+
+from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -14,7 +18,52 @@ if TYPE_CHECKING:
 def test_headers_are_found_by_names_in_any_case_and_keep_their_repetitions() -> None:
     headers = parse_headers(b"Via: one\r\nX-Empty: \r\nvia: two\r\nX-Colons: a: b")
     assert headers.get_all("VIA") == ["one", "two"]
-    assert headers.items() == [("Via", "one"), ("X-Empty", ""), ("via", "two"), ("X-Colons", "a: b")]
+    assert list(headers.items()) == [("Via", "one"), ("X-Empty", ""), ("X-Colons", "a: b")]
+    assert headers.multi_items() == [("Via", "one"), ("Via", "two"), ("X-Empty", ""), ("X-Colons", "a: b")]
+    assert (headers["vIa"], headers.get("x-colons"), headers.get("x-none"), len(headers)) == ("one", "a: b", None, 3)
+    assert "VIA" in headers
+    assert "x-none" not in headers
+    nothing: Any = 5
+    assert nothing not in headers
+    assert headers.get_all("x-none") == []
+    with pytest.raises(KeyError, match="X-None"):
+        headers["X-None"]
+
+
+def test_headers_cannot_be_changed() -> None:
+    headers: Any = parse_headers(b"Via: one")
+    with pytest.raises(TypeError):
+        headers["Via"] = "two"
+    with pytest.raises(TypeError):
+        del headers["Via"]
+    headers.get_all("Via").append("two")
+    assert headers.get_all("Via") == ["one"]
+
+
+def test_headers_are_equal_if_their_values_are() -> None:
+    headers = Headers([("Via", "one"), ("Age", "1"), ("via", "two")])
+    assert headers == Headers([("AGE", "1"), ("VIA", "one"), ("VIA", "two")])
+    assert headers != Headers([("Age", "1"), ("Via", "two"), ("Via", "one")])
+    assert headers != Headers([("Age", "1"), ("Via", "one")])
+    assert headers != {"Via": "one", "Age": "1"}
+    with pytest.raises(TypeError):
+        hash(headers)
+
+
+def test_headers_show_their_names_only() -> None:
+    assert repr(Headers([("Date", "today"), ("Set-Cookie", "token=hunter2")])) == (
+        "<csp.websocket.Headers Date, Set-Cookie>"
+    )
+    assert repr(Headers()) == "<csp.websocket.Headers without any>"
+
+
+def test_headers_can_be_copied_and_pickled() -> None:
+    headers = Headers([("Via", "one"), ("via", "two")])
+    assert pickle.loads(pickle.dumps(headers)) == copy.deepcopy(headers) == headers
+
+
+def test_an_empty_head_has_no_headers() -> None:
+    assert len(parse_headers(b"")) == 0
 
 
 def test_any_byte_of_a_value_is_kept() -> None:

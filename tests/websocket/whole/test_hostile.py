@@ -383,7 +383,7 @@ async def test_a_close_wakes_whoever_receives_sends_or_waits_for_a_pong() -> Non
         await peer.accept()
         await peer.left.wait()
 
-    async with raw_server(server) as url, websocket.connect(url, close_timeout=50) as client:
+    async with raw_server(server) as url, websocket.connect(url, close_timeout="50ms") as client:
         woken: list[str] = []
         answer = await client.ping()
         async with trio.open_nursery() as nursery:
@@ -449,7 +449,7 @@ async def test_a_peers_close_while_it_does_not_read_our_send_ends_within_the_clo
         await peer.send(close_frame(1001))
         await peer.expect_gone()
 
-    async with raw_server(server) as url, websocket.connect(url, close_timeout=100) as client:
+    async with raw_server(server) as url, websocket.connect(url, close_timeout="100ms") as client:
         with pytest.raises(ConnectionFailedError, match="sending failed"):
             await client.send(bytes(LARGE))
         assert (client.close_code, client.error) == (1001, None)
@@ -511,7 +511,7 @@ async def test_closing_while_a_server_does_not_read_ends_with_the_close_timeout(
         await peer.accept()
         await peer.expect_gone()
 
-    async with raw_server(server) as url, websocket.connect(url, close_timeout=100) as client:
+    async with raw_server(server) as url, websocket.connect(url, close_timeout="100ms") as client:
         async with trio.open_nursery() as nursery:
 
             async def send() -> None:
@@ -560,7 +560,7 @@ async def test_a_client_that_takes_nothing_makes_the_server_wait() -> None:
             for _ in range(1000):
                 await peer.send(frame(BINARY, bytes(100_000)))
 
-    async with raw_server(server) as url, websocket.connect(url, channel_capacity=1, close_timeout=100) as client:
+    async with raw_server(server) as url, websocket.connect(url, channel_capacity=1, close_timeout="100ms") as client:
         await wait_all_tasks_blocked(0.05)
         assert len(client.channel()) == 1
         # One in the channel, one that waits for it, and the beginning of a third.
@@ -710,7 +710,7 @@ async def be_impatient(url: str, rng: random.Random) -> None:  # noqa: C901  # a
                 url,
                 channel_capacity=rng.choice((1, 16)),
                 read_limit=rng.choice((100, 4000, 0)),
-                close_timeout=50,
+                close_timeout="50ms",
                 dial_timeout=200,
             ) as client:
                 for _ in range(rng.randrange(8)):

@@ -243,7 +243,7 @@ def test_ctrl_c_while_the_block_is_entered_or_left_leaves_no_socket_and_no_task(
                 after=after,
             )
             try:
-                async with websocket.connect(url, close_timeout=100):
+                async with websocket.connect(url, close_timeout="100ms"):
                     pass
                 # Where it was put off, this is where it comes.
                 await trio.sleep(LIMIT_SECONDS)

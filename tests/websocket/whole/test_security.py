@@ -43,9 +43,9 @@ async def dial_nothing(_target: Target, _options: Options) -> NoReturn:
     pytest.fail("it was dialled")
 
 
-def undiallable(url: str, **options: Any) -> Connecting:
+def undiallable(url: str, *, nursery: trio.Nursery | None = None, **options: Any) -> Connecting:
     """Return what ``connect`` would; dialling fails the test."""
-    return Connecting(parse_url(url), parse_options(options), options.get("nursery"), dial=dial_nothing)
+    return Connecting(parse_url(url), parse_options(options), nursery, dial=dial_nothing)
 
 
 class Asked:

@@ -236,7 +236,7 @@ async def test_error_sending_failed_and_ping_failed(server: LibraryServer) -> No
 
 
 async def test_error_ping_failed_for_too_many_without_an_answer(server: LibraryServer) -> None:
-    async with connected(server.url("/deaf"), close_timeout=100) as client:
+    async with connected(server.url("/deaf"), close_timeout="100ms") as client:
         await client.receive()
         for _ in range(1024):
             await client.ping()
@@ -262,7 +262,7 @@ async def test_error_write_timeout(server: LibraryServer) -> None:
 
 
 async def test_error_keepalive_timeout(aiohttp_server: LibraryServer) -> None:
-    async with connected(aiohttp_server.url("/mute"), keepalive=100) as client:
+    async with connected(aiohttp_server.url("/mute"), keepalive="100ms") as client:
         assert await is_over(client)
         error = told(client.error, Kind.TIMEOUT, True, TimeoutError)
         assert error.details == {"code": 1011, "reason": client.close_reason}

@@ -290,7 +290,7 @@ async def test_a_server_that_keeps_tls_open_after_the_closes_is_left_after_the_c
 
     async with (
         raw_server(server, tls=server_tls) as url,
-        websocket.connect(url, ssl_context=trusting, close_timeout=100) as client,
+        websocket.connect(url, ssl_context=trusting, close_timeout="100ms") as client,
     ):
         await client.close()
         assert (client.close_code, client.error) == (1000, None)

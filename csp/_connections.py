@@ -1,0 +1,62 @@
+"""What the drivers' sources say about their connections: states, and gaps where values may be missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from csp.errors import ConnectionFailedError
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Stands between the values of two connections: some may be missing here.
+
+    It comes when the new connection is open, so a consumer that reacts to it can use that connection. Later versions
+    may add fields.
+    """
+
+    error: ConnectionFailedError | None
+    """Why the old connection ended; None if the peer closed it as it should, with ``code`` and ``reason``."""
+    seconds: float
+    """How long there was no connection. This counts from when the last value of the old one was put into the channel;
+    a slow consumer delays that, and with it the new connection."""
+    attempts: int
+    """How many attempts the new connection took; at least 1."""
+    missed: int | None = None
+    """How many values are missing, at least; None if that is not known."""
+    code: int | None = None
+    """The close code of the old connection, if its protocol has them."""
+    reason: str | None = None
+    """The reason that goes with ``code``."""
+
+    def __str__(self) -> str:
+        return f"gap of {self.seconds:.2f} s: {_why(self.error)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """What a driver's source that connects again is doing. Later versions may add fields."""
+
+    name: Literal["connecting", "open", "waiting", "closed"]
+    """``"connecting"``, which includes subscribing; ``"open"``, until all that the connection received is in the
+    channel; ``"waiting"`` before the next attempt; or ``"closed"`` for good."""
+    attempt: int
+    """The number of the attempt in a row: 1 for the first, and for the first after a connection that lasted."""
+    error: Exception | None = None
+    """If waiting: why the attempt failed or the connection ended, None if the peer closed it as it should. If closed:
+    the ``cause`` of the values' source."""
+    seconds: float = 0.0
+    """If waiting: for how long."""
+
+    def __str__(self) -> str:
+        if self.name == "waiting":
+            return f"waiting {self.seconds:.2f} s: {_why(self.error)}"
+        if self.name == "connecting" and self.attempt > 1:
+            return f"connecting, attempt {self.attempt}"
+        return self.name if self.error is None else f"{self.name}: {self.error}"
+
+
+def _why(error: Exception | None) -> str:
+    return "the peer closed the connection" if error is None else str(error)

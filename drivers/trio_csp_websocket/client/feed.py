@@ -1,0 +1,201 @@
+"""What an application holds of many connections, one after another."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Self, final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+import csp
+from csp.errors import ConnectionFailedError, Kind, NoContextError
+from trio_csp_websocket.protocol.close import check_close
+from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.messages import encoded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+    from trio_csp_websocket.client.client import Client
+    from trio_csp_websocket.client.keeper import Keeper
+    from trio_csp_websocket.protocol.messages import Message
+
+
+@final
+class Feed:
+    """Many connections, one after another, whose messages come on one channel. Made by `reconnecting`.
+
+    Enter it with ``async with``, only once.
+    """
+
+    def __init__(self, url: str, keeper: Keeper) -> None:
+        self._url = url
+        self._keeper = keeper
+        self._block: contextlib.AbstractAsyncContextManager[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<csp.websocket.Feed {self.state.name}, {self._url}>"
+
+    # Receiving -------------------------------------------------------------------------------------------------------
+
+    def channel(self) -> csp.Channel[Message | csp.Gap]:
+        """Return the channel on which the messages of all connections arrive: always the same one.
+
+        One `Gap` stands between the last message of a connection and the first of the next. The channel closes when
+        the feed has ended, after the last message received; its ``cause`` tells why. `close` discards messages that
+        are not in the channel yet. While the channel is full, the connection reads on until its own channel is full
+        too. Closing the channel ends the feed at the next message, or before the next attempt.
+        """
+        return self._keeper.channel
+
+    async def receive(self) -> csp.Received[Message | csp.Gap]:
+        """Take the next message or gap: ``(value, True)``, or ``(None, False)`` once the feed has ended.
+
+        Short for ``channel().receive()``.
+        """
+        self._check_entered()
+        return await self._keeper.channel.receive()
+
+    async def receive_value(self) -> Message | csp.Gap:
+        """Take the next message or gap; raise if there will be none.
+
+        Short for ``channel().receive_value()``.
+
+        Raises:
+            Error: the feed has ended with a cause: that anew, or a `ChannelBrokenError` if it is none of `csp.errors`.
+            EndOfChannelError: it has ended without one; ``code`` and ``reason`` of its last connection are in the
+                details, if there was one.
+        """
+        self._check_entered()
+        return await self._keeper.channel.receive_value()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message | csp.Gap:
+        """Take the next message or gap. When the feed has ended, stop the iteration, or raise its cause if any."""
+        self._check_entered()
+        return await self._keeper.channel.__anext__()
+
+    # State -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> csp.ConnectionState:
+        """What the feed is doing."""
+        return self._keeper.state
+
+    def states(self) -> csp.Source[csp.ConnectionState]:
+        """Return the source on which each new `state` arrives: always the same one.
+
+        It need not be read: it keeps the latest 16. It is never closed, but silent after the state ``"closed"``. That
+        may come ahead of messages that still wait in `channel`: the end of those is the end of the feed.
+        """
+        return self._keeper.states
+
+    @property
+    def client(self) -> Client | None:
+        """The client of the open connection; None while there is none, or it is still subscribing."""
+        return self._keeper.client
+
+    # Sending and closing ---------------------------------------------------------------------------------------------
+
+    async def send(self, data: str | Buffer, type: int | None = None) -> None:  # noqa: A002  # as in Client
+        """Send a message on the open connection, as `Client.send` does; wait for a connection if there is none.
+
+        A message is never sent twice: if the connection fails during the send, it is not known whether the server got
+        it. Tasks that wait for a connection send in no particular order. If cancelled while waiting for a connection,
+        nothing is sent.
+
+        Raises:
+            InvalidError: as in `Client.send`.
+            ConnectionFailedError: as in `Client.send`; or the feed has ended, ``from`` its cause. Kind INTERNAL, not
+                retryable.
+            ConnectionTimeoutError: sending took longer than ``write_timeout``, which counts from when there is a
+                connection.
+            NoContextError: there is no connection, and the feed has not been entered.
+        """
+        client = self.client
+        if client is None:
+            encoded(data, type)  # raises at once if it cannot be sent
+            client = await self._next_client()
+        await client.send(data, type)
+
+    async def _next_client(self) -> Client:
+        """Wait until there is an open connection."""
+        self._check_entered()
+        while (client := self.client) is None:
+            if self._keeper.ended.is_set():
+                await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
+                raise ConnectionFailedError(
+                    "sending failed: the feed has ended", kind=Kind.INTERNAL, retryable=False
+                ) from self._keeper.channel.cause
+            await self._keeper.changed.wait()
+        return client
+
+    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """End the feed: close its connection as `Client.close` does, or stop trying to get one.
+
+        Returns when the feed has ended. Closing again only waits for that. If cancelled, the socket is closed at once.
+
+        Args:
+            code: as in `Client.close`.
+            reason: as in `Client.close`.
+
+        Raises:
+            InvalidError: code or reason is out of range; nothing was done.
+            InvalidTypeError: code is not an int, or reason not a str.
+            NoContextError: the feed has not been entered.
+        """
+        check_close(code, reason)
+        self._check_entered()
+        await self._keeper.close(code, reason)
+
+    async def wait_closed(self) -> None:
+        """Wait until the feed has ended, whatever the reason. Messages may still be in `channel`.
+
+        Raises:
+            NoContextError: the feed has not been entered.
+        """
+        self._check_entered()
+        await self._keeper.ended.wait()
+
+    def _check_entered(self) -> None:
+        if self._block is None:
+            raise NoContextError("a feed is a block: write `async with websocket.reconnecting(url) as feed`")
+
+    # The block -------------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Self:
+        if not trio.lowlevel.in_trio_task():
+            raise NoContextError("reconnecting works inside trio.run only")
+        if self._block is not None:
+            raise NoContextError("this reconnecting(...) was used before; call reconnecting again for another feed")
+        self._block = self._run_keeper()
+        await self._block.__aenter__()
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._block is not None
+        return await self._block.__aexit__(exc_type, exc, traceback)
+
+    @contextlib.asynccontextmanager
+    @enable_ki_protection
+    async def _run_keeper(self) -> AsyncGenerator[None]:
+        async with csp.BackgroundNursery() as nursery:
+            nursery.start_soon(self._keeper.run, name="csp.websocket.reconnecting")
+            try:
+                yield
+            except Exception:
+                # If this is cancelled, the exception already leaves through the cancelled scope.
+                with contextlib.suppress(trio.Cancelled):
+                    await self.close(CloseCode.INTERNAL_ERROR)
+                raise
+            await self.close(CloseCode.NORMAL)
