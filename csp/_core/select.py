@@ -128,8 +128,7 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
     """
     if not _CASE_TYPES.issuperset(map(type, cases)):
         raise _not_a_case(cases)
-    performable: tuple[_AnyCase | None, ...] = cases
-    chosen = _choose(performable, priority)
+    chosen = _choose(cases, priority)
     result: SelectResult[Any]
     if chosen is None and not default:
         waiter = SelectWaiter(cases, priority)
@@ -142,7 +141,8 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
         return result
     await checkpoint_if_cancelled()
     if chosen is None:
-        for case in performable:
+        case: _AnyCase | None
+        for case in cases:
             if type(case) is ReceiveCase:  # polled: a source that fetches its values may do so
                 case.channel.on_wanted()
         result = _DEFAULT
@@ -197,13 +197,13 @@ def _is_ready(case: _AnyCase | None, moment: Moment) -> bool:
 
 def _perform(index: int, case: _AnyCase) -> SelectResult[Any]:
     channel: Any = case.channel
+    result: SelectResult[Any]
     if isinstance(case, ReceiveCase):
         value, ok = channel.receive_nowait()
-        sent = False
+        result = new_tuple(SelectResult, (channel, value, ok, False, index, False))
     else:
-        value, ok, sent = case.value, True, True
-        channel.send_nowait(value)
-    result: SelectResult[Any] = new_tuple(SelectResult, (channel, value, ok, False, index, sent))
+        channel.send_nowait(case.value)
+        result = new_tuple(SelectResult, (channel, case.value, True, False, index, True))
     return result
 
 

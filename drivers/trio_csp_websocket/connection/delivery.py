@@ -25,6 +25,7 @@ class Delivery:
     """
 
     __slots__ = (
+        "_capacity",
         "_delivering",
         "_ending",
         "_waiting",
@@ -43,6 +44,7 @@ class Delivery:
         self.stopped: bool = False
         """Whether messages are discarded instead of delivered."""
         self._waiting = waiting
+        self._capacity = capacity
         # Around the wait for room in the channel, while there is one.
         self._delivering: trio.CancelScope | None = None
         # How the connection has ended, once it has.
@@ -54,10 +56,8 @@ class Delivery:
             self.stopped = True
         if self.stopped:
             self._waiting.clear()
-        with contextlib.suppress(trio.WouldBlock):
-            while self._waiting:
-                self.channel.send_nowait(self._waiting[0])
-                self._waiting.popleft()
+        while self._waiting and len(self.channel) < self._capacity:
+            self.channel.send_nowait(self._waiting.popleft())
 
     async def deliver(self) -> bool:
         """Wait until every message is in the channel or discarded; then close the channel if `end` was called.
