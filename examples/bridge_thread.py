@@ -33,24 +33,23 @@ def read_sensor(readings: csp.Channel[float]) -> int:
 
 async def main() -> None:
     """Print the mean of what was read every half second, and stop after two."""
-    readings = csp.Channel[float](3)
 
     async def run_thread() -> None:
         sent = await trio.to_thread.run_sync(read_sensor, readings)
         print(f"the thread has ended after {sent} readings")
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_thread)
-        report, end = csp.tick("500ms"), csp.after("2s")
-        latest: list[float] = []
-        cases = end.case_receive(), report.case_receive(), readings.case_receive()
-        while (r := await csp.select(*cases, priority=True)).channel is not end:
-            if r.channel is readings:
-                latest.append(r.value)
-            elif latest:
-                print(f"{sum(latest) / len(latest):.2f} degrees, mean of {len(latest)}")
-                latest.clear()
-        readings.close()
+        with csp.Channel[float](3) as readings:
+            nursery.start_soon(run_thread)
+            report, end = csp.tick("500ms"), csp.after("2s")
+            latest: list[float] = []
+            cases = end.case_receive(), report.case_receive(), readings.case_receive()
+            while not end.gave(r := await csp.select(*cases, priority=True)):
+                if readings.gave(r):
+                    latest.append(r.value)
+                elif latest:
+                    print(f"{sum(latest) / len(latest):.2f} degrees, mean of {len(latest)}")
+                    latest.clear()
 
 
 if __name__ == "__main__":

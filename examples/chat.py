@@ -20,14 +20,13 @@ LINES = {"alice": ["hello, bob", "shall we select?"], "bob": ["hi, alice", "whic
 async def serve_person(said: csp.Channel[str], room: csp.Broadcast[str], request: WebSocketRequest) -> None:
     """Serve one connection: what it says goes to the room, what the room says goes to it."""
     connection = await request.accept()
-    heard = room.subscribe(100, overflow="close")  # who does not read is dropped, and holds up nobody
     async with csp.PullSource(connection.get_message) as incoming:
-        while (r := await csp.select(incoming.case_receive(), heard.case_receive())).ok:
-            if r.channel is heard:
-                await connection.send_message(r.value)
-            else:
-                await said.send(f"<{request.path.strip('/')}> {r.value!s}")
-    heard.close()
+        with room.subscribe(100, overflow="close") as heard:  # who does not read is dropped, and holds up nobody
+            while (r := await csp.select(incoming.case_receive(), heard.case_receive())).ok:
+                if heard.gave(r):
+                    await connection.send_message(r.value)
+                else:
+                    await said.send(f"<{request.path.strip('/')}> {r.value!s}")
 
 
 async def be(name: str, port: int, typed: csp.Source[float]) -> None:
@@ -35,9 +34,8 @@ async def be(name: str, port: int, typed: csp.Source[float]) -> None:
     lines = iter(LINES[name])
     async with websocket.connect(f"ws://127.0.0.1:{port}/{name}") as client:
         unread = sum(map(len, LINES.values()))
-        while unread:
-            r = await csp.select(typed.case_receive(), client.channel().case_receive())
-            if isinstance(r.value, websocket.Message):
+        while unread and (r := await csp.select(typed.case_receive(), client.channel().case_receive())).ok:
+            if client.channel().gave(r):
                 unread -= 1
                 print(f"{name} reads: {r.value.data!s}")
             elif (line := next(lines, None)) is not None:

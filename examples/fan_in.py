@@ -33,7 +33,7 @@ async def fan_in(url: str) -> None:
         clients = [await websocket.connect(url, nursery=connections) for _ in range(CONNECTIONS)]
         print(f"{len(clients)} connections are open", flush=True)
         received = 0
-        with csp.Selector(*(client.channel().case_receive() for client in clients)) as selector:
+        with csp.Selector(*(client.channel() for client in clients)) as selector:
             async for r in selector:
                 received += r.ok
         lost = sum(client.error is not None for client in clients)

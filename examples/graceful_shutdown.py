@@ -36,16 +36,16 @@ async def main() -> None:
                 results.case_receive(),
                 priority=True,
             )
-            if r.channel is jobs:
+            if jobs.took(r):
                 begun += 1
-            elif r.channel is stop and not jobs.closed:
+            elif results.gave(r):
+                finished += 1
+            elif stop.gave(r) and not jobs.closed:
                 status = 128 + r.value
                 print(f"\n{signal.Signals(r.value).name}: finishing what was begun", flush=True)
                 jobs.close()
-            elif r.channel is stop or not r.ok:
+            else:  # a second signal, or the end of the results
                 break
-            else:
-                finished += 1
     print(f"{finished} jobs finished, {begun - finished} abandoned")
     sys.exit(status)
 

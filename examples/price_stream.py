@@ -45,14 +45,14 @@ async def main(url: str | None) -> None:
         async with websocket.reconnecting(url, subscribe=subscribe, read_timeout="5s") as feed:
             while True:
                 r = await csp.select(*(s.case_receive() for s in (stop, limit, show, feed.states(), feed.channel())))
-                if r.channel in (stop, limit) or not r.ok:
-                    raise SystemExit(130 if r.channel is stop else feed.channel().cause)
                 if isinstance(r.value, websocket.Message):
                     prices.update(json.loads(r.value.data))
-                elif isinstance(r.value, websocket.State | websocket.Gap):
-                    print(r.value, flush=True)
-                elif prices:
-                    print("  ".join(f"{symbol} {price:.2f}" for symbol, price in prices.items()), flush=True)
+                elif feed.channel().gave(r) or feed.states().gave(r):
+                    print(r.value, flush=True)  # a gap, or what becomes of the connection
+                elif show.gave(r):
+                    print("  ".join(f"{symbol} {price:.2f}" for symbol, price in prices.items()) or "...", flush=True)
+                else:  # the end
+                    raise SystemExit(130 if stop.gave(r) else feed.channel().cause)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ async def main(folder: str) -> None:
         csp.pipeline(paths, digest, workers=4) as digests,
     ):
         while (r := await csp.select(stop.case_receive(), digests.case_receive(), priority=True)).ok:
-            if r.channel is stop:
+            if stop.gave(r):
                 sys.exit(130)
             print(r.value)
 
