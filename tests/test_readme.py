@@ -91,7 +91,7 @@ def test_every_python_block_compiles(block: str) -> None:
 
 
 def test_option_table_lists_the_options() -> None:
-    table = README[README.index("| option | meaning |") : README.index("Timeouts are milliseconds")]
+    table = README[README.index("| option | meaning |") : README.index("Timeouts are a Go duration")]
     assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(websocket.ConnectOptions.__annotations__)
 
 
