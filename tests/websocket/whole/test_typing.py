@@ -1,0 +1,98 @@
+"""The public API of `csp.websocket` as type checkers see it; mypy and pyright check this file, and it runs as well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_type
+
+import pytest
+import trio
+
+import csp
+from csp import testing, websocket
+from csp.errors import InvalidTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trio.testing import MockClock
+
+URL = "wss://api.test/"
+
+
+async def serve(connection: testing.ServerConnection) -> None:
+    """Send a message, and close when the client does."""
+    assert_type(connection.headers, websocket.Headers)
+    await connection.send("a")
+    await connection.wait_closed()
+
+
+async def test_client(autojump_clock: MockClock) -> None:
+    async with testing.websocket_server(serve), websocket.connect(URL, dial_timeout=5000, keepalive="20s") as client:
+        assert_type(client, websocket.Client)
+        assert_type(client.channel(), csp.Channel[websocket.Message])
+        message = await client.receive_value()
+        assert_type(message, websocket.Message)
+        assert_type(message.data, str | bytes)
+        pong = await client.ping()
+        assert_type(pong, csp.Channel[float])
+        r = await csp.select(client.channel().case_receive(), pong.case_receive())
+        assert_type(r, csp.SelectResult[websocket.Message | float])
+        if pong.gave(r):
+            assert_type(r.value, float)
+        headers: Mapping[str, str] = client.response_headers
+        assert_type(client.response_headers.get_all("set-cookie"), list[str])
+        assert headers["upgrade"] == "websocket"
+        assert_type(client.statistics(), websocket.Statistics)
+        assert_type(client.statistics().messages_received, int)
+        resource: trio.abc.AsyncResource = client
+        assert resource is client
+
+
+async def test_client_in_a_nursery(autojump_clock: MockClock) -> None:
+    async with (
+        testing.websocket_server(serve),
+        trio.open_nursery() as nursery,
+        await websocket.connect(URL, nursery=nursery) as client,
+    ):
+        assert_type(client, websocket.Client)
+
+
+async def test_feed(autojump_clock: MockClock) -> None:
+    async with testing.websocket_server(serve), websocket.reconnecting(URL, min_delay="1s") as feed:
+        assert_type(feed, websocket.Feed)
+        values, states = feed.channel(), feed.states()
+        assert_type(values, csp.Channel[websocket.Message | csp.Gap])
+        assert_type(states, csp.Source[csp.ConnectionState])
+        r = await csp.select(values.case_receive(), states.case_receive())
+        assert_type(r.value, websocket.Message | csp.Gap | csp.ConnectionState)
+        if states.gave(r):
+            assert_type(r.value, csp.ConnectionState)
+        elif values.gave(r):
+            assert_type(r.value, websocket.Message | csp.Gap)
+        value = await feed.receive_value()
+        assert_type(value, websocket.Message | csp.Gap)
+        if isinstance(value, websocket.Gap):
+            assert_type(value.code, int | None)
+            assert_type(value.missed, int | None)
+
+
+def test_a_nursery_is_an_argument_of_connect_only() -> None:
+    options: websocket.ConnectOptions = {"keepalive": "20s", "dial_timeout": 5000}
+    websocket.connect(URL, nursery=None, **options)
+    websocket.reconnecting(URL, **options)
+    with pytest.raises(InvalidTypeError, match="nursery is no option here"):
+        websocket.reconnecting(URL, nursery=None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def test_a_number_is_no_duration() -> None:
+    with pytest.raises(InvalidTypeError, match='write "20s" or "20ms"'):
+        websocket.connect(URL, keepalive=20)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidTypeError, match=r'write "0\.5s" or "0\.5ms"'):
+        websocket.connect(URL, dial_timeout=0.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def test_gaps_and_states_are_those_of_every_driver() -> None:
+    assert websocket.Gap is csp.Gap
+    assert websocket.State is csp.ConnectionState
+    assert csp.Gap.__module__ == csp.ConnectionState.__module__ == "csp"
+    assert csp.Gap(None, 0.5, 1) == csp.Gap(None, 0.5, 1, None, None, None)
