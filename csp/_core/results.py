@@ -13,7 +13,7 @@ T_co = TypeVar("T_co", covariant=True)
 class Received(NamedTuple, Generic[T_co]):
     """What a receive gives: ``(value, True)``, or ``(None, False)`` from a channel that is closed and drained.
 
-    It stays a pair: ``value, ok = await channel.receive()``. ``value`` is typed as a value although it is None when
+    It stays this pair: ``value, ok = await channel.receive()``. ``value`` is typed as a value although it is None when
     ``ok`` is False: look at ``ok`` first.
     """
 

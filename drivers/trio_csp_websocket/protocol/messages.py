@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Message(NamedTuple):
-    """A data message: its type, ``"text"`` or ``"binary"``, and its data, a str or bytes accordingly."""
+    """A data message: its type, ``"text"`` or ``"binary"``, and its data, a str or bytes accordingly.
+
+    A tuple, because those are made fast; read its fields by name, as later versions may add some.
+    """
 
     type: MessageType
     data: str | bytes

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import csp
 from csp import websocket
 from csp.errors import InvalidError, InvalidTypeError
+from csp.websocket import Headers
 from tests.websocket._options import invalid, parsed
 from tests.websocket._server import URL, Server, connecting
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
@@ -101,6 +102,7 @@ def pairs() -> Iterator[tuple[str, str]]:
     ("headers", "expected"),
     [
         ({"X-A": "1"}, [(b"X-A", b"1")]),
+        (Headers([("X-A", "1"), ("x-a", "2")]), [(b"X-A", b"1"), (b"X-A", b"2")]),
         (OrderedDict([("B", "1"), ("A", "2")]), [(b"B", b"1"), (b"A", b"2")]),
         ([("X-A", "1"), ("X-A", "2")], [(b"X-A", b"1"), (b"X-A", b"2")]),
         ([["X-A", "1"]], [(b"X-A", b"1")]),

@@ -181,6 +181,17 @@ async def test_headers_of_the_answer_may_be_latin_1(autojump_clock: MockClock) -
         assert client.response_headers["X-Name"] == "caf\xe9"
 
 
+async def test_headers_of_one_connection_may_be_sent_on_another(autojump_clock: MockClock) -> None:
+    async def accept(connection: ServerConnection) -> None:
+        tags = websocket.Headers(("X-Tag", value) for value in connection.headers.get_all("x-tag"))
+        await connection.accept(headers=tags)
+        await connection.wait_closed()
+
+    tags = websocket.Headers([("X-Tag", "a"), ("X-Tag", "b")])
+    async with websocket_server(accept), websocket.connect(URL, headers=tags) as client:
+        assert client.response_headers.get_all("X-Tag") == ["a", "b"]
+
+
 # Messages -------------------------------------------------------------------------------------------------------------
 
 
