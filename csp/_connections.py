@@ -44,7 +44,7 @@ class ConnectionState:
     channel; ``"waiting"`` before the next attempt; or ``"closed"`` for good."""
     attempt: int
     """The number of the attempt in a row: 1 for the first, and for the first after a connection that lasted."""
-    error: Exception | None = None
+    error: BaseException | None = None
     """If waiting: why the attempt failed or the connection ended, None if the peer closed it as it should. If closed:
     the ``cause`` of the values' source."""
     seconds: float = 0.0
@@ -58,5 +58,5 @@ class ConnectionState:
         return self.name if self.error is None else f"{self.name}: {self.error}"
 
 
-def _why(error: Exception | None) -> str:
+def _why(error: BaseException | None) -> str:
     return "the peer closed the connection" if error is None else str(error)

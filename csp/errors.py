@@ -154,9 +154,11 @@ class ChannelClosedError(_OneKindError, trio.ClosedResourceError):
 
 
 class ChannelBrokenError(_OneKindError, trio.BrokenResourceError):
-    """The channel or other source received from was closed by an error that is none of this package's.
+    """What was received from was closed by an error, which is ``__cause__``.
 
-    ``__cause__`` is that error. One of this package's is raised anew instead.
+    It is raised where that error is none of this package's, or an `EndOfChannelError` of another source: other errors
+    of this package are raised anew instead. Code written for Trio's channels gets it in either case, and as a sender,
+    without a cause, when the receiving end was closed.
     """
 
     _kind = Kind.UNAVAILABLE
@@ -165,7 +167,8 @@ class ChannelBrokenError(_OneKindError, trio.BrokenResourceError):
 class EndOfChannelError(_OneKindError, trio.EndOfChannel):
     """There are no more values: what was received from is closed and drained, and no error closed it.
 
-    After a WebSocket connection, ``details`` has the close ``code`` and ``reason``.
+    From the channel of a WebSocket connection, of a feed, or of a ping that was not answered, ``details`` has the close
+    ``code`` and ``reason`` of the connection.
     """
 
     _kind = Kind.UNAVAILABLE

@@ -12,7 +12,7 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
     async def test_watch_prices(autojump_clock):
         async def exchange(connection):
             assert connection.headers["User-Agent"].startswith("trio-csp/")
-            assert (await connection.receive()).value.data == "subscribe"
+            assert (await connection.receive_value()).data == "subscribe"
             await connection.send("101.5")
             await trio.sleep(3600)
             await connection.send("102")
@@ -28,8 +28,8 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
 - `websocket_pair` is for code that takes a `csp.websocket.Client`: a block that gives one, and the server's end of it.
 - `ServerConnection`, the server's end, does what a server does and what it should not do: it accepts, with a
   subprotocol or compression, or rejects; sends, receives, pings and closes with any code; leaves pings unanswered,
-  stops reading, drops the connection, or sends any bytes. Whatever a client does raises nothing here: no more is
-  received, and ``error`` says why.
+  stops reading, drops the connection, or sends any bytes. Whatever a client does, receiving just ends, and ``error``
+  says why. Only a wait for a message that must come, by `ServerConnection.receive_value` or ``anext``, fails the test.
 - `ConnectionEndedError` is raised by a send after the end; a handler need not catch it.
 """
 

@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 Overflow: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "close"]
-"""What a send to a full buffer does. Only the first waits.
+"""What a send to a full buffer does. Only the first waits; with the others, a send is always ready in a select.
 
 - ``"wait"``: wait for room
 - ``"drop_oldest"``: drop the value that was buffered first
@@ -99,7 +99,8 @@ class Channel(Source[T]):
         overflow: what a send to a full buffer does: see `Overflow`.
 
     As a block, ``with channel:``, it is closed at the end, with the exception that ends the block as the cause: whoever
-    receives learns of a producer's failure even if somebody else catches and logs it.
+    receives learns of a producer's failure even if somebody else catches and logs it. Any exception is one, Cancelled
+    too; for an end that is meant, such as a timeout, put the cancel scope inside the block.
 
     Raises:
         InvalidError: capacity is negative, or 0 with an ``overflow``; or ``overflow`` is anything else.
@@ -157,7 +158,8 @@ class Channel(Source[T]):
         `csp.OPERATIONS_PER_SCHEDULE_POINT` for when other tasks run.
 
         Raises:
-            ChannelClosedError: the channel is closed, or closed while waiting; the value was not sent.
+            ChannelClosedError: the channel is closed, or closed while waiting, or by this send (see `Overflow`); the
+                value was not sent.
         """
         if 0 < self._buffered < self._room:
             await checkpoint_if_cancelled()
@@ -217,7 +219,7 @@ class Channel(Source[T]):
 
         Raises:
             trio.WouldBlock: no receiver waits and the buffer is full; the value was not sent.
-            ChannelClosedError: the channel is closed; the value was not sent.
+            ChannelClosedError: the channel is closed, or by this send (see `Overflow`); the value was not sent.
         """
         if 0 < self._buffered < self._room:
             # No task is parked to receive, and the selectors know already that there is something to take.
@@ -409,7 +411,8 @@ class Channel(Source[T]):
         if not self._room:
             sender, receiver = trio.open_memory_channel[T](self._capacity)
             self._put, self._take = sender.send_nowait, receiver.receive_nowait
-            self._room = self._capacity
+            # Opening it may have run the garbage collector, and that a finalizer that closes this channel.
+            self._room = 0 if self._closed else self._capacity
         self._put(value)
         self._buffered += 1
 
@@ -443,7 +446,7 @@ class Channel(Source[T]):
         self._closed = True
         self._room = 0
         self._cause = cause
-        self._details = details
+        self._details = None if details is None else dict(details)
         while self._senders is not None:
             first(self._senders).fail(self)
         while self._receivers is not None:

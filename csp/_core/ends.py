@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, final
 import trio
 
 from csp._core.sink import Sink
+from csp._core.source import broken_by
 from csp.errors import ChannelBrokenError, ChannelClosedError
 
 if TYPE_CHECKING:
@@ -103,9 +104,8 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
             return value
         if self.channel._abandoned:
             raise trio.ClosedResourceError("this end of the channel is closed")
-        cause = self.channel.cause
-        if cause is not None:
-            raise ChannelBrokenError(f"the channel was closed by an error: {cause!r}") from cause
+        if self.channel.cause is not None:
+            raise broken_by(self.channel.cause)
         raise self.channel._end_of_channel()
 
     async def aclose(self) -> None:

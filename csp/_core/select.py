@@ -111,8 +111,9 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
     """Perform exactly one of the cases, waiting until one is ready.
 
     A receive is ready when there is a value, or when its channel is closed and drained (``ok`` is then False); a send
-    is ready when a receiver waits or the buffer has room. None is a case that is never ready: a way to switch a case
-    off. Without any case this waits until it is cancelled. If cancelled, no case was performed.
+    is ready when a receiver waits, the buffer has room, or the channel never waits for any (see `Overflow`). None is a
+    case that is never ready: a way to switch a case off. Without any case this waits until it is cancelled. If
+    cancelled, no case was performed.
 
     See Go's specification, "Select statements", for the model.
 

@@ -8,6 +8,7 @@ iteration, `select` and `Selector`. `on_wanted` is for sources that fetch their 
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from types import MethodType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeGuard, TypeVar, cast
@@ -197,14 +198,14 @@ class Source(ABC, Generic[T_co]):
         Raises:
             StopAsyncIteration: it was closed without a cause.
             Error: it was closed with a cause. A new error each time, raised from the cause: of the same type if that is
-                one of `csp.errors`, else a `ChannelBrokenError`.
+                one of `csp.errors`, else a `ChannelBrokenError`, which see.
         """
         value, ok = await self.receive()
         if ok:
             return value
         if self.cause is None:
             raise StopAsyncIteration
-        raise _renewed(self.cause) from self.cause
+        raise error_of(self.cause)
 
     async def receive_value(self) -> T_co:
         """Take the next value, waiting until there is one; raise if there will be none.
@@ -215,14 +216,14 @@ class Source(ABC, Generic[T_co]):
         Raises:
             EndOfChannelError: it was closed without a cause, and is drained.
             Error: it was closed with a cause. A new error each time, raised from the cause: of the same type if that is
-                one of `csp.errors`, else a `ChannelBrokenError`.
+                one of `csp.errors`, else a `ChannelBrokenError`, which see.
         """
         value, ok = await self.receive()
         if ok:
             return value
         if self.cause is None:
             raise self._end_of_channel()
-        raise _renewed(self.cause) from self.cause
+        raise error_of(self.cause)
 
     def _end_of_channel(self) -> EndOfChannelError:
         """Return a new error for a receiver that finds no more values, and no cause."""
@@ -270,11 +271,31 @@ class Source(ABC, Generic[T_co]):
         self._watches = tuple(other for other in self._watches if other is not watch)
 
 
-def _renewed(cause: BaseException) -> Error:
-    """Return a new error for a receiver: like the cause if that is ours, else one that says what broke the source."""
-    if isinstance(cause, Error):
-        return renew(cause, cause.message)
-    return ChannelBrokenError(f"the channel was closed by an error: {cause!r}")
+def error_of(cause: BaseException) -> Error:
+    """Return a new error for a receiver that finds its source closed with a cause.
+
+    Like the cause if that is an `Error`, else one that says what broke the source. So is the end of another source: it
+    must not pass for a quiet end of this one.
+    """
+    if isinstance(cause, ChannelBrokenError) and cause.__cause__ is not None:
+        cause = cause.__cause__  # it came through another source
+    if not isinstance(cause, Error) or isinstance(cause, EndOfChannelError):
+        return broken_by(cause)
+    error = renew(cause, cause.message)
+    error.__cause__ = cause
+    return error
+
+
+def broken_by(cause: BaseException) -> ChannelBrokenError:
+    """Return a new error that says what broke a source."""
+    error = ChannelBrokenError(f"the channel was closed by an error: {_bounded.repr(cause)}")
+    error.__cause__ = cause
+    return error
+
+
+# A cause may hold all that a peer sent, or fail to show itself.
+_bounded = reprlib.Repr()
+_bounded.maxother = 500
 
 
 def check_source(source: object, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from datetime import timedelta
+from numbers import Number
 from typing import TypeAlias
 
 from csp.errors import InvalidError, InvalidTypeError
@@ -52,14 +53,14 @@ def parse_duration(duration: Duration, *, name: str = "duration") -> float:
         if abs(duration / timedelta(microseconds=1)) * 1000 > _MAX_NANOSECONDS:
             raise InvalidError(f"{name} must be within 292 years, not {duration!r}")
         return duration.total_seconds()
-    if isinstance(duration, int | float) and not isinstance(duration, bool):
+    if isinstance(duration, Number) and not isinstance(duration, bool):
         # 30 could be seconds or milliseconds; make the caller say which.
-        if not -_MAX_NANOSECONDS < duration < _MAX_NANOSECONDS:
-            raise InvalidTypeError(f"{name} must be a string with a unit or a timedelta, not a number such as this")
-        raise InvalidTypeError(
-            f"{name} must be a string with a unit or a timedelta, not the number {duration!r} "
-            f'(write "{duration}s" or "{duration}ms")'
-        )
+        message = f"{name} must be a string with a unit or a timedelta, not "
+        if isinstance(duration, int) and abs(duration) > _MAX_NANOSECONDS:
+            raise InvalidTypeError(message + "a number such as this")  # Python may refuse to print it
+        if not re.fullmatch(r"-?[0-9]{1,19}(\.[0-9]+)?", str(duration)):
+            raise InvalidTypeError(message + f"the number {duration}")
+        raise InvalidTypeError(message + f'the number {duration} (write "{duration}s" or "{duration}ms")')
     raise InvalidTypeError(f'{name} must be a string such as "1m30s" or a timedelta, not {duration!r}')
 
 

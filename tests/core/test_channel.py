@@ -474,6 +474,85 @@ async def test_receive_value_raises_a_cause_of_ours_anew() -> None:
     assert (caught.value.retryable, caught.value.details) == (True, {"code": 4001})
 
 
+async def test_the_end_of_another_source_is_no_quiet_end_of_this_one() -> None:
+    ended = csp.Channel[int]()
+    ended.close(details={"code": 1000})
+    channel = csp.Channel[int]()
+    with pytest.raises(csp.EndOfChannelError) as relayed, channel:
+        await channel.send(await ended.receive_value())
+    for receive in (channel.receive_value, lambda: anext(channel)):
+        with pytest.raises(csp.ChannelBrokenError, match="EndOfChannelError") as caught:
+            await receive()
+        assert caught.value.__cause__ is relayed.value
+
+
+async def test_what_came_through_another_channel_has_its_first_cause() -> None:
+    first, second, third = csp.Channel[int](), csp.Channel[int](), csp.Channel[int]()
+    first.close(cause := OSError("broken"))
+    for source, target in ((first, second), (second, third)):
+        with pytest.raises(csp.ChannelBrokenError), target:
+            await source.receive_value()
+    with pytest.raises(csp.ChannelBrokenError, match=r"OSError\('broken'\)$") as caught:
+        await third.receive_value()
+    assert caught.value.__cause__ is cause
+
+
+async def test_through_trios_interface_an_error_of_ours_comes_back_as_itself() -> None:
+    channel = csp.Channel[int]()
+    channel.close(cause := errors.Error("late", kind=errors.TIMEOUT))
+    with pytest.raises(csp.ChannelBrokenError) as caught:
+        await channel.receiver.receive()
+    assert caught.value.__cause__ is cause
+    async with csp.from_receive_channel(channel.receiver) as source:
+        with pytest.raises(errors.Error, match=r"^late$"):
+            await source.receive_value()
+
+
+class UnspeakableError(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("repr broken")
+
+
+@pytest.mark.parametrize("cause", [ValueError("x" * 1_000_000), UnspeakableError()], ids=["huge", "unspeakable"])
+async def test_a_cause_that_cannot_be_shown_is_still_the_cause(cause: Exception) -> None:
+    channel = csp.Channel[int]()
+    channel.close(cause)
+    with pytest.raises(csp.ChannelBrokenError) as caught:
+        await channel.receive_value()
+    assert caught.value.__cause__ is cause
+    assert len(str(caught.value)) < 1000
+    assert type(cause).__name__ in str(caught.value)
+
+
+async def test_details_are_a_copy() -> None:
+    channel = csp.Channel[int]()
+    details = {"code": 1000}
+    channel.close(details=details)
+    details["code"] = 1
+    with pytest.raises(csp.EndOfChannelError) as caught:
+        await channel.receive_value()
+    assert caught.value.details == {"code": 1000}
+
+
+def test_a_finalizer_that_closes_a_channel_while_it_is_opened_closes_it_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = csp.Channel[int](100)
+    open_memory_channel = trio.open_memory_channel[int]
+
+    class OpenAndCollect:
+        def __class_getitem__(cls, _type: object) -> Any:
+            channel.close()  # as a finalizer may, when the garbage collector runs here
+            return open_memory_channel
+
+    monkeypatch.setattr(trio, "open_memory_channel", OpenAndCollect)
+    channel.send_nowait(1)
+    assert channel.closed
+    with pytest.raises(csp.ChannelClosedError):
+        channel.send_nowait(2)
+    assert channel.receive_nowait() == (1, True)
+
+
 async def test_a_cancelled_receive_value_loses_nothing(nursery: trio.Nursery) -> None:
     channel = csp.Channel[int](1)
     with trio.CancelScope() as scope:

@@ -92,7 +92,8 @@ class Feed:
         """Return the source on which each new `state` arrives: always the same one.
 
         It need not be read: it keeps the latest 16. It is never closed, but silent after the state ``"closed"``. That
-        may come ahead of messages that still wait in `channel`: the end of those is the end of the feed.
+        may come ahead of messages that still wait in `channel`: the end of those is the end of the feed. So a
+        `csp.Selector` that has it does not end by itself.
         """
         return self._keeper.states
 

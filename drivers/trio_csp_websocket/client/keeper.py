@@ -11,6 +11,7 @@ cancelled. A consumer stops the task by closing the feed's channel.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast, final
@@ -100,8 +101,8 @@ class Keeper:
         self._lasted_seconds = 0.0
         # How and when the last connection ended from which messages were passed on.
         self._lost: _Lost | None = None
-        # Code and reason with which the last connection ended.
-        self._details: dict[str, object] | None = None
+        # The client of the latest connection, also while that is still subscribing.
+        self._latest: Client | None = None
 
     @property
     def client(self) -> Client | None:
@@ -123,7 +124,7 @@ class Keeper:
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Run the feed; return when it has ended, with its channels closed."""
+        """Run the feed; return when it has ended, with its channel closed."""
         cause: Exception | None = None
         try:
             with self._scope:
@@ -131,8 +132,11 @@ class Keeper:
         except Exception as error:  # noqa: BLE001  # the consumer gets any exception
             cause = error
         finally:
-            self.channel.close(cause, details=self._details)
-            self._set_state(csp.ConnectionState("closed", self.state.attempt, cause))
+            last = self._latest
+            details = None if last is None else {"code": last.close_code, "reason": last.close_reason}
+            self.channel.close(cause, details=details)
+            # The consumer may have closed it first, with another cause or none.
+            self._set_state(csp.ConnectionState("closed", self.state.attempt, self.channel.cause))
             self.ended.set()
             self.changed.set()
 
@@ -149,7 +153,6 @@ class Keeper:
                 client = await self._attempt()
                 # If the user closed the client, the code is only that of the server's answer, and does not matter.
                 error, code = client.error, CloseCode.NORMAL if client.closing else client.close_code
-                self._details = {"code": client.close_code, "reason": client.close_reason}
             except Error as failure:
                 error = failure
             if self._closing is not None:
@@ -167,6 +170,7 @@ class Keeper:
     async def _attempt(self) -> Client:
         """Connect, subscribe, and pass messages on; return the client when the connection has ended."""
         async with Connecting(self._target, self._options, dial=self._dial) as client:
+            self._latest = client
             try:
                 with trio.CancelScope() as self._serving:
                     await self._serve(client)
@@ -223,7 +227,8 @@ class Keeper:
 
     def _set_state(self, state: csp.ConnectionState) -> None:
         self.state = state
-        self.states.send_nowait(state)
+        with contextlib.suppress(csp.ChannelClosedError):  # by a user, who can see that it is a channel
+            self.states.send_nowait(state)
 
 
 def _caused_by_ending(error: Exception) -> bool:

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import Settings, Timeout, parse_settings, parse_timeout
-from trio_csp_websocket.protocol.headers import Headers
+from trio_csp_websocket.protocol.headers import field_pairs
 from trio_csp_websocket.protocol.url import normalized_host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trio_csp_websocket.protocol.constants import Compression
 
 
@@ -117,14 +115,7 @@ def parse_options(given: Mapping[str, object], *, others: Iterable[str] = ()) ->
 def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers to send: those given, then Origin and User-Agent."""
     headers = given.get("headers")
-    if headers is None:
-        headers = ()
-    if isinstance(headers, str | bytes) or not isinstance(headers, Iterable):
-        raise InvalidTypeError(f"headers must be a mapping or an iterable of pairs, not {type(headers).__name__}")
-    if isinstance(headers, Headers):
-        headers = headers.multi_items()
-    pairs = cast("Iterable[object]", headers.items() if isinstance(headers, Mapping) else headers)
-    encoded = [_header(pair) for pair in pairs]
+    encoded = [_header(name, value) for name, value in field_pairs(() if headers is None else headers)]
     names = {name.lower() for name, _ in encoded}
     default_user_agent = None if b"user-agent" in names else _DEFAULT_USER_AGENT
     for option, header, default in (("origin", b"Origin", None), ("user_agent", b"User-Agent", default_user_agent)):
@@ -141,13 +132,8 @@ def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(encoded)
 
 
-def _header(pair: object) -> tuple[bytes, bytes]:
+def _header(name: str, value: str) -> tuple[bytes, bytes]:
     # The value may be a secret, so no error shows it.
-    if not isinstance(pair, tuple | list) or len(cast("Sequence[object]", pair)) != 2:
-        raise InvalidTypeError("headers must be pairs of a name and a value")
-    name, value = cast("Sequence[object]", pair)
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise InvalidTypeError(f"headers must have strings as names and values, not as in {name!r}")
     if not _TOKEN.fullmatch(name):
         raise InvalidError(f"headers must have names without spaces and separators, not {name!r}")
     if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):

@@ -56,8 +56,12 @@ class Delivery:
             self.stopped = True
         if self.stopped:
             self._waiting.clear()
-        while self._waiting and len(self.channel) < self._capacity:
-            self.channel.send_nowait(self._waiting.popleft())
+        try:
+            while self._waiting and len(self.channel) < self._capacity:
+                self.channel.send_nowait(self._waiting.popleft())
+        except csp.ChannelClosedError:  # by a finalizer that ran meanwhile
+            self.stopped = True
+            self._waiting.clear()
 
     async def deliver(self) -> bool:
         """Wait until every message is in the channel or discarded; then close the channel if `end` was called.

@@ -188,7 +188,8 @@ class Endpoint(trio.abc.AsyncResource):
     async def wait_closed(self) -> None:
         """Wait until the connection has ended, whoever ended it, and its socket is closed.
 
-        Messages that were received by then may still be in `channel`, or on their way to it.
+        Messages that were received by then may still be in `channel`, or on their way to it. While that is full, the
+        peer's close is not read, and so the connection does not end.
         """
         await self._connection.finished.wait()
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, cast, final
+
+from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
 
 @final
 class Headers(Mapping[str, str]):
     """The headers of a request or an answer; they cannot be changed, and their names match in any case.
+
+    Made from a mapping, or from pairs of names and values.
 
     ``headers[name]`` is the first value of a header that came several times; `get_all` and `multi_items` give all of
     them. Iteration gives each name once, as it was first written. (RFC 9110, section 5.)
@@ -21,22 +25,20 @@ class Headers(Mapping[str, str]):
 
     __slots__ = ("_values",)
 
-    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
         # By names in lower case: the name as written, and the values.
         self._values: dict[str, tuple[str, list[str]]] = {}
-        for name, value in fields:
+        for name, value in field_pairs(fields):
             self._values.setdefault(name.lower(), (name, []))[1].append(value)
 
     def __getitem__(self, name: str) -> str:
-        try:
-            return self._values[name.lower()][1][0]
-        except KeyError:
-            raise KeyError(name) from None
+        if name not in self:
+            raise KeyError(name)
+        return self._values[name.lower()][1][0]
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of a header, in the order they came; an empty list if there is none."""
-        _, values = self._values.get(name.lower(), ("", []))
-        return values.copy()
+        return self._values[name.lower()][1].copy() if name in self else []
 
     def multi_items(self) -> list[tuple[str, str]]:
         """Return names and values of all headers, repeated ones too; those of one name are together."""
@@ -64,6 +66,31 @@ class Headers(Mapping[str, str]):
 
     def __repr__(self) -> str:
         return f"<csp.websocket.Headers {', '.join(self) or 'without any'}>"
+
+
+def field_pairs(fields: object) -> list[tuple[str, str]]:
+    """Return headers, given as a mapping or as pairs, as pairs of names and values.
+
+    Raises:
+        InvalidTypeError: they are neither, or a name or a value is not a string. No value is shown: it may be a secret.
+    """
+    if isinstance(fields, str | bytes) or not isinstance(fields, Iterable):
+        raise InvalidTypeError(f"headers must be a mapping or an iterable of pairs, not {type(fields).__name__}")
+    pairs: list[tuple[str, str]] = []
+    for pair in _items(cast("Iterable[object]", fields)):
+        if not isinstance(pair, tuple | list) or len(cast("Sequence[object]", pair)) != 2:
+            raise InvalidTypeError("headers must be pairs of a name and a value")
+        name, value = cast("Sequence[object]", pair)
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidTypeError(f"headers must have strings as names and values, not as in {name!r}")
+        pairs.append((name, value))
+    return pairs
+
+
+def _items(fields: Iterable[object]) -> Iterable[object]:
+    if isinstance(fields, Headers):
+        return fields.multi_items()
+    return cast("Mapping[object, object]", fields).items() if isinstance(fields, Mapping) else fields
 
 
 def parse_headers(head: bytes) -> Headers:

@@ -141,7 +141,7 @@ class ResponseReader:
         return _bad_answer(message, {"answer": self._beginning})
 
     def _note_headers(self, event: h11.InformationalResponse | h11.Response) -> None:
-        self.head = b"\r\n".join(name + b": " + value for name, value in event.headers)
+        self.head = b"\r\n".join(name + b": " + value for name, value in event.headers.raw_items())
         self.headers = parse_headers(self.head)
 
     def _accept(self, event: h11.InformationalResponse) -> bytes:

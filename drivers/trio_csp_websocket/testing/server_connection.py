@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Self, TypeAlias, final
 
 import h11
 import trio
@@ -15,12 +14,12 @@ from trio_csp_websocket.protocol.close import close_payload
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.encoder import Encoder
 from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD
-from trio_csp_websocket.protocol.headers import Headers
+from trio_csp_websocket.protocol.headers import Headers, field_pairs
 from trio_csp_websocket.protocol.messages import encoded
 from trio_csp_websocket.testing.peer import ConnectionEndedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from typing_extensions import Buffer
 
@@ -314,7 +313,5 @@ async def _written(written: csp.Channel[None]) -> None:
 
 
 def _header_pairs(headers: GivenHeaders) -> list[tuple[bytes, bytes]]:
-    if isinstance(headers, Headers):
-        headers = headers.multi_items()
-    pairs = cast("Iterable[tuple[str, str]]", headers.items() if isinstance(headers, Mapping) else headers or ())
+    pairs = field_pairs(() if headers is None else headers)
     return [(name.encode("ascii"), value.encode("latin-1")) for name, value in pairs]

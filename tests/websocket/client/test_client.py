@@ -48,6 +48,7 @@ async def test_response_headers_are_those_of_the_answer(autojump_clock: MockCloc
         assert client.response_headers.get_all("set-cookie") == ["a", "b"]
         assert client.response_headers.get("missing") is None
         assert isinstance(client.response_headers, Headers)
+        assert "X-Node" in list(client.response_headers)  # as the server wrote it
 
 
 async def test_the_capacity_of_the_channel_is_the_option(autojump_clock: MockClock) -> None:

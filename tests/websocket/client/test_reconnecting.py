@@ -69,7 +69,7 @@ def test_what_is_out_of_range_is_found_by_the_call(url: str, options: dict[str, 
         ({"max_delay": True}, "max_delay must be a string"),
         ({"min_delay": 20}, r'not the number 20 \(write "20s" or "20ms"\)'),
         ({"max_delay": 0.5}, r'not the number 0.5 \(write "0.5s" or "0.5ms"\)'),
-        ({"min_delay": float("inf")}, "min_delay must be a string with a unit or a timedelta, not a number such as"),
+        ({"min_delay": float("inf")}, "min_delay must be a string with a unit or a timedelta, not the number inf"),
         ({"keepalive": 20}, r'keepalive .* \(write "20s" or "20ms"\)'),
         ({"max_attempts": 1.0}, "max_attempts must be a whole number"),
         ({"max_attempts": True}, "max_attempts must be a whole number"),
@@ -404,7 +404,7 @@ async def test_states_tell_what_the_feed_does(autojump_clock: MockClock) -> None
             State("waiting", 2, None, 1.0),
             State("connecting", 3),
             State("open", 3),
-            State("closed", 3, feed.channel().cause),  # type: ignore[arg-type]  # it is an Exception
+            State("closed", 3, feed.channel().cause),
         ]
         assert feed.state == states[-1]
 
@@ -417,6 +417,24 @@ async def test_states_that_nobody_reads_are_the_latest_and_hinder_nothing(autoju
         assert [state.name for state in drained_states(feed)][-3:] == ["connecting", "open", "closed"]
         with pytest.raises(trio.WouldBlock):  # silent, not closed
             feed.states().receive_nowait()
+
+
+async def test_states_that_a_user_closes_end_nothing(autojump_clock: MockClock) -> None:
+    async with Site(saying(text("a"), close(1012)), saying(text("b"), close(1000))).feed() as feed:
+        states: Any = feed.states()
+        states.close()
+        assert shape(await rest(feed)) == ["a", 1, "b"]
+        await feed.wait_closed()
+        assert feed.state.name == "closed"
+
+
+async def test_the_last_state_has_the_cause_that_the_channel_has(autojump_clock: MockClock) -> None:
+    cause = KeyError("enough")
+    async with Site(*(saying(text("a"), ends=False) for _ in range(2))).feed() as feed:
+        await feed.receive()
+        feed.channel().close(cause)
+        await feed.close()
+        assert feed.state.error is feed.channel().cause is cause
 
 
 @pytest.mark.parametrize("waiting_states", [0, 100])

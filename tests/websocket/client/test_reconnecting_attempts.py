@@ -41,7 +41,7 @@ async def test_another_code_ends_it_with_that_very_error(code: int, autojump_clo
             await anext(feed)
         assert caught.value.__cause__ is feed.channel().cause
         assert details(caught.value)["code"] == code
-        assert feed.state == State("closed", 1, caught.value.__cause__)  # type: ignore[arg-type]  # an Error
+        assert feed.state == State("closed", 1, caught.value.__cause__)
     assert len(site.servers) == 1
 
 

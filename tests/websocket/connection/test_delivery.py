@@ -263,6 +263,21 @@ async def test_a_consumer_that_closes_the_channel_wants_no_more(nursery: trio.Nu
     assert delivery.finished.is_set()
 
 
+def test_a_channel_that_a_finalizer_closes_halfway_through_wants_no_more() -> None:
+    class Waiting(deque[Message]):
+        def popleft(self) -> Message:
+            if len(self) == 3:
+                delivery.channel.close()  # as a finalizer may, when the garbage collector runs here
+            return super().popleft()
+
+    waiting = Waiting(Message("text", str(number)) for number in range(5))
+    delivery = Delivery(waiting, 10)
+    delivery.deliver_now()
+    assert not waiting
+    assert delivery.stopped
+    assert taken(delivery) == "01"
+
+
 async def test_a_consumer_that_closes_the_channel_wakes_whoever_waits_for_it(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

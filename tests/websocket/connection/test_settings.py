@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -64,7 +66,7 @@ def test_elsewhere_an_int_is_refused_with_what_to_write(name: str, value: int) -
 
 
 @pytest.mark.parametrize("name", TIMEOUTS)
-@pytest.mark.parametrize("value", [0.0, 0.5, 20.0, -0.5, 5e-324])
+@pytest.mark.parametrize("value", [0.0, 0.5, 20.0, -0.5])
 def test_a_float_is_refused_whatever_its_value(name: str, value: float) -> None:
     error = invalid(**{name: value})
     assert isinstance(error, InvalidTypeError)
@@ -73,10 +75,21 @@ def test_a_float_is_refused_whatever_its_value(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("name", TIMEOUTS)
-@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e300])
-def test_a_number_that_is_no_duration_at_all_is_refused(name: str, value: float) -> None:
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e300, 5e-324, 1j, Fraction(1, 3)])
+def test_of_a_number_that_no_duration_is_written_as_none_is_proposed(name: str, value: object) -> None:
     error = invalid(**{name: value})
     assert isinstance(error, InvalidTypeError)
+    assert str(error) == f"{name} must be a string with a unit or a timedelta, not the number {value}"
+
+
+@pytest.mark.parametrize("name", TIMEOUTS)
+def test_any_kind_of_number_is_refused_with_what_to_write(name: str) -> None:
+    assert str(invalid(**{name: Decimal("2.50")})).endswith('not the number 2.50 (write "2.50s" or "2.50ms")')
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_huge_int_is_not_shown(name: str) -> None:
+    error = invalid(**{name: 10**400})
     assert str(error) == f"{name} must be a string with a unit or a timedelta, not a number such as this"
 
 
@@ -147,7 +160,7 @@ def test_a_timedelta_beyond_what_go_can_express_is_invalid(name: str, value: tim
 
 
 @pytest.mark.parametrize("name", TIMEOUTS)
-@pytest.mark.parametrize("value", [True, False, b"10s", [10], 1j, {}, object])
+@pytest.mark.parametrize("value", [True, False, b"10s", [10], {}, object])
 def test_a_timeout_of_another_type_is_invalid(name: str, value: object) -> None:
     error = invalid(**{name: value})
     assert isinstance(error, InvalidTypeError)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from csp.errors import InvalidTypeError
 from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 
 if TYPE_CHECKING:
@@ -38,6 +39,35 @@ def test_headers_cannot_be_changed() -> None:
         del headers["Via"]
     headers.get_all("Via").append("two")
     assert headers.get_all("Via") == ["one"]
+
+
+def test_headers_are_made_from_a_mapping_too() -> None:
+    headers = Headers({"ab": "x", "Server": "y"})
+    assert headers.multi_items() == [("ab", "x"), ("Server", "y")]
+    twice = Headers([("Via", "one"), ("via", "two")])
+    assert Headers(twice) == twice
+    assert Headers(iter([("a", "1")]))["A"] == "1"
+
+
+@pytest.mark.parametrize(
+    "fields", [5, "ab", b"ab", ["ab"], [("a",)], [("a", "b", "c")], [("a", 5)], [(5, "a")], {"a": None}, {1: "a"}]
+)
+def test_what_makes_no_headers_is_refused_and_no_value_is_shown(fields: Any) -> None:
+    with pytest.raises(InvalidTypeError, match=r"^headers must "):
+        Headers(fields)
+    with pytest.raises(InvalidTypeError) as caught:
+        Headers([("Cookie", b"hunter2")])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [5, None, b"via"])
+def test_what_is_no_name_is_not_there(name: Any) -> None:
+    headers = Headers({"via": "one"})
+    assert name not in headers
+    assert headers.get(name) is None
+    assert headers.get_all(name) == []
+    with pytest.raises(KeyError):
+        headers[name]
 
 
 def test_headers_are_equal_if_their_values_are() -> None:

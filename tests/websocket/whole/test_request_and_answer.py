@@ -171,6 +171,45 @@ async def test_a_feed_that_was_closed_without_a_connection_has_no_details(autoju
         assert caught.value.details is None
 
 
+async def test_a_feed_that_was_cancelled_tells_of_its_last_connection(autojump_clock: MockClock) -> None:
+    codes = [1012]
+
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.send("here")
+        if codes:
+            await connection.close(codes.pop(), "restart")
+        await trio.sleep_forever()
+
+    feed = websocket.reconnecting(URL)
+    async with testing.websocket_server(handler):
+        with trio.CancelScope() as scope:
+            async with feed:
+                for _ in range(3):
+                    await feed.receive_value()
+                scope.cancel()
+                await trio.sleep_forever()
+        with pytest.raises(csp.EndOfChannelError) as caught:
+            await feed.receive_value()
+        assert caught.value.details == {"code": 1006, "reason": ""}
+
+
+async def test_a_subscription_that_ran_into_the_end_of_another_source_is_no_quiet_end(
+    autojump_clock: MockClock,
+) -> None:
+    async def accept(connection: testing.ServerConnection) -> None:
+        await connection.accept()
+        await connection.wait_closed()
+
+    async def subscribe(_client: websocket.Client) -> None:
+        await tokens.receive_value()
+
+    tokens = csp.Channel[str]()
+    tokens.close()
+    async with testing.websocket_server(accept), websocket.reconnecting(URL, subscribe=subscribe) as feed:
+        with pytest.raises(csp.ChannelBrokenError, match="EndOfChannelError"):
+            await feed.receive_value()
+
+
 async def test_a_subscription_that_broke_is_the_cause(autojump_clock: MockClock) -> None:
     async def accept(connection: testing.ServerConnection) -> None:
         await connection.accept()
@@ -240,6 +279,15 @@ async def test_a_ping_that_the_end_of_the_connection_leaves_unanswered_says_how_
 
 
 # The server's end in tests --------------------------------------------------------------------------------------------
+
+
+async def test_a_test_server_that_waits_for_a_message_in_vain_fails_the_test(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.receive_value()
+
+    with pytest.raises(csp.EndOfChannelError, match="code 4000, reason 'enough'"):
+        async with testing.websocket_server(handler), websocket.connect(URL) as client:
+            await client.close(4000, "enough")
 
 
 async def test_a_test_server_learns_how_the_client_closed(autojump_clock: MockClock) -> None:
