@@ -17,9 +17,16 @@ In a client, trio-websocket's reader task takes them, and trio-websocket makes t
 The decoder does not call the delivery. They share one deque, `Decoder.messages`: the decoder appends messages, and the
 delivery takes them.
 
-Reading stops while the channel of messages is full; pings that have not been read yet are not answered then. Pings that
-have been read, of many the latest, are answered before the messages read with them are delivered, so that nothing the
-consumer sends in reply to those messages overtakes the pongs. Nothing is answered once the connection is being closed.
+While the channel of messages is full, reading goes on a bounded way ahead: see `delivery`. Beyond it nothing is read,
+and so pongs cannot come. A consumer that then waits for one would wait for ever, as it is that consumer who would have
+to receive. So where nothing is received for a while, the channels of pings that somebody waits for are closed.
+
+Pings that have been read, of many the latest, are answered before the messages read with them are delivered, so that
+nothing the consumer sends in reply to those messages overtakes the pongs. Nothing is answered once the connection is
+being closed.
+
+A write that breaks ends the connection, even while nothing is read: `read` then looks through what has arrived by now,
+which may have a close frame that says why, and no longer waits for more.
 
 Which states a connection goes through is in `state`.
 """
@@ -56,6 +63,9 @@ if TYPE_CHECKING:
 _MIN_READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024
 
+# Where nothing more is read: after this long in which nothing was received, no pong is waited for.
+_PATIENCE_SECONDS = 1.0
+
 # When we have failed the connection: a peer from which nothing arrives for this long has stopped sending.
 _SILENCE_SECONDS = 0.05
 
@@ -75,9 +85,12 @@ class Connection:
         "__weakref__",
         "_close_payload",
         "_close_timeout_seconds",
+        "_ended",
         "_liveness",
         "_nursery",
+        "_reading",
         "_sending_close",
+        "_write_error",
         "closing",
         "decoder",
         "delivery",
@@ -102,7 +115,8 @@ class Connection:
         self.transport: Transport = transport
         self.decoder: Decoder = decoder
         self.writer: Writer = Writer(transport, nursery, encoder, settings.write_timeout_seconds)
-        self.delivery: Delivery = Delivery(decoder.messages, settings.channel_capacity)
+        self.writer.on_broken = self._write_broke
+        self.delivery: Delivery = Delivery(decoder.messages, settings.channel_capacity, nursery)
         self.pings: Pings = Pings()
         self.state: State = State.OPEN
         self.closing: bool = False
@@ -129,6 +143,12 @@ class Connection:
             )
         # What `read` will return.
         self._close_payload: bytes | None = None
+        # Around all the reading and waiting of `read`, while it does. Cancelled when a write has broken.
+        self._reading: trio.CancelScope | None = None
+        # What broke it.
+        self._write_error: Exception | None = None
+        # Set with `ending`; None while no task waits for that.
+        self._ended: trio.Event | None = None
         # Around the sending of our close frame. Cancelled when there is nothing left to wait for.
         self._sending_close = trio.CancelScope()
 
@@ -152,17 +172,28 @@ class Connection:
         Returns the payload of the peer's close frame, which is also that of the answer to it; or of the close frame
         that fails the connection. None if the connection ended without either, so that there is none to send.
         """
+        if self._write_error is None:
+            with trio.CancelScope() as self._reading:
+                await self._read_on()
+            self._reading = None
+        if self._write_error is not None and self.ending is None:
+            await self._look_through(self._write_error)
+            await self._read_on()  # what is parsed only as messages are received
+        payload, self._close_payload = self._close_payload, None
+        return payload
+
+    async def _read_on(self) -> None:
         # A paused decoder holds messages that came before the end.
         while self._close_payload is None and (self.ending is None or self.decoder.paused):
-            waited = await self.delivery.deliver()
+            waited = self.delivery.full
+            if waited:
+                await self._wait_for_room()
             if self.decoder.paused:
                 await trio.lowlevel.checkpoint()
                 self.feed(b"")
                 self._end_delivery()
             elif self.ending is None:
                 await self._read_block(visited=waited)
-        payload, self._close_payload = self._close_payload, None
-        return payload
 
     @enable_ki_protection
     async def finish(self) -> None:
@@ -254,12 +285,35 @@ class Connection:
         await self._close_transport()
 
     @enable_ki_protection
-    async def end_if_partly_written(self, error: Exception) -> None:
-        """End the connection if ``error``, raised by `Writer.send`, says that part of a frame may be on the wire."""
-        if isinstance(error, WriteTimeoutError) and error.started:
-            how = f"a frame was {error}"
-            self._break(how, write_timed_out(how, closing=self.closing))
-            await self._close_transport()
+    async def end_if_broken(self, error: Exception) -> None:
+        """See to it that the connection has ended if ``error``, raised by `Writer.send`, says that it cannot go on.
+
+        That is, part of a frame may be on the wire, or the transport broke. Then the task that reads ends it: this
+        waits for that.
+        """
+        if isinstance(error, WriteTimeoutError):
+            if error.started:
+                how = f"a frame was {error}"
+                self._break(how, write_timed_out(how, closing=self.closing))
+                await self._close_transport()
+        elif self.write_broke:
+            await self.wait_ended()
+
+    @property
+    def write_broke(self) -> bool:
+        """Whether it was a write that found the transport broken."""
+        return self._write_error is not None
+
+    async def wait_ended(self) -> None:
+        """Wait until `ending` is set."""
+        while self.ending is None:
+            if self._ended is None:
+                self._ended = trio.Event()
+            await self._ended.wait()
+
+    def ping_sent(self) -> None:
+        """To be called when a ping of the user's was written: nothing may be read at the moment."""
+        self.delivery.wake()
 
     async def _send_close_frame(self, code: int, reason: str) -> None:
         """Send our close frame, by `send_close` if the role has set it."""
@@ -271,6 +325,52 @@ class Connection:
                 await self.write_close(self.writer.encoder.encode(CLOSE, close_payload(code, reason)))
 
     # Reading ---------------------------------------------------------------------------------------------------------
+
+    async def _wait_for_room(self) -> None:
+        """Wait until more may be read ahead.
+
+        Meanwhile keepalive goes on pinging, so that nothing on the way to the peer takes the connection for dead.
+        """
+        keepalive = math.inf if self._liveness is None else self._liveness.keepalive_seconds
+        ping_at = trio.current_time() + keepalive
+        while self.delivery.full:
+            unread = self.delivery.unread
+            patience = _PATIENCE_SECONDS if self.pings.awaitable else math.inf
+            with trio.move_on_at(min(ping_at, trio.current_time() + patience)) as waiting:
+                await self.delivery.progress()
+            if not waiting.cancelled_caught:
+                continue
+            if trio.current_time() >= ping_at:
+                self.writer.send_ping(self.pings.probe())
+                ping_at = trio.current_time() + keepalive
+            if self.delivery.unread == unread:
+                self.pings.give_up_awaited()
+
+    def _write_broke(self, error: Exception) -> None:
+        """Called by the writer when the transport breaks."""
+        if self.ending is None:
+            self._write_error = error
+            if self._reading is not None:
+                self._reading.cancel()
+
+    async def _look_through(self, error: Exception) -> None:
+        """Read what has arrived by now, as far as may be read ahead; then the connection is lost, unless it has ended.
+
+        Args:
+            error: what broke it.
+        """
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while self.ending is None and not self.delivery.full:
+                block = b"" if self.decoder.paused else await self.transport.receive_now(_MIN_READ_BYTES)
+                if not block and not self.decoder.paused:
+                    break
+                self.feed(block or b"")
+        if self.ending is None:
+            unread = self.delivery.unread
+            why = (
+                f"; what the peer said last was not read behind {unread} unread messages" if self.delivery.full else ""
+            )
+            self._lose(f"{error}{why}")
 
     async def _read_block(self, *, visited: bool) -> None:
         """Read a block and parse it, or note the end.
@@ -300,12 +400,15 @@ class Connection:
             self._lose("the peer closed it without a close frame")
 
     def feed(self, block: bytes) -> None:
-        """Parse a block, act on its control frames, and deliver the messages there is room for."""
+        """Parse a block, act on its control frames, and deliver the messages as there is room."""
+        received = self.decoder.payload_bytes_received
         controls = self.decoder.feed(block)
         # Before messages are delivered: what the consumer sends must not overtake the pongs.
         if controls and self.state is State.OPEN:
             self.writer.send_pongs([payload for opcode, payload in controls if opcode == PING])
         self.delivery.deliver_now()
+        if self.decoder.messages:
+            self.delivery.keep_rest(max(len(block), self.decoder.payload_bytes_received - received))
         for opcode, payload in controls:
             if opcode == PONG:
                 self.pings.answered(payload)
@@ -322,7 +425,7 @@ class Connection:
         self._end(closed_by_peer(code, reason, closing=self.closing))
 
     def _stop_delivering(self) -> None:
-        """Discard messages from now on; a reader that waits for room in the channel goes on."""
+        """Discard messages from now on; a reader that waits for room goes on."""
         self.delivery.stop()
         self._end_delivery()
 
@@ -352,11 +455,13 @@ class Connection:
             # ahead of that frame, and the sender would not learn of it.
             self.writer.refuse()
             self._end_delivery()
+            if self._ended is not None:
+                self._ended.set()
 
     def _end_delivery(self) -> None:
         """Close the channel after what was received, if the connection has ended and all is parsed or unwanted."""
         if self.ending is not None and (not self.decoder.paused or self.delivery.stopped):
-            self.delivery.end(self.ending, self._nursery)
+            self.delivery.end(self.ending)
 
     async def _wait_for_silence(self) -> None:
         """Read until the peer stops sending: before that, it might see the end of our direction and miss the frame."""

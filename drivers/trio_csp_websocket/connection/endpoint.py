@@ -118,8 +118,8 @@ class Endpoint(trio.abc.AsyncResource):
         try:
             await self._connection.writer.send(opcode, payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
-            await self._connection.end_if_partly_written(error)
-            raise self._failure("sending failed", error, retryable=False) from self.error or error
+            await self._connection.end_if_broken(error)
+            raise self._failure("sending failed", error, retryable=False) from self._reason(error)
 
     async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
         """Send a ping, and return a channel for the answer (RFC 6455, section 5.5.2).
@@ -156,9 +156,10 @@ class Endpoint(trio.abc.AsyncResource):
         except BaseException as error:
             pings.forget(answer)
             if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | WriteTimeoutError):
-                await self._connection.end_if_partly_written(error)
-                raise self._failure("ping failed", error, retryable=True) from self.error or error
+                await self._connection.end_if_broken(error)
+                raise self._failure("ping failed", error, retryable=True) from self._reason(error)
             raise
+        self._connection.ping_sent()
         return answer
 
     # Closing ---------------------------------------------------------------------------------------------------------
@@ -275,6 +276,13 @@ class Endpoint(trio.abc.AsyncResource):
         open_state = "closing" if self.closing else "open"
         state = open_state if self.close_code is None else f"ended with {self.close_code}"
         return f"<csp.websocket.{type(self).__name__} {state}, {self._url}>"
+
+    def _reason(self, error: Exception) -> Exception:
+        """Return the cause of what a send or ping raises: the writer's error where nothing says more."""
+        broke = isinstance(error, trio.BrokenResourceError) and self._connection.write_broke
+        if self.error is None or (broke and self.close_code == CloseCode.ABNORMAL_CLOSURE):
+            return error
+        return self.error
 
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
         """Return the error for a user of `send` or `ping` that the writer's error stands for."""

@@ -1,8 +1,8 @@
 """How long a connection waits for its peer: the read timeout, and keepalive.
 
-Both count only the time in which we read. The peer is not to blame for the time we wait for room in the channel: what
-it has sent may lie unread in the socket. Nor is it to blame if this program was busy when a deadline passed. So the
-socket is read once more before the peer is found to have stalled.
+The peer is not to blame while messages wait for room in the channel: what it has sent may lie unread in the socket. So
+that time does not count, and keepalive goes on pinging without asking for pongs. Nor is the peer to blame if this
+program was busy when a deadline passed. So the socket is read once more before the peer is found to have stalled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Liveness:
         self._writer = writer
         self._pings = pings
         self._read_timeout_seconds = read_timeout_seconds
-        self._keepalive_seconds = keepalive_seconds
+        self.keepalive_seconds: float = keepalive_seconds
         # How many messages had been received when the wait for the next one began.
         self._messages_received = -1
         # When that was, by a clock that stops while messages wait for room in the channel.
@@ -66,15 +66,20 @@ class Liveness:
         """
         now = trio.current_time()
         read_deadline = self._read_deadline(now)
-        silence_deadline = now + self._keepalive_seconds
+        silence_deadline = now + self.keepalive_seconds
         awaiting_pong = probed = busy = False
         sent = 0
         while now < read_deadline:
-            if now >= silence_deadline:
+            if now >= silence_deadline and self._delivery.blocked:
+                if not self._writer.ping_waits:
+                    self._writer.send_ping(self._pings.probe())
+                awaiting_pong = probed = False
+                silence_deadline = now + self.keepalive_seconds
+            elif now >= silence_deadline:
                 # `busy` and `sent` are from one interval ago: were frames waiting, and has any byte been written since?
                 if awaiting_pong and (not busy or self._transport.bytes_sent == sent):
                     return await self._receive_or_fail(
-                        max_bytes, f"nothing for {self._keepalive_seconds:g} s after a ping"
+                        max_bytes, f"nothing for {self.keepalive_seconds:g} s after a ping"
                     )
                 busy, sent = self._writer.busy, self._transport.bytes_sent
                 # A ping that is already queued will do. Ours would overtake it, and the pong would then seem to answer
@@ -83,18 +88,19 @@ class Liveness:
                     self._writer.send_ping(self._pings.probe())
                     probed = True
                 awaiting_pong = True
-                silence_deadline = now + self._keepalive_seconds
+                silence_deadline = now + self.keepalive_seconds
             with trio.move_on_at(min(read_deadline, silence_deadline)):
                 return await self._transport.receive_some(max_bytes)
             now = trio.current_time()
+            read_deadline = self._read_deadline(now)
         return await self._receive_late(max_bytes, read_deadline)
 
     def _read_deadline(self, now: float) -> float:
         if self._decoder.messages_received != self._messages_received:
             self._messages_received = self._decoder.messages_received
-            self._since = now - self._delivery.blocked_seconds
+            self._since = now - self._delivery.blocked_seconds(now)
             self._grace_until = None
-        return self._since + self._delivery.blocked_seconds + self._read_timeout_seconds
+        return self._since + self._delivery.blocked_seconds(now) + self._read_timeout_seconds
 
     async def _receive_late(self, max_bytes: int, read_deadline: float) -> bytes:
         """Return what has arrived although the deadline has passed.

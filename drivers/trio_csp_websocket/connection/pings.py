@@ -19,6 +19,8 @@ class _Ping(NamedTuple):
     payload: bytes
     time: float
     answer: csp.Channel[float]
+    probe: bool
+    """Whether it is one of keepalive's, for whose answer nobody waits."""
 
 
 class Pings:
@@ -48,14 +50,30 @@ class Pings:
         """Return the payload for a ping of keepalive; note the ping, unless too many are unanswered already."""
         payload = self.new_payload()
         if len(self) < MAX_OUTSTANDING:
-            self.sent(payload)
+            self._note(payload, probe=True)
         return payload
 
     def sent(self, payload: bytes) -> csp.Channel[float]:
         """Note a ping that is being sent; return the channel for its round-trip time."""
+        return self._note(payload, probe=False)
+
+    def _note(self, payload: bytes, *, probe: bool) -> csp.Channel[float]:
         answer = csp.Channel[float](1)
-        self._outstanding.append(_Ping(payload, trio.current_time(), answer))
+        self._outstanding.append(_Ping(payload, trio.current_time(), answer, probe))
         return answer
+
+    @property
+    def awaitable(self) -> bool:
+        """Whether there are pings whose answer somebody may wait for."""
+        return any(not ping.probe for ping in self._outstanding)
+
+    def give_up_awaited(self) -> None:
+        """Close the channels of unanswered pings on which a task waits: no answer can come."""
+        for ping in self._outstanding.copy():
+            statistics = ping.answer.statistics()
+            if statistics.tasks_waiting_receive or statistics.selectors:
+                self.forget(ping.answer)
+                ping.answer.close()
 
     def forget(self, answer: csp.Channel[float]) -> None:
         """Forget a ping that was not sent after all."""

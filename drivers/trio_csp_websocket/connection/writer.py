@@ -26,6 +26,8 @@ import csp
 from trio_csp_websocket.protocol.frames import PING, PONG
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_csp_websocket.protocol.encoder import Encoder
     from trio_csp_websocket.transport.base import Transport
 
@@ -84,12 +86,15 @@ class Writer:
         "_transport",
         "_writing",
         "encoder",
+        "on_broken",
     )
 
     def __init__(
         self, transport: Transport, nursery: trio.Nursery, encoder: Encoder, timeout_seconds: float = math.inf
     ) -> None:
         self.encoder: Encoder = encoder
+        self.on_broken: Callable[[Exception], None] | None = None
+        """Called once when a write finds the transport broken."""
         self._transport = transport
         transport.on_pending = self._ensure_task
         self._nursery = nursery
@@ -211,6 +216,7 @@ class Writer:
     def fail(self, failure: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
         """Drop all frames. Sends that wait raise this error; later ones raise `trio.ClosedResourceError`."""
         self._transport.on_pending = None
+        self.on_broken = None
         if self._failure is not None:
             return
         self._failure = failure
@@ -244,7 +250,7 @@ class Writer:
                 await self._transport.send_all(self._rest if self._rest is not None else self._next_frames())
                 self._written()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.fail(error)
+            self._break(error)
         except BaseException:
             # Part of a frame may be written, and no task is left to write the rest.
             self.fail(trio.ClosedResourceError("the connection's block was cancelled"))
@@ -295,12 +301,18 @@ class Writer:
         try:
             sent = self._transport.send_now(frames)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.fail(error)
+            self._break(error)
             raise
         if sent == len(frames) and not self._transport.pending:
             return True
         self._rest = memoryview(frames)[sent:]
         return False
+
+    def _break(self, error: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
+        on_broken = self.on_broken
+        self.fail(error)
+        if on_broken is not None:
+            on_broken(error)
 
     def _written(self) -> None:
         """Note that all frames in flight are written, and wake their tasks."""

@@ -27,6 +27,7 @@ from tests.websocket._server import (
     frame,
     text,
 )
+from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES
 from trio_csp_websocket.connection.writer import MAX_WAITING_PONGS
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.stream import StreamTransport
@@ -61,8 +62,8 @@ async def test_a_slow_consumer_stops_the_reading(autojump_clock: MockClock) -> N
             server.send(block)
         await wait_all_tasks_blocked()
         assert len(client.channel()) == 2
-        # One block of 64 KiB, whose messages the consumer has not taken.
-        assert client.statistics().bytes_received - opened == 64 * 1024
+        # Blocks of 64 KiB, as far as may be read ahead.
+        assert client.statistics().bytes_received - opened == READ_AHEAD_BYTES
         for _ in range(20 * 70):
             assert (await client.receive()).ok
         await wait_all_tasks_blocked()
@@ -86,7 +87,7 @@ async def test_a_slow_consumer_stops_the_sending_of_a_peer_whose_stream_has_no_b
         assert server.request is not None
         await server_stream.send_all(accepting(server.request))
         for _ in range(100):
-            await server_stream.send_all(text("x"))
+            await server_stream.send_all(text("x" * 10_000))
             sent += 1
 
     async def dial() -> Transport:
@@ -98,7 +99,7 @@ async def test_a_slow_consumer_stops_the_sending_of_a_peer_whose_stream_has_no_b
             async with connecting(Server(), dial=dial, channel_capacity=3) as client:
                 await wait_all_tasks_blocked()
                 assert len(client.channel()) == 3
-                assert sent == 4
+                assert sent == 3 + -(-READ_AHEAD_BYTES // 10_000)
                 for _ in range(100):
                     assert (await client.receive()).ok
                 scope.cancel()
@@ -227,17 +228,31 @@ async def test_pings_already_read_are_answered_ahead_of_undelivered_data(autojum
         assert [(await client.receive()).value.data for _ in range(10)] == ["a"] * 5 + ["b"] * 5
 
 
-async def test_a_ping_behind_a_full_channel_is_answered_once_it_is_read(autojump_clock: MockClock) -> None:
+async def test_a_ping_behind_a_full_channel_is_answered(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, channel_capacity=1) as client:
         server.send(text("a"), text("b"))
         await wait_all_tasks_blocked()
         server.send(frame(PING, b"p"))
         await wait_all_tasks_blocked()
+        assert server.frames == [Frame(PONG, b"p")]
+        assert len(client.channel()) == 1
+
+
+async def test_a_ping_behind_more_than_is_read_ahead_is_answered_once_it_is_read(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, channel_capacity=1) as client:
+        for _ in range(6):
+            server.send(frame(BINARY, bytes(60_000)))
+            await wait_all_tasks_blocked()
+        server.send(frame(PING, b"p"))
+        await wait_all_tasks_blocked()
         assert not server.frames
+        assert (await client.receive()).ok
         assert (await client.receive()).ok
         await wait_all_tasks_blocked()
         assert server.frames == [Frame(PONG, b"p")]
+        assert client.statistics().messages_received == 6
 
 
 @pytest.mark.parametrize("count", [1, 10, MAX_WAITING_PONGS, 1000])

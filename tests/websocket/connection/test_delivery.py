@@ -1,4 +1,4 @@
-"""From what was parsed to the channel: order, room, discarding, and the end behind everything."""
+"""From what was parsed to the channel: order, room, waiting for room, discarding, and the end behind everything."""
 
 from __future__ import annotations
 
@@ -10,26 +10,38 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+import csp
 from csp.errors import UNAVAILABLE, ConnectionFailedError
 from csp.websocket import Message
 from tests.websocket._server import ENDED
-from trio_csp_websocket.connection.delivery import Delivery
+from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, READ_AHEAD_MESSAGES, Delivery
 from trio_csp_websocket.connection.ending import Ending
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio.testing import MockClock
 
 ENDING = Ending(1000, "bye", None)
 
 
-def made(count: int, capacity: int) -> tuple[Delivery, deque[Message]]:
-    """Return a delivery for which messages wait, and where they wait."""
-    waiting = deque(Message("text", str(number)) for number in range(count))
-    return Delivery(waiting, capacity), waiting
+def failed(message: str) -> Ending:
+    return Ending(1006, "", ConnectionFailedError(message, kind=UNAVAILABLE))
 
 
-def failure(message: str) -> ConnectionFailedError:
-    return ConnectionFailedError(message, kind=UNAVAILABLE)
+class Line:
+    """A delivery, and the decoder's part: messages are parsed, and what there is no room for is kept."""
+
+    def __init__(self, nursery: trio.Nursery, capacity: int, count: int = 0) -> None:
+        self.parsed: deque[Message] = deque()
+        self.delivery = Delivery(self.parsed, capacity, nursery)
+        self.parse(range(count))
+
+    def parse(self, numbers: Sequence[int], size: int = 1) -> None:
+        self.parsed.extend(Message("text", str(number)) for number in numbers)
+        self.delivery.deliver_now()
+        if self.parsed:
+            self.delivery.keep_rest(size)
 
 
 def taken(delivery: Delivery) -> str:
@@ -48,222 +60,232 @@ async def drained(delivery: Delivery) -> str:
     return data
 
 
-def test_the_channel_has_the_capacity_asked_for() -> None:
-    delivery, _ = made(0, 7)
-    assert (delivery.channel.capacity, delivery.channel.closed) == (7, False)
+async def test_the_channel_has_the_capacity_asked_for(nursery: trio.Nursery) -> None:
+    delivery = Line(nursery, 7).delivery
+    assert (delivery.channel.capacity, delivery.channel.closed, delivery.unread) == (7, False, 0)
 
 
-@pytest.mark.parametrize(("count", "capacity", "rest"), [(0, 2, 0), (1, 2, 0), (2, 2, 0), (5, 2, 3)])
-async def test_what_there_is_room_for_is_delivered_at_once_in_order(count: int, capacity: int, rest: int) -> None:
-    delivery, waiting = made(count, capacity)
-    delivery.deliver_now()
-    assert len(waiting) == rest
-    assert taken(delivery) == "01234"[: count - rest]
+@pytest.mark.parametrize(("count", "capacity"), [(0, 2), (1, 2), (2, 2)])
+async def test_what_there_is_room_for_is_delivered_at_once_and_needs_no_task(
+    count: int, capacity: int, nursery: trio.Nursery
+) -> None:
+    line = Line(nursery, capacity, count)
+    assert not line.delivery.blocked
+    assert not nursery.child_tasks
+    assert taken(line.delivery) == "0123456789"[:count]
 
 
-async def test_a_waiting_receiver_makes_room(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    delivery, waiting = made(3, 1)
-    got: list[str | bytes] = []
+async def test_the_rest_is_delivered_in_order_as_there_is_room(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 2, 5)
+    line.parse(range(5, 8))
+    assert line.delivery.blocked
+    assert line.delivery.unread == 8
+    data = ""
+    for left in range(7, -1, -1):
+        data += str((await line.delivery.channel.receive()).value.data)
+        await wait_all_tasks_blocked()
+        assert line.delivery.unread == left
+    assert data == "01234567"
+    assert not line.delivery.blocked
+
+
+async def test_what_comes_while_others_wait_waits_behind_them(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 2, 3)
+    assert taken(line.delivery) == "01"  # there is room now, and the task has not run yet
+    line.parse([3])
+    await wait_all_tasks_blocked()
+    assert taken(line.delivery) == "23"
+
+
+async def test_one_task_delivers_again_and_again(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 1)
+    for number in range(0, 9, 3):
+        line.parse(range(number, number + 3))
+        await wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 1
+        assert [str((await line.delivery.channel.receive()).value.data) for _ in range(3)] == [
+            str(number + index) for index in range(3)
+        ]
+        await wait_all_tasks_blocked()
+    line.delivery.end(ENDING)
+    await wait_all_tasks_blocked()
+    assert not nursery.child_tasks
+
+
+async def test_a_task_that_waits_to_receive_gets_the_first_and_leaves_the_room(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 2)
+    got: list[csp.Received[Message]] = []
 
     async def receive() -> None:
-        got.append((await delivery.channel.receive()).value.data)
+        got.append(await line.delivery.channel.receive())
 
     nursery.start_soon(receive)
     await wait_all_tasks_blocked()
-    delivery.deliver_now()
+    line.parse(range(3))
+    assert not line.delivery.blocked
     await wait_all_tasks_blocked()
-    assert (got, taken(delivery), len(waiting)) == (["0"], "1", 1)
+    assert got[0].value.data == "0"
+    assert taken(line.delivery) == "12"
 
 
-async def test_delivering_waits_for_the_consumer_and_keeps_the_order(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    delivery, waiting = made(6, 2)
-    nursery.start_soon(delivery.deliver)
-    for number in range(6):
+# How much waits -------------------------------------------------------------------------------------------------------
+
+
+async def test_it_is_full_by_bytes_until_enough_was_received(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 1)
+    line.parse(range(3), READ_AHEAD_BYTES - 1)
+    assert not line.delivery.full
+    line.parse(range(3, 6), 1)
+    assert line.delivery.full
+    nursery.start_soon(line.delivery.progress)
+    for _ in range(3):
+        await line.delivery.channel.receive()
         await wait_all_tasks_blocked()
-        assert (await delivery.channel.receive()).value.data == str(number)
-    await wait_all_tasks_blocked()
-    assert not waiting
-    assert not delivery.channel.closed
-    assert not delivery.finished.is_set()
+    assert not line.delivery.full
+    assert len(nursery.child_tasks) == 1  # the one in `progress` has returned
 
 
-async def test_with_nothing_waiting_delivering_is_done(autojump_clock: MockClock) -> None:
-    delivery, _ = made(0, 1)
-    with trio.fail_after(1):
-        await delivery.deliver()
-    assert not delivery.channel.closed
+async def test_it_is_full_by_messages(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 1)
+    line.parse(range(READ_AHEAD_MESSAGES))
+    assert not line.delivery.full
+    line.parse([0])
+    assert line.delivery.full
 
 
-async def test_what_comes_while_delivering_waits_goes_behind(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    delivery, waiting = made(3, 1)
-    nursery.start_soon(delivery.deliver)
-    await wait_all_tasks_blocked()
-    waiting.append(Message("text", "3"))
-    delivery.deliver_now()
-    delivery.end(ENDING, nursery)
-    assert await drained(delivery) == "0123"
+async def test_the_time_in_which_messages_wait_is_counted(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    line = Line(nursery, 1)
+    assert line.delivery.blocked_seconds(trio.current_time()) == 0
+    for seconds in (3, 6):
+        line.parse(range(2))
+        await trio.sleep(3)
+        assert line.delivery.blocked_seconds(trio.current_time()) == seconds
+        for _ in range(2):
+            await line.delivery.channel.receive()
+        await trio.sleep(10)
+        assert line.delivery.blocked_seconds(trio.current_time()) == seconds
+    line.parse(range(2))
+    await trio.sleep(1)
+    line.delivery.stop()
+    assert line.delivery.blocked_seconds(trio.current_time() + 5) == 7
 
 
 # The end --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cause", [None, failure("why")])
-async def test_an_end_with_nothing_waiting_closes_the_channel_at_once(
-    cause: ConnectionFailedError | None, nursery: trio.Nursery
-) -> None:
-    delivery, _ = made(2, 2)
-    delivery.deliver_now()
-    delivery.end(ENDING._replace(error=cause), nursery)
-    assert delivery.channel.closed
-    assert delivery.channel.cause is cause
-    assert delivery.finished.is_set()
-    assert not nursery.child_tasks
-    assert await drained(delivery) == "01"
-
-
-@pytest.mark.parametrize("cause", [None, failure("why")])
-async def test_an_end_closes_the_channel_behind_what_waits(
-    cause: ConnectionFailedError | None, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    delivery, _ = made(5, 2)
-    delivery.deliver_now()
-    delivery.end(ENDING._replace(error=cause), nursery)
-    await trio.sleep(1000)
-    assert not delivery.channel.closed
-    assert not delivery.finished.is_set()
-    assert await drained(delivery) == "01234"
-    assert delivery.channel.cause is cause
-    assert delivery.finished.is_set()
-
-
-@pytest.mark.parametrize("cause", [None, failure("why")])
-async def test_an_end_while_delivering_leaves_the_closing_to_that(
-    cause: ConnectionFailedError | None, nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    delivery, _ = made(5, 2)
-    nursery.start_soon(delivery.deliver)
+@pytest.mark.parametrize("ending", [ENDING, failed("why")])
+async def test_the_end_comes_behind_what_waits(ending: Ending, nursery: trio.Nursery) -> None:
+    line = Line(nursery, 2, 5)
+    line.delivery.end(ending)
     await wait_all_tasks_blocked()
-    delivery.end(ENDING._replace(error=cause), nursery)
-    assert len(nursery.child_tasks) == 1
-    assert not delivery.channel.closed
-    assert await drained(delivery) == "01234"
-    assert delivery.channel.cause is cause
-    assert delivery.finished.is_set()
+    assert not line.delivery.channel.closed
+    assert not line.delivery.finished.is_set()
+    assert await drained(line.delivery) == "01234"
+    assert line.delivery.channel.cause is ending.error
+    assert line.delivery.finished.is_set()
+    await wait_all_tasks_blocked()
+    assert not nursery.child_tasks
 
 
-async def test_a_second_end_changes_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    first = failure("first")
-    delivery, _ = made(5, 2)
-    delivery.end(ENDING._replace(error=first), nursery)
+async def test_an_end_without_messages_is_at_once(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 2, 1)
+    line.delivery.end(ENDING)
+    assert line.delivery.channel.closed
+    assert line.delivery.finished.is_set()
+    assert await drained(line.delivery) == "0"
+    with pytest.raises(csp.EndOfChannelError) as caught:
+        await line.delivery.channel.receive_value()
+    assert caught.value.details == {"code": 1000, "reason": "bye"}
+
+
+async def test_a_second_end_changes_nothing(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 2, 5)
+    first = failed("first")
+    line.delivery.end(first)
     for _ in range(2):
-        delivery.end(ENDING._replace(error=failure("second")), nursery)
+        line.delivery.end(failed("second"))
         await wait_all_tasks_blocked()
-        assert len(nursery.child_tasks) == 1
-    assert await drained(delivery) == "01234"
-    assert delivery.channel.cause is first
+    assert await drained(line.delivery) == "01234"
+    assert line.delivery.channel.cause is first.error
 
 
-async def test_an_end_after_a_delivering_that_was_cancelled_closes_the_channel(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    delivery, waiting = made(5, 2)
-    with trio.move_on_after(1):
-        await delivery.deliver()
-    waiting.clear()
-    delivery.end(ENDING, nursery)
-    assert delivery.channel.closed
-    assert await drained(delivery) == "01"
+async def test_a_task_that_was_cancelled_leaves_the_closing_to_the_stop() -> None:
+    async with trio.open_nursery() as nursery:
+        line = Line(nursery, 2, 5)
+        line.delivery.end(ENDING)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert not line.delivery.channel.closed
+    line.delivery.stop()
+    assert line.delivery.channel.closed
+    assert line.delivery.finished.is_set()
 
 
 # Discarding -----------------------------------------------------------------------------------------------------------
 
 
-async def test_stopping_discards_what_waits_and_what_comes(autojump_clock: MockClock) -> None:
-    delivery, waiting = made(5, 2)
-    delivery.deliver_now()
-    assert not delivery.stopped
-    delivery.stop()
-    assert delivery.stopped
-    assert not waiting
-    waiting.append(Message("text", "later"))
-    assert taken(delivery) == "01"
-    delivery.deliver_now()
-    assert not waiting
-    with pytest.raises(trio.WouldBlock):
-        delivery.channel.receive_nowait()
-    assert not delivery.channel.closed
-
-
-async def test_nothing_is_delivered_once_it_is_unwanted_although_there_is_room(autojump_clock: MockClock) -> None:
-    # Where both are possible Go's select would toss a coin.
-    for _ in range(30):
-        delivery, waiting = made(0, 2)
-        delivery.stop()
-        waiting.append(Message("text", "later"))
-        await delivery.deliver()
-        assert taken(delivery) == ""
-        assert not waiting
-
-
-async def test_stopping_wakes_whoever_waits_for_the_consumer(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    delivery, waiting = made(5, 2)
-    nursery.start_soon(delivery.deliver)
+async def test_stopping_discards_what_waits_and_what_comes(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 2, 5)
     await wait_all_tasks_blocked()
-    delivery.stop()
+    line.delivery.stop()
+    assert line.delivery.stopped
+    assert not line.delivery.blocked
+    assert not line.delivery.full
+    line.parse([5])
+    assert not line.parsed
     await wait_all_tasks_blocked()
     assert not nursery.child_tasks
-    assert not waiting
     # The one that was in its hands is discarded too, although there would be room for it now.
-    assert taken(delivery) == "01"
-    assert not delivery.channel.closed
-    delivery.end(ENDING, nursery)
-    assert await delivery.channel.receive() == ENDED
+    assert taken(line.delivery) == "01"
+    with pytest.raises(trio.WouldBlock):
+        line.delivery.channel.receive_nowait()
+    line.delivery.end(ENDING)
+    assert await line.delivery.channel.receive() == ENDED
 
 
-async def test_stopping_after_the_end_closes_the_channel_at_once(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    cause = failure("why")
-    delivery, _ = made(5, 2)
-    delivery.deliver_now()
-    delivery.end(ENDING._replace(error=cause), nursery)
+@pytest.mark.parametrize("ends_first", [False, True])
+async def test_stopping_closes_the_channel_if_the_connection_has_ended(ends_first: bool, nursery: trio.Nursery) -> None:
+    line = Line(nursery, 2, 5)
     await wait_all_tasks_blocked()
-    delivery.stop()
-    assert delivery.channel.closed
-    assert delivery.channel.cause is cause
-    assert delivery.finished.is_set()
-    assert await drained(delivery) == "01"
+    for step in (line.delivery.stop, lambda: line.delivery.end(ENDING))[:: -1 if ends_first else 1]:
+        step()
+    line.delivery.stop()
+    assert line.delivery.channel.closed
+    assert line.delivery.finished.is_set()
+    assert await drained(line.delivery) == "01"
     await wait_all_tasks_blocked()
     assert not nursery.child_tasks
 
 
-async def test_stopping_again_changes_nothing(nursery: trio.Nursery) -> None:
-    delivery, _ = made(5, 2)
-    delivery.stop()
-    delivery.stop()
-    delivery.end(ENDING, nursery)
-    delivery.stop()
-    assert delivery.channel.closed
+async def test_stopping_as_the_last_message_is_taken_is_no_failure(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 1, 2)
+    await wait_all_tasks_blocked()
+    assert (await line.delivery.channel.receive()).ok  # makes room for the last, and wakes the task
+    line.delivery.stop()
+    await wait_all_tasks_blocked()
+    assert taken(line.delivery) == "1"
+    assert not nursery.child_tasks
 
 
 async def test_a_consumer_that_closes_the_channel_wants_no_more(nursery: trio.Nursery) -> None:
-    delivery, waiting = made(5, 2)
-    delivery.deliver_now()
-    delivery.channel.close()
-    delivery.deliver_now()
-    assert not waiting
-    waiting.append(Message("text", "later"))
-    delivery.deliver_now()
-    assert not waiting
-    assert await drained(delivery) == "01"
-    assert not delivery.finished.is_set()
-    delivery.end(ENDING, nursery)
-    assert delivery.finished.is_set()
+    line = Line(nursery, 2, 5)
+    await wait_all_tasks_blocked()
+    nursery.start_soon(line.delivery.progress)
+    await wait_all_tasks_blocked()
+    line.delivery.channel.close()
+    await wait_all_tasks_blocked()
+    assert not nursery.child_tasks
+    assert line.delivery.stopped
+    assert not line.delivery.blocked
+    line.parse([5])
+    assert not line.parsed
+    assert await drained(line.delivery) == "01"
+    assert not line.delivery.finished.is_set()
+    line.delivery.end(ENDING)
+    assert line.delivery.finished.is_set()
 
 
-def test_a_channel_that_a_finalizer_closes_halfway_through_wants_no_more() -> None:
+async def test_a_channel_that_a_finalizer_closes_halfway_through_wants_no_more(nursery: trio.Nursery) -> None:
     class Waiting(deque[Message]):
         def popleft(self) -> Message:
             if len(self) == 3:
@@ -271,29 +293,8 @@ def test_a_channel_that_a_finalizer_closes_halfway_through_wants_no_more() -> No
             return super().popleft()
 
     waiting = Waiting(Message("text", str(number)) for number in range(5))
-    delivery = Delivery(waiting, 10)
+    delivery = Delivery(waiting, 10, nursery)
     delivery.deliver_now()
     assert not waiting
     assert delivery.stopped
     assert taken(delivery) == "01"
-
-
-async def test_a_consumer_that_closes_the_channel_wakes_whoever_waits_for_it(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    delivery, waiting = made(5, 2)
-    nursery.start_soon(delivery.deliver)
-    await wait_all_tasks_blocked()
-    delivery.channel.close()
-    await wait_all_tasks_blocked()
-    assert not nursery.child_tasks
-    assert not waiting
-
-
-async def test_a_channel_that_is_closed_before_delivering_wants_nothing(autojump_clock: MockClock) -> None:
-    delivery, waiting = made(5, 2)
-    delivery.channel.close()
-    with trio.fail_after(1):
-        await delivery.deliver()
-    assert not waiting
-    assert await drained(delivery) == ""

@@ -118,7 +118,7 @@ async def test_a_cancelled_send_goes_out_and_spoils_no_compressed_message_behind
         with trio.move_on_after(1):
             while True:
                 sent += 1
-                await server.send(f"message {sent}")
+                await server.send(f"message {sent} {'x' * 100_000}")
         assert 1 < sent < 10
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -129,7 +129,7 @@ async def test_a_cancelled_send_goes_out_and_spoils_no_compressed_message_behind
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.send, "last")
             received = [(await client.receive()).value.data for _ in range(sent + 1)]
-    assert received == [*(f"message {number}" for number in range(1, sent + 1)), "last"]
+    assert received == [*(f"message {number} {'x' * 100_000}" for number in range(1, sent + 1)), "last"]
 
 
 async def test_sends_of_many_tasks_keep_the_order_of_their_calls() -> None:
@@ -180,7 +180,7 @@ async def test_a_server_waits_for_a_client_that_does_not_receive(autojump_clock:
     async with websocket_pair(channel_capacity=4) as (client, server):
         with trio.move_on_after(1):
             for number in range(100):
-                await server.send(str(number))
+                await server.send(f"{number:010000}")
         assert trio.current_time() == 1
         assert len(client.channel()) == 4
         # The server hears the client nevertheless.
