@@ -49,10 +49,13 @@ class ConnectionState:
     the ``cause`` of the values' source."""
     seconds: float = 0.0
     """If waiting: for how long."""
+    asked_seconds: float | None = None
+    """If waiting: what the server asked to wait by Retry-After, if it did. ``seconds`` may be less."""
 
     def __str__(self) -> str:
         if self.name == "waiting":
-            return f"waiting {self.seconds:.2f} s: {_why(self.error)}"
+            asked = "" if self.asked_seconds is None else f" (the server asked for {self.asked_seconds:.0f} s)"
+            return f"waiting {self.seconds:.2f} s{asked}: {_why(self.error)}"
         if self.name == "connecting" and self.attempt > 1:
             return f"connecting, attempt {self.attempt}"
         return self.name if self.error is None else f"{self.name}: {self.error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Mapping
@@ -33,15 +34,26 @@ def may_come_back(error: Error | None, code: int | None) -> bool:
 class Backoff:
     """Counts attempts that fail in a row, and chooses the delays between them.
 
-    A delay is a random number from 0 to a bound, evenly distributed ("full jitter"). The bound doubles each time.
+    A delay is a random number from ``min_seconds`` to a bound, evenly distributed. The bound starts at twice
+    ``min_seconds``, and doubles with each attempt that fails, up to ``max_seconds``. But it is never more than
 
-    Of the ways to spread clients that all lost one server at the same time, this one makes the least work: see Marc
-    Brooker, "Exponential Backoff And Jitter".
+    - twice ``min_seconds``,
+    - or the time since the outage began, if that is longer.
+
+    So a client is back at the latest when the outage has lasted twice as long, however unlucky it was; without this,
+    the few whose first delays are all short raise their bounds far above a short outage. An outage begins when a
+    connection that lasted has ended, or with the very first attempt.
+
+    Even delays up to the bound spread clients that all lost one server at the same time: see Marc Brooker, "Exponential
+    Backoff And Jitter".
+
+    All times are in seconds on one clock, which need not be the time of day.
 
     Args:
-        min_seconds: the first bound.
-        max_seconds: the largest bound.
+        min_seconds: the shortest delay.
+        max_seconds: the largest bound, at least ``min_seconds``. If less than twice that, it is every delay's bound.
         chance: makes the random numbers.
+        max_asked_seconds: the longest wait that a server's Retry-After can ask for.
         max_attempts: how many attempts may fail in a row; None for no limit.
     """
 
@@ -51,33 +63,54 @@ class Backoff:
         max_seconds: float,
         chance: random.Random = _chance,
         *,
+        max_asked_seconds: float = math.inf,
         max_attempts: int | None = None,
     ) -> None:
         self._min_seconds = min_seconds
         self._max_seconds = max_seconds
         self._chance = chance
+        self._max_asked_seconds = max_asked_seconds
         self._max_attempts = max_attempts
+        self._first_bound_seconds = min(max_seconds, 2 * min_seconds)
+        # What the next bound is if the outage has lasted that long.
+        self._doubling_seconds = self._first_bound_seconds
+        self._outage_began = math.inf
         self.failures: int = 0
         """How many attempts in a row have failed."""
-        self.bound_seconds: float = min_seconds
-        """The bound of the next delay."""
+        self.bound_seconds: float = self._first_bound_seconds
+        """The bound of the delay after the latest attempt that has ended; before that, the first bound."""
 
-    def next_delay(self, retry_after_seconds: float = 0.0) -> float:
-        """Return the next delay in seconds: what the server asked for, plus a random time up to the bound."""
-        jitter = self._chance.uniform(0, self.bound_seconds)
-        self.bound_seconds = min(self._max_seconds, 2 * self.bound_seconds)
-        return retry_after_seconds + jitter
+    def attempt_began(self, now: float) -> None:
+        """Note that an attempt begins. The very first begins an outage."""
+        self._outage_began = min(self._outage_began, now)
 
-    def attempt_ended(self, lasted_seconds: float) -> None:
-        """Note the end of an attempt. It has failed, unless its connection lasted longer than the bound.
+    def attempt_ended(self, now: float, lasted_seconds: float) -> None:
+        """Note the end of an attempt, and choose the bound of the delay that follows.
 
-        If it has not failed, both the count of failures and the bound start again.
+        The attempt has failed, unless its connection lasted longer than the bound of the delay before it; for the very
+        first attempt, than the first bound. If it has not failed, the count of failures and the bound start again, and
+        a new outage begins.
+
+        Args:
+            now: when it has ended.
+            lasted_seconds: how long its connection was open; 0 if there was none.
         """
         if lasted_seconds > self.bound_seconds:
             self.failures = 0
-            self.bound_seconds = self._min_seconds
+            self._doubling_seconds = self._first_bound_seconds
+            self._outage_began = now
         else:
             self.failures += 1
+        self.bound_seconds = min(self._doubling_seconds, max(self._first_bound_seconds, now - self._outage_began))
+        self._doubling_seconds = min(self._max_seconds, 2 * self._doubling_seconds)
+
+    def next_delay(self, asked_seconds: float | None = None) -> float:
+        """Return a delay in seconds: what the server asked for, but no more than is allowed, plus the random one.
+
+        The random part is there also after a Retry-After: a server may ask all its clients for the same.
+        """
+        random_seconds = self._chance.uniform(self._min_seconds, self.bound_seconds)
+        return min(asked_seconds or 0.0, self._max_asked_seconds) + random_seconds
 
     @property
     def exhausted(self) -> bool:
@@ -85,23 +118,23 @@ class Backoff:
         return self.failures == self._max_attempts
 
 
-def retry_after(error: Error | None, now: datetime) -> float:
+def retry_after(error: Error | None, now: datetime) -> float | None:
     """Return the seconds that a refusal's Retry-After header asks to wait (RFC 9110, section 10.2.3).
 
     A date in it counts from the Date header of the same answer, which was made with the same clock; from ``now`` if
-    there is none. Returns 0 for an error without Retry-After, for a date that has passed, and for anything that is
-    neither a date nor a number of at most ten digits (317 years).
+    there is none; one that has passed asks for 0. Returns None if nothing is asked: without an error or without its
+    Retry-After, and for anything that is neither a date nor a number of at most ten digits (317 years).
     """
     headers = None if error is None or error.details is None else error.details.get("headers")
     if not isinstance(headers, Mapping):
-        return 0.0
+        return None
     named = cast("Mapping[str, str]", headers)
     header = named.get("retry-after", "").strip(" \t")
     if re.fullmatch(r"[0-9]{1,10}", header):
         return float(header)
     until = _http_date(header)
     if until is None:
-        return 0.0
+        return None
     return max(0.0, (until - (_http_date(named.get("date", "")) or now)).total_seconds())
 
 

@@ -144,6 +144,7 @@ class Keeper:
         """Connect again and again; return the error that ends the feed, None if it ends without one."""
         while not self.channel.closed:
             self._attempts += 1
+            self._backoff.attempt_began(trio.current_time())
             attempt = self._backoff.failures + 1
             self._set_state(csp.ConnectionState("connecting", attempt))
             self._lasted_seconds = 0.0
@@ -159,11 +160,12 @@ class Keeper:
                 return None
             if not may_come_back(error, code):
                 return error
-            self._backoff.attempt_ended(self._lasted_seconds)
+            self._backoff.attempt_ended(trio.current_time(), self._lasted_seconds)
             if self._backoff.exhausted:
                 return error or _closed_too_soon(code)
-            seconds = self._backoff.next_delay(retry_after(error, datetime.now(UTC)))
-            self._set_state(csp.ConnectionState("waiting", attempt, error, seconds))
+            asked_seconds = retry_after(error, datetime.now(UTC))
+            seconds = self._backoff.next_delay(asked_seconds)
+            self._set_state(csp.ConnectionState("waiting", attempt, error, seconds, asked_seconds))
             await trio.sleep(seconds)
         return None  # the consumer has closed the channel
 

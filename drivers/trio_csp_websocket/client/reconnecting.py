@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trio_csp_websocket.client.options import ConnectOptions
 
 _MAX_ATTEMPTS = 1_000_000_000
+_DEFAULT_MAX_SECONDS = 30.0
+_DEFAULT_MAX_ASKED_SECONDS = 600.0
 
 
 def reconnecting(
@@ -23,7 +25,7 @@ def reconnecting(
     *,
     subscribe: Subscribe | None = None,
     min_delay: csp.Duration = "500ms",
-    max_delay: csp.Duration = "30s",
+    max_delay: csp.Duration | None = None,
     max_attempts: int | None = None,
     **options: Unpack[ConnectOptions],
 ) -> Feed:
@@ -53,10 +55,22 @@ def reconnecting(
     - the last error, after ``max_attempts``;
     - the exception of ``subscribe``, if it raised any other.
 
-    Before each new attempt the feed waits a random time, from 0 to a bound that doubles from ``min_delay`` to
-    ``max_delay``; before that it waits the Retry-After of a refusal, however long. If a connection lasted longer than
-    the bound, delays and attempts start again; if not, it counts as a failed attempt. Without a ``read_timeout`` or
-    ``keepalive``, it may take hours to notice that a server has vanished without closing the connection.
+    Before each new attempt the feed waits a random time, evenly distributed from ``min_delay`` to a bound. The bound
+    starts at twice ``min_delay``, and doubles with each failed attempt, up to ``max_delay``. But it is at most the time
+    since the outage began, or twice ``min_delay`` if that is longer. So the feed is back at the latest about when the
+    outage has lasted twice as long, unless the server asks for more. An outage begins when a connection that lasted
+    has ended, or with the feed's first attempt.
+
+    A connection has lasted if it was open for longer than the bound of the wait before it (the first of a feed: than
+    the bound that its waits start with). Then attempts and the bound start again. If not, it counts as a failed
+    attempt, and the outage goes on.
+
+    If a refusal has a Retry-After, the feed waits that, and then the random time. Of a Retry-After it waits at most
+    ``max_delay``, if that is given; else at most 10 minutes. ``asked_seconds`` of `Feed.state` is what the server asked
+    for.
+
+    Without a ``read_timeout`` or ``keepalive``, it may take hours to notice that a server has vanished without closing
+    the connection.
 
     Args:
         url: as in `connect`.
@@ -65,8 +79,9 @@ def reconnecting(
             the connection has ended, as ``send`` and ``await anext(client)`` do, or if it raises another
             `csp.errors.Error` that is ``retryable``. Any other exception ends the feed. Only ``read_timeout`` and
             ``keepalive`` limit how long it may take.
-        min_delay: the first bound: a Go duration or a timedelta. 500 ms.
-        max_delay: the largest bound, given like ``min_delay``. 30 s.
+        min_delay: the shortest wait: a Go duration or a timedelta. 500 ms.
+        max_delay: the largest bound of the random waits, and of a Retry-After, given like ``min_delay``. None for 30 s,
+            and 10 minutes of a Retry-After. If equal to ``min_delay``, that is every random wait.
         max_attempts: the number of failed attempts in a row after which the feed ends; None for no limit.
         options: the options of each connection: see `ConnectOptions`. ``channel_capacity`` is also that of the feed's
             channel; about twice as many more may be on their way from the connection to it.
@@ -86,10 +101,13 @@ def reconnecting(
     if subscribe is not None and not callable(subscribe):
         raise InvalidTypeError(f"subscribe must be an async function or None, not {subscribe!r}")
     least = parse_timeout("min_delay", min_delay, optional=False)
-    most = parse_timeout("max_delay", max_delay, optional=False)
+    if max_delay is None:
+        most, most_asked = _DEFAULT_MAX_SECONDS, _DEFAULT_MAX_ASKED_SECONDS
+    else:
+        most = most_asked = parse_timeout("max_delay", max_delay, optional=False)
     if least > most:
         raise InvalidError(f"max_delay must be at least min_delay, which is {least:g} s, not {most:g} s")
     if max_attempts is not None:
         parse_whole_number("max_attempts", max_attempts, 1, _MAX_ATTEMPTS)
-    backoff = Backoff(least, most, max_attempts=max_attempts)
+    backoff = Backoff(least, most, max_asked_seconds=most_asked, max_attempts=max_attempts)
     return Feed(target.url, Keeper(target, checked, backoff, subscribe))

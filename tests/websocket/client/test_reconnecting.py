@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from csp.errors import (
     NoContextError,
     PermissionDeniedError,
 )
-from csp.websocket import BINARY, Client, Gap, Message, State, reconnecting
+from csp.websocket import BINARY, Client, Feed, Gap, Message, State, reconnecting
 from tests.websocket._server import ENDED, TEXT, Frame, Server, close, details, frame, text
 from tests.websocket.client._feed import (
     URL,
@@ -87,18 +88,21 @@ async def test_a_nursery_is_refused_with_the_reason(nursery: trio.Nursery) -> No
         reconnecting(URL, **options)
 
 
+def bounds(feed: Feed) -> tuple[float, float]:
+    """Return the bounds of the first delay and of one in an outage without an end."""
+    backoff = feed._keeper._backoff
+    first = backoff.bound_seconds
+    backoff.attempt_began(0)
+    for _ in range(20):
+        backoff.attempt_ended(math.inf, 0)
+    return first, backoff.bound_seconds
+
+
 def test_delays_are_durations_or_timedeltas() -> None:
-    feed = reconnecting(URL, min_delay="250ms", max_delay=timedelta(minutes=1), max_attempts=1)
-    assert feed._keeper._backoff.bound_seconds == 0.25
-    for _ in range(20):
-        feed._keeper._backoff.next_delay()
-    assert feed._keeper._backoff.bound_seconds == 60
-    reconnecting(URL, min_delay="1s", max_delay="1s")
-    defaults = reconnecting(URL)._keeper._backoff
-    assert defaults.bound_seconds == 0.5
-    for _ in range(20):
-        defaults.next_delay()
-    assert defaults.bound_seconds == 30
+    given = reconnecting(URL, min_delay="250ms", max_delay=timedelta(minutes=1), max_attempts=1)
+    assert bounds(given) == (0.5, 60)
+    assert bounds(reconnecting(URL, min_delay="1s", max_delay="1s")) == (1, 1)
+    assert bounds(reconnecting(URL)) == bounds(reconnecting(URL, max_delay=None)) == (1, 30)
 
 
 def test_a_feed_shows_its_state_and_its_url() -> None:
@@ -159,8 +163,8 @@ async def test_a_gap_tells_why_for_how_long_and_after_how_many_attempts(autojump
         gap = (await feed.receive()).value
         assert isinstance(gap, Gap)
         assert details(gap.error) == {"code": 1011, "reason": "broken"}
-        # It had lasted, so that the bounds are the first again.
-        assert gap.seconds == pytest.approx(0.5 + 1 + 2)
+        # It had lasted, so that the delays start again.
+        assert gap.seconds == pytest.approx(1 + 1 + 2)
         assert gap.attempts == 3
         assert await feed.receive() == (Message("text", "b"), True)
 
@@ -398,7 +402,7 @@ async def test_states_tell_what_the_feed_does(autojump_clock: MockClock) -> None
         assert "cannot connect to ws://server.test/feed: nobody listens" in str(failed)
         assert states == [
             State("connecting", 1),
-            State("waiting", 1, failed, 0.5),
+            State("waiting", 1, failed, 1.0),
             State("connecting", 2),
             State("open", 2),
             State("waiting", 2, None, 1.0),
@@ -514,7 +518,7 @@ async def test_send_waits_for_a_connection(autojump_clock: MockClock) -> None:
     site = Site(down(), down())
     async with site.feed() as feed:
         await feed.send("a")
-        assert trio.current_time() == pytest.approx(1.5)
+        assert trio.current_time() == pytest.approx(2)
         await feed.send("b", BINARY)
         assert site.servers[0].frames == [Frame(TEXT, b"a"), Frame(BINARY, b"b")]
 
@@ -606,6 +610,11 @@ async def test_a_send_that_waits_fails_when_the_feed_ends(autojump_clock: MockCl
         (State("open", 1), "open"),
         (State("waiting", 1, down(), 1.234), "waiting 1.23 s: nobody listens"),
         (State("waiting", 1, None, 1), "waiting 1.00 s: the peer closed the connection"),
+        (
+            State("waiting", 1, down(), 600, 3600),
+            "waiting 600.00 s (the server asked for 3600 s): nobody listens",
+        ),
+        (State("waiting", 1, down(), 0.5, 0), "waiting 0.50 s (the server asked for 0 s): nobody listens"),
         (State("closed", 1), "closed"),
         (State("closed", 1, down()), "closed: nobody listens"),
         (Gap(down(), 1.234, 2), "gap of 1.23 s: nobody listens"),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 import csp
+from csp import testing
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
-from csp.websocket import Gap, Message, State
+from csp.websocket import Gap, Message, State, reconnecting
 from tests.websocket._server import TEXT, Server, close, details, frame, text
-from tests.websocket.client._feed import Site, down, refusing, rest, saying, settled, shape, unwilling
+from tests.websocket.client._feed import URL, Site, down, refusing, rest, saying, settled, shape, unwilling
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -74,7 +75,7 @@ async def test_retry_after_seconds_are_waited_and_the_delay_on_top(autojump_cloc
     site = Site(refusing("503 Busy", "Retry-After: 120"), refusing("503 Busy", "Retry-After: soon"))
     async with site.feed() as feed:
         await trio.sleep(200)
-        assert site.dialled_at == pytest.approx([0, 120.5, 121.5])
+        assert site.dialled_at == pytest.approx([0, 121, 123])
         assert feed.state.name == "open"
 
 
@@ -83,7 +84,7 @@ async def test_a_retry_after_date_is_relative_to_the_date_of_the_answer(autojump
     site = Site(refusing("503 Busy", *headers))
     async with site.feed():
         await trio.sleep(200)
-        assert site.dialled_at == pytest.approx([0, 90.5])
+        assert site.dialled_at == pytest.approx([0, 91])
 
 
 async def test_a_retry_after_date_without_a_date_header_is_relative_to_the_clock(autojump_clock: MockClock) -> None:
@@ -92,14 +93,14 @@ async def test_a_retry_after_date_without_a_date_header_is_relative_to_the_clock
     async with site.feed():
         await trio.sleep(4000)
         assert site.dialled_at[0] == 0
-        assert 3000 < site.dialled_at[1] <= 3600.5
+        assert 3000 < site.dialled_at[1] <= 3601
 
 
 async def test_a_server_that_never_answers_is_given_up_and_tried_again(autojump_clock: MockClock) -> None:
     site = Site(unwilling())
     async with site.feed(dial_timeout="3s") as feed:
         await trio.sleep(10)
-        assert site.dialled_at == pytest.approx([0, 3.5])
+        assert site.dialled_at == pytest.approx([0, 4])
         assert feed.client is not None
     assert site.servers[0].closed
 
@@ -131,14 +132,14 @@ async def test_delays_grow_while_nobody_answers(autojump_clock: MockClock) -> No
     site = Site(*(down() for _ in range(6)))
     async with site.feed(max_seconds=5):
         await trio.sleep(30)
-    assert site.dialled_at == pytest.approx([0, 0.5, 1.5, 3.5, 7.5, 12.5, 17.5])
+    assert site.dialled_at == pytest.approx([0, 1, 2, 4, 8, 13, 18])
 
 
 async def test_delays_grow_for_a_server_that_accepts_and_closes_at_once(autojump_clock: MockClock) -> None:
     site = Site(*(saying(close(1001)) for _ in range(6)))
     async with site.feed(max_seconds=5):
         await trio.sleep(30)
-    assert site.dialled_at == pytest.approx([0, 0.5, 1.5, 3.5, 7.5, 12.5, 17.5])
+    assert site.dialled_at == pytest.approx([0, 1, 2, 4, 8, 13, 18])
 
 
 async def test_a_close_that_the_server_drags_out_does_not_make_its_connection_lasting(
@@ -147,32 +148,49 @@ async def test_a_close_that_the_server_drags_out_does_not_make_its_connection_la
     site = Site(*(saying(close(1001), ends=False, answers_close=False) for _ in range(3)))
     async with site.feed(close_timeout="8s"):
         await trio.sleep(40)
-    assert site.dialled_at == pytest.approx([0, 8.5, 17.5, 27.5])
+    assert site.dialled_at == pytest.approx([0, 9, 19, 31])
 
 
 async def test_delays_start_anew_after_a_connection_that_lasted_longer_than_the_bound(
     autojump_clock: MockClock,
 ) -> None:
-    server = Server()
-    site = Site(down(), down(), server, down())
-    async with site.feed() as feed:
-        await trio.sleep(1.5 + 2)  # the next bound is 2 s
-        server.end()
+    for open_seconds, delay, next_attempt in ((2, 6, 5), (2.01, 1, 1)):
+        server = Server()
+        site = Site(down(), down(), down(), server, down())
+        async with site.feed() as feed:
+            # It connects after 1, 1 and 2 s.
+            await trio.sleep(1 + 1 + 2 + open_seconds)
+            assert feed.client is not None
+            server.end()
+            await settled()
+            assert feed.state.seconds == pytest.approx(delay)
+            await trio.sleep(delay + 0.01)
+            assert feed.state.name == "waiting"
+            assert feed.state.attempt == next_attempt
+
+
+@pytest.mark.parametrize(
+    ("options", "longest_seconds"), [({}, 600), ({"max_delay": None}, 600), ({"max_delay": "5s"}, 5)]
+)
+async def test_a_retry_after_is_bounded_and_the_state_says_what_was_asked_for(
+    options: dict[str, Any], longest_seconds: float, autojump_clock: MockClock
+) -> None:
+    async def busy(connection: testing.ServerConnection) -> None:
+        await connection.reject(503, headers={"Retry-After": "3600"})
+
+    async with testing.websocket_server(busy), reconnecting(URL, **options) as feed:
         await settled()
-        assert feed.state.seconds == 4 / 2
-        assert feed.state.attempt == 3
-    server = Server()
-    site = Site(down(), down(), server, down())
-    async with site.feed() as feed:
-        start = trio.current_time()
-        await trio.sleep(1.5 + 2.01)
-        server.end()
+        state = feed.state
+        assert state.name == "waiting"
+        assert state.asked_seconds == 3600
+        assert longest_seconds + 0.5 <= state.seconds <= longest_seconds + 1
+        assert f"waiting {state.seconds:.2f} s (the server asked for 3600 s): " in str(state)
+
+
+async def test_the_state_says_nothing_of_a_retry_after_where_there_was_none(autojump_clock: MockClock) -> None:
+    async with Site(refusing("503 Busy")).feed() as feed:
         await settled()
-        assert feed.state.seconds == 0.5
-        await trio.sleep(0.75)
-        assert feed.state.name == "waiting"
-        assert feed.state.attempt == 1
-        assert trio.current_time() - start < 5
+        assert feed.state.asked_seconds is None
 
 
 async def test_after_max_attempts_that_failed_in_a_row_it_ends_with_the_last_error(autojump_clock: MockClock) -> None:

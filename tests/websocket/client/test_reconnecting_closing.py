@@ -213,7 +213,7 @@ async def test_of_two_closes_at_the_same_time_the_first_counts(autojump_clock: M
 async def test_an_invalid_close_does_nothing(code: Any, reason: Any, autojump_clock: MockClock) -> None:
     async with Site(down()).feed() as feed:
         for name in ("waiting", "open"):
-            await trio.sleep(0.4)
+            await trio.sleep(0.9)
             assert feed.state.name == name
             with pytest.raises(InvalidError):
                 await feed.close(code, reason)
@@ -309,7 +309,7 @@ async def test_a_feed_of_the_public_interface(autojump_clock: MockClock) -> None
     assert shape(taken) == ["1", 2, "3"]
     gap = taken[1]
     assert isinstance(gap, Gap)
-    assert 60 <= gap.seconds <= 61.5
+    assert 61 <= gap.seconds <= 62
     assert connections == [url] * 3
 
 
@@ -319,10 +319,10 @@ async def test_real_delays_are_random(autojump_clock: MockClock) -> None:
 
     async with (
         testing.websocket_server(nobody),
-        reconnecting(URL, min_delay="1000ms", max_delay="1s", max_attempts=9) as feed,
+        reconnecting(URL, min_delay="1000ms", max_delay="2s", max_attempts=9) as feed,
     ):
         waits: list[float] = []
         while (state := await feed.states().receive_value()).name != "closed":
             waits += [state.seconds] * (state.name == "waiting")
     assert len(set(waits)) == 8
-    assert all(0 <= wait <= 1 for wait in waits)
+    assert all(1 <= wait <= 2 for wait in waits)
