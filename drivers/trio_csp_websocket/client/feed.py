@@ -117,7 +117,8 @@ class Feed:
                 retryable.
             ConnectionTimeoutError: sending took longer than ``write_timeout``, which counts from when there is a
                 connection.
-            NoContextError: there is no connection, and the feed has not been entered.
+            NoContextError: there is no connection, and the feed has not been entered; or it is called in ``subscribe``,
+                where the client that is given there is to be used.
         """
         client = self.client
         if client is None:
@@ -128,12 +129,17 @@ class Feed:
     async def _next_client(self) -> Client:
         """Wait until there is an open connection."""
         self._check_entered()
+        if self._keeper.subscribes_here:
+            raise NoContextError(
+                "feed.send inside subscribe would wait for the connection that subscribe prepares: write "
+                "`await client.send(...)`, with the client that subscribe is given"
+            )
         while (client := self.client) is None:
             if self._keeper.ended.is_set():
                 await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
                 raise ConnectionFailedError(
                     "sending failed: the feed has ended", kind=Kind.INTERNAL, retryable=False
-                ) from self._keeper.channel.cause
+                ) from self._keeper.cause
             await self._keeper.changed.wait()
         return client
 

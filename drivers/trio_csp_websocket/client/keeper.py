@@ -1,12 +1,19 @@
-"""What keeps a feed connected: one connection after another.
+"""What keeps a feed connected: one connection after another, and one line of messages from all of them.
 
-One task, `Keeper.run`, makes one attempt after another: connect, subscribe, pass messages on until the connection has
-ended, wait. Each attempt enters a `Connecting` of its own, so nothing of a connection outlives its attempt, and the
-security policies are checked each time.
+Two tasks. One, `Keeper.run`, makes one attempt after another: connect, subscribe, wait until the connection has ended,
+wait. Each attempt enters a `Connecting` of its own, so nothing of a connection outlives its attempt, and the security
+policies are checked each time.
 
-Other tasks stop it in two ways. `Keeper.close` notes code and reason in ``_closing``, and cancels what the task does
-with its connection; the task then closes the connection, and ends. If there is no connection, the whole task is
-cancelled. A consumer stops the task by closing the feed's channel.
+The other, `Keeper._pass_on`, moves messages from the connection's channel to the feed's, through a *line*: what was
+taken from the connection, and is not in the feed's channel yet. A consumer that does not receive, perhaps because it
+waits in `Feed.send` for a connection, must not keep the first task from making one. So when a connection ends, all that
+it has received is set aside in the line, and the next attempt begins at once. The line is bounded: while it still holds
+what an earlier connection left, nothing is taken from a new one, which then stops reading; and if that one is lost too,
+what it has received is dropped, and counted in the gap.
+
+Other tasks stop it in two ways. `Keeper.close` notes code and reason in ``_closing``, and cancels what the first task
+does with its connection; that task then closes the connection, and ends. If there is no connection, the whole of it is
+cancelled. A consumer stops the feed by closing its channel.
 """
 
 from __future__ import annotations
@@ -38,14 +45,25 @@ Subscribe: TypeAlias = "Callable[[Client], Awaitable[object]]"
 
 _STATES_KEPT = 16
 
+# Of what a connection has received when it ends, more than the channel's capacity and this is dropped: so much may come
+# out of a compressed block that is parsed only as its messages are taken.
+_SET_ASIDE_BYTES = 512 * 1024
+
 
 class _Lost(NamedTuple):
-    """How and when a connection ended."""
+    """How and when the last connection ended whose messages are in the line, or were."""
 
     error: ConnectionFailedError | None
     code: int | None
     reason: str | None
     at: float
+    """When the latest connection ended."""
+    seconds: float = 0.0
+    """How long there was no connection before that, since messages are missing."""
+    attempts: int = 0
+    """How many attempts there were before that."""
+    dropped: int = 0
+    """How many messages were received since, and dropped."""
 
 
 @final
@@ -82,17 +100,21 @@ class Keeper:
         self.changed: trio.Event = trio.Event()
         """Set, and replaced by a new event, when there is a new `client`; set for good when the feed has ended."""
         self.ended: trio.Event = trio.Event()
-        """Set when the feed has ended."""
+        """Set when the feed has ended; what was received may still be on its way to the channel."""
+        self.cause: Exception | None = None
+        """What ended it, if that was an error."""
         self._target = target
         self._options = options
         self._dial = dial
         self._backoff = backoff
         self._subscribe = subscribe
         self._client: Client | None = None
-        # Around everything the task does.
+        # Around everything the first task does.
         self._scope = trio.CancelScope()
         # Inside that, around what is done with the open connection, while there is one.
         self._serving: trio.CancelScope | None = None
+        # That task while it is in `subscribe`.
+        self._subscribing: trio.lowlevel.Task | None = None
         # Code and reason, once the feed is to be closed.
         self._closing: tuple[int, str] | None = None
         # The number of attempts since there was a connection.
@@ -103,6 +125,18 @@ class Keeper:
         self._lost: _Lost | None = None
         # The client of the latest connection, also while that is still subscribing.
         self._latest: Client | None = None
+        # The client whose messages are passed on.
+        self._source: Client | None = None
+        # What was taken from it, and is not in the channel yet.
+        self._line: deque[Message | csp.Gap] = deque()
+        # Whether the line is being sent; then one value is not in it.
+        self._sending = False
+        # Whether the line still holds what came before the messages of `_source`.
+        self._behind = False
+        # Around what the task that passes on waits for; cancelled when `_source` has changed, or has ended.
+        self._passing = trio.CancelScope()
+        # Set, and replaced, when that task has emptied the line, set a connection's messages aside, or ended.
+        self._passed = trio.Event()
 
     @property
     def client(self) -> Client | None:
@@ -121,24 +155,52 @@ class Keeper:
             await self.ended.wait()
         finally:
             self._scope.cancel()
+        self._close_channel()
+
+    @property
+    def subscribes_here(self) -> bool:
+        """Whether the current task is in `subscribe`, or is one that `subscribe` waits for."""
+        if self._subscribing is None:
+            return False
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task is not self._subscribing:
+            task = None if task.parent_nursery is None else task.parent_nursery.parent_task
+        return task is not None
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Run the feed; return when it has ended, with its channel closed."""
-        cause: Exception | None = None
+        """Run the feed; return when it has ended, and its channel is closed behind the last message."""
         try:
-            with self._scope:
-                cause = await self._keep_connected()
-        except Exception as error:  # noqa: BLE001  # the consumer gets any exception
-            cause = error
+            async with csp.BackgroundNursery() as nursery:
+                nursery.start_soon(self._pass_on, name="csp.websocket.reconnecting line")
+                with self._scope:
+                    try:
+                        self.cause = await self._keep_connected()
+                    except Exception as error:  # noqa: BLE001  # the consumer gets any exception
+                        self.cause = error
+                    if self._line_waits() and self._closing is None:
+                        self._end()
+                        while self._line_waits() and not self.channel.closed:
+                            await self._passed.wait()
         finally:
-            last = self._latest
-            details = None if last is None else {"code": last.close_code, "reason": last.close_reason}
-            self.channel.close(cause, details=details)
-            # The consumer may have closed it first, with another cause or none.
-            self._set_state(csp.ConnectionState("closed", self.state.attempt, self.channel.cause))
+            self._close_channel()
+            self._end()
+
+    def _end(self) -> None:
+        """Note that the feed has ended."""
+        if not self.ended.is_set():
+            # A consumer may have closed the channel before, with another cause or none.
+            error = self.channel.cause if self.channel.closed else self.cause
+            self._set_state(csp.ConnectionState("closed", self.state.attempt, error))
             self.ended.set()
             self.changed.set()
+
+    def _close_channel(self) -> None:
+        last = self._latest
+        details = None if last is None else {"code": last.close_code, "reason": last.close_reason}
+        self.channel.close(self.cause, details=details)
+
+    # The task that connects ------------------------------------------------------------------------------------------
 
     async def _keep_connected(self) -> Error | None:
         """Connect again and again; return the error that ends the feed, None if it ends without one."""
@@ -152,8 +214,7 @@ class Keeper:
             code: int | None = None
             try:
                 client = await self._attempt()
-                # If the user closed the client, the code is only that of the server's answer, and does not matter.
-                error, code = client.error, CloseCode.NORMAL if client.closing else client.close_code
+                error, code = client.error, _ending_code(client)
             except Error as failure:
                 error = failure
             if self._closing is not None:
@@ -170,7 +231,7 @@ class Keeper:
         return None  # the consumer has closed the channel
 
     async def _attempt(self) -> Client:
-        """Connect, subscribe, and pass messages on; return the client when the connection has ended."""
+        """Connect, subscribe, and have messages passed on; return the client when the connection has ended."""
         async with Connecting(self._target, self._options, dial=self._dial) as client:
             self._latest = client
             try:
@@ -183,8 +244,9 @@ class Keeper:
         return client
 
     async def _serve(self, client: Client) -> None:
-        """Subscribe, and pass on what the connection receives until it has ended."""
+        """Subscribe, and have passed on what the connection receives until it has ended, and all of that is taken."""
         if self._subscribe is not None:
+            self._subscribing = trio.lowlevel.current_task()
             try:
                 await self._call(self._subscribe, client)
             except trio.TooSlowError as error:
@@ -193,44 +255,123 @@ class Keeper:
                 if client.close_code is None or not _caused_by_ending(error):
                     raise
                 return  # the connection's own ending says more than this error, which it caused
+            finally:
+                self._subscribing = None
         opened_at = trio.current_time()
         self._client = client
         self._set_state(csp.ConnectionState("open", self.state.attempt))
         self.changed.set()
         self.changed = trio.Event()
         attempts, self._attempts = self._attempts, 0
-        try:
-            if self._lost is not None:
-                lost = self._lost
-                gap = csp.Gap(lost.error, opened_at - lost.at, attempts, code=lost.code, reason=lost.reason)
-                await self.channel.send(gap)
-            await self._pass_on(client.channel())
-        except csp.ChannelClosedError:
-            # The consumer has closed it.
-            self._closing = self._closing or (CloseCode.NORMAL, "")
-        self._lost = _Lost(client.error, client.close_code, client.close_reason, trio.current_time())
+        if self._lost is not None:
+            self._line.append(_gap(self._lost, opened_at, attempts))
+        self._behind = self._line_waits()
+        self._source = client
+        self._passing.cancel()
+        await client.wait_ended()
         self._lasted_seconds = trio.current_time() - opened_at
+        self._passing.cancel()
+        while self._source is client and not self.channel.closed:
+            await self._passed.wait()
 
     @staticmethod
     @disable_ki_protection
     async def _call(subscribe: Subscribe, client: Client) -> None:
         await subscribe(client)
 
-    async def _pass_on(self, messages: csp.Channel[Message]) -> None:
-        """Pass on the messages of one connection until there are no more, as many at a time as are there."""
-        batch: deque[Message | csp.Gap] = deque()
-        while (received := await messages.receive()).ok:
-            batch.append(received.value)
-            # Only those that are there now: each message taken makes room for one that the connection has read already,
-            # so emptying the channel would collect all of these as well.
-            for _ in range(len(messages)):
-                batch.append(messages.receive_nowait().value)
-            await self.channel.send_many(batch)
+    # The task that passes on -----------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def _pass_on(self) -> None:
+        """Pass messages on until the consumer closes the channel."""
+        try:
+            while True:
+                if self._source is not None and self._source.close_code is not None:
+                    await self._set_aside(self._source)
+                with trio.CancelScope() as self._passing:
+                    await self._pass_some()
+        except csp.ChannelClosedError:
+            self._closing = self._closing or (CloseCode.NORMAL, "")
+            if self._serving is not None:
+                self._serving.cancel()
+        finally:
+            self._note_passed()
+
+    async def _pass_some(self) -> None:
+        """Empty the line; or, if it is empty, take what the connection has received."""
+        if self._line:
+            self._sending = True
+            try:
+                await self.channel.send_many(self._line)
+            finally:
+                self._sending = False
+            self._behind = False
+            self._note_passed()
+        elif self._source is None:
+            await trio.sleep_forever()
+        else:
+            messages = self._source.channel()
+            received = await messages.receive()
+            if received.ok:
+                self._line.append(received.value)
+                # Only those that are there now: each message taken makes room for one that the connection has read
+                # already, so emptying the channel would collect all of these as well.
+                for _ in range(len(messages)):
+                    self._line.append(messages.receive_nowait().value)
+
+    async def _set_aside(self, client: Client) -> None:
+        """Take all that a connection has received, which has ended; drop it if the line is behind."""
+        at = trio.current_time()
+        with contextlib.suppress(trio.WouldBlock):
+            while self._line:
+                self.channel.send_nowait(self._line[0])
+                self._line.popleft()
+        behind = self._behind and bool(self._line)
+        # What the last connection has received needs no room for that of others.
+        drops = behind and may_come_back(client.error, _ending_code(client))
+        taken = size = dropped = 0
+        capacity = self.channel.capacity
+        while (received := await client.channel().receive()).ok:
+            taken += 1
+            if drops or size > _SET_ASIDE_BYTES:
+                dropped += 1
+                continue
+            self._line.append(received.value)
+            if taken > capacity:
+                size += len(received.value.data)
+        if drops:
+            # Nobody was told of this connection: its gap is not needed, and the next one counts from the one before.
+            gap = cast("csp.Gap", self._line.pop())
+            dropped += gap.missed or 0
+            self._lost = _Lost(gap.error, gap.code, gap.reason, at, gap.seconds, gap.attempts, dropped)
+        else:
+            self._lost = _Lost(client.error, client.close_code, client.close_reason, at, dropped=dropped)
+        self._source = None
+        self._note_passed()
+
+    def _line_waits(self) -> bool:
+        return self._sending or bool(self._line)
+
+    def _note_passed(self) -> None:
+        self._passed.set()
+        self._passed = trio.Event()
 
     def _set_state(self, state: csp.ConnectionState) -> None:
         self.state = state
         with contextlib.suppress(csp.ChannelClosedError):  # by a user, who can see that it is a channel
             self.states.send_nowait(state)
+
+
+def _gap(lost: _Lost, opened_at: float, attempts: int) -> csp.Gap:
+    seconds = lost.seconds + opened_at - lost.at
+    missed = lost.dropped or None
+    return csp.Gap(lost.error, seconds, lost.attempts + attempts, missed, lost.code, lost.reason)
+
+
+def _ending_code(client: Client) -> int | None:
+    """Return the close code that decides whether to come back."""
+    # If the user closed the client, the code is only that of the server's answer, and does not matter.
+    return CloseCode.NORMAL if client.closing else client.close_code
 
 
 def _caused_by_ending(error: Exception) -> bool:

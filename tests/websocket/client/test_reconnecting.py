@@ -477,7 +477,7 @@ async def test_the_client_is_none_as_soon_as_its_connection_has_ended(autojump_c
         server.end()
         await settled()
         assert feed.client is None
-        assert feed.state.name == "open"  # it has messages to pass on
+        assert feed.state.name == "waiting"  # although there are messages to pass on
 
 
 # Security -------------------------------------------------------------------------------------------------------------
@@ -538,7 +538,7 @@ async def test_send_goes_to_the_next_connection_once_the_old_one_has_ended(autoj
     site = Site(saying(text("a"), text("b")))
     async with site.feed(channel_capacity=1) as feed, trio.open_nursery() as nursery:
         await settled()
-        assert feed.state.name == "open"  # there is no room for b
+        assert feed.state.name == "waiting"  # although there is no room for b
         nursery.start_soon(feed.send, "hello")
         nursery.start_soon(feed.send, "again")
         await settled()

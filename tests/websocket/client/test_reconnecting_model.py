@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import trio
 
 from csp.errors import ConnectionFailedError
-from csp.websocket import Message
+from csp.websocket import Gap, Message
 from tests.websocket._server import Server, close, details, text
 from tests.websocket.client._feed import Site, down, first_message, refusing, saying
 
@@ -47,20 +48,49 @@ def random_program(chance: random.Random) -> list[Step]:
     return steps
 
 
-def expected(steps: list[Step]) -> list[object]:
-    """Return what must come out: the messages, and (code, attempts) for each gap; 1001 is no error."""
-    out: list[object] = []
-    ended: int | None = None
+class Connection(NamedTuple):
+    """What was received of one connection, and what became of it."""
+
+    messages: list[str]
+    code: int
+    attempts: int
+    """How many attempts it took."""
+
+
+def expected(steps: list[Step]) -> list[Connection]:
+    """Return the connections of a program."""
+    connections: list[Connection] = []
     attempts = 0
     for step in steps:
         attempts += 1
-        if step.messages is None:
-            continue
-        if ended is not None:
-            out.append((None if ended == 1001 else ended, attempts))
-        out += step.messages
-        ended, attempts = step.code, 0
-    return out
+        if step.messages is not None:
+            connections.append(Connection(step.messages, step.code, attempts))
+            attempts = 0
+    return connections
+
+
+def check(taken: list[str | Gap], connections: list[Connection], *, slow: bool) -> None:
+    """Check what came out: all messages of a connection or none, and gaps that count those of which none came."""
+    here = 0
+    left = deque(taken)
+    assert [left.popleft() for _ in connections[0].messages] == connections[0].messages
+    while left:
+        gap = left.popleft()
+        assert isinstance(gap, Gap)
+        there, attempts = here + 1, connections[here + 1].attempts
+        while attempts < gap.attempts:
+            there += 1
+            attempts += connections[there].attempts
+        assert slow or there == here + 1
+        dropped = sum(len(connection.messages) for connection in connections[here + 1 : there])
+        assert (gap.attempts, gap.missed) == (attempts, dropped or None)
+        assert gap.code == connections[here].code
+        assert (None if gap.error is None else details(gap.error)["code"]) == (
+            None if gap.code == 1001 else connections[here].code
+        )
+        here = there
+        assert [left.popleft() for _ in connections[here].messages] == connections[here].messages
+    assert here == len(connections) - 1 or slow
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -73,19 +103,19 @@ async def test_a_random_program_gives_what_the_model_says(seed: int, autojump_cl
     else:
         steps.append(Step(saying(text("yes"), text("last"), close(last)), ["last"], last))
     site = Site(*(step.server for step in steps))
-    out: list[object] = []
+    out: list[str | Gap] = []
     async with site.feed(first_message, channel_capacity=chance.choice([1, 2, 16])) as feed:
         pause = chance.choice([0, 0.01, 2])
         while (received := await feed.receive()).ok:
             value = received.value
-            if isinstance(value, Message):
-                out.append(value.data)
-            else:
-                out.append((None if value.error is None else details(value.error)["code"], value.attempts))
+            out.append(str(value.data) if isinstance(value, Message) else value)
             if chance.random() < 0.3:
                 await trio.sleep(pause)
         cause = feed.channel().cause
-    assert out == expected(steps)
+    if connections := expected(steps):
+        check(out, connections, slow=pause > 0)
+    else:
+        assert not out
     assert len(site.dialled_at) == len(steps)
     if last == 1000:
         assert cause is None
