@@ -20,12 +20,12 @@ class Gap:
     error: ConnectionFailedError | None
     """Why the old connection ended; None if the peer closed it as it should, with ``code`` and ``reason``."""
     seconds: float
-    """How long there was no connection. This counts from when the last value of the old one was put into the channel;
-    a slow consumer delays that, and with it the new connection."""
+    """How long there was no connection, in all."""
     attempts: int
     """How many attempts the new connection took; at least 1."""
     missed: int | None = None
-    """How many values are missing, at least; None if that is not known."""
+    """How many values are missing, at least: those that connections in between received, and that were dropped because
+    earlier ones still waited. None if there were none: what the peer sent meanwhile is not known."""
     code: int | None = None
     """The close code of the old connection, if its protocol has them."""
     reason: str | None = None
@@ -40,8 +40,8 @@ class ConnectionState:
     """What a driver's source that connects again is doing. Later versions may add fields."""
 
     name: Literal["connecting", "open", "waiting", "closed"]
-    """``"connecting"``, which includes subscribing; ``"open"``, until all that the connection received is in the
-    channel; ``"waiting"`` before the next attempt; or ``"closed"`` for good."""
+    """``"connecting"``, which includes subscribing; ``"open"``, until the connection has ended; ``"waiting"`` before
+    the next attempt; or ``"closed"`` for good. What was received may still be on its way to the channel."""
     attempt: int
     """The number of the attempt in a row: 1 for the first, and for the first after a connection that lasted."""
     error: BaseException | None = None

@@ -114,7 +114,7 @@ class Connecting:
         self._client: Client
 
     def __repr__(self) -> str:
-        return f"<csp.websocket.connect({self._target.url!r})>"
+        return f"<csp.websocket.connect({self._target.shown!r})>"
 
     def __await__(self) -> Generator[Any, Any, Client]:
         return self._start().__await__()
@@ -170,7 +170,7 @@ class Connecting:
         else:
             waited_for = "the server did not answer the handshake"
         return ConnectionTimeoutError(
-            f"no connection to {self._target.url} within {self._options.dial_timeout_seconds:g} s: {waited_for}",
+            f"no connection to {self._target.shown} within {self._options.dial_timeout_seconds:g} s: {waited_for}",
             kind=Kind.INTERNAL,
             retryable=True,
             details={"url": self._target.url},
@@ -178,7 +178,7 @@ class Connecting:
 
     def _with_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
         """Return an error of dialling or of the handshake, with the URL added to its text and details."""
-        described = wrap(error, f"cannot connect to {self._target.url}")
+        described = wrap(error, f"cannot connect to {self._target.shown}")
         described.details = {"url": self._target.url, **(error.details or {})}
         return described
 
@@ -188,7 +188,7 @@ class Connecting:
             raise PermissionDeniedError("connections are not allowed: websocket.connect is denied")
         if not security.can("websocket.connect.url", self._target.url):
             raise PermissionDeniedError(
-                f"connections to {self._target.url} are not allowed", details={"url": self._target.url}
+                f"connections to {self._target.shown} are not allowed", details={"url": self._target.url}
             )
 
     async def _open(self, handshakes_class: type[Handshakes]) -> Client:

@@ -13,6 +13,7 @@ from csp.errors import ConnectionFailedError, Kind, NoContextError
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.messages import encoded
+from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -38,7 +39,7 @@ class Feed:
         self._block: contextlib.AbstractAsyncContextManager[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<csp.websocket.Feed {self.state.name}, {self._url}>"
+        return f"<csp.websocket.Feed {self.state.name}, {without_query(self._url)}>"
 
     # Receiving -------------------------------------------------------------------------------------------------------
 
@@ -47,8 +48,12 @@ class Feed:
 
         One `Gap` stands between the last message of a connection and the first of the next. The channel closes when
         the feed has ended, after the last message received; its ``cause`` tells why. `close` discards messages that
-        are not in the channel yet. While the channel is full, the connection reads on until its own channel is full
-        too. Closing the channel ends the feed at the next message, or before the next attempt.
+        are not in the channel yet. Closing the channel ends the feed at the next message, or before the next attempt.
+
+        While the channel is full, the connection reads a bounded way ahead, and then no more. If it is lost, what it
+        has received stays, and the feed connects again at once, whether or not anybody receives. What that new
+        connection receives waits behind it; if it is lost as well before that was received, its messages are dropped
+        and counted, in `Gap.missed`.
         """
         return self._keeper.channel
 
@@ -106,6 +111,9 @@ class Feed:
 
     async def send(self, data: str | Buffer, type: int | None = None) -> None:  # noqa: A002  # as in Client
         """Send a message on the open connection, as `Client.send` does; wait for a connection if there is none.
+
+        That may be a newer connection than the one on which the message came that is answered. To answer on that one
+        only, take `client` when the `Gap` before it comes, and send there: it fails once that connection has ended.
 
         A message is never sent twice: if the connection fails during the send, it is not known whether the server got
         it. Tasks that wait for a connection send in no particular order. If cancelled while waiting for a connection,

@@ -43,7 +43,7 @@ class ConnectOptions(TypedDict, total=False):
     read_limit: int
     """The largest message accepted, in bytes, after inflating: up to 134217728, 0 for the default. 16 MiB."""
     channel_capacity: int
-    """How many messages `Client.channel` buffers before reading stops: 1 to 10000. 16."""
+    """How many messages `Client.channel` buffers: 1 to 10000. 16."""
     ssl_context: ssl.SSLContext | None
     """For ``wss:`` URLs; by default one that verifies the server's certificate against the system's authorities."""
     server_hostname: str | None
@@ -54,7 +54,7 @@ class ConnectOptions(TypedDict, total=False):
     """The User-Agent header; None to send none. ``trio-csp/`` and the version."""
     keepalive: csp.Duration | None
     """A ping is sent after this long without a byte from the server, and after as long again the connection is failed.
-    Time spent waiting for room in the channel does not count. None."""
+    While messages wait for room in the channel, pings are sent, and the server is not blamed. None."""
     close_timeout: csp.Duration | None
     """The limit for `Client.close`, and for the peer to end the connection after a close. 10 s."""
 

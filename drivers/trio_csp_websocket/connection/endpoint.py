@@ -15,6 +15,7 @@ from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import BINARY, CloseCode
 from trio_csp_websocket.protocol.frames import MAX_CONTROL_PAYLOAD, PING
 from trio_csp_websocket.protocol.messages import Message, encoded
+from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -64,7 +65,8 @@ class Endpoint(trio.abc.AsyncResource):
         """Return the channel on which messages arrive: always the same one.
 
         The channel closes when the connection has ended, after the last message received; its ``cause`` is `error`.
-        While it is full, nothing more is read from the peer; pings that were not read yet are not answered.
+        While it is full, reading goes on, until 256 KiB or 4096 messages wait, or one message that is larger. So pongs,
+        the peer's pings and its close are seen behind messages that nobody receives. Beyond that nothing more is read.
         """
         return self._connection.delivery.channel
 
@@ -109,8 +111,8 @@ class Endpoint(trio.abc.AsyncResource):
         Raises:
             InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is not valid text.
             InvalidTypeError: ``data`` is neither a str nor bytes-like.
-            ConnectionFailedError: the connection broke, had ended before, or is being closed. Kind INTERNAL, not
-                retryable.
+            ConnectionFailedError: the connection broke, which has ended it, or had ended before, or is being closed.
+                Kind INTERNAL, not retryable.
             ConnectionTimeoutError: sending took longer than ``write_timeout``. Kind TIMEOUT, retryable. If writing the
                 message had begun, the connection has ended; if not, nothing of it is sent.
         """
@@ -128,6 +130,9 @@ class Endpoint(trio.abc.AsyncResource):
         the round-trip time in seconds, and closes. If the connection ends first, it closes without a value, as
         `channel` does, but does not wait for messages that were not received yet: its end is no reason to stop. A ping
         that is never answered does not end the connection; the option ``keepalive`` does that.
+
+        Where nothing is read, because too many messages wait for room in `channel`, no pong can come. Then the channel
+        of a ping on which a task waits closes without a value, if no message is received for a second.
 
         If cancelled before writing the ping began, nothing of it is sent.
 
@@ -189,8 +194,8 @@ class Endpoint(trio.abc.AsyncResource):
     async def wait_closed(self) -> None:
         """Wait until the connection has ended, whoever ended it, and its socket is closed.
 
-        Messages that were received by then may still be in `channel`, or on their way to it. While that is full, the
-        peer's close is not read, and so the connection does not end.
+        Messages that were received by then may still be in `channel`, or on their way to it. While too
+        many wait there, the peer's close is not read, and so the connection does not end.
         """
         await self._connection.finished.wait()
 
@@ -279,7 +284,7 @@ class Endpoint(trio.abc.AsyncResource):
     def __repr__(self) -> str:
         open_state = "closing" if self.closing else "open"
         state = open_state if self.close_code is None else f"ended with {self.close_code}"
-        return f"<csp.websocket.{type(self).__name__} {state}, {self._url}>"
+        return f"<csp.websocket.{type(self).__name__} {state}, {without_query(self._url)}>"
 
     def _reason(self, error: Exception) -> Exception:
         """Return the cause of what a send or ping raises: the writer's error where nothing says more."""

@@ -40,6 +40,17 @@ class Target:
     authorization: str | None
     """The Authorization header made of the URL's credentials."""
 
+    @property
+    def shown(self) -> str:
+        """The URL as texts show it: without the query, which may hold a token."""
+        return without_query(self.url)
+
+
+def without_query(url: str) -> str:
+    """Return a URL with ``...`` in place of its query."""
+    path, mark, _ = url.partition("?")
+    return f"{path}{mark}..." if mark else url
+
 
 def parse_url(url: str) -> Target:
     """Parse and normalise a ``ws:`` or ``wss:`` URL.
