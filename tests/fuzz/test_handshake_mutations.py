@@ -11,6 +11,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -71,6 +72,7 @@ async def outcome(seed: int) -> str:
     return "refused" if "status" in (refusal.details or {}) else "no answer"
 
 
+@pytest.mark.timeout(0 if LONG_RUN else 60)
 def test_an_answer_however_mutated_opens_a_client_or_is_refused() -> None:
     first = random.SystemRandom().randrange(1 << 60) if LONG_RUN else 0
     outcomes: Counter[str] = Counter()
