@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h11
 import pytest
@@ -28,7 +28,7 @@ FAILURES = [
     h11.LocalProtocolError("cannot send"),
     LocalProtocolError("not in this state"),
     RemoteProtocolError("bad answer"),
-    trio_websocket.ConnectionRejected(403, [], None),
+    trio_websocket.ConnectionRejected(403, (), None),
     UnicodeDecodeError("ascii", b"\xff", 0, 1, "ordinal not in range"),
     AssertionError(),
 ]
@@ -126,8 +126,8 @@ async def test_several_failures_are_one_cause(monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setattr(trio_websocket, "wrap_client_stream", start_both)
     with pytest.raises(ConnectionFailedError) as caught:
         await entered(connecting(Server()))
-    assert isinstance(caught.value.__cause__, ExceptionGroup)
-    assert set(caught.value.__cause__.exceptions) == set(failures)
+    group = cast("ExceptionGroup[Exception]", caught.value.__cause__)
+    assert set(group.exceptions) == set(failures)
 
 
 async def test_a_keyboard_interrupt_is_not_lost_to_a_failure(
