@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from csp.errors import Kind
 from tests.hostile._attack import Attack
 from tests.websocket._peers import (
     BINARY,
@@ -37,6 +38,8 @@ class Violation(NamedTuple):
     data: bytes
     code: int
     says: str
+    sent_code: int | None = None
+    """The code of a close frame that must not have it: the error tells it as the peer's close."""
 
 
 def length_form(width: int, length: int) -> bytes:
@@ -117,7 +120,7 @@ NOT_UTF8 = {
 
 CLOSES = {
     **{
-        f"a close with {code}": Violation(close_frame(code), 1002, str(code))
+        f"a close with {code}": Violation(close_frame(code), 1002, f"the peer closed .* {code}", code)
         for code in (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)
     },
     "a close with half a code": Violation(frame(CLOSE, b"\x03"), 1002, "half a code"),
@@ -193,6 +196,7 @@ def byte_by_byte(data: bytes) -> Callable[[Peer], Awaitable[None]]:
 
 
 def refused(name: str, violation: Violation, serve: Callable[[Peer], Awaitable[None]], **more: object) -> Attack:
+    closed = violation.sent_code is not None
     return Attack(
         name,
         serve,
@@ -200,6 +204,9 @@ def refused(name: str, violation: Violation, serve: Callable[[Peer], Awaitable[N
         code=violation.code,
         wire=violation.code,
         received=("before",),
+        kind=Kind.UNAVAILABLE if closed else Kind.INTERNAL,
+        retryable=closed,
+        details={"code": violation.sent_code} if closed else {},
         options={"read_limit": READ_LIMIT, **more},
     )
 

@@ -153,14 +153,25 @@ class Connecting:
             with trio.fail_after(self._options.dial_timeout_seconds):
                 return await self._open(Handshakes)
         except trio.TooSlowError:
-            await self._background.__aexit__(None, None, None)
+            await self._end_background()
             raise self._timed_out() from None
         except ConnectionFailedError as error:
-            await self._background.__aexit__(None, None, None)
+            await self._end_background()
             raise self._with_url(error) from error.__cause__
-        except BaseException:
-            await self._background.__aexit__(None, None, None)
+        except BaseException as error:
+            failure = await self._end_background()
+            if failure is not None and isinstance(error, trio.Cancelled):
+                # trio-websocket's reader task has failed, which cancelled this one.
+                raise self._with_url(_broken(failure)) from failure
             raise
+
+    async def _end_background(self) -> Exception | None:
+        """End the tasks of a connection that was not opened; return the exception of one that has failed."""
+        try:
+            await self._background.__aexit__(None, None, None)
+        except Exception as failure:  # noqa: BLE001  # trio-websocket, wsproto and h11 may raise anything
+            return failure
+        return None
 
     def _timed_out(self) -> ConnectionFailedError:
         if self._handshakes is None:
@@ -201,8 +212,10 @@ class Connecting:
             headers.append((b"Authorization", credentials.encode("ascii")))
         try:
             self._connection, subprotocol, head = await handshakes.open(self._target, headers)
-        except BaseException:
+        except BaseException as error:
             await handshakes.abort()
+            if isinstance(error, Exception) and not isinstance(error, ConnectionFailedError):
+                raise _broken(error) from error
             raise
         self._handshakes = None
         self._client = Client(self._connection, self._target.url, subprotocol, head)
@@ -224,3 +237,12 @@ class Connecting:
 def _check_context() -> None:
     if not trio.lowlevel.in_trio_task():
         raise NoContextError("connect works inside trio.run only")
+
+
+def _broken(failure: Exception) -> ConnectionFailedError:
+    """Return the error for what trio-websocket, wsproto or h11 raise in a handshake.
+
+    They raise in two places: in the task that connects while they make the request, and in trio-websocket's reader
+    task, which sends it and reads the answer. None of it is expected: they are given only what was checked.
+    """
+    return ConnectionFailedError(f"the opening handshake failed: {failure!r}", kind=Kind.INTERNAL, retryable=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 import ssl
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from csp.errors import ConnectionFailedError, Kind
+from trio_csp_websocket.client.verifying import verifying_context
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.tls import TlsTransport
 
@@ -53,7 +53,7 @@ async def dial(target: Target, options: Options) -> Transport:
     if not target.secure:
         return tcp
     try:
-        tls = TlsTransport(tcp, options.ssl_context or _verifying_context(), options.server_hostname or target.host)
+        tls = TlsTransport(tcp, options.ssl_context or verifying_context(), options.server_hostname or target.host)
         await tls.handshake()
     except trio.BrokenResourceError as error:
         await tcp.aclose()
@@ -74,12 +74,6 @@ def _dial_memory(target: Target) -> Transport:
         if transport is not None:
             return transport
     raise _not_connected("connection refused: no csp.testing.websocket_server serves this URL")
-
-
-@functools.cache
-def _verifying_context() -> ssl.SSLContext:
-    # Cached: loading the system's authorities takes tens of milliseconds.
-    return ssl.create_default_context()
 
 
 def _not_connected(reason: str) -> ConnectionFailedError:

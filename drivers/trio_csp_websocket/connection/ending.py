@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
+from trio_csp_websocket.protocol.close import ForbiddenCodeViolation
 from trio_csp_websocket.protocol.constants import CloseCode
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 # A peer that closes with one of these has simply finished.
 _CLEAN_CODES = (CloseCode.NORMAL, CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
 # A new connection may succeed after these.
-_RETRYABLE_CODES = (1006, 1011, 1012, 1013, 1014)
+_RETRYABLE_CODES = (1011, 1012, 1013, 1014)
 
 
 class Ending(NamedTuple):
@@ -36,16 +37,22 @@ def closed_by_peer(code: int, reason: str, *, closing: bool) -> Ending:
     """Return the ending after a close frame of the peer."""
     if closing or code in _CLEAN_CODES:
         return Ending(code, reason, None)
-    told = f": {reason}" if reason else ""
-    return Ending(
-        code, reason, _unavailable(f"the peer closed the connection with code {_name(code)}{told}", code, reason)
-    )
+    message = f"the peer closed the connection with code {_name(code)}{_told(reason)}"
+    return Ending(code, reason, _unavailable(message, code, reason, retryable=code in _RETRYABLE_CODES))
 
 
 def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:
-    """Return the ending after the peer broke the protocol or a limit."""
+    """Return the ending after the peer broke the protocol or a limit.
+
+    A close frame with a code that it must not have fails the connection, but the peer meant to close it. Some servers
+    do so with 1006, for clients that a new connection would serve well.
+    """
     if closing:
         return Ending(violation.code, violation.reason, None)
+    if isinstance(violation, ForbiddenCodeViolation):
+        code, reason = violation.sent_code, violation.sent_reason
+        message = f"the peer closed the connection with code {_name(code)}, which must not be sent{_told(reason)}"
+        return Ending(violation.code, violation.reason, _unavailable(message, code, reason, retryable=True))
     error = ConnectionFailedError(
         f"the connection was failed with code {_name(violation.code)}: {violation.reason}",
         kind=Kind.INTERNAL,
@@ -58,7 +65,8 @@ def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:
 def lost(how: str, *, closing: bool) -> Ending:
     """Return the ending without a close frame of the peer."""
     code = CloseCode.ABNORMAL_CLOSURE
-    return Ending(code, "", None if closing else _unavailable(f"the connection was lost: {how}", code, ""))
+    error = None if closing else _unavailable(f"the connection was lost: {how}", code, "", retryable=True)
+    return Ending(code, "", error)
 
 
 def stalled(reason: str) -> Ending:
@@ -81,13 +89,17 @@ def _timed_out(code: int, reason: str, how: str) -> Ending:
     return Ending(code, reason, error)
 
 
-def _unavailable(message: str, code: int, reason: str) -> ConnectionFailedError:
+def _unavailable(message: str, code: int, reason: str, *, retryable: bool) -> ConnectionFailedError:
     return ConnectionFailedError(
         message,
         kind=Kind.UNAVAILABLE,
-        retryable=code in _RETRYABLE_CODES,
+        retryable=retryable,
         details={"code": int(code), "reason": reason},
     )
+
+
+def _told(reason: str) -> str:
+    return f": {reason}" if reason else ""
 
 
 def _name(code: int) -> str:

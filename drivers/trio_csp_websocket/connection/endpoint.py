@@ -247,7 +247,9 @@ class Endpoint(trio.abc.AsyncResource):
 
         None while it has not ended, after our own `close`, and after a close by the peer with 1000, 1001 or no code.
         Kind UNAVAILABLE if the peer closed with another code or the connection was lost, INTERNAL if we failed the
-        connection, and TIMEOUT (`ConnectionTimeoutError`) after a read, write or keepalive timeout.
+        connection, and TIMEOUT (`ConnectionTimeoutError`) after a read, write or keepalive timeout. A peer that closed
+        with a code that must not be sent, as 1006, has closed too: the details have its code and reason, although
+        `close_code` is 1002.
         """
         ending = self._connection.ending
         return None if ending is None else ending.error

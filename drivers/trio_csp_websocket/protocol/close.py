@@ -14,6 +14,15 @@ SENDABLE_CODES: Final = "1000 to 1003, 1007 to 1014 or 3000 to 4999"
 """The codes that `is_sendable` allows, as an error's text gives them."""
 
 
+class ForbiddenCodeViolation(ProtocolViolation):
+    """The peer closed, with a code that must not stand in a close frame (RFC 6455, section 7.4)."""
+
+    def __init__(self, sent_code: int, sent_reason: str) -> None:
+        super().__init__(CloseCode.PROTOCOL_ERROR, _invalid(sent_code))
+        self.sent_code = sent_code
+        self.sent_reason = sent_reason
+
+
 def is_sendable(code: int) -> bool:
     """Tell whether a close frame may carry this code; 1004, 1005, 1006 and 1015 never appear on the wire."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
@@ -38,19 +47,27 @@ def parse_close(payload: bytes) -> tuple[int, str]:
     """Return code and reason of a close frame's payload; code 1005 if it carries none (RFC 6455, section 7.1.5).
 
     Raises:
-        ProtocolViolation: it is malformed, or the code must not appear on the wire.
+        ForbiddenCodeViolation: all that is wrong is that the code must not appear on the wire.
+        ProtocolViolation: it is malformed.
     """
     if not payload:
         return CloseCode.NO_STATUS, ""
     if len(payload) == 1:
         raise protocol_error("a close frame has half a code")
     code = int.from_bytes(payload[:2], "big")
-    if not is_sendable(code):
-        raise protocol_error(f"a close frame has the invalid code {code}")
     try:
-        return code, payload[2:].decode()
+        reason = payload[2:].decode()
     except UnicodeDecodeError:
+        if not is_sendable(code):
+            raise protocol_error(_invalid(code)) from None
         raise ProtocolViolation(CloseCode.INVALID_PAYLOAD, "a close frame's reason is not UTF-8") from None
+    if not is_sendable(code):
+        raise ForbiddenCodeViolation(code, reason)
+    return code, reason
+
+
+def _invalid(code: int) -> str:
+    return f"a close frame has the invalid code {code}"
 
 
 def close_payload(code: int, reason: str) -> bytes:

@@ -1,7 +1,8 @@
 """Checks a server's answer to the opening handshake (RFC 6455, section 4.1). No I/O.
 
 trio-websocket and wsproto carry out the handshake, but they turn a bad answer into an h11 error, or into nothing until
-a timeout. So the answer is read here first, also by h11, and trio-websocket only sees one that is known to be good.
+a timeout. So the answer is read here first, also by h11. trio-websocket is given another, made here of what was
+checked: nothing else that a server says reaches it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from trio_csp_websocket.protocol.constants import Compression
 
@@ -27,6 +28,8 @@ MAX_BODY_BYTES = 4096
 
 _HTTP = b"HTTP/"
 _SWITCHING_PROTOCOLS = 101
+# Around a header's value and in lists (RFC 9110, section 5.6.3). What `str.strip` strips by itself is more.
+_SPACES = " \t"
 # A client may wait and try again after these, and after any 5xx.
 _RETRYABLE_STATUSES = (408, 425, 429)
 
@@ -127,7 +130,7 @@ class ResponseReader:
         status = self._response.status_code
         reason = bytes(self._response.reason).decode("latin-1")
         return ConnectionFailedError(
-            f"the server refused the connection with status {status} {reason}".rstrip(),
+            f"the server refused the connection with status {status} {reason}".rstrip(_SPACES),
             kind=Kind.INTERNAL,
             retryable=status in _RETRYABLE_STATUSES or status >= 500,
             details={
@@ -145,16 +148,16 @@ class ResponseReader:
         self.headers = parse_headers(self.head)
 
     def _accept(self, event: h11.InformationalResponse) -> bytes:
-        """Check an answer with status 101, and return it as bytes for trio-websocket."""
+        """Check an answer with status 101, and return one for trio-websocket that says as much."""
         self._note_headers(event)
         upgrade = self.headers.get_all("upgrade")
-        if [value.strip().lower() for value in upgrade] != ["websocket"]:
+        if [value.strip(_SPACES).lower() for value in upgrade] != ["websocket"]:
             raise self._invalid(f"its Upgrade header must be websocket, not {', '.join(upgrade)!r}")
         connection = ", ".join(self.headers.get_all("connection"))
-        if "upgrade" not in [token.strip().lower() for token in connection.split(",")]:
+        if "upgrade" not in [token.strip(_SPACES).lower() for token in connection.split(",")]:
             raise self._invalid(f"its Connection header must contain Upgrade, not be {connection!r}")
         accept = self.headers.get_all("sec-websocket-accept")
-        if [value.strip().encode("latin-1") for value in accept] != [self._expected_accept]:
+        if [value.strip(_SPACES).encode("latin-1") for value in accept] != [self._expected_accept]:
             raise self._invalid("its Sec-WebSocket-Accept header does not match the key sent")
         extensions = ", ".join(self.headers.get_all("sec-websocket-extensions"))
         try:
@@ -165,7 +168,7 @@ class ResponseReader:
         if protocols and (len(protocols) > 1 or protocols[0] not in self._protocols):
             offered = ", ".join(self._protocols) or "none"
             raise self._invalid(f"it chose the subprotocol {', '.join(protocols)!r}, and {offered} was offered")
-        return _canonical_head(event.headers)
+        return _canonical_head(self._expected_accept, protocols[0] if protocols else None)
 
     def _invalid(self, reason: str) -> ConnectionFailedError:
         return _bad_answer(
@@ -178,12 +181,14 @@ def _bad_answer(message: str, details: dict[str, object]) -> ConnectionFailedErr
     return ConnectionFailedError(message, kind=Kind.INTERNAL, retryable=True, details=details)
 
 
-def _canonical_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the head of a valid answer as wsproto understands it, with the headers checked here at their plainest."""
-    lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
-    lines += [
-        name + b": " + value
-        for name, value in headers
-        if name not in (b"upgrade", b"connection", b"sec-websocket-extensions")
+def _canonical_head(accept: bytes, subprotocol: str | None) -> bytes:
+    """Return the head of the plainest answer that accepts a connection."""
+    lines = [
+        b"HTTP/1.1 101 Switching Protocols",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Accept: " + accept,
     ]
+    if subprotocol is not None:
+        lines.append(b"Sec-WebSocket-Protocol: " + subprotocol.encode("ascii"))
     return b"\r\n".join(lines) + b"\r\n\r\n"

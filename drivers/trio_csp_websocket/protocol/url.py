@@ -21,6 +21,7 @@ _PATH_SAFE = "!$&'()*+,/:;=@%"
 _QUERY_SAFE = string.punctuation
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_BACKSLASH_BEFORE_PATH = re.compile(r"[^/?#]*//[^/?#]*\\")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 
 
@@ -57,7 +58,7 @@ def parse_url(url: str) -> Target:
 
     Scheme and host become lower case, an international host name its ASCII form; a default port is dropped, as is the
     dot at the end of an absolute host name; unreserved characters are percent-decoded and dot segments resolved
-    (RFC 3986, section 6.2.2); the query stays as it is.
+    (RFC 3986, section 6.2.2); the query stays as it is. A backslash is refused before the path, percent-encoded in it.
 
     Raises:
         InvalidError: it is malformed, or not a WebSocket URL. The text of the error shows no credentials.
@@ -67,6 +68,10 @@ def parse_url(url: str) -> Target:
     # urlsplit would drop some of these silently.
     if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
         raise InvalidError("url must not contain spaces, control characters or surrogates")
+    # Browsers take it for a slash, which ends the host, and urllib does not: who has checked a URL before it came here
+    # may have had another host in mind.
+    if _BACKSLASH_BEFORE_PATH.match(url):
+        raise InvalidError("url must not have a backslash before its path; in a password, write %5C")
     # The texts of urllib's own errors can contain the credentials.
     try:
         parts = urlsplit(url)

@@ -177,6 +177,17 @@ async def test_after_a_close_without_an_error_the_gap_has_none(data: bytes, auto
         assert gap.error is None
 
 
+async def test_it_comes_back_after_a_close_with_a_code_that_must_not_be_sent(autojump_clock: MockClock) -> None:
+    site = Site(saying(text("a"), close(1006, "stale connection")), saying(text("b")))
+    async with site.feed() as feed:
+        first, gap, second = [(await feed.receive()).value for _ in range(3)]
+    assert [first, second] == [Message("text", "a"), Message("text", "b")]
+    assert isinstance(gap, Gap)
+    assert (gap.code, gap.reason) == (1002, "a close frame has the invalid code 1006")
+    assert details(gap.error) == {"code": 1006, "reason": "stale connection"}
+    assert site.servers[0].closes == [1002]
+
+
 async def test_the_gap_comes_when_the_new_connection_is_subscribed(autojump_clock: MockClock) -> None:
     subscribed = trio.Event()
 

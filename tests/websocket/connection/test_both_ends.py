@@ -128,6 +128,22 @@ async def test_a_ping_is_answered(role: Role, autojump_clock: MockClock) -> None
         assert ends.this(role).latency == 0
 
 
+@pytest.mark.parametrize("code", [999, 1006, 5000])
+@pytest.mark.parametrize("role", ROLES)
+async def test_either_end_takes_a_code_that_must_not_be_sent_for_a_close(
+    role: Role, code: int, autojump_clock: MockClock
+) -> None:
+    async with connected() as ends:
+        this, other = ends.this(role), ends.other(role)
+        await this._connection.close(code, "stale")  # which the endpoint's own would refuse
+        assert await drained(other) == []
+        assert other.error is not None
+        assert (other.error.kind, other.error.retryable) == (errors.Kind.UNAVAILABLE, True)
+        assert other.close_code == 1002
+        assert other.error.details == {"code": code, "reason": "stale"}
+        assert (this.close_code, this.error) == (1002, None)
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1014, 3000, 4999])
 @pytest.mark.parametrize("role", ROLES)
 async def test_either_end_closes(role: Role, code: int, autojump_clock: MockClock) -> None:

@@ -14,8 +14,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from tests.websocket._peers import driver_tasks, open_sockets
-from tests.websocket._server import BINARY, ENDED, PING, TEXT, Server, close, connecting, frame, text
+from tests.websocket._server import BINARY, CLOSE, ENDED, PING, TEXT, Server, close, connecting, frame, text
 from trio_csp_websocket.connection.ending import closed_by_peer, failed_by_us, lost, stalled, write_timed_out
+from trio_csp_websocket.protocol.close import ForbiddenCodeViolation
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.frames import ProtocolViolation
 from trio_csp_websocket.transport.socket import SocketTransport
@@ -78,6 +79,31 @@ def test_our_verdict_is_an_internal_error_and_not_retryable(code: CloseCode) -> 
 def test_our_verdict_after_our_close_is_no_error() -> None:
     violation = ProtocolViolation(CloseCode.PROTOCOL_ERROR, "bad")
     assert failed_by_us(violation, closing=True) == (1002, "bad", None)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1005, 1006, 1015, 2999, 5000, 65_535])
+def test_a_close_with_a_code_that_must_not_be_sent_is_unavailable_and_retryable(code: int) -> None:
+    ending = failed_by_us(ForbiddenCodeViolation(code, "stale"), closing=False)
+    error = error_of(ending.error)
+    assert (ending.code, ending.reason) == (1002, f"a close frame has the invalid code {code}")
+    assert type(error) is ConnectionFailedError
+    assert error.kind is Kind.UNAVAILABLE
+    assert error.retryable is True
+    assert error.details == {"code": code, "reason": "stale"}
+
+
+def test_the_text_says_that_a_code_must_not_be_sent() -> None:
+    known = error_of(failed_by_us(ForbiddenCodeViolation(1006, "stale connection"), closing=False).error)
+    assert str(known) == (
+        "the peer closed the connection with code 1006 (ABNORMAL_CLOSURE), which must not be sent: stale connection"
+    )
+    unknown = error_of(failed_by_us(ForbiddenCodeViolation(5000, ""), closing=False).error)
+    assert str(unknown) == "the peer closed the connection with code 5000, which must not be sent"
+
+
+def test_such_a_close_after_our_own_is_no_error() -> None:
+    ending = failed_by_us(ForbiddenCodeViolation(1006, "stale"), closing=True)
+    assert ending == (1002, "a close frame has the invalid code 1006", None)
 
 
 def test_a_lost_connection_is_1006_unavailable_and_retryable() -> None:
@@ -237,6 +263,8 @@ class Way(NamedTuple):
     told: list[int | None]
     """The codes of the close frames that the server gets."""
     options: dict[str, Any] = {}  # noqa: RUF012  # a NamedTuple's defaults are read only
+    details: dict[str, object] | None = None
+    """Those of the error, if they are not code and reason."""
 
 
 def sends(*data: bytes) -> Callable[[Client, Link], Awaitable[None]]:
@@ -317,6 +345,7 @@ async def does_not_read_while_we_close(client: Client, link: Link) -> None:
 RETRYABLE_CODES = (1011, 1012, 1013, 1014)
 ERROR_CODES = (1002, 1003, *range(1007, 1015), 3000, 4999)
 SENDABLE_CODES = (1000, 1001, *ERROR_CODES)
+FORBIDDEN_CODES = (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535)
 
 WAYS = {
     **{f"peer closes with {code}": Way(sends(close(code, "why")), code, "why", None, [code]) for code in (1000, 1001)},
@@ -327,6 +356,23 @@ WAYS = {
         )
         for code in ERROR_CODES
     },
+    **{
+        f"peer closes with {code}": Way(
+            sends(close(code, "why")),
+            1002,
+            f"a close frame has the invalid code {code}",
+            LOST,
+            [1002],
+            details={"code": code, "reason": "why"},
+        )
+        for code in FORBIDDEN_CODES
+    },
+    "peer closes with half a code": Way(
+        sends(frame(CLOSE, b"\x03")), 1002, "a close frame has half a code", VERDICT, [1002]
+    ),
+    "peer closes with a reason that is not UTF-8": Way(
+        sends(frame(CLOSE, b"\x03\xe8\xff")), 1007, "a close frame's reason is not UTF-8", VERDICT, [1007]
+    ),
     "peer closes and hangs up": Way(sends(close(1000), b"noise"), 1000, "", None, [1000]),
     **{f"we close with {code}": Way(closes(code, "why"), 1000, "", None, [code]) for code in SENDABLE_CODES},
     "we close and the peer answers with another code": Way(
@@ -334,6 +380,9 @@ WAYS = {
     ),
     "we close and the peer breaks the protocol": Way(
         closes_and_gets(frame(TEXT, b"x", reserved=0x20)), 1002, "a reserved bit is set", None, [4000]
+    ),
+    "we close and the peer answers with a code that must not be sent": Way(
+        closes_and_gets(close(1006, "stale")), 1002, "a close frame has the invalid code 1006", None, [4000]
     ),
     "we close and the peer does not answer": Way(closes_in_vain, 1006, "", None, [4000]),
     "we close and the peer ends the stream": Way(ends_instead_of_answering, 1006, "", None, [1000]),
@@ -365,7 +414,9 @@ async def begin(client: Client, link: Link) -> None:
     assert (await client.receive()).value.data == "first"
 
 
-def check_told(client: Client, code: int, reason: str, failure: Failure | None) -> None:
+def check_told(
+    client: Client, code: int, reason: str, failure: Failure | None, details: dict[str, object] | None = None
+) -> None:
     assert (client.close_code, client.close_reason) == (code, reason)
     error = client.error
     if failure is None:
@@ -374,7 +425,7 @@ def check_told(client: Client, code: int, reason: str, failure: Failure | None) 
     assert error is not None
     assert type(error) is failure.type
     assert (error.kind, error.retryable) == (failure.kind, failure.retryable)
-    assert error.details == {"code": code, "reason": reason}
+    assert error.details == (details or {"code": code, "reason": reason})
     assert isinstance(error, ConnectionError)
     assert isinstance(error, TimeoutError) is (failure.kind is Kind.TIMEOUT)
 
@@ -417,11 +468,11 @@ async def check_unusable(client: Client) -> None:
 async def check_end(client: Client, way: Way) -> None:
     with trio.fail_after(100):
         await client._connection.finished.wait()
-    check_told(client, way.code, way.reason, way.failure)
+    check_told(client, way.code, way.reason, way.failure, way.details)
     await check_received(client, way.failure)
     await check_unusable(client)
     # Nothing that came afterwards has changed it.
-    check_told(client, way.code, way.reason, way.failure)
+    check_told(client, way.code, way.reason, way.failure, way.details)
 
 
 over = pytest.mark.parametrize("socket", [False, True], ids=["in memory", "over a socket"])
@@ -445,7 +496,7 @@ async def test_an_end_is_told_alike_wherever_one_looks(
             await begin(client, link)
             await way.deed(client, link)
             await check_end(client, way)
-    check_told(client, way.code, way.reason, way.failure)
+    check_told(client, way.code, way.reason, way.failure, way.details)
     await link.check_nothing_left()
     assert link.server.closes == way.told
 
@@ -536,5 +587,5 @@ async def test_an_end_while_everybody_waits_wakes_everybody(
             await wait_all_tasks_blocked()
             await way.deed(client, link)
         assert sorted(woken) == ["iterate", "pong", "receive"]
-        check_told(client, way.code, way.reason, way.failure)
+        check_told(client, way.code, way.reason, way.failure, way.details)
     await link.check_nothing_left()

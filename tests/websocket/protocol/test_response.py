@@ -82,13 +82,63 @@ def test_the_sample_key_of_the_rfc_gives_its_accept_key() -> None:
 
 
 def test_an_acceptance_gives_its_head_and_what_came_after() -> None:
-    answer = handshake().feed(accepted("X-More: yes") + text("hi"))
+    answer = handshake().feed(accepted() + text("hi"))
     assert answer is not None
     head, rest = answer
     assert rest == text("hi")
     assert head.startswith(b"HTTP/1.1 101 ")
     assert head.endswith(b"\r\n\r\n")
-    assert b"X-More: yes" in head or b"x-more: yes" in head
+
+
+def test_the_head_has_nothing_of_the_servers_but_what_was_checked() -> None:
+    started = handshake("chat", "v2", compression=Compression.CONTEXT_TAKEOVER)
+    answer = started.feed(
+        b"HTTP/1.1 101 \xa0anything\r\nX-More: \xff\x1c\r\nUPGRADE: \tWebSocket \r\n"
+        b"Connection: keep-alive, \x85, UPGRADE\r\nSec-WebSocket-Extensions: permessage-deflate\r\n"
+        b"Sec-WebSocket-Protocol: v2 \r\nSec-WebSocket-Accept:\t" + accept_key(KEY).encode() + b" \r\n\r\n"
+    )
+    assert answer is not None
+    assert answer[0].decode("ascii").split("\r\n") == [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept_key(KEY)}",
+        "Sec-WebSocket-Protocol: v2",
+        "",
+        "",
+    ]
+    # The user sees all of it.
+    assert started.headers["x-more"] == "\xff\x1c"
+
+
+# What `str.strip` takes for spaces, and h11 lets pass; HTTP knows only the space and the tab.
+NO_SPACES = [b"\xa0", b"\x85", b"\x1c", b"\x1d", b"\x1e", b"\x1f"]
+
+
+@pytest.mark.parametrize("no_space", NO_SPACES, ids=bytes.hex)
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("header", "value", "said"),
+    [
+        ("Upgrade", "websocket", "its Upgrade header must be websocket"),
+        ("Connection", "Upgrade", "its Connection header must contain Upgrade"),
+        ("Sec-WebSocket-Accept", accept_key(KEY), "its Sec-WebSocket-Accept header does not match"),
+        ("Sec-WebSocket-Protocol", "chat", "it chose the subprotocol"),
+        ("Sec-WebSocket-Extensions", "permessage-deflate", "its Sec-WebSocket-Extensions header is malformed"),
+    ],
+)
+def test_what_is_no_space_in_http_is_part_of_a_value(
+    header: str, value: str, said: str, before: bool, no_space: bytes
+) -> None:
+    around = (no_space + value.encode()) if before else (value.encode() + no_space)
+    answer = accepted(f"{header}: @", drop=header).replace(b"@", around)
+    error = failure(answer, protocols=["chat"], compression=Compression.CONTEXT_TAKEOVER)
+    assert said in str(error)
+
+
+def test_the_reason_of_a_refusal_ends_where_http_has_no_more_spaces() -> None:
+    error = failure(b"HTTP/1.1 404 no\xa0 \t\r\nContent-Length: 0\r\n\r\n")
+    assert str(error) == "the server refused the connection with status 404 no\xa0"
 
 
 def test_an_acceptance_byte_by_byte_is_accepted_with_its_last_byte() -> None:

@@ -161,6 +161,12 @@ MALFORMED = [
     "ws://ser*er.test/",
     "ws://ser,ver.test/",
     "ws://server.test\\@other.test:80:/",
+    "ws:\\\\server.test/",
+    "ws:/\\server.test/",
+    "ws:\\/server.test/",
+    "\\ws://server.test/",
+    "ws://\\server.test/",
+    "ws://server.test\uff3c@other.test\uff3c/",
     f"ws://{'a' * 64}.test/",
     f"ws://{'a.' * 130}test/",
     "ws://[::1/",
@@ -191,6 +197,34 @@ def test_a_malformed_url_is_invalid(url: str) -> None:
     assert caught.value.kind is Kind.INVALID
     assert caught.value.retryable is False
     assert str(caught.value).startswith("url ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://good.test\\@evil.test/",
+        "wss://a\\b/",
+        "ws://server.test\\",
+        "ws://server.test\\path",
+        "ws://server.test:80\\@evil.test/",
+        "ws://server.test\\:80/",
+        "ws://\\server.test/",
+        "ws://\\\\server.test",
+        "ws://us\\er:pass@server.test/",
+        "ws://user:pa\\ss@server.test?query",
+        "ws://[::1]\\@evil.test/",
+    ],
+)
+def test_a_backslash_before_the_path_is_refused(url: str) -> None:
+    for call in (websocket.connect, websocket.reconnecting):
+        with pytest.raises(InvalidError, match=r"^url must not have a backslash before its path"):
+            call(url)
+
+
+def test_a_backslash_in_the_path_is_percent_encoded_and_stays_in_the_query() -> None:
+    target = parse_url("ws://server.test/a\\..\\b?c\\d")
+    assert target.resource == "/a%5C..%5Cb?c\\d"
+    assert target.host == "server.test"
 
 
 @pytest.mark.parametrize("url", [None, 1, b"ws://server.test/", ["ws://server.test/"]])
@@ -224,6 +258,7 @@ SECRET = "hunter2"
         f"ws://user:{SECRET}@server.test:0/",
         f"ws://user:{SECRET}@ser ver.test/",
         f"ws://user:{SECRET}@server..test/",
+        f"ws://user:{SECRET}\\@server.test/",
         f"ws://user:{SECRET}@[::g]/",
         f"ws://user:{SECRET}@[::1/",
         f"ws://user:{SECRET}@/",

@@ -191,7 +191,7 @@ async def test_error_no_close_frame(server: LibraryServer) -> None:
         ("8001", 1002),  # a continuation of nothing
         ("c10161", 1002),  # compressed, which was not agreed on
         ("8102c328", 1007),  # text that is not UTF-8
-        ("880203e7", 1002),  # a close with a code that does not exist
+        ("880103", 1002),  # a close with half a code
     ],
 )
 async def test_error_our_verdict_on_what_the_server_sent(server: LibraryServer, frames: str, verdict: int) -> None:
@@ -202,6 +202,16 @@ async def test_error_our_verdict_on_what_the_server_sent(server: LibraryServer, 
         assert error.details == {"code": verdict, "reason": client.close_reason}
     # The server is told the same.
     assert await server.reported() == (verdict, client.close_reason)
+
+
+async def test_error_a_peers_close_with_a_code_that_must_not_be_sent(server: LibraryServer) -> None:
+    async with connected(server.url("/raw/880803ee7374616c6521")) as client:
+        assert await is_over(client)
+        error = told(client.error, Kind.UNAVAILABLE, True, ConnectionError)
+        assert client.close_code == 1002
+        assert error.details == {"code": 1006, "reason": "stale!"}
+    # The server is told that this is no close frame.
+    assert await server.reported() == (1002, client.close_reason)
 
 
 async def test_error_our_verdict_on_a_message_that_is_too_big(server: LibraryServer) -> None:
