@@ -3,6 +3,7 @@
 From the bottom:
 
 - `options`: the options of `connect`, checked
+- `verifying`: the TLS context that verifies servers, if a user gives none
 - `dial`: name resolution, TCP and TLS
 - `opening`: the opening handshake on the wire
 - `handshakes`: the stream that trio-websocket is given; both handshakes pass through it

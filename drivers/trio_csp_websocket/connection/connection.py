@@ -332,19 +332,21 @@ class Connection:
         Meanwhile keepalive goes on pinging, so that nothing on the way to the peer takes the connection for dead.
         """
         keepalive = math.inf if self._liveness is None else self._liveness.keepalive_seconds
-        ping_at = trio.current_time() + keepalive
-        while self.delivery.full:
-            unread = self.delivery.unread
+        now = trio.current_time()
+        ping_at, unread, unread_since = now + keepalive, -1, now
+        while self.delivery.full and (self.ending is None or self.decoder.paused):
+            if self.delivery.unread != unread:
+                unread, unread_since = self.delivery.unread, now
             patience = _PATIENCE_SECONDS if self.pings.awaitable else math.inf
-            with trio.move_on_at(min(ping_at, trio.current_time() + patience)) as waiting:
+            with trio.move_on_at(min(ping_at, unread_since + patience)):
                 await self.delivery.progress()
-            if not waiting.cancelled_caught:
-                continue
-            if trio.current_time() >= ping_at:
+            now = trio.current_time()
+            if now >= ping_at:
                 self.writer.send_ping(self.pings.probe())
-                ping_at = trio.current_time() + keepalive
-            if self.delivery.unread == unread:
+                ping_at = now + keepalive
+            if now >= unread_since + patience and self.delivery.unread == unread:
                 self.pings.give_up_awaited()
+                unread_since = now
 
     def _write_broke(self, error: Exception) -> None:
         """Called by the writer when the transport breaks."""
@@ -455,6 +457,7 @@ class Connection:
             # ahead of that frame, and the sender would not learn of it.
             self.writer.refuse()
             self._end_delivery()
+            self.delivery.wake()
             if self._ended is not None:
                 self._ended.set()
 

@@ -163,7 +163,7 @@ class Delivery:
         """Be the task that delivers what waits, until the connection has ended; then close the channel."""
         try:
             with scope, contextlib.suppress(csp.ChannelClosedError):
-                while self._batches or self._ending is None:
+                while not self.stopped and (self._batches or self._ending is None):
                     if self._batches:
                         await self._deliver_batch(self._batches)
                     else:
@@ -174,7 +174,7 @@ class Delivery:
             self._more = None
         if self.channel.closed:
             self.stopped = True
-        if self._batches:  # the consumer has closed the channel
+        if self._batches:  # the consumer has closed the channel, whoever noticed it
             self._discard()
         if self._ending is not None:
             self._close(self._ending)

@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from csp.errors import ConnectionFailedError, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from tests.websocket._server import BINARY, Server, close, connecting, details, drained, frame, text
+from trio_csp_websocket.connection.connection import Connection
+from trio_csp_websocket.connection.settings import parse_settings
+from trio_csp_websocket.protocol.decoder import Decoder
+from trio_csp_websocket.protocol.encoder import MaskingEncoder
+from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -138,3 +143,52 @@ async def test_a_send_that_is_cancelled_while_the_end_is_found_out_ends_it_all_t
             scope.cancel()
         await client.wait_closed()
         assert client.close_code == 1006
+
+
+def plane(stream: trio.abc.Stream, nursery: trio.Nursery) -> Connection:
+    return Connection(
+        StreamTransport(stream), parse_settings({}), nursery, decoder=Decoder(1024), encoder=MaskingEncoder()
+    )
+
+
+async def test_a_write_that_breaks_before_reading_has_begun_ends_it_then(nursery: trio.Nursery) -> None:
+    near, far = memory_stream_pair()
+    connection = plane(near, nursery)
+    assert connection.writer.on_broken is not None
+    connection.writer.on_broken(trio.BrokenResourceError("Broken pipe"))
+    await far.send_all(text("a"))
+    assert await connection.read() is None
+    assert connection.ending is not None
+    assert (connection.ending.code, str(connection.ending.error)) == (1006, "the connection was lost: Broken pipe")
+    assert (await connection.delivery.channel.receive()).value.data == "a"
+    await connection.finish()
+
+
+async def test_a_write_that_breaks_after_the_peers_close_changes_nothing(nursery: trio.Nursery) -> None:
+    near, far = memory_stream_pair()
+    connection = plane(near, nursery)
+    on_broken = connection.writer.on_broken
+    assert on_broken is not None
+    await far.send_all(close(4001, "why"))
+    assert await connection.read() is not None
+    on_broken(trio.BrokenResourceError("Broken pipe"))
+    assert not connection.write_broke
+    assert connection.ending is not None
+    assert connection.ending.code == 4001
+    await far.aclose()
+    await connection.finish()
+
+
+async def test_a_timed_out_write_ends_a_connection_of_which_nothing_is_read(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, write_timeout="1s", channel_capacity=1) as client:
+        for _ in range(10):
+            server.send(frame(BINARY, bytes(60_000)))
+            await wait_all_tasks_blocked()
+        server.stop_reading()
+        with pytest.raises(ConnectionTimeoutError):
+            await client.send("x" * 1_000_000)
+        await client.wait_closed()
+        assert trio.current_time() == 1
+        assert client.close_code == 1006
+        assert len(await drained(client)) == client.statistics().messages_received

@@ -285,6 +285,18 @@ async def test_a_consumer_that_closes_the_channel_wants_no_more(nursery: trio.Nu
     assert line.delivery.finished.is_set()
 
 
+async def test_a_closed_channel_that_the_reader_notices_first_ends_the_task(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 1, 2)
+    await wait_all_tasks_blocked()
+    assert (await line.delivery.channel.receive()).ok  # wakes the task
+    line.delivery.channel.close()
+    line.parse([2])  # before the task comes to run
+    await wait_all_tasks_blocked()
+    assert not nursery.child_tasks
+    assert not line.delivery.blocked
+    assert taken(line.delivery) == "1"
+
+
 async def test_a_channel_that_a_finalizer_closes_halfway_through_wants_no_more(nursery: trio.Nursery) -> None:
     class Waiting(deque[Message]):
         def popleft(self) -> Message:

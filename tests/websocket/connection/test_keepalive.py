@@ -117,6 +117,22 @@ async def test_a_full_channel_pings_and_does_not_blame(waiting: int, autojump_cl
         assert await ended(client) == pytest.approx(began + 20, abs=10)
 
 
+async def test_while_messages_wait_a_ping_of_the_users_that_is_queued_will_do(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, keepalive="10s", channel_capacity=1) as client, trio.open_nursery() as nursery:
+        server.send(text("a"), text("b"))
+        await wait_all_tasks_blocked()
+        server.stop_reading()
+        nursery.start_soon(client.send, LARGE)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(client.ping)
+        await trio.sleep(35)
+        assert client.close_code is None
+        server.read_on()
+        await wait_all_tasks_blocked()
+        assert pings(server) == 1
+
+
 async def test_a_channel_that_fills_up_after_the_ping_blames_nobody(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, keepalive="10s", channel_capacity=1) as client:
