@@ -164,6 +164,19 @@ async def test_a_write_that_breaks_before_reading_has_begun_ends_it_then(nursery
     await connection.finish()
 
 
+async def test_the_close_frame_that_is_found_then_is_answered_as_any_other(nursery: trio.Nursery) -> None:
+    near, far = memory_stream_pair()
+    connection = plane(near, nursery)
+    assert connection.writer.on_broken is not None
+    connection.writer.on_broken(trio.BrokenResourceError("Broken pipe"))
+    await far.send_all(text("a") + close(4001, "why"))
+    assert await connection.read() == b"\x0f\xa1why"
+    assert connection.ending is not None
+    assert (connection.ending.code, connection.ending.reason) == (4001, "why")
+    await far.aclose()
+    await connection.finish()
+
+
 async def test_a_write_that_breaks_after_the_peers_close_changes_nothing(nursery: trio.Nursery) -> None:
     near, far = memory_stream_pair()
     connection = plane(near, nursery)
