@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Gap:
     """Stands between the values of two connections: some may be missing here.
 
-    It comes when the new connection is open, so a consumer that reacts to it can use that connection. Later versions
-    may add fields.
+    It comes when the new connection is open, so a consumer that reacts to it can use that connection. One comes at the
+    end too, if values were dropped and no connection followed. Later versions may add fields.
     """
 
     error: ConnectionFailedError | None

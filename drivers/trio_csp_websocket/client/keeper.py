@@ -9,7 +9,8 @@ taken from the connection, and is not in the feed's channel yet. A consumer that
 waits in `Feed.send` for a connection, must not keep the first task from making one. So when a connection ends, all that
 it has received is set aside in the line, and the next attempt begins at once. The line is bounded: while it still holds
 what an earlier connection left, nothing is taken from a new one, which then stops reading; and if that one is lost too,
-what it has received is dropped, and counted in the gap.
+what it has received is dropped, and counted in the gap. Nothing is set aside of a connection after which the feed ends:
+its messages are passed on as the consumer receives.
 
 Other tasks stop it in two ways. `Keeper.close` notes code and reason in ``_closing``, and cancels what the first task
 does with its connection; that task then closes the connection, and ends. If there is no connection, the whole of it is
@@ -174,21 +175,36 @@ class Keeper:
             async with csp.BackgroundNursery() as nursery:
                 nursery.start_soon(self._pass_on, name="csp.websocket.reconnecting line")
                 with self._scope:
+                    cause: Exception | None = None
                     try:
-                        self.cause = await self._keep_connected()
+                        cause = await self._keep_connected()
                     except Exception as error:  # noqa: BLE001  # the consumer gets any exception
-                        self.cause = error
-                    if self._line_waits() and self._closing is None:
-                        self._end()
-                        while self._line_waits() and not self.channel.closed:
-                            await self._passed.wait()
+                        cause = error
+                    if self._closing is None:
+                        await self._pass_on_rest(cause)
+                    else:
+                        self._end(cause)
         finally:
             self._close_channel()
-            self._end()
+            self._end(None)
 
-    def _end(self) -> None:
-        """Note that the feed has ended."""
+    async def _pass_on_rest(self, cause: Exception | None) -> None:
+        """End the feed because of ``cause``, and wait until what was received is in the channel."""
+        if self._lost is not None and self._lost.dropped:
+            # No connection came after those that were dropped.
+            self._line.append(_gap(self._lost, trio.current_time(), self._attempts))
+            self._passing.cancel()
+        if self._line_waits():
+            self._end(cause)
+        else:
+            self.cause = cause
+        while self._line_waits() and not self.channel.closed:
+            await self._passed.wait()
+
+    def _end(self, cause: Exception | None) -> None:
+        """Note that the feed has ended, unless it has before."""
         if not self.ended.is_set():
+            self.cause = self.cause or cause
             # A consumer may have closed the channel before, with another cause or none.
             error = self.channel.cause if self.channel.closed else self.cause
             self._set_state(csp.ConnectionState("closed", self.state.attempt, error))
@@ -265,6 +281,7 @@ class Keeper:
         attempts, self._attempts = self._attempts, 0
         if self._lost is not None:
             self._line.append(_gap(self._lost, opened_at, attempts))
+            self._lost = None
         self._behind = self._line_waits()
         self._source = client
         self._passing.cancel()
@@ -287,13 +304,16 @@ class Keeper:
         try:
             while True:
                 if self._source is not None and self._source.close_code is not None:
-                    await self._set_aside(self._source)
+                    self._send_now()
+                    if _may_come_back(self._source):
+                        await self._set_aside(self._source)
+                    elif self._line:
+                        self._end(self._source.error)
                 with trio.CancelScope() as self._passing:
                     await self._pass_some()
         except csp.ChannelClosedError:
             self._closing = self._closing or (CloseCode.NORMAL, "")
-            if self._serving is not None:
-                self._serving.cancel()
+            (self._serving or self._scope).cancel()
         finally:
             self._note_passed()
 
@@ -318,28 +338,27 @@ class Keeper:
                 # already, so emptying the channel would collect all of these as well.
                 for _ in range(len(messages)):
                     self._line.append(messages.receive_nowait().value)
+            elif self._source.close_code is None:
+                await self._source.close()  # a user has closed its channel, and so wants no more
+            elif not _may_come_back(self._source):
+                self._source = None
+                self._note_passed()
 
     async def _set_aside(self, client: Client) -> None:
         """Take all that a connection has received, which has ended; drop it if the line is behind."""
         at = trio.current_time()
-        with contextlib.suppress(trio.WouldBlock):
-            while self._line:
-                self.channel.send_nowait(self._line[0])
-                self._line.popleft()
         behind = self._behind and bool(self._line)
-        # What the last connection has received needs no room for that of others.
-        drops = behind and may_come_back(client.error, _ending_code(client))
         taken = size = dropped = 0
         capacity = self.channel.capacity
         while (received := await client.channel().receive()).ok:
             taken += 1
-            if drops or size > _SET_ASIDE_BYTES:
+            if behind or size > _SET_ASIDE_BYTES:
                 dropped += 1
                 continue
             self._line.append(received.value)
             if taken > capacity:
                 size += len(received.value.data)
-        if drops:
+        if behind:
             # Nobody was told of this connection: its gap is not needed, and the next one counts from the one before.
             gap = cast("csp.Gap", self._line.pop())
             dropped += gap.missed or 0
@@ -348,6 +367,13 @@ class Keeper:
             self._lost = _Lost(client.error, client.close_code, client.close_reason, at, dropped=dropped)
         self._source = None
         self._note_passed()
+
+    def _send_now(self) -> None:
+        """Send what the channel has room for."""
+        with contextlib.suppress(trio.WouldBlock):
+            while self._line:
+                self.channel.send_nowait(self._line[0])
+                self._line.popleft()
 
     def _line_waits(self) -> bool:
         return self._sending or bool(self._line)
@@ -372,6 +398,11 @@ def _ending_code(client: Client) -> int | None:
     """Return the close code that decides whether to come back."""
     # If the user closed the client, the code is only that of the server's answer, and does not matter.
     return CloseCode.NORMAL if client.closing else client.close_code
+
+
+def _may_come_back(client: Client) -> bool:
+    """Return whether another connection may follow one that has ended, and so needs room for what it receives."""
+    return may_come_back(client.error, _ending_code(client))
 
 
 def _caused_by_ending(error: Exception) -> bool:

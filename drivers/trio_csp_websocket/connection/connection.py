@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_csp_websocket.connection.delivery import Delivery
+from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, Delivery
 from trio_csp_websocket.connection.ending import Ending, closed_by_peer, failed_by_us, lost, stalled, write_timed_out
 from trio_csp_websocket.connection.liveness import Liveness, PeerStalledError
 from trio_csp_websocket.connection.pings import Pings
@@ -342,7 +342,7 @@ class Connection:
                 await self.delivery.progress()
             now = trio.current_time()
             if now >= ping_at:
-                self.writer.send_ping(self.pings.probe())
+                self.writer.send_ping(self.pings.new_payload())  # not noted: its pong cannot be read in time
                 ping_at = now + keepalive
             if now >= unread_since + patience and self.delivery.unread == unread:
                 self.pings.give_up_awaited()
@@ -361,12 +361,14 @@ class Connection:
         Args:
             error: what broke it.
         """
+        left = READ_AHEAD_BYTES
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while self.ending is None and not self.delivery.full:
+            while self.ending is None and not self.delivery.full and left > 0:
                 block = b"" if self.decoder.paused else await self.transport.receive_now(_MIN_READ_BYTES)
                 if not block and not self.decoder.paused:
                     break
                 self.feed(block or b"")
+                left -= len(block or b"")
         if self.ending is None:
             unread = self.delivery.unread
             why = (

@@ -72,7 +72,7 @@ class Liveness:
         while now < read_deadline:
             if now >= silence_deadline and self._delivery.blocked:
                 if not self._writer.ping_waits:
-                    self._writer.send_ping(self._pings.probe())
+                    self._writer.send_ping(self._pings.new_payload())
                 awaiting_pong = probed = False
                 silence_deadline = now + self.keepalive_seconds
             elif now >= silence_deadline:

@@ -14,7 +14,7 @@ from csp import testing, websocket
 from csp.errors import ConnectionFailedError, NoContextError
 from csp.websocket import Client, Gap
 from tests.websocket._server import Server, close, text
-from tests.websocket.client._feed import Site, down, rest, saying, settled, shape
+from tests.websocket.client._feed import Site, down, refusing, rest, saying, settled, shape
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -289,3 +289,77 @@ async def test_a_pong_is_waited_for_inside_subscribe(answers: bool, autojump_clo
         with trio.fail_after(60):
             await feed.wait_closed()
     assert got == [answers]
+
+
+# Found by an attack ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_channel_that_is_closed_during_a_handshake_ends_the_feed(autojump_clock: MockClock) -> None:
+    slow = Server(lambda _request: b"")
+    site = Site(saying(*[text("x")] * 40, close(1012)), slow)
+    async with site.feed(channel_capacity=2, dial_timeout="1000s") as feed:
+        await trio.sleep(100)
+        assert slow.request is not None
+        began = trio.current_time()
+        feed.channel().close()
+        await feed.wait_closed()
+    assert trio.current_time() == began
+
+
+async def test_a_channel_that_is_closed_between_attempts_ends_the_feed(autojump_clock: MockClock) -> None:
+    site = Site(saying(*[text("x")] * 40, close(1012)), *[down() for _ in range(6)])
+    async with site.feed(channel_capacity=2) as feed:
+        await trio.sleep(20)
+        feed.channel().close()
+        await feed.close()
+        assert trio.current_time() == 20
+
+
+async def test_of_the_last_connection_nothing_is_dropped(autojump_clock: MockClock) -> None:
+    async def serve(connection: testing.ServerConnection) -> None:
+        await connection.accept(compression=True)
+        for number in range(60):
+            await connection.send(f"{number:050000}")
+        await connection.close(1000)
+
+    compression = websocket.COMPRESSION.CONTEXT_TAKEOVER
+    async with testing.websocket_server(serve), websocket.reconnecting(URL, compression=compression) as feed:
+        await trio.sleep(1)
+        taken = await rest(feed)
+        assert feed.channel().cause is None
+    assert len(taken) == 60
+
+
+@pytest.mark.parametrize("last", ["refused", "given up"])
+async def test_what_was_dropped_before_the_end_is_counted_in_a_gap(last: str, autojump_clock: MockClock) -> None:
+    many = [text("x")] * 40
+    ends = [refusing("401 Unauthorized")] if last == "refused" else [down(), down(), down()]
+    site = Site(saying(*many, close(1012)), saying(*many, close(1012)), *ends)
+    async with site.feed(channel_capacity=2, max_attempts=4) as feed:
+        await trio.sleep(100)
+        taken = await rest(feed)
+        assert isinstance(feed.channel().cause, ConnectionFailedError)
+    assert taken[:40] == ["x"] * 40
+    gap = taken[40]
+    assert isinstance(gap, Gap)
+    assert (gap.missed, gap.code, len(taken)) == (40, 1012, 41)
+
+
+async def test_closing_the_clients_own_channel_ends_the_feed_quietly(autojump_clock: MockClock) -> None:
+    site = Site(saying(text("a"), ends=False))
+    async with site.feed() as feed:
+        await feed.receive()
+        assert feed.client is not None
+        feed.client.channel().close()
+        await feed.wait_closed()
+        assert trio.current_time() == 0
+        assert await rest(feed) == []
+    assert site.servers[0].closes == [1000]
+
+
+async def test_what_the_last_connection_received_comes_behind_what_waits(autojump_clock: MockClock) -> None:
+    site = Site(saying(*[text("x")] * 40), saying(*[text("y")] * 40, close(1000)))
+    async with site.feed(channel_capacity=2) as feed:
+        await feed.wait_closed()
+        assert feed.state.name == "closed"
+        assert shape(await rest(feed)) == [*["x"] * 40, 1, *["y"] * 40]

@@ -133,6 +133,20 @@ async def test_while_messages_wait_a_ping_of_the_users_that_is_queued_will_do(au
         assert pings(server) == 1
 
 
+async def test_pings_whose_pongs_cannot_be_read_are_not_measured(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, keepalive="1s", channel_capacity=1) as client:
+        server.send(*[text("m")] * 5000)
+        await trio.sleep(2000)
+        for payload in list(server.payloads):
+            server.send(frame(PONG, payload))
+        await client.ping()
+        for _ in range(5000):
+            await client.receive()
+        await trio.sleep(0.1)
+        assert client.latency is None
+
+
 async def test_a_channel_that_fills_up_after_the_ping_blames_nobody(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, keepalive="10s", channel_capacity=1) as client:
