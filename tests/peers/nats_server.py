@@ -27,8 +27,8 @@ def port_told(folder: Path, process: subprocess.Popen[bytes]) -> int:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists() and (text := path.read_text()).endswith("}"):
-            (url,) = json.loads(text)["websocket"]
-            port = urlsplit(url).port
+            url: str = json.loads(text)["websocket"][0]
+            port: int | None = urlsplit(url).port
             assert port is not None
             return port
         time.sleep(0.01)
