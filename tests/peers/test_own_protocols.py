@@ -76,7 +76,7 @@ async def test_nats_closes_a_stale_connection_with_a_code_it_must_not_send(peer:
                 received += item.value.data
             # Its PING was never answered.
             assert received == b"PING\r\n-ERR 'Stale Connection'\r\n"
-            # 1006, which no close frame may have.
+            # 1006, which no close frame may have. Whether that is retryable is not asked here: it is not, as yet.
             assert client.close_code == 1002
             assert client.error is not None
             assert isinstance(client.error, ConnectionFailedError)
