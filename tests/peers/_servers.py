@@ -132,7 +132,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Proxy(Peer):
-    """nginx in front of another peer, which gets its requests and tells its reports."""
+    """A proxy in front of another peer, which gets its requests and tells its reports."""
 
     behind: Peer = field(kw_only=True)
     tls: bool = False
@@ -179,7 +179,9 @@ def _installed(kind: str, name: str) -> bool:
 @functools.cache
 def _modules() -> frozenset[str]:
     """Return the names of those modules that some peer needs and that its interpreter has."""
-    names = {need.removeprefix("python ") for peer in PEERS for need in peer.needs if need.startswith("python ")}
+    names = {
+        need.removeprefix("python ") for peer in [*PEERS, *OTHERS] for need in peer.needs if need.startswith("python ")
+    }
     program = "import importlib.util, sys; print(*filter(importlib.util.find_spec, sys.argv[1:]))"
     found = subprocess.run([_python(), "-c", program, *names], check=True, capture_output=True, text=True)
     return frozenset(found.stdout.split())
@@ -212,6 +214,7 @@ PEERS = [
     Peer("ws", "ws_server.cjs", needs=["program node", "npm ws"]),
     Proxy("nginx", "nginx_server.py", ["nginx"], needs=["program nginx"], behind=WEBSOCKETS),
     Proxy("nginx-tls", "nginx_server.py", ["nginx"], needs=["program nginx"], behind=WEBSOCKETS, tls=True),
+    Proxy("haproxy", "haproxy_server.py", ["haproxy", "60s"], needs=["program haproxy"], behind=WEBSOCKETS),
     Peer(
         "websocat",
         "websocat_server.py",
@@ -224,3 +227,10 @@ PEERS = [
     ),
     Peer("coder", "coder_server", needs=["program coder_server"]),
 ]
+
+# What each of these is asked is its own.
+HASTY_HAPROXY = Proxy("haproxy", "haproxy_server.py", ["haproxy", "2s"], needs=["program haproxy"], behind=WEBSOCKETS)
+NATS = Peer("nats", "nats_server.py", ["nats-server"], needs=["program nats-server"])
+SOCKETIO = Peer("socketio", "socketio_server.py", needs=["python socketio", "python uvicorn", "python websockets"])
+PROSODY = Peer("prosody", "prosody_server.py", ["prosody"], needs=["program prosody"])
+OTHERS = [NATS, SOCKETIO, PROSODY]

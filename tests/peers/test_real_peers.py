@@ -14,7 +14,7 @@ import trio
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
-from tests.peers._servers import PEERS, Peer, Server
+from tests.peers._servers import OTHERS, PEERS, Peer, Server
 from tests.websocket._peers import LIMIT_SECONDS, connected, driver_tasks, open_sockets
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def skip_if_it_cannot(server: Server, what: str) -> None:
         pytest.skip(server.peer.cannot[what])
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=str)
+@pytest.mark.parametrize("peer", [*PEERS, *OTHERS], ids=str)
 def test_it_is_installed(peer: Peer) -> None:
     missing = peer.missing()
     if missing is not None:
