@@ -312,8 +312,9 @@ class Keeper:
                 with trio.CancelScope() as self._passing:
                     await self._pass_some()
         except csp.ChannelClosedError:
-            self._closing = self._closing or (CloseCode.NORMAL, "")
-            (self._serving or self._scope).cancel()
+            if self._closing is None:
+                self._closing = CloseCode.NORMAL, ""
+                (self._serving or self._scope).cancel()
         finally:
             self._note_passed()
 
