@@ -149,14 +149,18 @@ class Keeper:
 
         Returns when the feed has ended. Closing again only waits for that. If cancelled, the socket is closed at once.
         """
-        if self._closing is None:
-            self._closing = code, reason
-            (self._serving or self._scope).cancel()
+        self._stop(code, reason)
         try:
             await self.ended.wait()
         finally:
             self._scope.cancel()
         self._close_channel()
+
+    def _stop(self, code: int, reason: str) -> None:
+        """Have the first task close its connection, or stop trying to get one, unless it is told so already."""
+        if self._closing is None:
+            self._closing = code, reason
+            (self._serving or self._scope).cancel()
 
     @property
     def subscribes_here(self) -> bool:
@@ -312,9 +316,7 @@ class Keeper:
                 with trio.CancelScope() as self._passing:
                     await self._pass_some()
         except csp.ChannelClosedError:
-            if self._closing is None:
-                self._closing = CloseCode.NORMAL, ""
-                (self._serving or self._scope).cancel()
+            self._stop(CloseCode.NORMAL, "")
         finally:
             self._note_passed()
 
