@@ -289,7 +289,7 @@ class Keeper:
         self._behind = self._line_waits()
         self._source = client
         self._passing.cancel()
-        await client.wait_ended()
+        await client._connection.wait_ended()  # noqa: SLF001  # applications have `wait_closed`
         self._lasted_seconds = trio.current_time() - opened_at
         self._passing.cancel()
         while self._source is client and not self.channel.closed:

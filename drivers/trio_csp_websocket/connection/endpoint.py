@@ -199,10 +199,6 @@ class Endpoint(trio.abc.AsyncResource):
         """
         await self._connection.finished.wait()
 
-    async def wait_ended(self) -> None:
-        """Wait until `close_code` is set: the connection has ended, and its socket may still be being closed."""
-        await self._connection.wait_ended()
-
     @enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
