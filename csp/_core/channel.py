@@ -114,6 +114,7 @@ class Channel(Source[T]):
         "_cause",
         "_closed",
         "_details",
+        "_drained",
         "_dropped",
         "_overflow",
         "_put",
@@ -147,6 +148,8 @@ class Channel(Source[T]):
         # Closed by its receiving end: senders get BrokenResourceError then.
         self._abandoned = False
         self._dropped = 0
+        # See `call_when_drained`.
+        self._drained: Callable[[], None] | None = None
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
@@ -420,6 +423,34 @@ class Channel(Source[T]):
         self._buffered -= 1
         return self._take()
 
+    def _call_when_drained(self, number: int, call: Callable[[], None]) -> Callable[[], None]:
+        """Have a function called, once: when values are taken and at most ``number`` stay, or the channel is closed.
+
+        For drivers that bound what waits here by more than the number of values. Only one can be waited for at a time.
+
+        Returns a function that calls it off.
+        """
+        take = self._take
+
+        def taking() -> T:
+            value = take()
+            # It is counted until this returns. If senders wait, the next of them takes its place.
+            if self._buffered <= number + 1 and self._senders is None:
+                drained()
+            return value
+
+        def drained() -> None:
+            call_off()
+            call()
+
+        def call_off() -> None:
+            self._take = take
+            self._drained = None
+
+        self._take = taking
+        self._drained = drained
+        return call_off
+
     # Closing ---------------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
@@ -451,6 +482,8 @@ class Channel(Source[T]):
             first(self._senders).fail(self)
         while self._receivers is not None:
             first(self._receivers).fail(self)
+        if self._drained is not None:
+            self._drained()
         self._notify()
 
     @enable_ki_protection

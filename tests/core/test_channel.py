@@ -732,3 +732,65 @@ async def test_no_memory_channel_is_opened_before_a_value_is_buffered() -> None:
     await channel.send(2)
     sender = cast("trio.MemorySendChannel[int]", cast("MethodType", channel._put).__self__)
     assert sender.statistics().max_buffer_size == 3
+
+
+# For drivers: when values were taken ----------------------------------------------------------------------------------
+
+
+def draining(channel: csp.Channel[int], number: int) -> tuple[list[int], Callable[[], None]]:
+    """Note how many are buffered, the value being taken among them, when the function is called."""
+    calls: list[int] = []
+    return calls, channel._call_when_drained(number, lambda: calls.append(len(channel)))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 4])
+async def test_a_function_is_called_once_when_few_enough_values_stay(number: int) -> None:
+    channel = csp.Channel[int](10)
+    for value in range(5):
+        channel.send_nowait(value)
+    calls, _ = draining(channel, number)
+    for value in range(4 - number):
+        assert await channel.receive() == (value, True)
+        assert calls == []
+    for value in range(4 - number, 5):
+        assert channel.receive_nowait() == (value, True)
+        assert len(calls) == 1
+    channel.send_nowait(5)
+    assert (await csp.select(channel.case_receive())).value == 5
+    channel.close()
+    assert len(calls) == 1
+
+
+async def test_a_value_that_a_waiting_sender_replaces_does_not_count(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int](2)
+    for value in range(2):
+        channel.send_nowait(value)
+    nursery.start_soon(channel.send, 2)
+    await wait_all_tasks_blocked()
+    calls, _ = draining(channel, 1)
+    assert await channel.receive() == (0, True)
+    assert calls == []
+    assert await channel.receive() == (1, True)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("end", ["sender", "receiver"])
+async def test_it_is_called_when_the_channel_is_closed(end: str) -> None:
+    channel = csp.Channel[int](10)
+    for value in range(5):
+        channel.send_nowait(value)
+    calls, _ = draining(channel, 0)
+    await (channel.sender if end == "sender" else channel.receiver).aclose()
+    assert len(calls) == 1
+
+
+async def test_it_can_be_called_off() -> None:
+    channel = csp.Channel[int](10)
+    for value in range(3):
+        channel.send_nowait(value)
+    calls, call_off = draining(channel, 1)
+    assert await channel.receive() == (0, True)
+    call_off()
+    assert [await channel.receive(), await channel.receive()] == [(1, True), (2, True)]
+    channel.close()
+    assert calls == []

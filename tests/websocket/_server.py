@@ -155,7 +155,9 @@ class Server:
         self._reads.set()
         self._outgoing = MemorySendStream(self._take_in, close_hook=self._half_close)
         self._incoming = MemoryReceiveStream(close_hook=self._close)
-        self.stream = trio.StapledStream(self._outgoing, _Receiving(self, self._incoming))
+        self.stream: trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream] = trio.StapledStream(
+            self._outgoing, _Receiving(self, self._incoming)
+        )
 
     # What a test says ------------------------------------------------------------------------------------------------
 

@@ -61,8 +61,12 @@ class Feed:
         """Take the next message or gap: ``(value, True)``, or ``(None, False)`` once the feed has ended.
 
         Short for ``channel().receive()``.
+
+        Raises:
+            NoContextError: the feed has not been entered; or it is called in ``subscribe``, where what the server
+                answers comes to the client that is given there.
         """
-        self._check_entered()
+        self._check_receiving()
         return await self._keeper.channel.receive()
 
     async def receive_value(self) -> Message | csp.Gap:
@@ -74,8 +78,9 @@ class Feed:
             Error: the feed has ended with a cause: that anew, or a `ChannelBrokenError` if it is none of `csp.errors`.
             EndOfChannelError: it has ended without one; ``code`` and ``reason`` of its last connection are in the
                 details, if there was one.
+            NoContextError: as in `receive`.
         """
-        self._check_entered()
+        self._check_receiving()
         return await self._keeper.channel.receive_value()
 
     def __aiter__(self) -> Self:
@@ -83,8 +88,16 @@ class Feed:
 
     async def __anext__(self) -> Message | csp.Gap:
         """Take the next message or gap. When the feed has ended, stop the iteration, or raise its cause if any."""
-        self._check_entered()
+        self._check_receiving()
         return await self._keeper.channel.__anext__()
+
+    def _check_receiving(self) -> None:
+        self._check_entered()
+        if self._keeper.subscribes_here:
+            raise NoContextError(
+                "receiving from the feed inside subscribe would wait for what subscribe prepares: write "
+                "`await client.receive_value()`, with the client that subscribe is given"
+            )
 
     # State -----------------------------------------------------------------------------------------------------------
 

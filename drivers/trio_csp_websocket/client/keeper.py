@@ -12,6 +12,9 @@ what an earlier connection left, nothing is taken from a new one, which then sto
 what it has received is dropped, and counted in the gap. Nothing is set aside of a connection after which the feed ends:
 its messages are passed on as the consumer receives.
 
+Few large messages fill the memory before they fill the feed's channel. So that counts as full as well while the read
+limit waits in it, as it is in memory: see ``connection/backlog``.
+
 Other tasks stop it in two ways. `Keeper.close` notes code and reason in ``_closing``, and cancels what the first task
 does with its connection; that task then closes the connection, and ends. If there is no connection, the whole of it is
 cancelled. A consumer stops the feed by closing its channel.
@@ -22,7 +25,8 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast, final
+from sys import getsizeof
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeGuard, cast, final
 
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
@@ -31,7 +35,10 @@ import csp
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Error, Kind
 from trio_csp_websocket.client.backoff import Backoff, may_come_back, retry_after
 from trio_csp_websocket.client.connect import Connecting, Dial
+from trio_csp_websocket.connection.backlog import Backlog, call_when_drained
+from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES
 from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.decoder import MAX_INFLATED_BYTES
 from trio_csp_websocket.protocol.messages import Message
 
 if TYPE_CHECKING:
@@ -46,9 +53,10 @@ Subscribe: TypeAlias = "Callable[[Client], Awaitable[object]]"
 
 _STATES_KEPT = 16
 
-# Of what a connection has received when it ends, more than the channel's capacity and this is dropped: so much may come
-# out of a compressed block that is parsed only as its messages are taken.
-_SET_ASIDE_BYTES = 512 * 1024
+# Of what a connection has received when it ends, what is more than twice the read limit and this is dropped. It is more
+# than a connection ever has: but if it ends in the middle of a compressed block, which is parsed only as its messages
+# are taken, any number may come out of that.
+_SET_ASIDE_BYTES = 4 * (READ_AHEAD_BYTES + MAX_INFLATED_BYTES)
 
 
 class _Lost(NamedTuple):
@@ -130,6 +138,12 @@ class Keeper:
         self._source: Client | None = None
         # What was taken from it, and is not in the channel yet.
         self._line: deque[Message | csp.Gap] = deque()
+        # How many values were put into it, and how many large messages it has.
+        self._put_into_line = 0
+        self._large_in_line = 0
+        # Of what waits in the channel. Values have the numbers in which they were put into the line.
+        self._backlog = Backlog(options.connection.read_limit_bytes, options.connection.channel_capacity)
+        self._set_aside_bytes = 2 * options.connection.read_limit_bytes + _SET_ASIDE_BYTES
         # Whether the line is being sent; then one value is not in it.
         self._sending = False
         # Whether the line still holds what came before the messages of `_source`.
@@ -196,7 +210,7 @@ class Keeper:
         """End the feed because of ``cause``, and wait until what was received is in the channel."""
         if self._lost is not None and self._lost.dropped:
             # No connection came after those that were dropped.
-            self._line.append(_gap(self._lost, trio.current_time(), self._attempts))
+            self._put(_gap(self._lost, trio.current_time(), self._attempts))
             self._passing.cancel()
         if self._line_waits():
             self._end(cause)
@@ -284,7 +298,7 @@ class Keeper:
         self.changed = trio.Event()
         attempts, self._attempts = self._attempts, 0
         if self._lost is not None:
-            self._line.append(_gap(self._lost, opened_at, attempts))
+            self._put(_gap(self._lost, opened_at, attempts))
             self._lost = None
         self._behind = self._line_waits()
         self._source = client
@@ -311,7 +325,7 @@ class Keeper:
                     self._send_now()
                     if _may_come_back(self._source):
                         await self._set_aside(self._source)
-                    elif self._line:
+                    elif self._line or self._too_much_waits():
                         self._end(self._source.error)
                 with trio.CancelScope() as self._passing:
                     await self._pass_some()
@@ -322,25 +336,30 @@ class Keeper:
 
     async def _pass_some(self) -> None:
         """Empty the line; or, if it is empty, take what the connection has received."""
-        if self._line:
+        if self._too_much_waits():
+            await self._wait_for_room()
+        elif self._line:
             self._sending = True
             try:
-                await self.channel.send_many(self._line)
+                await self._send_some()
             finally:
                 self._sending = False
-            self._behind = False
-            self._note_passed()
+            if not self._line:
+                self._behind = False
+                self._note_passed()
         elif self._source is None:
             await trio.sleep_forever()
         else:
             messages = self._source.channel()
             received = await messages.receive()
             if received.ok:
-                self._line.append(received.value)
+                self._put(received.value)
                 # Only those that are there now: each message taken makes room for one that the connection has read
                 # already, so emptying the channel would collect all of these as well.
                 for _ in range(len(messages)):
-                    self._line.append(messages.receive_nowait().value)
+                    if self._large_in_line:
+                        break
+                    self._put(messages.receive_nowait().value)
             elif self._source.close_code is None:
                 await self._source.close()  # a user has closed its channel, and so wants no more
             elif not _may_come_back(self._source):
@@ -351,19 +370,17 @@ class Keeper:
         """Take all that a connection has received, which has ended; drop it if the line is behind."""
         at = trio.current_time()
         behind = self._behind and bool(self._line)
-        taken = size = dropped = 0
-        capacity = self.channel.capacity
+        size = dropped = 0
         while (received := await client.channel().receive()).ok:
-            taken += 1
-            if behind or size > _SET_ASIDE_BYTES:
+            if behind or size > self._set_aside_bytes:
                 dropped += 1
-                continue
-            self._line.append(received.value)
-            if taken > capacity:
-                size += len(received.value.data)
+            else:
+                size += getsizeof(received.value.data)
+                self._put(received.value)
         if behind:
             # Nobody was told of this connection: its gap is not needed, and the next one counts from the one before.
             gap = cast("csp.Gap", self._line.pop())
+            self._put_into_line -= 1
             dropped += gap.missed or 0
             self._lost = _Lost(gap.error, gap.code, gap.reason, at, gap.seconds, gap.attempts, dropped)
         else:
@@ -371,12 +388,58 @@ class Keeper:
         self._source = None
         self._note_passed()
 
+    async def _send_some(self) -> None:
+        """Send the line; if it has large messages, only the first value."""
+        if not self._large_in_line:
+            await self.channel.send_many(self._line)
+        else:
+            await self.channel.send(self._line[0])
+            self._note_sent()
+
     def _send_now(self) -> None:
         """Send what the channel has room for."""
         with contextlib.suppress(trio.WouldBlock):
-            while self._line:
+            while self._line and not self._too_much_waits():
                 self.channel.send_nowait(self._line[0])
-                self._line.popleft()
+                self._note_sent()
+
+    def _note_sent(self) -> None:
+        """Take the first value out of the line: it is in the channel."""
+        value = self._line.popleft()
+        if self._is_large(value):
+            self._large_in_line -= 1
+            self._backlog.add((value,), self._sent)
+
+    def _put(self, value: Message | csp.Gap) -> None:
+        """Put a value into the line."""
+        self._line.append(value)
+        self._put_into_line += 1
+        if self._is_large(value):
+            self._large_in_line += 1
+
+    def _is_large(self, value: Message | csp.Gap) -> TypeGuard[Message]:
+        """Whether it is a message so large that its bytes have to be counted."""
+        return isinstance(value, Message) and len(value.data) > self._backlog.unmeasured_bytes
+
+    def _too_much_waits(self) -> bool:
+        """Whether so many bytes wait in the channel that it counts as full."""
+        if self._backlog.too_large:
+            self._backlog.forget(self._sent - len(self.channel))
+        return self._backlog.too_large and not self.channel.closed
+
+    async def _wait_for_room(self) -> None:
+        """Wait until fewer bytes wait in the channel than now, when there are too many."""
+        drained = trio.Event()
+        call_off = call_when_drained(self.channel, self._sent - self._backlog.first, drained.set)
+        try:
+            await drained.wait()
+        finally:
+            call_off()
+
+    @property
+    def _sent(self) -> int:
+        """How many values were sent to the channel, while none is being sent."""
+        return self._put_into_line - len(self._line)
 
     def _line_waits(self) -> bool:
         return self._sending or bool(self._line)

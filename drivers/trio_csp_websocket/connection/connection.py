@@ -116,7 +116,7 @@ class Connection:
         self.decoder: Decoder = decoder
         self.writer: Writer = Writer(transport, nursery, encoder, settings.write_timeout_seconds)
         self.writer.on_broken = self._write_broke
-        self.delivery: Delivery = Delivery(decoder.messages, settings.channel_capacity, nursery)
+        self.delivery: Delivery = Delivery(decoder, settings, nursery)
         self.pings: Pings = Pings()
         self.state: State = State.OPEN
         self.closing: bool = False
@@ -410,9 +410,12 @@ class Connection:
         # Before messages are delivered: what the consumer sends must not overtake the pongs.
         if controls and self.state is State.OPEN:
             self.writer.send_pongs([payload for opcode, payload in controls if opcode == PING])
+        payload_bytes = self.decoder.payload_bytes_received - received
+        if payload_bytes > self.delivery.unmeasured_bytes:
+            self.delivery.measure()
         self.delivery.deliver_now()
         if self.decoder.messages:
-            self.delivery.keep_rest(max(len(block), self.decoder.payload_bytes_received - received))
+            self.delivery.keep_rest(max(len(block), payload_bytes))
         for opcode, payload in controls:
             if opcode == PONG:
                 self.pings.answered(payload)

@@ -4,6 +4,9 @@ While the channel is full, messages wait here, and a task sends them in batches:
 Meanwhile the connection reads on, until as much waits as `READ_AHEAD_BYTES` and `READ_AHEAD_MESSAGES` allow: pongs,
 pings and the close that stand behind messages are then seen although nobody receives. What waits is counted in bytes,
 because a message may have any size; and in messages, because Python needs about a hundred bytes for the smallest.
+
+Few large messages fill the memory before they fill the channel. So reading rests as well while the read limit and
+`READ_AHEAD_BYTES` wait, in the channel and here together, as they are in memory: see `backlog`.
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
+from trio_csp_websocket.connection.backlog import Backlog, call_when_drained
 from trio_csp_websocket.protocol.messages import Message
 
 if TYPE_CHECKING:
     from trio_csp_websocket.connection.ending import Ending
+    from trio_csp_websocket.connection.settings import Settings
+    from trio_csp_websocket.protocol.decoder import Decoder
 
 READ_AHEAD_BYTES = 256 * 1024
 """Nothing more is read while this much waits for room in the channel."""
@@ -39,38 +45,48 @@ class Delivery:
     """Puts messages into the application's channel.
 
     Args:
-        parsed: the messages to deliver, in order; this takes them from the left.
-        capacity: the capacity of the channel.
+        decoder: parses the messages to deliver; this takes them from its deque.
+        settings: the capacity of the channel, and the read limit.
         nursery: where a task delivers what there is no room for.
     """
 
     __slots__ = (
+        "_backlog",
         "_batches",
         "_blocked_seconds",
         "_blocked_since",
         "_capacity",
+        "_decoder",
         "_delivering",
         "_ending",
         "_more",
         "_nursery",
         "_parsed",
+        "_resting",
         "_room",
         "_waiting_bytes",
         "_waiting_messages",
         "channel",
         "finished",
         "stopped",
+        "unmeasured_bytes",
     )
 
-    def __init__(self, parsed: deque[Message], capacity: int, nursery: trio.Nursery) -> None:
+    def __init__(self, decoder: Decoder, settings: Settings, nursery: trio.Nursery) -> None:
+        capacity = settings.channel_capacity
         self.channel: csp.Channel[Message] = csp.Channel[Message](capacity)
         self.finished: trio.Event = trio.Event()
         """Set when the channel is closed, after every message was delivered or discarded."""
         self.stopped: bool = False
         """Whether messages are discarded instead of delivered."""
-        self._parsed = parsed
+        self._decoder = decoder
+        self._parsed = decoder.messages
         self._capacity = capacity
         self._nursery = nursery
+        # Of what waits in the channel and here. Messages have the numbers in which they were parsed.
+        self._backlog = Backlog(settings.read_limit_bytes + READ_AHEAD_BYTES, capacity)
+        self.unmeasured_bytes: int = self._backlog.unmeasured_bytes
+        """Of messages that were parsed together, and have more bytes on the wire, `measure` is to be told."""
         # What waits for room in the channel, if anything does; None otherwise: most connections never need one.
         self._batches: deque[_Batch] | None = None
         self._waiting_bytes = 0
@@ -81,12 +97,21 @@ class Delivery:
         self._more: trio.Event | None = None
         # Set when a batch was delivered, or what waits is discarded; None while nobody waits for that.
         self._room: trio.Event | None = None
+        # Whether reading rests because too much waits.
+        self._resting = False
+        # For how long messages had to wait, or reading to rest; and since when one of them does, if one does.
         self._blocked_seconds = 0.0
-        self._blocked_since = 0.0
+        self._blocked_since: float | None = None
         # How the connection has ended, once it has.
         self._ending: Ending | None = None
 
     # What the task that reads calls ----------------------------------------------------------------------------------
+
+    def measure(self) -> None:
+        """Measure the messages that were just parsed, and are all still to be delivered."""
+        last = self._decoder.messages_received
+        self._backlog.forget(last - len(self._parsed) - self.unread)
+        self._backlog.add(self._parsed, last)
 
     def deliver_now(self) -> None:
         """Deliver the messages there is room for; discard all of them if the channel is closed or delivery stopped."""
@@ -113,10 +138,10 @@ class Delivery:
         self._parsed.clear()
         if not self._batches:
             self._batches = deque()
-            self._blocked_since = trio.current_time()
         self._batches.append(batch)
         self._waiting_bytes += size
         self._waiting_messages += batch.number
+        self._note_blocked()
         if self._delivering is None:
             self._delivering = trio.CancelScope()
             self._nursery.start_soon(self._deliver, self._delivering, name="csp.websocket delivery")
@@ -126,8 +151,19 @@ class Delivery:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits for room in the channel that nothing more is to be read."""
-        return self._waiting_bytes >= READ_AHEAD_BYTES or self._waiting_messages >= READ_AHEAD_MESSAGES
+        """Whether so much waits that nothing more is to be read."""
+        return (
+            self._waiting_bytes >= READ_AHEAD_BYTES
+            or self._waiting_messages >= READ_AHEAD_MESSAGES
+            or (self._backlog.too_large and self._too_much_waits())
+        )
+
+    def _too_much_waits(self) -> bool:
+        """Whether the bytes are too many that wait in the channel and here."""
+        if self.stopped or self.channel.closed:
+            return False
+        self._backlog.forget(self._decoder.messages_received - self.unread)
+        return self._backlog.too_large
 
     @property
     def blocked(self) -> bool:
@@ -141,14 +177,32 @@ class Delivery:
         return len(self.channel) + in_hand + sum(len(batch.messages) for batch in self._batches or ())
 
     def blocked_seconds(self, now: float) -> float:
-        """Return for how long messages have had to wait for room in the channel, in all."""
-        return self._blocked_seconds + (now - self._blocked_since if self._batches else 0.0)
+        """Return for how long messages have had to wait for room in the channel, or reading to rest, in all."""
+        return self._blocked_seconds + (0.0 if self._blocked_since is None else now - self._blocked_since)
+
+    def _note_blocked(self) -> None:
+        """To be called when messages begin or end to wait, or reading to rest."""
+        now = trio.current_time()
+        if self._blocked_since is not None:
+            self._blocked_seconds += now - self._blocked_since
+        self._blocked_since = now if self._batches or self._resting else None
 
     async def progress(self) -> None:
-        """Wait until a batch was delivered, or what waits is discarded, or `wake` was called."""
+        """Wait until less may wait: a batch was delivered, or what waits is discarded, or `wake` was called."""
         if self._room is None:
             self._room = trio.Event()
-        await self._room.wait()
+        # If it is what waits in the channel that is too large, until some of it was taken.
+        left = self._decoder.messages_received - self._backlog.first
+        call_off = call_when_drained(self.channel, left, self.wake) if self._backlog.too_large else None
+        self._resting = True
+        self._note_blocked()
+        try:
+            await self._room.wait()
+        finally:
+            self._resting = False
+            self._note_blocked()
+            if call_off is not None:
+                call_off()
 
     def wake(self) -> None:
         """Wake the task in `progress`."""
@@ -188,15 +242,14 @@ class Delivery:
         self._waiting_bytes -= batch.size
         self._waiting_messages -= batch.number
         if not batches:
-            self._blocked_seconds += trio.current_time() - self._blocked_since
+            self._note_blocked()
         self.wake()
 
     def _discard(self) -> None:
-        if self._batches:
-            self._blocked_seconds += trio.current_time() - self._blocked_since
         self._parsed.clear()
         self._batches = None
         self._waiting_bytes = self._waiting_messages = 0
+        self._note_blocked()
         self.wake()
 
     # The end ---------------------------------------------------------------------------------------------------------

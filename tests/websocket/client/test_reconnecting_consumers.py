@@ -12,11 +12,13 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 from csp import testing, websocket
 from csp.errors import ConnectionFailedError, NoContextError
-from csp.websocket import Client, Gap
+from csp.websocket import Client, Feed, Gap
 from tests.websocket._server import Server, close, text
 from tests.websocket.client._feed import Site, down, refusing, rest, saying, settled, shape
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from trio.testing import MockClock
 
 URL = "wss://api.test/"
@@ -257,6 +259,22 @@ async def test_sending_on_the_feed_inside_subscribe_is_an_error_at_once(autojump
         await settled()
         assert len(caught) == 2
         assert site.servers[0].payloads == [b"subscribe"]
+
+
+@pytest.mark.parametrize("receive", [Feed.receive, Feed.receive_value, anext])
+async def test_receiving_from_the_feed_inside_subscribe_is_an_error_at_once(
+    receive: Callable[[Feed], Awaitable[object]], autojump_clock: MockClock
+) -> None:
+    async def subscribe(client: Client) -> None:
+        with pytest.raises(NoContextError, match=r"write `await client\.receive_value"):
+            await receive(feed)
+        answers.append((await client.receive_value()).data)
+
+    answers: list[object] = []
+    site = Site(saying(text("subscribed"), text("first"), ends=False))
+    async with site.feed(subscribe) as feed:
+        assert (await feed.receive_value()).data == "first"  # type: ignore[union-attr]
+    assert answers == ["subscribed"]
 
 
 async def test_a_task_started_elsewhere_waits_for_the_connection(autojump_clock: MockClock) -> None:

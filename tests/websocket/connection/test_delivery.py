@@ -16,6 +16,8 @@ from csp.websocket import Message
 from tests.websocket._server import ENDED
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, READ_AHEAD_MESSAGES, Delivery
 from trio_csp_websocket.connection.ending import Ending
+from trio_csp_websocket.connection.settings import parse_settings
+from trio_csp_websocket.protocol.decoder import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,13 +34,19 @@ def failed(message: str) -> Ending:
 class Line:
     """A delivery, and the decoder's part: messages are parsed, and what there is no room for is kept."""
 
-    def __init__(self, nursery: trio.Nursery, capacity: int, count: int = 0) -> None:
-        self.parsed: deque[Message] = deque()
-        self.delivery = Delivery(self.parsed, capacity, nursery)
+    def __init__(self, nursery: trio.Nursery, capacity: int, count: int = 0, *, read_limit: int = 0) -> None:
+        self.decoder = Decoder(0)
+        self.parsed = self.decoder.messages
+        settings = parse_settings({"channel_capacity": capacity, "read_limit": read_limit})
+        self.delivery = Delivery(self.decoder, settings, nursery)
         self.parse(range(count))
 
     def parse(self, numbers: Sequence[int], size: int = 1) -> None:
-        self.parsed.extend(Message("text", str(number)) for number in numbers)
+        self.parse_messages([str(number) for number in numbers], size)
+
+    def parse_messages(self, texts: Sequence[str], size: int = 1) -> None:
+        self.parsed.extend(Message("text", text) for text in texts)
+        self.decoder.messages_received += len(texts)
         self.delivery.deliver_now()
         if self.parsed:
             self.delivery.keep_rest(size)
@@ -305,7 +313,9 @@ async def test_a_channel_that_a_finalizer_closes_halfway_through_wants_no_more(n
             return super().popleft()
 
     waiting = Waiting(Message("text", str(number)) for number in range(5))
-    delivery = Delivery(waiting, 10, nursery)
+    decoder = Decoder(0)
+    decoder.messages = waiting
+    delivery = Delivery(decoder, parse_settings({"channel_capacity": 10}), nursery)
     delivery.deliver_now()
     assert not waiting
     assert delivery.stopped
