@@ -42,7 +42,7 @@ KIB, MIB = 1024, 1024 * 1024
 LIMIT = 2 * MIB
 
 # Times the read limit: the documentation says both.
-WAITING, WHILE_PARSED, OF_A_FEED = 5, 7, 15
+WAITING, WHILE_PARSED, OF_A_FEED = 5.5, 7.5, 16.5
 FIXED_BYTES = 2 * MIB
 """What is read ahead, and the rest of the connection."""
 
