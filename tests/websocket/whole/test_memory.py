@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import csp
 from csp.errors import ConnectionFailedError
-from csp.websocket import Compression, Message
+from csp.websocket import Compression, Gap, Message
 from tests.websocket._server import (
     BINARY,
     COMPRESSED,
@@ -301,6 +301,25 @@ async def test_a_feed_passes_large_and_small_messages_on_in_order(autojump_clock
             assert isinstance(value, Message)
             assert isinstance(value.data, str)
             assert int(value.data[:10]) == number
+
+
+async def test_large_messages_that_a_lost_connection_left_are_passed_on_one_by_one(autojump_clock: MockClock) -> None:
+    size = LIMIT // 4
+    site = Site(supplying(b"".join(numbered(number, size // 3) for number in range(10))))
+    async with site.feed(read_limit=size, channel_capacity=100) as feed:
+        await trio.sleep(1)
+        site.servers[0].broken = True
+        with pytest.raises(ConnectionFailedError):
+            await feed.send("are you there?")
+        await trio.sleep(100)
+        assert feed.state.name == "open"
+        assert len(feed.channel()) == 1
+        values: list[Message | Gap] = []
+        while not values or isinstance(values[-1], Message):
+            values.append(await feed.receive_value())
+        numbers = [int(str(value.data)[:10]) for value in values if isinstance(value, Message)]
+        assert numbers == list(range(len(values) - 1))
+        assert len(numbers) > 2
 
 
 async def test_a_feed_that_ends_behind_large_messages_says_so(autojump_clock: MockClock) -> None:
