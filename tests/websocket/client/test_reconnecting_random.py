@@ -40,7 +40,7 @@ class Exchange:
             if self._chance.random() < 0.1:
                 await trio.sleep(self._chance.choice([0.01, 1]))
         how = self._chance.choice(["drop", "close", "wait"])
-        if number == CONNECTIONS - 1:
+        if number >= CONNECTIONS - 1:  # that one may be lost, if it does not answer pings
             await connection.close(1000)
         elif how == "close":
             await connection.close(1012)
