@@ -187,7 +187,7 @@ class context:  # noqa: N801  # used like a function
         return f"<csp.security.context actor={self._actor!r} scope={self._scope!r} strict={self._strict!r}>"
 
 
-def can(action: str, resource: str = "", meta: Mapping[str, object] | None = None) -> bool:
+def can(action: str, resource: str = "", meta: Mapping[str, object] | None = None, *, optional: bool = False) -> bool:
     """Tell whether the context allows an action.
 
     It is denied if any policy of the scope denies it, and otherwise allowed if any allows it. If no policy applies, it
@@ -197,6 +197,8 @@ def can(action: str, resource: str = "", meta: Mapping[str, object] | None = Non
         action: what is to be done, such as ``"websocket.connect"``.
         resource: what it is to be done to.
         meta: facts for conditions.
+        optional: whether a scope may leave the action out. If no policy applies, it is then denied only where a policy
+            of the scope allows this very action, written out in full: that one lists what is allowed.
 
     Raises:
         InvalidTypeError: an argument is of the wrong type.
@@ -213,6 +215,8 @@ def can(action: str, resource: str = "", meta: Mapping[str, object] | None = Non
         return False
     if True in verdicts:
         return True
+    if optional:
+        return not any(policy.effect == "allow" and action in policy.actions for policy in policies)
     return not strict and (actor is None or scope is None)
 
 

@@ -56,9 +56,10 @@ def without_query(url: str) -> str:
 def parse_url(url: str) -> Target:
     """Parse and normalise a ``ws:`` or ``wss:`` URL.
 
-    Scheme and host become lower case, an international host name its ASCII form, an IPv6 address that IPv4 is mapped to
-    the IPv4 address; a default port is dropped, as is the dot at the end of an absolute host name; unreserved characters are percent-decoded and dot segments resolved
-    (RFC 3986, section 6.2.2); the query stays as it is. A backslash is refused before the path, percent-encoded in it.
+    Scheme and host become lower case, an international host name its ASCII form, an IPv6 address that IPv4 is mapped
+    to the IPv4 address; a default port is dropped, as is the dot at the end of an absolute host name; unreserved
+    characters are percent-decoded and dot segments resolved (RFC 3986, section 6.2.2); the query stays as it is. A
+    backslash is refused before the path, percent-encoded in it.
 
     Raises:
         InvalidError: it is malformed, or not a WebSocket URL. The text of the error shows no credentials.
