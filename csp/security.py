@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, cast, final
 
+from csp._patterns import check_resources, matches
 from csp.errors import InvalidError, InvalidTypeError
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class Policy:
 
     A pattern matches itself, or, if it ends in ``*``, all that begins with the rest of it: ``*`` matches everything,
     ``websocket.*`` matches ``websocket.connect`` and not ``websocket``. It is compared as it is written, so one for
-    URLs must be written in their normal form: the host in lower case, no default port, and a path of at least ``/``.
+    URLs must be written in their normal form: scheme and host in lower case, no default port, a path of at least ``/``.
+    Servers read paths in more ways than one, so what is denied is better not listed, but what is allowed.
 
     Args:
         actions: patterns of the actions it is about, one or several.
@@ -69,7 +71,9 @@ class Policy:
         condition: when it applies; None for always.
 
     Raises:
-        InvalidError: the effect is anything else, or a pattern has a ``*`` before its end.
+        InvalidError: the effect is anything else; a pattern has a ``*`` before its end, or in the host or port of a
+            URL; or a pattern can never match, because it is a URL not in its normal form, or because a driver's actions
+            are asked about something else. The text says what to write.
         InvalidTypeError: an argument is of the wrong type.
     """
 
@@ -90,8 +94,10 @@ class Policy:
         # The coroutine of an async condition would be true, whatever the condition returns.
         if condition is not None and (inspect.iscoroutinefunction(condition) or not callable(condition)):
             raise InvalidTypeError(f"condition must be a function that is not async, not {condition!r}")
-        _set(self, "actions", _patterns("actions", actions))
-        _set(self, "resources", _patterns("resources", resources))
+        action_patterns, resource_patterns = _patterns("actions", actions), _patterns("resources", resources)
+        check_resources(action_patterns, resource_patterns)
+        _set(self, "actions", action_patterns)
+        _set(self, "resources", resource_patterns)
         _set(self, "effect", effect)
         _set(self, "condition", condition)
 
@@ -240,4 +246,4 @@ def _patterns(name: str, patterns: object) -> tuple[str, ...]:
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:
-    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns)
+    return any(matches(pattern, name) for pattern in patterns)
