@@ -35,7 +35,7 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 _BEGUN_ESCAPE = re.compile(r"%[0-9A-Fa-f]?\Z")
 _UNRESERVED = frozenset((string.ascii_letters + string.digits + "-._~").encode())
 _PATH_SAFE = "!$&'()*+,/:;=@%"
-_BEGINS_AS_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,3}\.?|[0-9a-f:]*")
+_BEGINS_AS_ADDRESS = re.compile(r"([0-9]{1,3}\.){0,3}[0-9]{0,3}|[0-9a-f:]*")
 
 _RULES = (
     "scheme and host in lower case, an international host name in its ASCII form, no user, no default port, a path of "
