@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -146,11 +147,12 @@ class Scope:
 class _Context(NamedTuple):
     actor: Actor | None
     scope: Scope | None
-    strict: bool
+    strict: bool | None
+    """None where nobody has said."""
     outer: _Context | None
 
 
-_NOBODY = _Context(None, None, strict=False, outer=None)
+_NOBODY = _Context(None, None, strict=None, outer=None)
 _context = ContextVar("csp.security", default=_NOBODY)
 
 
@@ -160,6 +162,9 @@ class context:  # noqa: N801  # used like a function
 
     What is None stays as it is outside. ``strict`` is about where the actor or the scope is missing: what no policy
     decides is denied there, and allowed without ``strict``.
+
+    Entering with a scope and without an actor warns (`RuntimeWarning`), because what the scope leaves out is allowed.
+    Nothing warns where an outer context has an actor, or where ``strict`` is given as True or False, here or outside.
 
     Raises:
         InvalidTypeError: an argument is of the wrong type.
@@ -183,6 +188,14 @@ class context:  # noqa: N801  # used like a function
             outer.strict if self._strict is None else self._strict,
             outer,
         )
+        if self._scope is not None and inner.actor is None and inner.strict is None:
+            # Before the context is set: a filter may turn the warning into an exception.
+            warnings.warn(
+                "a csp.security.context with a scope and without an actor allows what no policy of the scope decides: "
+                "give it an actor, or strict=True to deny that, or strict=False if it is meant",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         _context.set(inner)
 
     def __exit__(self, *exc_info: object) -> None:

@@ -58,17 +58,19 @@ class Sockets(trio.abc.SocketFactory):
         return _Socket(self)
 
     async def connect(self, place: Any) -> None:
-        self.connected_to.append(place[0] if isinstance(place, tuple) else place)
+        self.connected_to.append(place if isinstance(place, str) else place[0])
         self.began_at.append(trio.current_time())
         await self._connect(self.connected_to[-1])
 
 
 class _Socket(trio.socket.SocketType):
-    type = socket.SOCK_STREAM  # pyright: ignore[reportAssignmentType]  # a property of the interface
-
     def __init__(self, network: Sockets) -> None:
         self._network = network
         self._is_open = True
+
+    @property
+    def type(self) -> socket.SocketKind:
+        return socket.SOCK_STREAM
 
     async def connect(self, address: Any) -> None:
         await self._network.connect(address)

@@ -57,9 +57,9 @@ async def open_tcp_stream(target: Target) -> trio.SocketStream:
 
 def _name(address: _Address) -> str:
     """Return what the policies are asked about: the IP address without its zone; of a mapped one, the IPv4 address."""
-    place = address[-1]
-    if not isinstance(place, tuple):
-        return str(place)  # A Unix socket, which a resolver of the user's own may say.
+    family, place = address[0], address[-1]
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return str(place)  # A resolver of the user's own may say the path of a Unix socket.
     host = str(place[0]).partition("%")[0]
     try:
         return normalized_ipv6(host) if ":" in host else str(IPv4Address(host))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,11 @@ import trio
 
 from csp import security, testing, websocket
 from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError
-from csp.security import Actor, Policy, Scope
+from csp.security import Actor, Policy, Scope, context
 from tests.websocket._network import Names, Sockets, refuse
 from tests.websocket._peers import Peer, close_frame, raw_server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from trio.testing import MockClock
 
 ALICE = Actor("alice")
@@ -230,11 +229,10 @@ async def test_a_server_in_memory_has_no_address_to_ask_about() -> None:
 
 def recipe() -> Scope:
     """Return the scope that the README's recipe makes."""
-    (block,) = [
-        block for block in re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL) if ADDRESS in block
-    ]
-    names: dict[str, Any] = {"Actor": Actor, "Policy": Policy, "Scope": Scope, "context": security.context}
-    exec(block, names)
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if ADDRESS in block]
+    names: dict[str, Any] = {"Actor": Actor, "Mapping": Mapping, "Policy": Policy, "Scope": Scope, "context": context}
+    exec(compile(block, "README.md", "exec", dont_inherit=True), names)
     scope = names["outside"]
     assert isinstance(scope, Scope)
     return scope
