@@ -71,7 +71,7 @@ def _check_url(pattern: str) -> None:
     form = _normal_pattern(beginning) if pattern.endswith("*") else _normal_url(pattern)
     if form == pattern:
         return
-    write = f"its normal form has {_RULES}" if form is None else f"write {_shown(form)!r}"
+    write = f"its normal form has {_RULES}" if form is None else f"write {_without_query(form)!r}"
     if pattern.endswith("*") and _ENDS_IN_AUTHORITY.fullmatch(beginning):
         raise InvalidError(
             "resources must not have a * in the host or port of a URL, where it matches hosts of others too, as "
@@ -83,9 +83,13 @@ def _check_url(pattern: str) -> None:
 
 
 def _shown(pattern: str) -> str:
-    """Return a pattern as texts show it: without a query, and nothing of it if it has a user."""
+    """Return a pattern as texts show it: without its query, and nothing of it where it may have a user's password."""
+    return "..." if "@" in pattern else _without_query(pattern)
+
+
+def _without_query(pattern: str) -> str:
     path, mark, _ = pattern.partition("?")
-    return "..." if "@" in path else f"{path}{mark and '?...'}"
+    return f"{path}{mark and '?...'}"
 
 
 def _normal_pattern(beginning: str) -> str | None:

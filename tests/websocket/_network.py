@@ -51,10 +51,12 @@ class Sockets(trio.abc.SocketFactory):
         """The addresses to which connecting began, in order."""
         self.began_at: list[float] = []
         self.open = 0
+        self.most_open = 0
         trio.socket.set_custom_socket_factory(self)
 
     def socket(self, *_given: Any) -> trio.socket.SocketType:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.open += 1
+        self.most_open = max(self.most_open, self.open)
         return _Socket(self)
 
     async def connect(self, place: Any) -> None:

@@ -80,20 +80,16 @@ def _by_turns(addresses: Iterable[_Address]) -> list[_Address]:
 
 async def _connect_to_one(addresses: Iterable[_Address]) -> trio.SocketStream:
     """Try addresses one after another, or beside one another where one takes long; return the first connection."""
-    made: list[trio.socket.SocketType] = []
     connected: list[trio.socket.SocketType] = []
     failures: list[OSError] = []
 
     async def attempt(address: _Address, failed: trio.Event) -> None:
         try:
-            one = trio.socket.socket(*address[:3])
-            made.append(one)
-            await one.connect(address[-1])
+            connected.append(await _connected_socket(address))
         except OSError as error:
             failures.append(error)
             failed.set()
         else:
-            connected.append(one)
             attempts.cancel_scope.cancel()
 
     try:
@@ -105,8 +101,18 @@ async def _connect_to_one(addresses: Iterable[_Address]) -> trio.SocketStream:
                     await failed.wait()
         if not connected:
             raise OSError("no address can be connected to") from ExceptionGroup("attempts to connect", failures)
-        made.remove(connected[0])
-        return trio.SocketStream(connected[0])
+        return trio.SocketStream(connected.pop(0))
     finally:
-        for other in made:
+        # Several may have connected before the others were cancelled.
+        for other in connected:
             other.close()
+
+
+async def _connected_socket(address: _Address) -> trio.socket.SocketType:
+    made = trio.socket.socket(*address[:3])
+    try:
+        await made.connect(address[-1])
+    except BaseException:
+        made.close()
+        raise
+    return made

@@ -68,6 +68,27 @@ async def test_an_address_that_refuses_makes_room_for_the_next_at_once(autojump_
     assert network.open == 0
 
 
+async def test_a_host_with_thousands_of_addresses_costs_a_socket_at_a_time_where_they_refuse() -> None:
+    Names([f"192.0.{number >> 8}.{number & 255}" for number in range(4000)])
+    network = Sockets(refuse)
+    with pytest.raises(ConnectionFailedError, match=r"/: Connection refused$"):
+        await websocket.connect(TARGET.url).__aenter__()
+    assert len(network.connected_to) == 4000
+    assert network.most_open == 1
+
+
+async def test_of_thousands_of_silent_addresses_those_are_tried_for_which_there_is_time(
+    autojump_clock: MockClock,
+) -> None:
+    Names([f"192.0.{number >> 8}.{number & 255}" for number in range(4000)])
+    network = Sockets(ignore)
+    with pytest.raises(ConnectionTimeoutError):
+        await websocket.connect(TARGET.url).__aenter__()
+    # One each 250 ms of the 30 s.
+    assert 100 <= len(network.connected_to) == network.most_open <= 121
+    assert network.open == 0
+
+
 async def test_an_address_that_is_silent_is_not_waited_for_and_is_given_up_for_another(
     autojump_clock: MockClock,
 ) -> None:
@@ -162,6 +183,21 @@ async def test_a_cancelled_attempt_leaves_nothing_open(autojump_clock: MockClock
     assert scope.cancelled_caught
     assert network.connected_to == [ONE, TWO]
     assert network.open == 0
+
+
+async def test_a_connection_that_is_made_when_all_is_cancelled_is_closed(autojump_clock: MockClock) -> None:
+    scope = trio.CancelScope()
+
+    async def accept_and_cancel(_address: str) -> None:
+        await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    Names([ONE])
+    network = Sockets(accept_and_cancel)
+    with scope:
+        await open_tcp_stream(TARGET)
+    assert scope.cancelled_caught
+    assert (network.most_open, network.open) == (1, 0)
 
 
 async def test_a_real_connection_is_made_to_a_literal_address() -> None:

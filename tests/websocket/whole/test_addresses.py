@@ -186,7 +186,7 @@ async def test_a_connection_past_a_denied_address_works() -> None:
         await peer.accept()
         await peer.expect(8)
         await peer.send(close_frame(1000))
-        await peer.expect_gone()
+        await peer.end()
 
     async with raw_server(serve) as url:
         port = url.rpartition(":")[2].strip("/")
