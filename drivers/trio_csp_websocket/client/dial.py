@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from csp.errors import ConnectionFailedError, Kind
+from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.client.verifying import verifying_context
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.tls import TlsTransport
@@ -57,11 +57,11 @@ async def dial(target: Target, options: Options) -> Transport:
         await tls.handshake()
     except trio.BrokenResourceError as error:
         await tcp.aclose()
-        raise _not_connected(f"TLS failed: {error}{_hint(error)}") from error
+        raise _not_connected(f"TLS failed: {shown(str(error))}{_hint(error)}") from error
     except (ssl.SSLError, ValueError) as error:
         # The context or the server's name cannot be used.
         await tcp.aclose()
-        raise _not_connected(f"TLS failed: {error}") from error
+        raise _not_connected(f"TLS failed: {shown(str(error))}") from error
     except BaseException:
         await tcp.aclose()
         raise
