@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import ssl
 import sys
 from itertools import pairwise
@@ -96,8 +97,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--ca", metavar="FILE", help="trust the certificate authorities in this PEM file only")
     add("-k", "--insecure", action="store_true", help="do not verify the server's certificate")
     add("--demo", action="store_true", help="instead of URL: a server in this process, which echoes; no network")
+    add("--no-history", action="store_true", help="do not keep what is typed for the next time")
     add("--version", action="version", version=f"trio-csp {csp.__version__}")
-    parsed = parser.parse_args(list(_with_modes(arguments)))
+    parsed, unknown = parser.parse_known_args(list(_with_modes(arguments)))
+    if unknown:
+        # No values are shown: what a shell has split in the wrong place may be part of a secret.
+        names = [re.match("--[^=]*|-.|", argument) for argument in unknown]
+        options_given = ", ".join(name[0] for name in names if name and name[0])
+        parser.error(
+            f"there is no option {options_given}"
+            if options_given
+            else f"too many arguments ({len(unknown)}); quote headers"
+        )
     if "wait" not in parsed:
         parsed.wait = None if parsed.count else "1s"
     if (parsed.url is None) != parsed.demo:
