@@ -211,6 +211,53 @@ async def test_no_refusal_makes_a_line_that_looks_like_the_programs(columns: int
     assert all(row.startswith("  ") for row in more)
 
 
+# The history ----------------------------------------------------------------------------------------------------------
+
+
+def typed_into_the_program(library: LibraryServer, lines: list[str], *arguments: str) -> str:
+    """Type lines into the program, which connects with credentials, until it has answered; return what it shows."""
+    url = library.url("/echo?key=query-secret").replace("//", "//alice:url-secret@")
+    with at_terminal("-m", "csp.websocket", *arguments, "-H", "X-Key: header-secret", url) as (terminal, process):
+        for line in lines:
+            terminal.type(f"{line}\r")
+        terminal.type("/ping\r")
+        terminal.wait_for("pong after")
+        terminal.type(CTRL_D)
+        assert process.wait(20) == 0
+    return terminal.shown
+
+
+def test_what_is_typed_is_kept_but_no_credentials_and_nothing_of_the_command(
+    library: LibraryServer, state: Path
+) -> None:
+    state.parent.mkdir()
+    state.touch(0o644)
+    lines = ["plain", " begins with a space", '{"token": "abc"}', "say url-secret", "say header-secret"]
+    shown = typed_into_the_program(library, [*lines, "say query-secret"])
+    kept = [line for line in state.read_text().splitlines() if line.startswith("+")]
+    assert kept == ["+plain", "+/ping"]
+    assert "secret" not in state.read_text()
+    assert state.stat().st_mode & 0o777 == 0o600
+    assert "/echo?..." in shown
+    assert "alice" not in shown
+
+
+def test_without_a_history_nothing_is_kept(library: LibraryServer, state: Path) -> None:
+    typed_into_the_program(library, ["plain"], "--no-history")
+    assert not state.parent.exists()
+
+
+def test_a_history_that_is_a_link_is_told_in_a_line_and_not_followed(
+    library: LibraryServer, state: Path, tmp_path: Path
+) -> None:
+    state.parent.mkdir()
+    state.symlink_to(tmp_path / "other")
+    shown = typed_into_the_program(library, ["plain"])
+    told = f"what is typed is not kept in {state}: it is a symbolic link"
+    assert told in "".join(shown.split("\r\n  ")).replace("\r", "")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(library: LibraryServer) -> None:
     with at_terminal("-m", "csp.websocket", library.url("/echo")) as (terminal, process):
         before = termios.tcgetattr(terminal.fd)
