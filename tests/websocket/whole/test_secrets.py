@@ -154,10 +154,11 @@ async def test_a_subprotocol_without_any_offer_is_told() -> None:
 
 
 class NoNames(trio.abc.HostnameResolver):
-    async def getaddrinfo(self, *_given: object) -> Any:
+    async def getaddrinfo(self, *_given: Any, **_named: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    getnameinfo = getaddrinfo
+    async def getnameinfo(self, *_given: Any, **_named: Any) -> Any:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("host", ["no-such-host.test", "127.0.0.1:1"])
