@@ -12,6 +12,8 @@ import trio
 
 import csp
 from tests.websocket.command_line._terminal import UP, keyboard
+from trio_csp_websocket.command_line import program
+from trio_csp_websocket.command_line.arguments import parse
 from trio_csp_websocket.command_line.history import given_secrets, history_file, is_kept, open_history
 from trio_csp_websocket.command_line.prompt import prompt
 
@@ -188,3 +190,25 @@ def test_what_was_given_on_the_command_line_is_not_kept(state: Path) -> None:
     assert not state.exists()
     history.store_string("alice says 1")
     assert "+alice says 1\n" in state.read_text()
+
+
+# What the program makes of it -----------------------------------------------------------------------------------------
+
+
+def test_the_program_keeps_no_history_that_is_not_wanted_or_has_no_place(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert program.kept_history(parse(["--demo"])) is not None
+    assert program.kept_history(parse(["--demo", "--no-history"])) is None
+    monkeypatch.setattr(program, "history_file", lambda: None)
+    assert program.kept_history(parse(["--demo"])) is None
+    assert capfd.readouterr().err == ""
+
+
+def test_the_program_tells_in_a_line_that_a_history_cannot_be_used(
+    state: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state.mkdir(parents=True)
+    assert program.kept_history(parse(["--demo"])) is None
+    said = f"python -m csp.websocket: what is typed is not kept in {state}: it is not a regular file\n"
+    assert capfd.readouterr().err == said
