@@ -252,7 +252,7 @@ def _patterns(name: str, patterns: object) -> tuple[str, ...]:
         if not isinstance(pattern, str):
             raise InvalidTypeError(f"{name} must be strings, not {pattern!r}")
         if "*" in pattern[:-1]:
-            raise InvalidError(f"{name} must have a * at their end only, not as in {pattern!r}")
+            raise InvalidError(f"{name} must have a * at their end only, not as in {_without_query(pattern)!r}")
         checked.append(pattern)
     return tuple(checked)
 

@@ -235,6 +235,13 @@ def test_policies_show_no_query() -> None:
         assert SHOWN_URL in repr(thing)
 
 
+@pytest.mark.parametrize("pattern", [f"{NORMAL_URL}*{TOKEN}", f"wss://*.test/feed?token={TOKEN}"])
+def test_a_pattern_that_is_refused_shows_no_query(pattern: str, logged: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InvalidError, match="must have a ") as caught:
+        security.Policy("websocket.connect.url", pattern)
+    check(texts(caught.value), logged)
+
+
 # What is open, and what has ended -------------------------------------------------------------------------------------
 
 
