@@ -60,6 +60,12 @@ class Attack:
     """Whether the server reads what the client sends after the misdeed."""
     tcp_only: bool = False
     """Whether this cannot be done over TLS."""
+    tls_only: bool = False
+    """Whether this can be done over TLS only."""
+    max_steps: int = 50_000
+    """How often the tasks of client and server together may be resumed."""
+    max_bytes_over_limit: int = 8 * MIB
+    """How much memory both may use above the read limit."""
 
 
 class Outcome(NamedTuple):
@@ -74,6 +80,26 @@ class Outcome(NamedTuple):
     """From connecting until the error was told and the socket was gone."""
     peak: int
     """The most memory used at a time, in bytes, by client and server together."""
+    steps: int
+    """How often a task of either was resumed."""
+    longest_seconds: float
+    """The longest that one was busy before it let others run, in time of the processor."""
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often tasks are resumed, and how long one is busy."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.longest_seconds = 0.0
+        self._start = time.thread_time()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+        self._start = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.longest_seconds = max(self.longest_seconds, time.thread_time() - self._start)
 
 
 class Certificates(NamedTuple):
@@ -123,6 +149,8 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
     tls = None if certificates is None else certificates.server
     async with raw_server(serve, tls=tls, limit_seconds=MAX_SECONDS) as url:
         listening = open_sockets()
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
         tracemalloc.start()
         start = time.perf_counter()
         try:
@@ -138,9 +166,11 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
         seconds = time.perf_counter() - start
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
+        trio.lowlevel.remove_instrument(steps)
         gone.set()
     assert len(closes) <= 1, closes
-    return Outcome(error, code, closes[0] if closes else None, received, seconds, peak)
+    wire = closes[0] if closes else None
+    return Outcome(error, code, wire, received, seconds, peak, steps.count, steps.longest_seconds)
 
 
 def check(attack: Attack, outcome: Outcome) -> None:
@@ -160,4 +190,5 @@ def check(attack: Attack, outcome: Outcome) -> None:
     assert (outcome.code, outcome.wire) == (attack.code, attack.wire)
     assert attack.received is None or outcome.received == list(attack.received)
     limit = cast("int", attack.options.get("read_limit", 0)) or DEFAULT_READ_LIMIT
-    assert outcome.peak < limit + 8 * MIB, f"{outcome.peak / MIB:.1f} MiB"
+    assert outcome.peak < limit + attack.max_bytes_over_limit, f"{outcome.peak / MIB:.1f} MiB"
+    assert outcome.steps <= attack.max_steps, f"{outcome.steps} steps"
