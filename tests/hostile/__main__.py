@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from tests.hostile import _bombs, _handshakes, _vanishing, _violations
+from tests.hostile import _bombs, _handshakes, _vanishing, _violations, _work
 from tests.hostile._attack import MIB, Attack, Certificates, carry_out, check
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ GROUPS = {
     "Dying, stalling, closing": _vanishing.ATTACKS,
     # More parts than the tests have time for.
     "Bombs": [*_bombs.attacks((MIB, 16 * MIB, 128 * MIB), 100_000), *_bombs.fragments(1_000_000)],
+    "Much work of few bytes": _work.attacks(_work.HEAD),
 }
 NAME_WIDTH = 62
 ERROR_WIDTH = 90
@@ -51,8 +54,8 @@ def carry_out_and_print(attacks: Sequence[Attack], certificates: Certificates | 
             continue
         wire = outcome.wire or ""
         print(
-            f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  {wire:>5}  {outcome.seconds:7.3f}  {outcome.longest_seconds:7.3f}  "
-            f"{outcome.peak / MIB:7.2f}  {outcome.steps:6}  {told(outcome.error)[:ERROR_WIDTH]}"
+            f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  {wire:>5}  {outcome.seconds:7.3f}  "
+            f"{outcome.longest_seconds:7.3f}  {outcome.peak / MIB:7.2f}  {outcome.steps:6}  {told(outcome.error)[:ERROR_WIDTH]}"
         )
     return failures
 
@@ -61,13 +64,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description="Hostile servers, one after another.")
     parser.add_argument("pattern", nargs="?", default="", help="a regular expression: only attacks whose name has it")
     pattern = re.compile(parser.parse_args().pattern)
-    certificates = Certificates.new()
+    with tempfile.TemporaryDirectory() as scratch:
+        return carry_out_all(pattern, Certificates.new(Path(scratch) / "keys"))
+
+
+def carry_out_all(pattern: re.Pattern[str], certificates: Certificates) -> int:
+    """Carry out what matches, and print it; return whether something failed."""
     start = time.perf_counter()
     carried_out = failures = 0
     for protocol in ("TCP", "TLS"):
         for group, attacks in GROUPS.items():
-            possible = [attack for attack in attacks if not (attack.tls_only if protocol == "TCP" else attack.tcp_only)]
-            chosen = [attack for attack in possible if pattern.search(attack.name)]
+            impossible = [attack for attack in attacks if (attack.tls_only if protocol == "TCP" else attack.tcp_only)]
+            chosen = [attack for attack in attacks if attack not in impossible and pattern.search(attack.name)]
             if not chosen:
                 continue
             print(f"\n{f'{group}, over {protocol}':{NAME_WIDTH}}  close  seconds  longest      MiB   steps  error")

@@ -15,11 +15,13 @@ import trustme
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, Kind
+from tests.websocket._forging import forgeable
 from tests.websocket._peers import Peer, open_sockets, raw_server, until
 from tests.websocket._server import drained
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
 MIB = 1 << 20
 DEFAULT_READ_LIMIT = 16 * MIB
@@ -62,6 +64,8 @@ class Attack:
     """Whether this cannot be done over TLS."""
     tls_only: bool = False
     """Whether this can be done over TLS only."""
+    shows_certificate: bool = False
+    """Whether the client has a certificate, for a server that asks for one after the handshake of TLS."""
     max_steps: int = 50_000
     """How often the tasks of client and server together may be resumed."""
     max_bytes_over_limit: int = 8 * MIB
@@ -94,11 +98,11 @@ class Steps(trio.abc.Instrument):
         self.longest_seconds = 0.0
         self._start = time.thread_time()
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # Trio's interface
         self.count += 1
         self._start = time.thread_time()
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # the same
         self.longest_seconds = max(self.longest_seconds, time.thread_time() - self._start)
 
 
@@ -107,15 +111,22 @@ class Certificates(NamedTuple):
 
     server: ssl.SSLContext
     client: ssl.SSLContext
+    showing: ssl.SSLContext
+    """A client's that has a certificate, and shows it also after the handshake."""
 
     @classmethod
-    def new(cls) -> Certificates:
+    def new(cls, key_log: Path) -> Certificates:
+        """Make new ones, and log the server's secrets there, so that a `Forger` can use them."""
         authority = trustme.CA()
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("127.0.0.1").configure_cert(server)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
-        client = ssl.create_default_context()
-        authority.configure_trust(client)  # pyright: ignore[reportUnknownMemberType]  # the same
-        return cls(server, client)
+        forgeable(server, key_log)
+        client, showing = ssl.create_default_context(), ssl.create_default_context()
+        for context in (client, showing):
+            authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # the same
+        authority.issue_cert("client@example.com").configure_cert(showing)  # pyright: ignore[reportUnknownMemberType]  # the same
+        showing.post_handshake_auth = True
+        return cls(server, client, showing)
 
 
 async def carry_out(attack: Attack, certificates: Certificates | None = None) -> Outcome:
@@ -142,7 +153,7 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
     if attack.needs_timeout is not None:
         options[attack.needs_timeout] = _IMPATIENT
     if certificates is not None:
-        options["ssl_context"] = certificates.client
+        options["ssl_context"] = certificates.showing if attack.shows_certificate else certificates.client
     error: Exception | None = None
     code: int | None = None
     received: list[str | bytes] = []

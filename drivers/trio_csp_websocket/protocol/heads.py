@@ -50,9 +50,7 @@ class Heads:
         """
         data, searched = self._data, self._searched
         if not _HTTP.startswith(data[: len(_HTTP)]):
-            raise NoAnswerError(
-                f"the server did not answer in HTTP: it began with {bytes(data[:_MAX_SHOWN_BYTES])!r}"
-            )
+            raise NoAnswerError(f"the server did not answer in HTTP: it began with {bytes(data[:_MAX_SHOWN_BYTES])!r}")
         found = _BLANK_LINE.search(data, max(0, searched - _OVERLAP_BYTES))
         end = len(data) if found is None else found.end()
         self._searched = end

@@ -71,21 +71,7 @@ def parse_url(url: str) -> Target:
     """
     if not isinstance(url, str):
         raise InvalidTypeError(f"url must be a string, not {type(url).__name__}")
-    if len(url) > _MAX_URL_CHARACTERS:
-        raise InvalidError(f"url must have at most {_MAX_URL_CHARACTERS} characters, not {len(url)}")
-    # urlsplit would drop some of these silently.
-    if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
-        raise InvalidError("url must not contain spaces, control characters or surrogates")
-    # Browsers take it for a slash, which ends the host, and urllib does not: who has checked a URL before it came here
-    # may have had another host in mind.
-    if _BACKSLASH_BEFORE_PATH.match(url):
-        raise InvalidError("url must not have a backslash before its path; in a password, write %5C")
-    authority = _AUTHORITY.match(url)
-    if authority is not None and len(authority[1]) > _MAX_AUTHORITY_CHARACTERS:
-        raise InvalidError(
-            f"url must have at most {_MAX_AUTHORITY_CHARACTERS} characters of credentials, host and port, not "
-            f"{len(authority[1])}"
-        )
+    _check_characters(url)
     # The texts of urllib's own errors can contain the credentials.
     try:
         parts = urlsplit(url)
@@ -123,6 +109,25 @@ def parse_url(url: str) -> Target:
     )
 
 
+def _check_characters(url: str) -> None:
+    """Refuse what libraries would let pass, or take much time for."""
+    if len(url) > _MAX_URL_CHARACTERS:
+        raise InvalidError(f"url must have at most {_MAX_URL_CHARACTERS} characters, not {len(url)}")
+    # urlsplit would drop some of these silently.
+    if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
+        raise InvalidError("url must not contain spaces, control characters or surrogates")
+    # Browsers take it for a slash, which ends the host, and urllib does not: who has checked a URL before it came here
+    # may have had another host in mind.
+    if _BACKSLASH_BEFORE_PATH.match(url):
+        raise InvalidError("url must not have a backslash before its path; in a password, write %5C")
+    authority = _AUTHORITY.match(url)
+    if authority is not None and len(authority[1]) > _MAX_AUTHORITY_CHARACTERS:
+        raise InvalidError(
+            f"url must have at most {_MAX_AUTHORITY_CHARACTERS} characters of credentials, host and port, not "
+            f"{len(authority[1])}"
+        )
+
+
 def _url_host(parts: SplitResult) -> str:
     host = parts.hostname or ""
     if not host:
@@ -157,7 +162,11 @@ def normalized_host(host: str, problem: str) -> str:
         except AddressValueError:
             # The system takes "127.1" and "0x7f000001" for addresses too: other names of what a policy may deny.
             raise InvalidError(f"{problem}: {given!r} is no IPv4 address of four numbers") from None
-    if not _HOST.fullmatch(host) or not all(1 <= len(label) <= 63 for label in labels) or len(host) > _MAX_HOST_CHARACTERS:
+    if (
+        not _HOST.fullmatch(host)
+        or not all(1 <= len(label) <= 63 for label in labels)
+        or len(host) > _MAX_HOST_CHARACTERS
+    ):
         raise InvalidError(f"{problem}: {given!r}")
     return host
 
