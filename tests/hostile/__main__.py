@@ -74,8 +74,8 @@ def carry_out_all(pattern: re.Pattern[str], certificates: Certificates) -> int:
     carried_out = failures = 0
     for protocol in ("TCP", "TLS"):
         for group, attacks in GROUPS.items():
-            impossible = [attack for attack in attacks if (attack.tls_only if protocol == "TCP" else attack.tcp_only)]
-            chosen = [attack for attack in attacks if attack not in impossible and pattern.search(attack.name)]
+            left_out = [attack for attack in attacks if (attack.tls_only if protocol == "TCP" else attack.tcp_only)]
+            chosen = [attack for attack in attacks if attack not in left_out and pattern.search(attack.name)]
             if not chosen:
                 continue
             print(f"\n{f'{group}, over {protocol}':{NAME_WIDTH}}  close  seconds  longest      MiB   steps  error")
