@@ -55,7 +55,8 @@ def carry_out_and_print(attacks: Sequence[Attack], certificates: Certificates | 
         wire = outcome.wire or ""
         print(
             f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  {wire:>5}  {outcome.seconds:7.3f}  "
-            f"{outcome.longest_seconds:7.3f}  {outcome.peak / MIB:7.2f}  {outcome.steps:6}  {told(outcome.error)[:ERROR_WIDTH]}"
+            f"{outcome.longest_seconds:7.3f}  {outcome.peak / MIB:7.2f}  {outcome.steps:6}  "
+            f"{told(outcome.error)[:ERROR_WIDTH]}"
         )
     return failures
 
