@@ -255,18 +255,27 @@ async def answer_little(client: websocket.Client) -> list[str | bytes]:
     return received
 
 
+def requests(forger: Forger) -> Iterator[bytes]:
+    return (forger.requests(1) for _ in range(20_000))
+
+
+def requests_in_large_records(forger: Forger) -> Iterator[bytes]:
+    return (forger.requests(500) for _ in range(40))
+
+
+def key_updates(forger: Forger) -> Iterator[bytes]:
+    return (forger.key_update() for _ in range(20_000))
+
+
 def tls() -> Iterator[Attack]:
     for name, records in (
-        ("asks for a certificate 20,000 times", lambda forger: (forger.requests(1) for _ in range(20_000))),
-        (
-            "asks for a certificate 20,000 times, 500 in a record",
-            lambda forger: (forger.requests(500) for _ in range(40)),
-        ),
-        ("asks for 20,000 new keys", lambda forger: (forger.key_update() for _ in range(20_000))),
+        ("asks for a certificate 20,000 times", requests),
+        ("asks for a certificate 20,000 times, 500 in a record", requests_in_large_records),
+        ("asks for 20,000 new keys", key_updates),
     ):
         yield Attack(
             f"{name}, and does not read",
-            forging(cast("Callable[[Forger], Iterator[bytes]]", records)),
+            forging(records),
             r"no message within 0\.1 s",
             code=1011,
             received=("before",),
