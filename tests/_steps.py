@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,11 @@ def steps(work: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()  # that of coverage, or of a debugger
+    gc.disable()  # a finalizer of something else would be counted
     sys.settrace(trace)
     try:
         work()
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
