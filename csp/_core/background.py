@@ -48,13 +48,16 @@ class BackgroundNursery:
                 await self._manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             # The caller need not know that the tasks were cancelled.
-            _, failures = group.split(trio.Cancelled)
+            failures = group.split(trio.Cancelled)[1]
         if failures is None:
             return caught
         failure = failures.exceptions[0] if len(failures.exceptions) == 1 else failures
-        if exc is None or isinstance(exc, trio.Cancelled):
-            raise failure from failure.__cause__
-        raise failure
+        try:
+            if exc is None or isinstance(exc, trio.Cancelled):
+                raise failure from failure.__cause__
+            raise failure
+        finally:
+            del failure, failures  # their tracebacks hold this frame: all they refer to would wait for the collector
 
 
 def _contains_cancelled(exc: BaseException | None) -> bool:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # A quarter, of messages that take four times as much in memory as on the wire.
 _PARTS = 16
 
+# Messages are counted together, for as long as they have less than this part of the limit. To note the bytes of each
+# would take more memory than the smallest have.
+_TOGETHER = 64
+
 _data = itemgetter(1)
 
 
@@ -43,7 +47,7 @@ class Backlog:
         """Whether too many bytes wait, by what it was told. An attribute, as it is asked for after each block."""
         self._max_bytes = max_bytes
         self._bytes = 0
-        # The number of the last message of those that were added together, and their bytes. None while there are none:
+        # The number of the last message of those that are counted together, and their bytes. None while there are none:
         # most connections never have any, and an empty deque takes more memory than all else here.
         self._measured: deque[tuple[int, int]] | None = None
 
@@ -52,8 +56,10 @@ class Backlog:
         if self._measured is None:
             self._measured = deque()
         size = sum(map(getsizeof, map(_data, messages)))
-        self._measured.append((last, size))
         self._bytes += size
+        if self._measured and self._measured[-1][1] < self._max_bytes // _TOGETHER:
+            size += self._measured.pop()[1]
+        self._measured.append((last, size))
         self.too_large = self._bytes >= self._max_bytes
 
     def forget(self, taken: int) -> None:

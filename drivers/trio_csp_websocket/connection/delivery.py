@@ -1,6 +1,7 @@
 """Delivery: parsed messages go into the channel as it has room; it closes after the last of them.
 
-While the channel is full, messages wait here, and a task sends them in batches: one is what was parsed of one block.
+While the channel is full, messages wait here, and a task sends them in batches: one is what was parsed of one block, or
+of several small ones.
 Meanwhile the connection reads on, until as much waits as `READ_AHEAD_BYTES` and `READ_AHEAD_MESSAGES` allow: pongs,
 pings and the close that stand behind messages are then seen although nobody receives. What waits is counted in bytes,
 because a message may have any size; and in messages, because Python needs about a hundred bytes for the smallest.
@@ -31,6 +32,10 @@ READ_AHEAD_BYTES = 256 * 1024
 """Nothing more is read while this much waits for room in the channel."""
 READ_AHEAD_MESSAGES = 4096
 """Nor while so many messages do."""
+
+# A deque takes hundreds of bytes even for one message. So what a peer sends in small blocks is joined to batches of at
+# least this size.
+_SMALL_BATCH_BYTES = 4096
 
 
 class _Batch(NamedTuple):
@@ -134,13 +139,19 @@ class Delivery:
         Args:
             size: what they may take in bytes.
         """
-        batch = _Batch(self._parsed.copy(), len(self._parsed), size)
-        self._parsed.clear()
+        number = len(self._parsed)
         if not self._batches:
             self._batches = deque()
-        self._batches.append(batch)
+        if self._batches and self._batches[-1].size < _SMALL_BATCH_BYTES:
+            # Also where it is just being sent: `Channel.send_many` goes on with what is appended.
+            last = self._batches.pop()
+            last.messages.extend(self._parsed)
+            self._batches.append(_Batch(last.messages, last.number + number, last.size + size))
+        else:
+            self._batches.append(_Batch(self._parsed.copy(), number, size))
+        self._parsed.clear()
         self._waiting_bytes += size
-        self._waiting_messages += batch.number
+        self._waiting_messages += number
         self._note_blocked()
         if self._delivering is None:
             self._delivering = trio.CancelScope()
@@ -174,7 +185,10 @@ class Delivery:
     def unread(self) -> int:
         """How many messages were received from the peer, and not by the application yet."""
         in_hand = self.channel.statistics().tasks_waiting_send  # of `Channel.send_many`, which keeps one apart
-        return len(self.channel) + in_hand + sum(len(batch.messages) for batch in self._batches or ())
+        waiting = self._waiting_messages
+        if self._batches:
+            waiting -= self._batches[0].number - len(self._batches[0].messages)  # what was sent of it
+        return len(self.channel) + in_hand + waiting
 
     def blocked_seconds(self, now: float) -> float:
         """Return for how long messages have had to wait for room in the channel, or reading to rest, in all."""
@@ -234,11 +248,10 @@ class Delivery:
             self._close(self._ending)
 
     async def _deliver_batch(self, batches: deque[_Batch]) -> None:
-        batch = batches[0]
-        await self.channel.send_many(batch.messages)
+        await self.channel.send_many(batches[0].messages)
         if self.stopped:  # after the last message was taken, and before this task came to run
             return
-        batches.popleft()
+        batch = batches.popleft()
         self._waiting_bytes -= batch.size
         self._waiting_messages -= batch.number
         if not batches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from contextlib import contextmanager
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,7 +32,7 @@ from tests.websocket._server import (
 from tests.websocket.client._feed import Site, rest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from email.message import Message as Headers
 
     from trio.testing import MockClock
@@ -40,39 +41,49 @@ if TYPE_CHECKING:
 
 KIB, MIB = 1024, 1024 * 1024
 LIMIT = 2 * MIB
+BLOCK_BYTES = 64 * KIB
 
 # Times the read limit: the documentation says both.
 WAITING, WHILE_PARSED, OF_A_FEED = 5.5, 7.5, 16.5
-FIXED_BYTES = 2 * MIB
-"""What is read ahead, and the rest of the connection."""
+FIXED_BYTES, FIXED_BYTES_OF_A_FEED = 6 * MIB, 16 * MIB
+"""What is read ahead, what messages take besides their data, and the rest of the connection."""
 
 
 class Supply(trio.abc.ReceiveStream):
-    """Gives an answer to the handshake, then all of ``data`` as fast as it is read, without a copy of it."""
+    """Gives an answer to the handshake, then block after block as fast as they are read."""
 
-    def __init__(self, answers: trio.abc.ReceiveStream, data: bytes) -> None:
+    def __init__(self, answers: trio.abc.ReceiveStream, blocks: Iterator[bytes]) -> None:
         self._answers = answers
         self._answered = False
-        self._data = data
-        self._read = 0
+        self._blocks = blocks
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if not self._answered or self._read == len(self._data):
-            self._answered = True
-            return await self._answers.receive_some(max_bytes)
-        await trio.lowlevel.checkpoint()
-        block = self._data[self._read : self._read + min(max_bytes or MIB, 64 * KIB)]
-        self._read += len(block)
-        return block
+        if self._answered:
+            await trio.lowlevel.checkpoint()
+            block = next(self._blocks, None)
+            if block is not None:
+                return block
+        self._answered = True
+        return await self._answers.receive_some(max_bytes)
 
     async def aclose(self) -> None:
         await self._answers.aclose()
 
 
-def supplying(data: bytes) -> Server:
+def supplying(*parts: bytes | tuple[bytes, int]) -> Server:
+    """Return a server that sends parts: bytes in large blocks, or a small block so and so many times."""
     server = Server(_agreeing)
-    server.stream = trio.StapledStream(server.stream.send_stream, Supply(server.stream.receive_stream, data))
+    server.stream = trio.StapledStream(server.stream.send_stream, Supply(server.stream.receive_stream, _blocks(parts)))
     return server
+
+
+def _blocks(parts: Iterable[bytes | tuple[bytes, int]]) -> Iterator[bytes]:
+    for part in parts:
+        if isinstance(part, tuple):
+            yield from repeat(*part)
+        else:
+            # Slices: the whole may be large, and is not what is measured.
+            yield from (part[start : start + BLOCK_BYTES] for start in range(0, len(part), BLOCK_BYTES))
 
 
 def _agreeing(request: Headers[str, str]) -> bytes:
@@ -137,6 +148,51 @@ async def test_what_a_connection_holds_at_most(kind: str, capacity: int, autojum
             assert peak < WHILE_PARSED * LIMIT + FIXED_BYTES
 
 
+EMPTY, FACE = frame(BINARY), frame(TEXT, "\U0001f600".encode())
+FULL_OF_EMPTY = EMPTY * (BLOCK_BYTES // len(EMPTY))
+SMALL_LIMIT = 64 * KIB
+COMPRESSED_TEXTS = frame(TEXT, deflated(emoji(SMALL_LIMIT)), reserved=COMPRESSED) * 4
+EMPTY_AND_COMPRESSED = EMPTY * ((BLOCK_BYTES - len(COMPRESSED_TEXTS)) // len(EMPTY)) + COMPRESSED_TEXTS
+JUST_NOT_TOO_MUCH = frame(BINARY, bytes(SMALL_LIMIT - KIB))
+PACKETS: dict[str, tuple[bytes | tuple[bytes, int], ...]] = {
+    "empty messages": (FULL_OF_EMPTY * 3,),
+    "one emoji a block, then empty messages": ((FACE, 4_090), FULL_OF_EMPTY * 3),
+    "one emoji a block in all the room, then empty messages": ((FACE, 14_090), FULL_OF_EMPTY * 3),
+    "all of it": (JUST_NOT_TOO_MUCH, (FACE, 4_000), EMPTY_AND_COMPRESSED * 2),
+}
+
+
+@pytest.mark.parametrize("capacity", [1, 10_000])
+@pytest.mark.parametrize("kind", PACKETS)
+async def test_what_small_messages_take_besides_their_data(
+    kind: str, capacity: int, autojump_clock: MockClock
+) -> None:
+    server = supplying(*PACKETS[kind])
+    with measured() as memory:
+        async with connecting(
+            server, read_limit=SMALL_LIMIT, channel_capacity=capacity, compression=Compression.NO_CONTEXT
+        ) as client:
+            await wait_all_tasks_blocked()
+            held, peak = memory()
+            assert client.statistics().messages_received
+            assert held < WAITING * SMALL_LIMIT + FIXED_BYTES
+            assert peak < WHILE_PARSED * SMALL_LIMIT + FIXED_BYTES
+
+
+@pytest.mark.parametrize("capacity", [1, 10_000])
+async def test_messages_that_come_one_by_one_take_no_more_than_those_that_come_together(
+    capacity: int, autojump_clock: MockClock
+) -> None:
+    server = supplying((frame(BINARY, b"x"), 20_000))
+    async with connecting(server, channel_capacity=capacity, read_limit=SMALL_LIMIT) as client:
+        with measured() as memory:
+            await wait_all_tasks_blocked()
+            held, _ = memory()
+        messages = client.statistics().messages_received
+        assert messages == min(capacity + 4096, 20_000)
+        assert held < 130 * messages
+
+
 async def test_a_quarter_of_a_mebibyte_from_a_server_takes_no_more_than_one_message(
     autojump_clock: MockClock,
 ) -> None:
@@ -167,8 +223,8 @@ async def test_what_a_feed_holds_at_most_however_many_connections_it_loses(
                 with pytest.raises(ConnectionFailedError):
                     await feed.send("are you there?")
             held, peak = memory()
-            assert held < OF_A_FEED * LIMIT + 4 * FIXED_BYTES
-            assert peak < (OF_A_FEED + 2) * LIMIT + 4 * FIXED_BYTES
+            assert held < OF_A_FEED * LIMIT + FIXED_BYTES_OF_A_FEED
+            assert peak < (OF_A_FEED + 2) * LIMIT + FIXED_BYTES_OF_A_FEED
 
 
 # Resting, and going on ------------------------------------------------------------------------------------------------
