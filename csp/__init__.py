@@ -4,6 +4,7 @@ The rooms, from the bottom; each lists its files, and a file imports only what t
 
 - `_home`: where public names live
 - `errors`: what anything may raise, and the kinds of errors
+- `_patterns`: which patterns of a policy can match what drivers ask about
 - `security`: policies, and whether a context allows an action
 - `_connections`: what the drivers' sources say about their connections
 - `_core`: channels and select

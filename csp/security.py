@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, cast, final
 
+from csp._patterns import check_resources, matches
 from csp.errors import InvalidError, InvalidTypeError
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +62,8 @@ class Policy:
 
     A pattern matches itself, or, if it ends in ``*``, all that begins with the rest of it: ``*`` matches everything,
     ``websocket.*`` matches ``websocket.connect`` and not ``websocket``. It is compared as it is written, so one for
-    URLs must be written in their normal form: the host in lower case, no default port, and a path of at least ``/``.
+    URLs must be written in their normal form: scheme and host in lower case, no default port, a path of at least ``/``.
+    Servers read paths in more ways than one, so what is denied is better not listed, but what is allowed.
 
     Args:
         actions: patterns of the actions it is about, one or several.
@@ -69,7 +72,9 @@ class Policy:
         condition: when it applies; None for always.
 
     Raises:
-        InvalidError: the effect is anything else, or a pattern has a ``*`` before its end.
+        InvalidError: the effect is anything else; a pattern has a ``*`` before its end, or in the host or port of a
+            URL; or a pattern can never match, because it is a URL not in its normal form, or because a driver's actions
+            are asked about something else. The text says what to write.
         InvalidTypeError: an argument is of the wrong type.
     """
 
@@ -90,8 +95,10 @@ class Policy:
         # The coroutine of an async condition would be true, whatever the condition returns.
         if condition is not None and (inspect.iscoroutinefunction(condition) or not callable(condition)):
             raise InvalidTypeError(f"condition must be a function that is not async, not {condition!r}")
-        _set(self, "actions", _patterns("actions", actions))
-        _set(self, "resources", _patterns("resources", resources))
+        action_patterns, resource_patterns = _patterns("actions", actions), _patterns("resources", resources)
+        check_resources(action_patterns, resource_patterns)
+        _set(self, "actions", action_patterns)
+        _set(self, "resources", resource_patterns)
         _set(self, "effect", effect)
         _set(self, "condition", condition)
 
@@ -140,11 +147,12 @@ class Scope:
 class _Context(NamedTuple):
     actor: Actor | None
     scope: Scope | None
-    strict: bool
+    strict: bool | None
+    """None where nobody has said."""
     outer: _Context | None
 
 
-_NOBODY = _Context(None, None, strict=False, outer=None)
+_NOBODY = _Context(None, None, strict=None, outer=None)
 _context = ContextVar("csp.security", default=_NOBODY)
 
 
@@ -154,6 +162,9 @@ class context:  # noqa: N801  # used like a function
 
     What is None stays as it is outside. ``strict`` is about where the actor or the scope is missing: what no policy
     decides is denied there, and allowed without ``strict``.
+
+    Entering with a scope and without an actor warns (`RuntimeWarning`), because what the scope leaves out is allowed.
+    Nothing warns where an outer context has an actor, or where ``strict`` is given as True or False, here or outside.
 
     Raises:
         InvalidTypeError: an argument is of the wrong type.
@@ -177,6 +188,14 @@ class context:  # noqa: N801  # used like a function
             outer.strict if self._strict is None else self._strict,
             outer,
         )
+        if self._scope is not None and inner.actor is None and inner.strict is None:
+            # Before the context is set: a filter may turn the warning into an exception.
+            warnings.warn(
+                "a csp.security.context with a scope and without an actor allows what no policy of the scope decides: "
+                "give it an actor, or strict=True to deny that, or strict=False if it is meant",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         _context.set(inner)
 
     def __exit__(self, *exc_info: object) -> None:
@@ -187,7 +206,7 @@ class context:  # noqa: N801  # used like a function
         return f"<csp.security.context actor={self._actor!r} scope={self._scope!r} strict={self._strict!r}>"
 
 
-def can(action: str, resource: str = "", meta: Mapping[str, object] | None = None) -> bool:
+def can(action: str, resource: str = "", meta: Mapping[str, object] | None = None, *, optional: bool = False) -> bool:
     """Tell whether the context allows an action.
 
     It is denied if any policy of the scope denies it, and otherwise allowed if any allows it. If no policy applies, it
@@ -197,6 +216,8 @@ def can(action: str, resource: str = "", meta: Mapping[str, object] | None = Non
         action: what is to be done, such as ``"websocket.connect"``.
         resource: what it is to be done to.
         meta: facts for conditions.
+        optional: whether a scope may leave the action out. If no policy applies, it is then denied only where a policy
+            of the scope allows this very action, written out in full: that one lists what is allowed.
 
     Raises:
         InvalidTypeError: an argument is of the wrong type.
@@ -213,6 +234,8 @@ def can(action: str, resource: str = "", meta: Mapping[str, object] | None = Non
         return False
     if True in verdicts:
         return True
+    if optional:
+        return not any(policy.effect == "allow" and action in policy.actions for policy in policies)
     return not strict and (actor is None or scope is None)
 
 
@@ -236,4 +259,4 @@ def _patterns(name: str, patterns: object) -> tuple[str, ...]:
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:
-    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns)
+    return any(matches(pattern, name) for pattern in patterns)

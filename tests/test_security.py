@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +72,7 @@ def test_any_deny_decides_then_any_allow_and_else_it_is_denied(policies: list[Po
     assert allowed(*policies) is expected
 
 
+@pytest.mark.filterwarnings("ignore:a csp.security.context with a scope and without an actor")
 @pytest.mark.parametrize("actor", [None, ALICE])
 @pytest.mark.parametrize("scope", [None, NOTHING, Scope([BESIDE])])
 @pytest.mark.parametrize("strict", [None, False, True])
@@ -222,7 +224,7 @@ def test_a_condition_is_asked_with_actor_action_resource_and_meta() -> None:
     with context(actor=ALICE, scope=scope):
         assert can("act", "thing", facts)
         assert can("act")
-    with context(scope=scope):
+    with context(scope=scope, strict=False):
         assert can("act", meta={})
     assert asked == [(ALICE, "act", "thing", facts), (ALICE, "act", "", {}), (None, "act", "", {})]
 
@@ -254,7 +256,7 @@ def test_a_condition_that_raises_denies_in_either_kind_of_policy(
     assert not allowed(policy)
     assert not allowed(policy, ALLOW)
     assert not allowed(ALLOW, policy)
-    with context(scope=Scope([policy])):
+    with context(scope=Scope([policy]), strict=False):
         assert not can("act")  # even where what no policy decides is allowed
 
 
@@ -318,7 +320,7 @@ def test_what_a_condition_returns_counts_by_its_truth() -> None:
 def seen() -> tuple[object, ...]:
     """Return the context's actor, scope and strictness, as a policy and the decision see them."""
     actor, scope, strict, _ = security._context.get()
-    return actor, scope, strict
+    return actor, scope, bool(strict)
 
 
 def test_an_inner_context_inherits_what_it_does_not_set() -> None:
@@ -383,6 +385,99 @@ def test_an_argument_of_a_context_of_another_type_is_refused(argument: str, valu
         assert str(caught.value).startswith(f"{argument} must be a ")
         assert repr(value) in str(caught.value)
         assert seen() == (None, None, False)
+
+
+# A scope without an actor ---------------------------------------------------------------------------------------------
+
+
+def test_a_scope_without_an_actor_warns_of_what_it_allows() -> None:
+    with pytest.warns(RuntimeWarning, match="without an actor allows what no policy") as caught, context(scope=NOTHING):
+        assert can("act")
+    (warning,) = caught
+    assert warning.filename == __file__  # it points at the with statement
+    assert str(warning.message).endswith(
+        "give it an actor, or strict=True to deny that, or strict=False if it is meant"
+    )
+
+
+def test_the_same_place_warns_once_with_the_filters_that_python_has() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            with context(scope=NOTHING):
+                assert can("act")
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        ({}, {"scope": NOTHING, "actor": ALICE}),
+        ({}, {"scope": NOTHING, "strict": True}),
+        ({}, {"scope": NOTHING, "strict": False}),
+        ({"actor": ALICE}, {"scope": NOTHING}),
+        ({"strict": True}, {"scope": NOTHING}),
+        ({"strict": False}, {"scope": NOTHING}),
+        ({}, {"actor": ALICE}),
+        ({}, {}),
+    ],
+)
+def test_nothing_warns_where_there_is_an_actor_or_strict_is_given(outer: Any, inner: Any) -> None:
+    # Any warning would be an exception.
+    with context(**outer), context(**inner):
+        pass
+    assert seen() == (None, None, False)
+
+
+def test_a_scope_that_was_warned_of_is_not_warned_of_again_further_in() -> None:
+    warned = pytest.warns(RuntimeWarning, match="without an actor")
+    with warned as caught, context(scope=NOTHING), context(), context(strict=None):
+        assert can("act")
+    assert len(caught) == 1
+
+
+def test_a_warning_that_is_made_an_exception_leaves_the_context_as_it_was() -> None:
+    with pytest.raises(RuntimeWarning, match="without an actor"), context(scope=NOTHING):
+        pytest.fail("it was entered")
+    assert seen() == (None, None, False)
+
+
+# Optional actions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected"),
+    [
+        ([], True),
+        ([BESIDE], True),
+        ([Policy("act", "other", "deny")], True),
+        ([DENY], False),
+        ([ALLOW, DENY], False),
+        ([Policy("act", "thing")], True),
+        # What an allowing policy names is all that is allowed.
+        ([Policy("act", "other")], False),
+        ([Policy(["read", "act"], "other")], False),
+        ([Policy("act", "other", condition=never)], False),
+        ([Policy("act", "other"), ALLOW], True),
+        # These only happen to be about it.
+        ([Policy("*", "other")], True),
+        ([Policy("ac*", "other")], True),
+        ([Policy("act*", "other")], True),
+    ],
+)
+@pytest.mark.parametrize("actor", [None, ALICE])
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_optional_action_may_be_left_out_of_a_scope(
+    policies: list[Policy], expected: bool, actor: Actor | None, strict: bool
+) -> None:
+    with context(actor=actor, scope=Scope(policies), strict=strict):
+        assert can("act", "thing", optional=True) is expected
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_optional_action_is_allowed_without_a_scope(strict: bool) -> None:
+    with context(strict=strict):
+        assert can("act", optional=True)
 
 
 # Tasks ----------------------------------------------------------------------------------------------------------------
@@ -646,7 +741,7 @@ def test_a_context_cannot_be_mistaken_for_a_decorator() -> None:
 
 
 def test_a_context_may_be_entered_again_also_inside_itself() -> None:
-    denying = context(scope=Scope([Policy("*", "*", "deny")]))
+    denying = context(scope=Scope([Policy("*", "*", "deny")]), strict=False)
     for _ in range(2):
         with denying:
             with denying:
@@ -663,7 +758,7 @@ def test_policies_scopes_and_actors_do_not_change() -> None:
 
 
 async def test_one_context_may_be_entered_in_several_tasks_at_once(autojump_clock: MockClock) -> None:
-    denying = context(scope=Scope([Policy("*", "*", "deny")]))
+    denying = context(scope=Scope([Policy("*", "*", "deny")]), strict=False)
 
     async def use(seconds: float) -> None:
         with denying:
@@ -680,7 +775,7 @@ def test_a_condition_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> 
     def broken(*_arguments: object) -> bool:
         raise KeyError("locked")
 
-    with context(scope=Scope([Policy("act", "*", condition=broken)])):
+    with context(scope=Scope([Policy("act", "*", condition=broken)]), strict=False):
         assert not can("act", "something")
     (record,) = caplog.records
     assert record.name == "csp.security"

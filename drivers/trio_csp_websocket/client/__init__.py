@@ -4,7 +4,8 @@ From the bottom:
 
 - `options`: the options of `connect`, checked
 - `verifying`: the TLS context that verifies servers, if a user gives none
-- `dial`: name resolution, TCP and TLS
+- `tcp`: name resolution, the policies about addresses, and TCP
+- `dial`: reaching a server: TCP, and TLS where the URL says so
 - `opening`: the opening handshake on the wire
 - `handshakes`: the stream that trio-websocket is given; both handshakes pass through it
 - `client`: an endpoint that connected

@@ -72,7 +72,8 @@ def connect(url: str, *, nursery: trio.Nursery | None = None, **options: Unpack[
         InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
         InvalidTypeError: the same for a wrong type or an unknown option.
         PermissionDeniedError: on entering or awaiting; `csp.security` does not allow ``websocket.connect``, or
-            ``websocket.connect.url`` for this URL in its normal form.
+            ``websocket.connect.url`` for this URL in its normal form, or denies ``websocket.connect.address`` for each
+            address of its host.
         NoContextError: on entering or awaiting outside a Trio run, or for a second time; on awaiting without a
             nursery.
         ConnectionFailedError: on entering or awaiting; no connection could be made. Kind INTERNAL; retryable except

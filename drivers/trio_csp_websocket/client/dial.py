@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from csp.errors import ConnectionFailedError, Kind
+from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError
+from trio_csp_websocket.client.tcp import open_tcp_stream
 from trio_csp_websocket.client.verifying import verifying_context
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.tls import TlsTransport
@@ -32,19 +33,22 @@ async def dial(target: Target, options: Options) -> Transport:
     """Open the byte stream to a target.
 
     Raises:
+        PermissionDeniedError: no address of the target may be connected to.
         ConnectionFailedError: the target cannot be reached, or TLS failed; the text says why. Retryable.
     """
     if memory_servers.get():
         await trio.lowlevel.checkpoint()
         return _dial_memory(target)
     try:
-        stream = await trio.open_tcp_stream(target.host, target.port)
+        stream = await open_tcp_stream(target)
+    except PermissionDeniedError:
+        raise
     except OSError as error:
         attempts = _failed_attempts(error)
         # The cause is a group only if several addresses failed.
         raise _not_connected(_reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
     except BaseExceptionGroup as group:
-        # Ctrl-C can hit one of the tasks in which Trio tries addresses; Trio then raises it in a group.
+        # Ctrl-C can hit one of the tasks that try addresses; it then comes in a group.
         _, failures = group.split(trio.Cancelled)
         if failures is None or len(failures.exceptions) != 1:
             raise
@@ -87,7 +91,7 @@ def _hint(error: trio.BrokenResourceError) -> str:
 
 
 def _failed_attempts(error: OSError) -> list[BaseException]:
-    """Return the errors of a host's addresses, which Trio puts into the cause of its error."""
+    """Return the errors of a host's addresses, which are in the cause of the error."""
     attempts = getattr(error.__cause__, "exceptions", None)
     return [error.__cause__ or error] if attempts is None else list(attempts)
 

@@ -6,14 +6,14 @@ import re
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError
 from typing import TYPE_CHECKING, TypedDict, cast
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import Settings, Timeout, parse_settings, parse_timeout
 from trio_csp_websocket.protocol.headers import field_pairs
-from trio_csp_websocket.protocol.url import normalized_host
+from trio_csp_websocket.protocol.url import normalized_host, normalized_ipv6
 
 if TYPE_CHECKING:
     from trio_csp_websocket.protocol.constants import Compression
@@ -152,9 +152,7 @@ def _server_hostname(name: object) -> str | None:
     if not isinstance(name, str):
         raise InvalidTypeError(f"server_hostname must be a string or None, not {name!r}")
     try:
-        if "%" in name:  # a zone, which may be any text
-            raise AddressValueError
-        return str(IPv6Address(name))
+        return normalized_ipv6(name)
     except AddressValueError:
         return normalized_host(name, "server_hostname must be a host name or an address")
 

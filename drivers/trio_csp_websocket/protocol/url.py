@@ -56,9 +56,10 @@ def without_query(url: str) -> str:
 def parse_url(url: str) -> Target:
     """Parse and normalise a ``ws:`` or ``wss:`` URL.
 
-    Scheme and host become lower case, an international host name its ASCII form; a default port is dropped, as is the
-    dot at the end of an absolute host name; unreserved characters are percent-decoded and dot segments resolved
-    (RFC 3986, section 6.2.2); the query stays as it is. A backslash is refused before the path, percent-encoded in it.
+    Scheme and host become lower case, an international host name its ASCII form, an IPv6 address that IPv4 is mapped
+    to the IPv4 address; a default port is dropped, as is the dot at the end of an absolute host name; unreserved
+    characters are percent-decoded and dot segments resolved (RFC 3986, section 6.2.2); the query stays as it is. A
+    backslash is refused before the path, percent-encoded in it.
 
     Raises:
         InvalidError: it is malformed, or not a WebSocket URL. The text of the error shows no credentials.
@@ -116,12 +117,27 @@ def _url_host(parts: SplitResult) -> str:
     location = parts.netloc.rpartition("@")[2]
     if location.startswith("["):
         try:
-            if "%" in host or not re.fullmatch(r"\[[^]]*\](:[0-9]*)?", location):
+            if not re.fullmatch(r"\[[^]]*\](:[0-9]*)?", location):
                 raise AddressValueError
-            return str(IPv6Address(host))
+            return normalized_ipv6(host)
         except AddressValueError:
             raise InvalidError(f"url has an invalid IPv6 address: {location.partition(']')[0]}]") from None
     return normalized_host(host, "url has an invalid host name")
+
+
+def normalized_ipv6(address: str) -> str:
+    """Return the text of an IPv6 address; of one that IPv4 is mapped to (RFC 4291, section 2.5.5.2), the IPv4 address.
+
+    Both lead to the same place, and Python writes a mapped address as ``::ffff:7f00:1`` up to 3.12 and as
+    ``::ffff:127.0.0.1`` from 3.13: policies would hold on some of them only.
+
+    Raises:
+        AddressValueError: it is malformed, or has a zone, which may be any text.
+    """
+    if "%" in address:
+        raise AddressValueError
+    parsed = IPv6Address(address)
+    return str(parsed.ipv4_mapped or parsed)
 
 
 def normalized_host(host: str, problem: str) -> str:

@@ -381,6 +381,8 @@ def test_an_ssl_context_of_another_type_is_invalid(value: object) -> None:
         ("127.0.0.1", "127.0.0.1"),
         ("::1", "::1"),
         ("2001:DB8:0::A", "2001:db8::a"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("::FFFF:7f00:1", "127.0.0.1"),
         ("a" * 63, "a" * 63),
         (None, None),
     ],

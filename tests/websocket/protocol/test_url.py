@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import quote
 
 import pytest
@@ -34,6 +35,19 @@ from trio_csp_websocket.protocol.url import Target, parse_url
         ("ws://[::1]/", "ws://[::1]/"),
         ("ws://[0:0:0:0:0:0:0:1]:9/", "ws://[::1]:9/"),
         ("ws://[2001:DB8::A]:80/", "ws://[2001:db8::a]/"),
+        ("ws://[::ffff:127.0.0.1]/", "ws://127.0.0.1/"),
+        ("ws://[::FFFF:7F00:1]:80/", "ws://127.0.0.1/"),
+        ("ws://[0:0:0:0:0:ffff:127.0.0.1]:8080/", "ws://127.0.0.1:8080/"),
+        ("wss://[0000:0000:0000:0000:0000:FFFF:0000:0000]/", "wss://0.0.0.0/"),
+        ("ws://[::ffff:255.255.255.255]/", "ws://255.255.255.255/"),
+        # These only contain an IPv4 address: they lead elsewhere, or nowhere.
+        ("ws://[::127.0.0.1]/", "ws://[::7f00:1]/"),
+        ("ws://[::ffff:0:127.0.0.1]/", "ws://[::ffff:0:7f00:1]/"),
+        ("ws://[64:ff9b::127.0.0.1]/", "ws://[64:ff9b::7f00:1]/"),
+        ("ws://[2002:7f00:1::]/", "ws://[2002:7f00:1::]/"),
+        ("ws://[fe80::ffff:127.0.0.1]/", "ws://[fe80::ffff:7f00:1]/"),
+        ("ws://[0:0::0]/", "ws://[::]/"),
+        ("ws://[1:0:0:2:0:0:0:3]/", "ws://[1:0:0:2::3]/"),
         ("ws://b\u00fccher.test/", "ws://xn--bcher-kva.test/"),
         ("ws://B\u00dcCHER.test/", "ws://xn--bcher-kva.test/"),
         ("ws://b\u00fccher\u3002test/", "ws://xn--bcher-kva.test/"),
@@ -173,6 +187,12 @@ MALFORMED = [
     "ws://::1]/",
     "ws://[::g]/",
     "ws://[127.0.0.1]/",
+    "ws://[::ffff:127.1]/",
+    "ws://[::ffff:0177.0.0.1]/",
+    "ws://[::ffff:0x7f.0.0.1]/",
+    "ws://[::ffff:127.0.0.1%lo]/",
+    "ws://[::ffff:127.0.0.1%25lo]/",
+    "ws://::ffff:127.0.0.1/",
     "ws://[v1.a]/",
     "ws://[]/",
     "ws://[::1]x/",
@@ -314,6 +334,15 @@ urls = st.builds(
     paths,
     st.one_of(st.just(""), st.text(max_size=8).map(lambda query: "?" + query)),
 )
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.ip_addresses(v=4))
+def test_a_mapped_address_is_the_ipv4_address_in_every_spelling(address: IPv4Address) -> None:
+    mapped = IPv6Address((0xFFFF << 32) + int(address))
+    for spelling in (str(mapped), mapped.exploded, mapped.exploded.upper(), f"::ffff:{address}"):
+        assert parse_url(f"ws://[{spelling}]:81/") == parse_url(f"ws://{address}:81/")
+        assert parse_url(f"wss://[{spelling}]").host == str(address)
 
 
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)

@@ -1,0 +1,209 @@
+"""Connecting to one of a host's addresses: in which order, how long each is waited for, and what is left open."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from csp import websocket
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError
+from tests.websocket._network import Names, Sockets, refuse
+from trio_csp_websocket.client.tcp import open_tcp_stream
+from trio_csp_websocket.protocol.url import parse_url
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+TARGET = parse_url("ws://server.test:81/")
+ONE, TWO, THREE = "192.0.2.1", "192.0.2.2", "192.0.2.3"
+SIX, SEVEN = "2001:db8::6", "2001:db8::7"
+
+
+async def accept(_address: str) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def ignore(_address: str) -> None:
+    await trio.sleep_forever()
+
+
+async def differ(behaviours: dict[str, Any], address: str) -> None:
+    await behaviours[address](address)
+
+
+@pytest.mark.parametrize(
+    ("given", "order"),
+    [
+        ([ONE], [ONE]),
+        ([ONE, TWO], [ONE, TWO]),
+        ([SIX, SEVEN, ONE, TWO], [SIX, ONE, SEVEN, TWO]),
+        ([SIX, SEVEN, ONE], [SIX, ONE, SEVEN]),
+        ([ONE, SIX, TWO, SEVEN, THREE], [ONE, SIX, TWO, SEVEN, THREE]),
+        ([TWO, ONE, THREE, SIX], [TWO, SIX, ONE, THREE]),
+    ],
+)
+async def test_families_take_turns_and_else_the_order_stays(given: list[str], order: list[str]) -> None:
+    Names(given)
+    network = Sockets(refuse)
+    with pytest.raises(ConnectionFailedError, match="Connection refused"):
+        async with websocket.connect(TARGET.url):
+            pytest.fail("it was opened")
+    assert network.connected_to == order
+    assert network.open == 0
+
+
+async def test_an_address_that_refuses_makes_room_for_the_next_at_once(autojump_clock: MockClock) -> None:
+    Names([ONE, TWO, THREE])
+    network = Sockets(partial(differ, {ONE: refuse, TWO: accept}))
+    stream = await open_tcp_stream(TARGET)
+    assert network.connected_to == [ONE, TWO]
+    assert network.began_at[0] == network.began_at[1]
+    assert network.open == 1
+    stream.socket.close()
+    assert network.open == 0
+
+
+async def test_a_host_with_thousands_of_addresses_costs_a_socket_at_a_time_where_they_refuse() -> None:
+    Names([f"192.0.{number >> 8}.{number & 255}" for number in range(4000)])
+    network = Sockets(refuse)
+    with pytest.raises(ConnectionFailedError, match=r"/: Connection refused$"):
+        await websocket.connect(TARGET.url).__aenter__()
+    assert len(network.connected_to) == 4000
+    assert network.most_open == 1
+
+
+async def test_of_thousands_of_silent_addresses_those_are_tried_for_which_there_is_time(
+    autojump_clock: MockClock,
+) -> None:
+    Names([f"192.0.{number >> 8}.{number & 255}" for number in range(4000)])
+    network = Sockets(ignore)
+    with pytest.raises(ConnectionTimeoutError):
+        await websocket.connect(TARGET.url).__aenter__()
+    # One each 250 ms of the 30 s.
+    assert 100 <= len(network.connected_to) == network.most_open <= 121
+    assert network.open == 0
+
+
+async def test_an_address_that_is_silent_is_not_waited_for_and_is_given_up_for_another(
+    autojump_clock: MockClock,
+) -> None:
+    Names([ONE, TWO, THREE])
+    network = Sockets(partial(differ, {ONE: ignore, TWO: accept}))
+    stream = await open_tcp_stream(TARGET)
+    assert network.connected_to == [ONE, TWO]
+    assert network.began_at[0] < network.began_at[1]
+    assert network.open == 1
+    stream.socket.close()
+    assert network.open == 0
+
+
+async def test_of_two_that_answer_at_once_one_is_kept_and_the_other_closed(autojump_clock: MockClock) -> None:
+    answer = trio.Event()
+
+    async def wait(_address: str) -> None:
+        with trio.CancelScope(shield=True):  # as if both had answered before either task ran
+            await answer.wait()
+
+    Names([ONE, TWO])
+    network = Sockets(wait)
+
+    async def connect() -> None:
+        (await open_tcp_stream(TARGET)).socket.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        await trio.sleep(10)
+        assert network.connected_to == [ONE, TWO]
+        answer.set()
+        await wait_all_tasks_blocked()
+    assert network.open == 0
+
+
+async def test_all_that_are_silent_are_given_up_when_the_timeout_expires(autojump_clock: MockClock) -> None:
+    Names([ONE, SIX, TWO])
+    network = Sockets(ignore)
+    with pytest.raises(ConnectionTimeoutError, match="the server was not reached"):
+        async with websocket.connect(TARGET.url, dial_timeout="10s"):
+            pytest.fail("it was opened")
+    assert network.connected_to == [ONE, SIX, TWO]
+    assert network.open == 0
+
+
+async def test_the_reasons_of_all_addresses_are_told_once_each() -> None:
+    async def fail(address: str) -> None:
+        await refuse(address) if address != TWO else None
+        raise OSError(101, "unreachable")
+
+    Names([ONE, TWO, THREE])
+    Sockets(fail)
+    with pytest.raises(ConnectionFailedError) as caught:
+        await websocket.connect(TARGET.url).__aenter__()
+    assert str(caught.value).endswith(": Connection refused; Network is unreachable")
+
+
+async def test_a_socket_that_cannot_be_made_is_a_failed_attempt() -> None:
+    class NoSockets(Sockets):
+        def socket(self, *_given: Any) -> trio.socket.SocketType:  # pyright: ignore[reportIncompatibleMethodOverride]
+            raise OSError(97, "no")
+
+    Names([ONE])
+    NoSockets(accept)
+    with pytest.raises(ConnectionFailedError, match="Address family not supported"):
+        await websocket.connect(TARGET.url).__aenter__()
+
+
+async def test_a_name_without_addresses_is_told() -> None:
+    Names([])
+    Sockets(accept)
+    with pytest.raises(ConnectionFailedError, match="the host has no address") as caught:
+        await websocket.connect(TARGET.url).__aenter__()
+    assert caught.value.retryable is True
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1", "0177.0.0.1", "0x7f000001", "", "<broadcast>", "::g"])
+async def test_a_resolver_that_says_a_name_is_not_believed(host: str) -> None:
+    # The socket would look it up, and connect to an address that no policy was asked about.
+    Names([host])
+    network = Sockets(accept)
+    with pytest.raises(ConnectionFailedError, match="the host's address is no IP address: "):
+        await websocket.connect(TARGET.url).__aenter__()
+    assert network.connected_to == []
+
+
+async def test_a_cancelled_attempt_leaves_nothing_open(autojump_clock: MockClock) -> None:
+    Names([ONE, TWO])
+    network = Sockets(ignore)
+    with trio.move_on_after(5) as scope:
+        await open_tcp_stream(TARGET)
+    assert scope.cancelled_caught
+    assert network.connected_to == [ONE, TWO]
+    assert network.open == 0
+
+
+async def test_a_connection_that_is_made_when_all_is_cancelled_is_closed(autojump_clock: MockClock) -> None:
+    scope = trio.CancelScope()
+
+    async def accept_and_cancel(_address: str) -> None:
+        await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    Names([ONE])
+    network = Sockets(accept_and_cancel)
+    with scope:
+        await open_tcp_stream(TARGET)
+    assert scope.cancelled_caught
+    assert (network.most_open, network.open) == (1, 0)
+
+
+async def test_a_real_connection_is_made_to_a_literal_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stream = await open_tcp_stream(parse_url(f"ws://127.0.0.1:{server.getsockname()[1]}/"))
+        accepted, peer = server.accept()
+        with accepted:
+            assert stream.socket.getsockname() == peer
+        await stream.aclose()
