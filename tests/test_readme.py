@@ -113,17 +113,6 @@ def test_error_table_names_the_error_classes() -> None:
     assert named == {name for name in errors.__all__ if name.endswith("Error")} - {"Error"}
 
 
-def test_feature_table_names_tests_that_exist() -> None:
-    table = README[README.index("## Features compared") : README.index("## Deviations")]
-    rows = [line for line in table.splitlines() if line.startswith("| ") and "shown by" not in line]
-    assert rows
-    for row in rows:
-        found = re.search(r"`([\w/]+\.py)::(test_\w+)` \|$", row)
-        assert found is not None, row
-        file = ROOT / "tests" / found[1]
-        assert re.search(rf"def {found[2]}\(", file.read_text(encoding="utf-8")), row
-
-
 def test_the_tests_readme_names_what_exists() -> None:
     text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w/]+\.py)(?:::(test_\w+))?`", text)

@@ -71,6 +71,32 @@ ls
     ]
 
 
+async def test_a_server_that_a_block_starts_outlives_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("""
+<!-- before:
+async def greet(connection):
+    await connection.send("hello")
+
+await serve(greet, "wss://other.example.com/")
+-->
+```python
+client = None
+```
+
+```python
+async with websocket.connect("wss://other.example.com/") as client:
+    print((await client.receive_value()).data)
+```
+
+<!-- prints -->
+```text
+hello
+```
+""")
+    await Page(page).run()
+
+
 async def test_a_block_that_fails_fails_the_page(tmp_path: Path, autojump_clock: MockClock) -> None:
     for block, error in [
         ("assert False", AssertionError),
