@@ -8,6 +8,8 @@ an argument out of range, `ConnectionError` for a connection, and so on.
 from __future__ import annotations
 
 import copy
+import functools
+import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, TypeVar, overload
 
@@ -40,8 +42,15 @@ __all__ = [
     "NoContextError",
     "PermissionDeniedError",
     "is_kind",
+    "shown",
     "wrap",
 ]
+
+# What `str.isprintable` passes although it shows as nothing (Unicode's Default_Ignorable_Code_Point).
+_SHOWN_AS_NOTHING = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]+")
 
 
 class Kind(StrEnum):
@@ -205,6 +214,49 @@ def wrap(error: BaseException, text: str) -> Error:
     wrapped = Error(f"{text}: {error}", kind=Kind.UNKNOWN)
     wrapped.__cause__ = error
     return wrapped
+
+
+def shown(text: str, limit: int | None = 200) -> str:
+    """Return a text that somebody else said, such as a server, as errors and logs show it: on one line, and cut.
+
+    What would not be seen, or acts on a terminal, becomes an escape as in JSON: control characters, line breaks, spaces
+    outside ASCII, characters without width and those that reorder text, lone surrogates, and what Unicode does not
+    define.
+
+    Args:
+        text: what was said.
+        limit: how many characters are shown, with the escapes; after those, how many of the text are not. None to show
+            all of it.
+    """
+    if limit is None:
+        return _NOT_PRINTABLE_ASCII.sub(_escaped, text)
+    head = _NOT_PRINTABLE_ASCII.sub(_escaped, text[:limit])
+    if len(text) <= limit and len(head) <= limit:
+        return head
+    head, count = "", 0
+    for character in text[:limit]:
+        piece = _shown_character(character)
+        if len(head) + len(piece) > limit:
+            break
+        head += piece
+        count += 1
+    return f"{head}... ({len(text) - count} more characters)"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """Return a run of characters with escapes for those that must not be shown as they are."""
+    run = found[0]
+    if run.isprintable() and not _SHOWN_AS_NOTHING.search(run):
+        return run
+    return "".join(map(_shown_character, run))
+
+
+@functools.lru_cache(maxsize=256)  # what a text has, it mostly has many times
+def _shown_character(character: str) -> str:
+    if character.isprintable() and not _SHOWN_AS_NOTHING.match(character):
+        return character
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
 
 
 def renew(error: ErrorT, message: str) -> ErrorT:

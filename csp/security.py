@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -103,8 +104,9 @@ class Policy:
         _set(self, "condition", condition)
 
     def __repr__(self) -> str:
+        resources = [_without_query(pattern) for pattern in self.resources]
         condition = "" if self.condition is None else f", condition={self.condition!r}"
-        return f"<csp.security.Policy {self.effect} {list(self.actions)} on {list(self.resources)}{condition}>"
+        return f"<csp.security.Policy {self.effect} {list(self.actions)} on {resources}{condition}>"
 
     def _verdict(self, actor: Actor | None, action: str, resource: str, meta: Mapping[str, object]) -> bool | None:
         """Return whether it allows (True) or denies (False); None if it does not apply."""
@@ -117,9 +119,8 @@ class Policy:
                     return False  # its result cannot be known here
                 if not applies:
                     return None
-            except Exception:
-                # Whether it is allowed cannot be known.
-                _logger.exception("a condition of %r raised: %r on %r is denied", self, action, resource)
+            except Exception:  # noqa: BLE001  # whether it is allowed cannot be known
+                _log_raised(self, action, resource)
                 return False
         return self.effect == "allow"
 
@@ -243,6 +244,27 @@ def can(action: str, resource: str = "", meta: Mapping[str, object] | None = Non
 _set = object.__setattr__
 
 
+def _log_raised(policy: Policy, action: str, resource: str) -> None:
+    """Log the exception of a condition. The query of a resource may hold a token, and is not logged."""
+    query = resource.partition("?")[2]
+    trace = traceback.format_exc()
+    hidden = trace.replace(repr(query)[1:-1], "...").replace(query, "...") if query else trace
+    _logger.error(
+        "a condition of %r raised: %r on %r is denied%s",
+        policy,
+        action,
+        _without_query(resource),
+        "" if hidden == trace else f"\n{hidden}",
+        exc_info=hidden == trace,
+    )
+
+
+def _without_query(resource: str) -> str:
+    """Return a URL with ``...`` in place of its query."""
+    path, mark, _ = resource.partition("?")
+    return f"{path}{mark}..." if mark else resource
+
+
 def _patterns(name: str, patterns: object) -> tuple[str, ...]:
     if isinstance(patterns, str):
         patterns = (patterns,)
@@ -253,7 +275,7 @@ def _patterns(name: str, patterns: object) -> tuple[str, ...]:
         if not isinstance(pattern, str):
             raise InvalidTypeError(f"{name} must be strings, not {pattern!r}")
         if "*" in pattern[:-1]:
-            raise InvalidError(f"{name} must have a * at their end only, not as in {pattern!r}")
+            raise InvalidError(f"{name} must have a * at their end only, not as in {_without_query(pattern)!r}")
         checked.append(pattern)
     return tuple(checked)
 

@@ -259,3 +259,43 @@ def test_copies_are_equal_in_every_field(error: errors.Error, how: str) -> None:
 
 def test_the_closed_error_is_exported_at_the_top() -> None:
     assert csp.ChannelClosedError is errors.ChannelClosedError
+
+
+# What somebody else said ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("", ""),
+        ("plain ~ text", "plain ~ text"),
+        ("Grüße 世界 🚀", "Grüße 世界 🚀"),
+        ("a\r\nb\t\x1b[2J\x7f", r"a\u000d\u000ab\u0009\u001b[2J\u007f"),
+        ("\x85\x9b\xa0\xad", r"\u0085\u009b\u00a0\u00ad"),
+        ("\u200b\u200d\u202e\u2028\u2029\u2066\ufeff", r"\u200b\u200d\u202e\u2028\u2029\u2066\ufeff"),
+        ("\u034f\u115f\u3164\ufe0f\uffa0", r"\u034f\u115f\u3164\ufe0f\uffa0"),
+        ("\U000e0041\U000e0100\ud800", r"\udb40\udc41\udb40\udd00\ud800"),
+        ("\ue000\u0378", r"\ue000\u0378"),
+    ],
+)
+def test_what_would_not_be_seen_is_an_escape(said: str, text: str) -> None:
+    assert errors.shown(said) == errors.shown(said, None) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "limit", "text"),
+    [
+        ("x" * 200, 200, "x" * 200),
+        ("x" * 201, 200, "x" * 200 + "... (1 more characters)"),
+        ("x" * 300_000, 200, "x" * 200 + "... (299800 more characters)"),
+        ("é" * 201, 200, "é" * 200 + "... (1 more characters)"),
+        ("\n" * 33, 200, r"\u000a" * 33),
+        ("\n" * 34, 200, r"\u000a" * 33 + "... (1 more characters)"),
+        ("x" * 199 + "\n", 200, "x" * 199 + "... (1 more characters)"),
+        ("x" * 300_000, None, "x" * 300_000),
+        ("abc", 2, "ab... (1 more characters)"),
+        ("\n", 0, "... (1 more characters)"),
+    ],
+)
+def test_what_is_long_is_cut_between_escapes(said: str, limit: int | None, text: str) -> None:
+    assert errors.shown(said, limit) == text

@@ -45,6 +45,7 @@ from csp.errors import (
     InvalidTypeError,
     Kind,
     NoContextError,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -511,7 +512,7 @@ class Channel(Source[T]):
     def _end_of_channel(self) -> EndOfChannelError:
         error = super()._end_of_channel()
         if self._details:
-            facts = ", ".join(f"{name} {value!r}" for name, value in self._details.items())
+            facts = ", ".join(f"{name} {shown(repr(value))}" for name, value in self._details.items())
             error = EndOfChannelError(f"{error} ({facts})", details=self._details)
         return error
 

@@ -734,6 +734,16 @@ async def test_no_memory_channel_is_opened_before_a_value_is_buffered() -> None:
     assert sender.statistics().max_buffer_size == 3
 
 
+async def test_long_details_are_cut_in_the_text_of_an_end() -> None:
+    ch = csp.Channel[int](1)
+    ch.close(details={"reason": "\x1b\ufe0f" + "x" * 1000})
+    with pytest.raises(csp.EndOfChannelError) as caught:
+        await ch.receive_value()
+    shown = r"(reason '\x1b\ufe0f" + "x" * 189 + "... (812 more characters))"
+    assert str(caught.value).endswith(shown)
+    assert caught.value.details == {"reason": "\x1b\ufe0f" + "x" * 1000}
+
+
 # For drivers: when values were taken ----------------------------------------------------------------------------------
 
 

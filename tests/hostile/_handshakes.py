@@ -165,7 +165,7 @@ def almost() -> Iterator[Attack]:
         yield Attack(
             f"subprotocol {' and '.join(lines) or 'nothing'} of a and b",
             answering(with_lines(*(f"Sec-WebSocket-Protocol: {line}" for line in lines))),
-            "it chose the subprotocol",
+            "it must choose one of the subprotocols that were offered",
             retryable=True,
             details=SWITCHING,
             options={"protocols": ["a", "b"]},

@@ -16,6 +16,7 @@ from csp.errors import (
     Kind,
     NoContextError,
     PermissionDeniedError,
+    shown,
     wrap,
 )
 from trio_csp_websocket.client.client import Client
@@ -246,4 +247,6 @@ def _broken(failure: Exception) -> ConnectionFailedError:
     They raise in two places: in the task that connects while they make the request, and in trio-websocket's reader
     task, which sends it and reads the answer. None of it is expected: they are given only what was checked.
     """
-    return ConnectionFailedError(f"the opening handshake failed: {failure!r}", kind=Kind.INTERNAL, retryable=True)
+    return ConnectionFailedError(
+        f"the opening handshake failed: {shown(repr(failure))}", kind=Kind.INTERNAL, retryable=True
+    )

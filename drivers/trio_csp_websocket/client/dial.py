@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError
+from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError, shown
 from trio_csp_websocket.client.tcp import open_tcp_stream
 from trio_csp_websocket.client.verifying import verifying_context
 from trio_csp_websocket.transport.socket import SocketTransport
@@ -61,11 +61,11 @@ async def dial(target: Target, options: Options) -> Transport:
         await tls.handshake()
     except trio.BrokenResourceError as error:
         await tcp.aclose()
-        raise _not_connected(f"TLS failed: {error}{_hint(error)}") from error
+        raise _not_connected(f"TLS failed: {shown(str(error))}{_hint(error)}") from error
     except (ssl.SSLError, ValueError) as error:
         # The context or the server's name cannot be used.
         await tcp.aclose()
-        raise _not_connected(f"TLS failed: {error}") from error
+        raise _not_connected(f"TLS failed: {shown(str(error))}") from error
     except BaseException:
         await tcp.aclose()
         raise

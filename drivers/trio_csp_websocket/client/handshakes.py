@@ -13,9 +13,9 @@ That task is where the data plane reads, so the second call returns only when th
 If we close first, `send_all` gets our close frame while the second `receive_some` still runs, and trio-websocket does
 not answer the server's. If the connection ends without a close frame, the second `receive_some` is the last.
 
-To fail the connection, we tell trio-websocket that the server has sent a close frame with our code and reason. What
-trio-websocket answers is the close frame that the server gets; but for a close with 1014, a code that wsproto does not
-know, the answer is made here.
+To fail the connection, we tell trio-websocket that the server has sent a close frame with our code. What trio-websocket
+answers is the close frame that the server gets; but where there is a reason, and for a close with 1014, a code that
+wsproto does not know, the frame is made here.
 """
 
 from __future__ import annotations
@@ -147,12 +147,12 @@ class Handshakes(trio.abc.Stream):
         if payload is None:
             await self.connection.finish()
             return b""
-        if parse_close(payload)[0] == CloseCode.BAD_GATEWAY:
-            # wsproto does not know this code, and would not answer. So it gets a close frame without a code, and
-            # `send_all` replaces its answer.
+        # wsproto does not know the code 1014, and would not answer; and trio-websocket logs reasons as they came. So it
+        # gets neither, and `send_all` replaces its answer.
+        known = b"" if parse_close(payload)[0] == CloseCode.BAD_GATEWAY else payload[:2]
+        if known != payload:
             self._close_answer = payload
-            payload = b""
-        return Encoder().encode(CLOSE, payload)
+        return Encoder().encode(CLOSE, known)
 
     async def _receive_answer(self) -> bytes:
         assert self._opening is not None

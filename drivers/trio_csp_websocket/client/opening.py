@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from csp.errors import ConnectionFailedError, Kind
+from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.response import ResponseReader
 
 if TYPE_CHECKING:
@@ -76,5 +76,5 @@ class Opening:
         unexplained = self.secure and "ALERT" not in str(error)
         hint = "; the server may want a client certificate" if unexplained else ""
         return ConnectionFailedError(
-            f"the connection broke during the handshake: {error}{hint}", kind=Kind.INTERNAL, retryable=True
+            f"the connection broke during the handshake: {shown(str(error))}{hint}", kind=Kind.INTERNAL, retryable=True
         )

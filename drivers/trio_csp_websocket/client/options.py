@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError
 from typing import TYPE_CHECKING, TypedDict, cast
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import Settings, Timeout, parse_settings, parse_timeout
-from trio_csp_websocket.protocol.headers import field_pairs
+from trio_csp_websocket.protocol.headers import field_pairs, shown_name
 from trio_csp_websocket.protocol.url import normalized_host, normalized_ipv6
 
 if TYPE_CHECKING:
@@ -71,9 +71,10 @@ _HANDSHAKE_HEADERS = frozenset(("host", "upgrade", "connection", "content-length
 class Options:
     """Checked options."""
 
-    headers: tuple[tuple[bytes, bytes], ...]
+    # Headers and subprotocols may be tokens: no repr shows them.
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     """Origin and User-Agent included."""
-    protocols: tuple[str, ...]
+    protocols: tuple[str, ...] = field(repr=False)
     dial_timeout_seconds: float
     ssl_context: ssl.SSLContext | None
     server_hostname: str | None
@@ -135,7 +136,7 @@ def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
 def _header(name: str, value: str) -> tuple[bytes, bytes]:
     # The value may be a secret, so no error shows it.
     if not _TOKEN.fullmatch(name):
-        raise InvalidError(f"headers must have names without spaces and separators, not {name!r}")
+        raise InvalidError(f"headers must have names without spaces and separators, not {shown_name(name)}")
     if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
         raise InvalidError(f"headers must not contain {name!r}: it belongs to the handshake")
     if _CONTROL_CHARACTER.search(value):
@@ -161,14 +162,15 @@ def _protocols(protocols: object) -> tuple[str, ...]:
     if protocols is None:
         return ()
     if isinstance(protocols, str | bytes) or not isinstance(protocols, Iterable):
-        raise InvalidTypeError(f"protocols must be an iterable of strings, not {protocols!r}")
+        raise InvalidTypeError(f"protocols must be an iterable of strings, not {type(protocols).__name__}")
+    # A subprotocol may be a token, so errors only say which one it is.
     names: list[str] = []
-    for name in cast("Iterable[object]", protocols):
+    for number, name in enumerate(cast("Iterable[object]", protocols), 1):
         if not isinstance(name, str):
-            raise InvalidTypeError(f"protocols must be strings, not {name!r}")
+            raise InvalidTypeError(f"protocols must be strings, and number {number} is {type(name).__name__}")
         if not _TOKEN.fullmatch(name):
-            raise InvalidError(f"protocols must be names without spaces and separators, not {name!r}")
+            raise InvalidError(f"protocols must be names without spaces and separators, unlike number {number}")
         if name in names:
-            raise InvalidError(f"protocols must be different, and {name!r} comes twice")
+            raise InvalidError(f"protocols must be different, and number {number} came before")
         names.append(name)
     return tuple(names)

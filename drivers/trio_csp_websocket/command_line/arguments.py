@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import ssl
 import sys
 from itertools import pairwise
@@ -40,8 +41,13 @@ EPILOG = """\
 Where standard output is not a terminal, it gets one line for each message and
 nothing else: the message as it is, including control characters, but with
 spaces for its line breaks (--json keeps them); a binary message as hexadecimal
-digits. What concerns the connection goes to standard error. On a terminal,
-control characters are shown as \\u001b.
+digits. What concerns the connection goes to standard error.
+On a terminal a message begins with "< ", and its further lines with spaces;
+characters that would control it, or not be seen, are shown as \\u001b.
+What is typed at a prompt is kept for the next time, readable for you only, in
+~/.local/state/trio-csp/websocket_history (or below $XDG_STATE_HOME). Lines
+that begin with a space or look like credentials are not, nor are those with a
+secret of the command line. Not every secret looks like one: --no-history.
 The server has two seconds to answer a close.
 A DURATION is written 300ms, 10s or 1m30s.
 Other users of this machine may see the command line, and credentials in it.
@@ -96,8 +102,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--ca", metavar="FILE", help="trust the certificate authorities in this PEM file only")
     add("-k", "--insecure", action="store_true", help="do not verify the server's certificate")
     add("--demo", action="store_true", help="instead of URL: a server in this process, which echoes; no network")
+    add("--no-history", action="store_true", help="do not keep what is typed for the next time")
     add("--version", action="version", version=f"trio-csp {csp.__version__}")
-    parsed = parser.parse_args(list(_with_modes(arguments)))
+    parsed, unknown = parser.parse_known_args(list(_with_modes(arguments)))
+    if unknown:
+        # No values are shown: what a shell has split in the wrong place may be part of a secret.
+        names = [re.match("--[^=]*|-.|", argument) for argument in unknown]
+        options_given = ", ".join(name[0] for name in names if name and name[0])
+        parser.error(
+            f"there is no option {options_given}"
+            if options_given
+            else f"too many arguments ({len(unknown)}); quote headers"
+        )
     if "wait" not in parsed:
         parsed.wait = None if parsed.count else "1s"
     if (parsed.url is None) != parsed.demo:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from csp.errors import shown
 from trio_csp_websocket.protocol.constants import CloseCode
 
 if TYPE_CHECKING:
@@ -17,16 +19,20 @@ if TYPE_CHECKING:
     from trio_csp_websocket.protocol.messages import Message
 
 _PREVIEW_BYTES = 16
-# Characters that control a terminal, and those that reorder text so that it reads differently.
-_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Spaces that stand in ordinary text, and do no harm.
+_SPACES = re.compile("([\t\u00a0\u202f\u3000])")
 _LINE_BREAK = re.compile("\r\n|\n|\r")
+
+_INDENT = "  "
+# On a screen of fewer columns, what is shown is not kept inside it.
+_MIN_COLUMNS = 10
 
 MARKS = {"received": "< ", "sent": "> ", "note": "- ", "error": "! "}
 """What is put in front of a line on a terminal."""
 
 
 class Line(NamedTuple):
-    """Something to show, already safe for where it is shown."""
+    """Something to show, already safe for where it is shown; of several lines only for a terminal, by `on_screen`."""
 
     kind: Literal["received", "sent", "note", "error"]
     text: str
@@ -37,8 +43,48 @@ Show: TypeAlias = "Callable[[Iterable[Line]], Awaitable[None]]"
 
 
 def escaped(text: str) -> str:
-    """Return a text that is safe on a terminal: control characters become escapes, as in JSON."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """Return a text that is safe on a terminal: what controls it, or is not seen, becomes an escape, as in JSON."""
+    return "".join(part if _SPACES.match(part) else shown(part, None) for part in _SPACES.split(text))
+
+
+def on_screen(mark: str, text: str, columns: int) -> str:
+    """Return an escaped text with a mark in front, in lines that fit a screen; all but the first are indented.
+
+    So only what the program itself begins with a mark begins at the left of the screen.
+    """
+    # The last column stays free: terminals differ in what follows once it is full.
+    limit = max(columns - 1, _MIN_COLUMNS)
+    rows: list[str] = []
+    for line in text.split("\n"):
+        row, start = _INDENT if rows else mark, 0
+        while (end := _row_end(line, start, len(row), limit)) < len(line):
+            end = line.rfind(" ", start, end) + 1 or end
+            rows.append(row + line[start:end])
+            row, start = _INDENT, end
+        rows.append(row + line[start:])
+    return "\n".join(rows)
+
+
+def _row_end(line: str, start: int, used: int, limit: int) -> int:
+    """Return where the characters end that fit on a row, of which ``used`` columns are taken."""
+    end = start + max(limit - used, 0)
+    piece = line[start:end]
+    if piece.isascii() and "\t" not in piece:
+        return end
+    for index, character in enumerate(piece, start):
+        used += 8 - used % 8 if character == "\t" else _columns(character)
+        if used > limit:
+            return index
+    return end
+
+
+def _columns(character: str) -> int:
+    """Return how many columns a character takes, or one more.
+
+    One that combines with the character before it counts too: not every terminal combines them.
+    """
+    wide = unicodedata.east_asian_width(character) in "WF" or character >= "\U0001f000"
+    return 2 if wide else 1
 
 
 @dataclass(frozen=True)
@@ -57,8 +103,7 @@ class Format:
         if isinstance(data, bytes):
             return Line("received", _preview(data) if self.terminal else data.hex())
         if self.terminal:
-            # Indented, so that no line of a message looks like one of ours.
-            return Line("received", "\n  ".join(escaped(line) for line in _LINE_BREAK.split(data)))
+            return Line("received", "\n".join(escaped(line) for line in _LINE_BREAK.split(data)))
         return Line("received", _LINE_BREAK.sub(" ", data))
 
     def pong(self, seconds: float) -> Line:
@@ -74,12 +119,12 @@ class Format:
             text = None if error is None else str(error)
             return self.members(type="close", code=code, reason=reason, error=text)
         if error is not None:
-            return Line("error", escaped(str(error)))
+            return Line("error", str(error))
         if ours and code == CloseCode.ABNORMAL_CLOSURE:
             return Line("note", "closed; the server did not answer the close")
         name = f" ({CloseCode(code).name})" if code in tuple(CloseCode) else ""
         by = "" if ours else " by the server"
-        return Line("note", escaped(f"closed{by} with code {code}{name}{f': {reason}' if reason else ''}"))
+        return Line("note", f"closed{by} with code {code}{name}{f': {shown(reason)}' if reason else ''}")
 
     def members(self, **members: object) -> Line:
         """Return the line of a JSON object."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import socket
 import ssl
@@ -14,20 +15,23 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 import csp
-from csp.errors import Error, InvalidError
+from csp.errors import Error, InvalidError, shown
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import connect
 from trio_csp_websocket.command_line.arguments import DEMO_URL, parse, program_name
-from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped
+from trio_csp_websocket.command_line.history import given_secrets, history_file, open_history
+from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped, on_screen
 from trio_csp_websocket.command_line.prompt import prompt
 from trio_csp_websocket.command_line.session import Session, Stop
-from trio_csp_websocket.command_line.streams import read_lines, streams
+from trio_csp_websocket.command_line.streams import read_lines, screen_columns, streams
 from trio_csp_websocket.protocol.messages import Message
 from trio_csp_websocket.testing.memory import websocket_server
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+
+    from prompt_toolkit.history import History
 
     from trio_csp_websocket.testing.server_connection import ServerConnection
 
@@ -71,19 +75,19 @@ async def run(parsed: argparse.Namespace) -> int:
                 await stack.enter_async_context(websocket_server(demo, DEMO_URL))
             opened = csp.Channel[Client](1)
             nursery.start_soon(open_connection, nursery, parsed, opened)
-            show_plainly = streams(marked=interactive)
+            show_plainly = streams(interactive=interactive)
             # Connecting may take half a minute: a person is told what is happening.
             slow = csp.after("1s") if interactive else csp.never()
             cases = stops.case_receive(), opened.case_receive(), slow.case_receive()
             while (r := await csp.select(*cases)).channel is slow:
-                await show_plainly([Line("note", escaped(f"connecting to {parsed.target.url} ..."))])
+                await show_plainly([Line("note", f"connecting to {parsed.target.shown} ...")])
             if not r.ok:
                 say(f"{opened.cause}{advice(opened.cause, credentials=has_credentials(parsed))}")
                 return 1
             if not isinstance(r.value, Client):
                 return interrupted
             lines = csp.Channel[str | None](math.inf if interactive else 0)
-            show = await open_prompt(stack, lines) if interactive else None
+            show = await open_prompt(stack, lines, parsed) if interactive else None
             if show is None:
                 nursery.start_soon(read_input, lines, stops)
             session = Session(
@@ -109,14 +113,28 @@ async def open_connection(nursery: trio.Nursery, parsed: argparse.Namespace, ope
         opened.close(error)
 
 
-async def open_prompt(stack: contextlib.AsyncExitStack, lines: csp.Channel[str | None]) -> Show | None:
+async def open_prompt(
+    stack: contextlib.AsyncExitStack, lines: csp.Channel[str | None], parsed: argparse.Namespace
+) -> Show | None:
     """Open a prompt, and return what shows lines above it; None where there cannot be one."""
     if os.environ.get("TERM") != "dumb":
         try:
-            return await stack.enter_async_context(prompt(lines))
+            return await stack.enter_async_context(prompt(lines, kept_history(parsed)))
         except ImportError:
             say("for line editing, history and colours: pip install 'trio-csp[cli]'")
     return None
+
+
+def kept_history(parsed: argparse.Namespace) -> History | None:
+    """Return the history that is kept in a file; None for none. Raises ImportError without prompt_toolkit."""
+    path = None if parsed.no_history else history_file()
+    if path is None:
+        return None
+    try:
+        return open_history(path, given_secrets(parsed.url or "", parsed.header, parsed.protocol or ()))
+    except OSError as error:
+        say(f"what is typed is not kept in {path}: {error.strerror}")
+        return None
 
 
 async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop]) -> None:
@@ -131,7 +149,8 @@ async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop]) -
 
 def say(text: str) -> None:
     """Print something about the program on standard error."""
-    print(f"{program_name()}: {escaped(text)}", file=sys.stderr)
+    line, columns = f"{program_name()}: {escaped(text)}", screen_columns(2)
+    print(line if columns is None else on_screen("", line, columns), file=sys.stderr)
 
 
 def has_credentials(parsed: argparse.Namespace) -> bool:
@@ -148,7 +167,7 @@ def advice(error: BaseException | None, *, credentials: bool = False) -> str:
             return "; the credentials were not accepted" if credentials else missing
         case 301 | 302 | 303 | 307 | 308:
             location = cast("dict[str, str]", details["headers"]).get("location", "nowhere")
-            return f"; redirects are not followed, and this one leads to {location}"
+            return f"; redirects are not followed, and this one leads to {shown(without_secrets(location))}"
         case 404:
             return "; is the path right?"
         case _:
@@ -161,6 +180,12 @@ def advice(error: BaseException | None, *, credentials: bool = False) -> str:
                 return text
         error = error.__cause__
     return ""
+
+
+def without_secrets(location: str) -> str:
+    """Return where a redirect leads without credentials, query and fragment, which may hold tokens."""
+    location = re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", location)
+    return re.sub(r"([?#]).*", r"\1...", location, flags=re.DOTALL)
 
 
 async def demo(connection: ServerConnection) -> None:

@@ -12,9 +12,11 @@ import trio
 
 import csp
 from csp.errors import ConnectionFailedError, InvalidError
+from trio_csp_websocket.command_line.history import looks_secret
 from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
     from trio_csp_websocket.client.client import Client
@@ -166,7 +168,7 @@ class Session:
         elif typed:
             text = typed.removeprefix("/") if typed.startswith("//") else typed
             self.to_send.send_nowait(text)
-            self.unwritten.append(Line("sent", "\n  ".join(map(escaped, text.split("\n")))))
+            self.unwritten.append(Line("sent", "\n".join(map(escaped, text.split("\n")))))
 
     def do_command(self, name: str, first: str = "", rest: str = "") -> None:
         """Carry out a command."""
@@ -204,8 +206,12 @@ class Session:
         """Show what the connection is to, and what was agreed on with the server."""
         protocol = self.client.subprotocol
         compressed = "permessage-deflate" in self.client.response_headers.get("Sec-WebSocket-Extensions", "")
-        agreed = [f"protocol {protocol}"] * bool(protocol) + ["compressed"] * compressed
-        self.unwritten.append(Line("note", escaped(", ".join([f"connected to {self.client.url}", *agreed]))))
+        agreed = ["compressed"] * compressed
+        if protocol is not None:
+            agreed.insert(
+                0, "a protocol that looks like a secret" if looks_secret(protocol) else f"protocol {protocol}"
+            )
+        self.unwritten.append(Line("note", ", ".join([f"connected to {without_query(self.client.url)}", *agreed])))
         if self.typed:
             self.unwritten.append(Line("note", "what you type is sent; /help tells more, Ctrl-D ends"))
 

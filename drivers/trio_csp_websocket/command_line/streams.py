@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from csp.errors import InvalidError
-from trio_csp_websocket.command_line.lines import MARKS, Line, Show
+from trio_csp_websocket.command_line.lines import MARKS, Line, Show, on_screen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
+# Of a terminal that does not know its own size.
+_USUAL_COLUMNS = 80
 
 
 async def read_lines(fd: int, take: Callable[[str], Awaitable[None]]) -> None:
@@ -68,15 +70,33 @@ def _decoded(line: bytearray, number: int) -> str:
         ) from None
 
 
-def streams(*, out: int = 1, err: int = 2, marked: bool = False) -> Show:
-    """Return what writes messages to one descriptor and the rest to another; with marks, all of it to the first."""
+def screen_columns(fd: int) -> int | None:
+    """Return how many columns the terminal has that a descriptor leads to; None if it leads to something else."""
+    try:
+        return os.get_terminal_size(fd).columns or _USUAL_COLUMNS
+    except OSError:
+        return None
+
+
+def streams(*, out: int = 1, err: int = 2, interactive: bool = False) -> Show:
+    """Return what writes messages to one descriptor and the rest to another, on a terminal with a mark before each.
+
+    Args:
+        out: the descriptor for messages.
+        err: the descriptor for the rest.
+        interactive: whether somebody types at a terminal, which is ``out``: then everything goes there, but not what is
+            sent, as the terminal shows what is typed.
+    """
 
     def write(lines: Iterable[Line]) -> None:
-        if marked:
-            lines = [line for line in lines if line.kind != "sent"]  # the terminal shows what is typed
-        for fd, group in groupby(lines, lambda line: out if marked or line.kind == "received" else err):
-            text = "".join(f"{MARKS[line.kind] if marked else ''}{line.text}\n" for line in group)
-            _write(fd, memoryview(text.encode()))
+        if interactive:
+            lines = [line for line in lines if line.kind != "sent"]
+        for fd, group in groupby(lines, lambda line: out if interactive or line.kind == "received" else err):
+            columns = screen_columns(fd)
+            texts = [
+                line.text if columns is None else on_screen(MARKS[line.kind], line.text, columns) for line in group
+            ]
+            _write(fd, memoryview("".join(f"{text}\n" for text in texts).encode()))
 
     async def show(lines: Iterable[Line]) -> None:
         await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind, shown
 from trio_csp_websocket.protocol.close import ForbiddenCodeViolation
 from trio_csp_websocket.protocol.constants import CloseCode
 
@@ -65,7 +65,7 @@ def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:
 def lost(how: str, *, closing: bool) -> Ending:
     """Return the ending without a close frame of the peer."""
     code = CloseCode.ABNORMAL_CLOSURE
-    error = None if closing else _unavailable(f"the connection was lost: {how}", code, "", retryable=True)
+    error = None if closing else _unavailable(f"the connection was lost: {shown(how)}", code, "", retryable=True)
     return Ending(code, "", error)
 
 
@@ -99,7 +99,7 @@ def _unavailable(message: str, code: int, reason: str, *, retryable: bool) -> Co
 
 
 def _told(reason: str) -> str:
-    return f": {reason}" if reason else ""
+    return f": {shown(reason)}" if reason else ""
 
 
 def _name(code: int) -> str:

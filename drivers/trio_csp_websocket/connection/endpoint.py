@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, Kind, shown
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
 from trio_csp_websocket.connection.writer import WriteTimeoutError
 from trio_csp_websocket.protocol.close import check_close
@@ -297,7 +297,7 @@ class Endpoint(trio.abc.AsyncResource):
             return ConnectionTimeoutError(f"{what}: {error}", kind=Kind.TIMEOUT, retryable=True)
         if isinstance(error, trio.BrokenResourceError):
             return ConnectionFailedError(
-                f"{what}: the connection broke: {error}", kind=Kind.INTERNAL, retryable=retryable
+                f"{what}: the connection broke: {shown(str(error))}", kind=Kind.INTERNAL, retryable=retryable
             )
         state = "is being closed" if self.close_code is None else f"has ended (code {self.close_code})"
         return ConnectionFailedError(f"{what}: the connection {state}", kind=Kind.INTERNAL, retryable=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast, final
 
-from csp.errors import InvalidTypeError
+from csp.errors import InvalidTypeError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ class Headers(Mapping[str, str]):
     __hash__ = None  # type: ignore[assignment]  # as a mapping's
 
     def __repr__(self) -> str:
-        return f"<csp.websocket.Headers {', '.join(self) or 'without any'}>"
+        return f"<csp.websocket.Headers {shown(', '.join(self)) or 'without any'}>"
 
 
 def field_pairs(fields: object) -> list[tuple[str, str]]:
@@ -82,9 +83,18 @@ def field_pairs(fields: object) -> list[tuple[str, str]]:
             raise InvalidTypeError("headers must be pairs of a name and a value")
         name, value = cast("Sequence[object]", pair)
         if not isinstance(name, str) or not isinstance(value, str):
-            raise InvalidTypeError(f"headers must have strings as names and values, not as in {name!r}")
+            raise InvalidTypeError(f"headers must have strings as names and values, not as in {shown_name(name)}")
         pairs.append((name, value))
     return pairs
+
+
+def shown_name(name: object) -> str:
+    """Return what was given as a header's name as errors show it: not what is behind the name, if that is a value."""
+    if not isinstance(name, str):
+        return type(name).__name__
+    begin = re.match(r"[^\s:]*:?", name)
+    assert begin is not None  # it may be empty
+    return repr(name) if begin.end() == len(name) else f"{begin[0]!r} and more"
 
 
 def _items(fields: Iterable[object]) -> Iterable[object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from csp.errors import shown
 from trio_csp_websocket.protocol.constants import Compression
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ _PARAMETER = re.compile(rf";[ \t]*({_WORD})[ \t]*(?:=[ \t]*(?:({_WORD})|\"({_WOR
 _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
 
 _MAX_WINDOW_BITS = 15
-
-_MAX_SHOWN = 200
 
 
 class DeflateParameters(NamedTuple):
@@ -63,7 +62,7 @@ def agreed(answer: str, compression: Compression) -> DeflateParameters | None:
     terms: _Terms | None = None
     for name, parameters in _extensions(answer):
         if name != _EXTENSION or compression not in _OFFERS:
-            raise ValueError(f"it wants the extension {_shown(name)}, which was not offered")
+            raise ValueError(f"it wants the extension '{shown(name)}', which was not offered")
         if terms is not None:
             raise ValueError(f"it wants the extension {name!r} twice")
         terms = _terms(parameters)
@@ -192,7 +191,7 @@ def _terms(parameters: Sequence[tuple[str, str | None]], *, offered: bool = Fals
     found: dict[str, str | None] = {}
     for name, value in parameters:
         if name in found:
-            raise ValueError(f"it gives the parameter {_shown(name)} of {_EXTENSION} twice")
+            raise ValueError(f"it gives the parameter '{shown(name)}' of {_EXTENSION} twice")
         found[name] = value
     for name, value in found.items():
         if name in ("client_no_context_takeover", "server_no_context_takeover"):
@@ -201,9 +200,10 @@ def _terms(parameters: Sequence[tuple[str, str | None]], *, offered: bool = Fals
             may_lack = offered and name == "client_max_window_bits"
             valid = may_lack if value is None else _WINDOW_BITS.fullmatch(value) is not None
         else:
-            raise ValueError(f"it gives {_EXTENSION} the parameter {_shown(name)}, which does not exist")
+            raise ValueError(f"it gives {_EXTENSION} the parameter '{shown(name)}', which does not exist")
         if not valid:
-            raise ValueError(f"it gives the parameter {name!r} of {_EXTENSION} the value {_shown(value)}")
+            given = "no value" if value is None else f"the value '{shown(value)}'"
+            raise ValueError(f"it gives the parameter {name!r} of {_EXTENSION} {given}")
     return _Terms(
         client_no_context_takeover="client_no_context_takeover" in found,
         server_no_context_takeover="server_no_context_takeover" in found,
@@ -217,9 +217,4 @@ def _window_bits(found: dict[str, str | None], name: str) -> int | None:
 
 
 def _malformed(header: str) -> ValueError:
-    return ValueError(f"its Sec-WebSocket-Extensions header is malformed: {_shown(header)}")
-
-
-def _shown(text: str | None) -> str:
-    """Return what a peer said for use in an error's text: not all of it if it is long."""
-    return repr(text if text is None or len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
+    return ValueError(f"its Sec-WebSocket-Extensions header is malformed: '{shown(header)}'")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import h11
 from wsproto.utilities import generate_accept_token
 
-from csp.errors import ConnectionFailedError, Kind
+from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
 
@@ -117,7 +117,7 @@ class ResponseReader:
                 raise self.refusal() from None
             if ended:
                 raise self._no_answer("the server closed the connection in the middle of the handshake") from None
-            raise self._no_answer(f"the server did not answer in HTTP: {error}") from None
+            raise self._no_answer(f"the server did not answer in HTTP: {shown(str(error))}") from None
 
     @property
     def refused(self) -> bool:
@@ -128,9 +128,9 @@ class ResponseReader:
         """Return the error for an answer with another status than 101, with what has arrived of its body."""
         assert self._response is not None
         status = self._response.status_code
-        reason = bytes(self._response.reason).decode("latin-1")
+        reason = bytes(self._response.reason).decode("latin-1").rstrip(_SPACES)
         return ConnectionFailedError(
-            f"the server refused the connection with status {status} {reason}".rstrip(_SPACES),
+            f"the server refused the connection with status {status} {shown(reason)}".rstrip(_SPACES),
             kind=Kind.INTERNAL,
             retryable=status in _RETRYABLE_STATUSES or status >= 500,
             details={
@@ -152,10 +152,10 @@ class ResponseReader:
         self._note_headers(event)
         upgrade = self.headers.get_all("upgrade")
         if [value.strip(_SPACES).lower() for value in upgrade] != ["websocket"]:
-            raise self._invalid(f"its Upgrade header must be websocket, not {', '.join(upgrade)!r}")
+            raise self._invalid(f"its Upgrade header must be websocket, not '{shown(', '.join(upgrade))}'")
         connection = ", ".join(self.headers.get_all("connection"))
         if "upgrade" not in [token.strip(_SPACES).lower() for token in connection.split(",")]:
-            raise self._invalid(f"its Connection header must contain Upgrade, not be {connection!r}")
+            raise self._invalid(f"its Connection header must contain Upgrade, not be '{shown(connection)}'")
         accept = self.headers.get_all("sec-websocket-accept")
         if [value.strip(_SPACES).encode("latin-1") for value in accept] != [self._expected_accept]:
             raise self._invalid("its Sec-WebSocket-Accept header does not match the key sent")
@@ -166,9 +166,19 @@ class ResponseReader:
             raise self._invalid(str(error)) from None
         protocols = self.headers.get_all("sec-websocket-protocol")
         if protocols and (len(protocols) > 1 or protocols[0] not in self._protocols):
-            offered = ", ".join(self._protocols) or "none"
-            raise self._invalid(f"it chose the subprotocol {', '.join(protocols)!r}, and {offered} was offered")
+            raise self._invalid(self._bad_choice(", ".join(protocols)))
         return _canonical_head(self._expected_accept, protocols[0] if protocols else None)
+
+    def _bad_choice(self, chosen: str) -> str:
+        """Say that a server chose a subprotocol that was not offered, or several.
+
+        Offers may be tokens. So they are counted, and what the server chose is not shown if it repeats one of them.
+        """
+        if not self._protocols:
+            return f"it chose the subprotocol '{shown(chosen)}', and none was offered"
+        repeats = any(offer.lower() in chosen.lower() for offer in self._protocols)
+        other = "another or several" if repeats else f"'{shown(chosen)}'"
+        return f"it must choose one of the subprotocols that were offered ({len(self._protocols)}), not {other}"
 
     def _invalid(self, reason: str) -> ConnectionFailedError:
         return _bad_answer(

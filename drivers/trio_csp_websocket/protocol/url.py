@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
@@ -29,16 +29,16 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 class Target:
     """Where a URL leads."""
 
-    url: str
+    url: str = field(repr=False)
     """The normalised URL, without credentials."""
     secure: bool
     host: str
     """For name resolution and TLS: without brackets."""
     port: int
     host_header: str
-    resource: str
+    resource: str = field(repr=False)
     """Path and query, as they go into the request line."""
-    authorization: str | None
+    authorization: str | None = field(repr=False)
     """The Authorization header made of the URL's credentials."""
 
     @property

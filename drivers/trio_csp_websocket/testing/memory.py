@@ -13,7 +13,7 @@ from csp.errors import InvalidTypeError
 from trio_csp_websocket.client.connect import Connecting
 from trio_csp_websocket.client.dial import memory_servers
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
-from trio_csp_websocket.protocol.url import Target, parse_url
+from trio_csp_websocket.protocol.url import Target, parse_url, without_query
 from trio_csp_websocket.testing.peer import ConnectionEndedError, Peer
 from trio_csp_websocket.testing.server_connection import ServerConnection
 from trio_csp_websocket.transport.stream import StreamTransport
@@ -107,7 +107,7 @@ def _is_below(url: str, root: str) -> bool:
 def _linked(target: Target, nursery: trio.Nursery, handler: Handler) -> Transport:
     """Return a client's end of a new stream, whose other end is served in a task."""
     near, far = lockstep_stream_pair()
-    nursery.start_soon(_serve, far, target.url, handler, nursery, name=f"csp.testing server of {target.url}")
+    nursery.start_soon(_serve, far, target.url, handler, nursery, name=f"csp.testing server of {target.shown}")
     return StreamTransport(near)
 
 
@@ -118,7 +118,7 @@ async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handle
             return
         connection = ServerConnection(peer, url)
         async with csp.BackgroundNursery() as nursery:
-            nursery.start_soon(peer.run, name=f"csp.testing connection of {url}")
+            nursery.start_soon(peer.run, name=f"csp.testing connection of {without_query(url)}")
             try:
                 await _handle(handler, connection)
             except BaseException:

@@ -11,7 +11,7 @@ from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Request, TextMessage
 
 import csp
-from csp.errors import ConnectionFailedError, Kind
+from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.protocol.constants import TYPE_BINARY, TYPE_TEXT, CloseCode
 from trio_csp_websocket.protocol.headers import Headers, parse_headers
@@ -228,7 +228,7 @@ class Peer:
         reason = event.reason or ""
         if self._websocket.state is ConnectionState.OPEN:
             self.error = ConnectionFailedError(
-                f"the client broke the protocol: {reason}",
+                f"the client broke the protocol: {shown(reason)}",
                 kind=Kind.INTERNAL,
                 retryable=False,
                 details={"code": int(event.code), "reason": reason},

@@ -9,13 +9,14 @@ import trio
 from wsproto.events import AcceptConnection, BytesMessage, Ping, RejectConnection, RejectData, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from csp.errors import InvalidError, NoContextError
+from csp.errors import InvalidError, NoContextError, shown
 from trio_csp_websocket.protocol.close import close_payload
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.encoder import Encoder
 from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD
 from trio_csp_websocket.protocol.headers import Headers, field_pairs
 from trio_csp_websocket.protocol.messages import encoded
+from trio_csp_websocket.protocol.url import without_query
 from trio_csp_websocket.testing.peer import ConnectionEndedError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import csp
     from csp.errors import ConnectionFailedError
     from trio_csp_websocket.protocol.messages import Message
-    from trio_csp_websocket.testing.peer import Peer
+from trio_csp_websocket.testing.peer import Peer
 
 GivenHeaders: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]] | None"
 
@@ -105,7 +106,7 @@ class ServerConnection:
                 RejectConnection(status_code=status, headers=given, has_body=True), RejectData(data=body)
             )
         except h11.LocalProtocolError as error:
-            raise InvalidError(f"such an answer cannot be written: {error}") from None
+            raise InvalidError(f"such an answer cannot be written: {shown(str(error))}") from None
         written = self._peer.queue_bytes(answer)
         self._peer.answered = True
         self._peer.end()
@@ -113,8 +114,7 @@ class ServerConnection:
 
     def _accept(self, protocol: str | None, headers: GivenHeaders, *, compression: bool) -> csp.Channel[None]:
         if protocol is not None and protocol not in self.protocols:
-            offered = ", ".join(self.protocols) or "none"
-            raise InvalidError(f"protocol must be one that was offered ({offered}), not {protocol!r}")
+            raise InvalidError(f"protocol must be one of the {len(self.protocols)} that were offered, not {protocol!r}")
         written = self._peer.queue(
             AcceptConnection(
                 subprotocol=protocol,
@@ -304,7 +304,7 @@ class ServerConnection:
             state = "closing"
         else:
             state = "open" if self._peer.accepted else "opening"
-        return f"<csp.testing.ServerConnection {state}, {self._url}>"
+        return f"<csp.testing.ServerConnection {state}, {without_query(self._url)}>"
 
 
 async def _written(written: csp.Channel[None]) -> None:

@@ -159,10 +159,25 @@ def test_a_value_with_control_or_strange_characters_is_invalid_and_not_shown(val
     assert error.__context__ is None or error.__suppress_context__
 
 
-@pytest.mark.parametrize("name", ["", "X A", "X:", "X\r\n", "X\x00", "gr\u00fcn", "(x)", "X\n", "\tX", "\u20ac"])
-def test_a_name_that_is_no_token_is_invalid(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("", "''"),
+        ("X:", "'X:'"),
+        ("X\x00", r"'X\x00'"),
+        ("gr\u00fcn", "'gr\u00fcn'"),
+        ("(x)", "'(x)'"),
+        ("\u20ac", "'\u20ac'"),
+        ("X A", "'X' and more"),
+        ("X\r\n", "'X' and more"),
+        ("\tX", "'' and more"),
+        (f"Authorization: {SECRET}", "'Authorization:' and more"),
+        (f"Bearer {SECRET}", "'Bearer' and more"),
+    ],
+)
+def test_a_name_that_is_no_token_is_invalid(name: str, shown: str) -> None:
     error = invalid(headers={name: SECRET})
-    assert repr(name) in str(error)
+    assert str(error).endswith(f"without spaces and separators, not {shown}")
     assert SECRET not in str(error)
 
 
@@ -205,11 +220,22 @@ def test_a_header_that_is_no_pair_is_invalid(pair: object) -> None:
     assert SECRET not in str(error)
 
 
-@pytest.mark.parametrize("pair", [("a", 1), ("a", None), ("a", b"1"), (b"a", SECRET), (1, SECRET)])
-def test_a_header_that_is_no_pair_of_strings_is_invalid(pair: tuple[object, object]) -> None:
+@pytest.mark.parametrize(
+    ("pair", "shown"),
+    [
+        (("a", 1), "'a'"),
+        (("a", None), "'a'"),
+        (("a", b"1"), "'a'"),
+        ((b"a", SECRET), "bytes"),
+        ((SECRET.encode(), b""), "bytes"),
+        ((1, SECRET), "int"),
+        ((f"Cookie: {SECRET}", None), "'Cookie:' and more"),
+    ],
+)
+def test_a_header_that_is_no_pair_of_strings_is_invalid(pair: tuple[object, object], shown: str) -> None:
     error = invalid(headers=[pair])
     assert isinstance(error, InvalidTypeError)
-    assert repr(pair[0]) in str(error)
+    assert str(error).endswith(f"not as in {shown}")
     assert SECRET not in str(error)
 
 
@@ -334,11 +360,11 @@ def test_no_subprotocols_are_none() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "a/b", "gr\u00fcn", "a\n", "a\r\nX-B: 1", "\x00"])
 def test_a_subprotocol_that_is_no_token_is_invalid(name: str) -> None:
-    assert repr(name) in str(invalid(protocols=["ok", name]))
+    assert str(invalid(protocols=["ok", name])).endswith("names without spaces and separators, unlike number 2")
 
 
 def test_a_subprotocol_twice_is_invalid() -> None:
-    assert "'a' comes twice" in str(invalid(protocols=["a", "b", "a"]))
+    assert str(invalid(protocols=["a", "b", "a"])) == "protocols must be different, and number 3 came before"
 
 
 @pytest.mark.parametrize("protocols", ["chat", b"chat", 1, True, [1], [None], [b"chat"], [["chat"]]])
@@ -346,6 +372,7 @@ def test_subprotocols_of_another_type_are_invalid(protocols: object) -> None:
     error = invalid(protocols=protocols)
     assert isinstance(error, InvalidTypeError)
     assert str(error).startswith("protocols must be ")
+    assert "chat" not in str(error)
 
 
 # TLS and nursery ------------------------------------------------------------------------------------------------------

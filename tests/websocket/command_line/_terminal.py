@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import fcntl
 import os
 import pty
 import select
+import struct
+import termios
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +16,7 @@ from typing import TYPE_CHECKING
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from prompt_toolkit.utils import get_cwidth
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -29,12 +34,39 @@ def keyboard(output: Output | None = None) -> Generator[PipeInput]:
         yield keys
 
 
+def rows_on_screen(shown: str, columns: int) -> list[str]:
+    """Return the rows of a screen on which a text without escape sequences was shown, long lines wrapped."""
+    rows, used = [""], 0
+    for character in shown:
+        if character == "\r":
+            used = 0
+        elif character == "\n":
+            rows.append("")
+        elif character == "\t":
+            used = min(used + 8 - used % 8, columns - 1)
+            rows[-1] += character
+        else:
+            width = get_cwidth(character)
+            if used + width > columns:
+                rows.append("")
+                used = 0
+            rows[-1] += character
+            used += width
+    return rows
+
+
+def set_columns(fd: int, columns: int) -> None:
+    """Say how many columns a pseudo-terminal has."""
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
 class Terminal:
     """The other side of a pseudo-terminal, and all it has shown so far."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -53,7 +85,7 @@ class Terminal:
                 data = os.read(self.fd, 1 << 16)
             except OSError:  # Linux says so when the other side of a terminal is closed
                 return False
-            self.shown += data.decode()
+            self.shown += self._decoder.decode(data)
             return bool(data)
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -19,13 +20,23 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from csp import testing
+from tests.websocket._peers import CLOSE, TEXT, Peer, frame, raw_server
 from tests.websocket.command_line._session import URL, echo
-from tests.websocket.command_line._terminal import CTRL_C, CTRL_D, Terminal, keyboard, standard_terminal
+from tests.websocket.command_line._terminal import (
+    CTRL_C,
+    CTRL_D,
+    Terminal,
+    keyboard,
+    rows_on_screen,
+    set_columns,
+    standard_terminal,
+)
 from trio_csp_websocket.command_line import program
 from trio_csp_websocket.command_line.arguments import parse
+from trio_csp_websocket.command_line.lines import on_screen
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Callable, Generator
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -88,14 +99,17 @@ async def test_who_waits_for_a_connection_is_told(monkeypatch: pytest.MonkeyPatc
 
 
 @contextmanager
-def at_terminal(*arguments: str) -> Generator[tuple[Terminal, subprocess.Popen[bytes]]]:
+def at_terminal(
+    *arguments: str, columns: int = 80, term: str = "xterm"
+) -> Generator[tuple[Terminal, subprocess.Popen[bytes]]]:
     # Where nothing is installed, the checkout must be found by the child as it was by this process.
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "TERM": "xterm",
+        "TERM": term,
     }
     ours, theirs = pty.openpty()
+    set_columns(theirs, columns)
     command = [sys.executable, "-W", "error", *arguments]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
@@ -134,9 +148,114 @@ def test_no_escape_sequence_of_the_server_reaches_the_terminal(library: LibraryS
         terminal.wait_for("code 4001: bye\\u001b[2J")
         assert process.wait(20) == 1
     assert "\\u001b[31mred\\u001b]0;title\\u0007\\u009b2J" in terminal.shown
-    assert ("pip install 'trio-csp[cli]'" in terminal.shown) == plain
+    assert ("'trio-csp[cli]'" in terminal.shown) == plain
     for sequence in ("\x1b[31m", "\x1b]0;title", "\x07", "\x9b", "bye\x1b"):
         assert sequence not in terminal.shown
+
+
+FORGED = ("closed with code 1000 (NORMAL)", "- closed with code 1000 (NORMAL)", "! forged", "> forged", "< forged")
+
+
+def forging(columns: int) -> str:
+    """Return a message whose parts stand at the left of a screen that wraps it, whatever is in front of it."""
+    filled = ["x" * (columns - len(mark)) for mark in ("< ", "  ", "")]
+    wide = "世" * (columns // 2 - 1)
+    return "\n".join(line + forged + wide + forged for line in ("", *filled, wide) for forged in FORGED)
+
+
+async def shown_by_the_program(handler: Callable[[Peer], Awaitable[None]], *, columns: int, term: str) -> str:
+    """Return what the program shows of a server that ends it with an error."""
+    async with raw_server(handler) as url:
+
+        def run() -> str:
+            with at_terminal("-m", "csp.websocket", url, columns=columns, term=term) as (terminal, process):
+                while terminal.read(20):
+                    pass
+                assert process.wait(20) == 1
+            return terminal.shown
+
+        return await trio.to_thread.run_sync(run)
+
+
+@pytest.mark.parametrize("columns", [24, 80])
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+async def test_no_message_makes_a_line_that_looks_like_the_programs(term: str, columns: int) -> None:
+    message = forging(columns).encode()
+    reason = ("x" * (123 - len(FORGED[0])) + FORGED[0]).encode()
+
+    async def forge(peer: Peer) -> None:
+        await peer.accept(frame(TEXT, message) + frame(CLOSE, (4001).to_bytes(2, "big") + reason))
+        await peer.stream.receive_some()
+
+    shown = await shown_by_the_program(forge, columns=columns, term=term)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|.\x08|\r(?=\r)", "", shown)  # what the prompt does besides
+    assert on_screen("< ", forging(columns), columns).replace("\n", "\r\n") in shown
+    marked = [row for row in rows_on_screen(shown, columns) if not row.startswith("  ")]
+    assert [row[:12] for row in marked] == ["- connected ", "- what you t", "< closed wit", "! the peer c", ""]
+    assert rows_on_screen(shown, columns) == rows_on_screen(shown, 10_000), "the terminal had to wrap"
+
+
+@pytest.mark.parametrize("columns", [24, 80])
+async def test_no_refusal_makes_a_line_that_looks_like_the_programs(columns: int) -> None:
+    reason = " ".join("x" * shift + FORGED[1] for shift in range(6))
+
+    async def refuse(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(f"HTTP/1.1 403 {reason}\r\nContent-Length: 0\r\n\r\n".encode())
+        await peer.stream.receive_some()
+
+    shown = await shown_by_the_program(refuse, columns=columns, term="dumb")
+    first, *more, end = rows_on_screen(shown, columns)
+    assert (first[:10], end) == ("python -m ", "")
+    assert len(more) > 3
+    assert all(row.startswith("  ") for row in more)
+
+
+# The history ----------------------------------------------------------------------------------------------------------
+
+
+def typed_into_the_program(library: LibraryServer, lines: list[str], *arguments: str) -> str:
+    """Type lines into the program, which connects with credentials, until it has answered; return what it shows."""
+    url = library.url("/echo?key=query-secret").replace("//", "//alice:url-secret@")
+    with at_terminal("-m", "csp.websocket", *arguments, "-H", "X-Key: header-secret", url) as (terminal, process):
+        for line in lines:
+            terminal.type(f"{line}\r")
+        terminal.type("/ping\r")
+        terminal.wait_for("pong after")
+        terminal.type(CTRL_D)
+        assert process.wait(20) == 0
+    return terminal.shown
+
+
+def test_what_is_typed_is_kept_but_no_credentials_and_nothing_of_the_command(
+    library: LibraryServer, state: Path
+) -> None:
+    state.parent.mkdir()
+    state.touch(0o644)
+    lines = ["plain", " begins with a space", '{"token": "abc"}', "say url-secret", "say header-secret"]
+    shown = typed_into_the_program(library, [*lines, "say query-secret"])
+    kept = [line for line in state.read_text().splitlines() if line.startswith("+")]
+    assert kept == ["+plain", "+/ping"]
+    assert "secret" not in state.read_text()
+    assert state.stat().st_mode & 0o777 == 0o600
+    assert "/echo?..." in shown
+    assert "alice" not in shown
+
+
+def test_without_a_history_nothing_is_kept(library: LibraryServer, state: Path) -> None:
+    typed_into_the_program(library, ["plain"], "--no-history")
+    assert not state.parent.exists()
+
+
+def test_a_history_that_is_a_link_is_told_in_a_line_and_not_followed(
+    library: LibraryServer, state: Path, tmp_path: Path
+) -> None:
+    state.parent.mkdir()
+    state.symlink_to(tmp_path / "other")
+    shown = typed_into_the_program(library, ["plain"])
+    told = f"what is typed is not kept in {state}: it is a symbolic link"
+    assert told in "".join(shown.split("\r\n  ")).replace("\r", "")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(library: LibraryServer) -> None:

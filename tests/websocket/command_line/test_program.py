@@ -134,6 +134,21 @@ async def test_a_certificate_for_another_host_is_not_to_be_trusted(
             {"Location": "wss://else.where/"},
             "; redirects are not followed, and this one leads to wss://else.where/",
         ),
+        (
+            307,
+            {"Location": "wss://alice:hunter2@else.where/a@b?token=hunter2#hunter2"},
+            "; redirects are not followed, and this one leads to wss://else.where/a@b?...",
+        ),
+        (
+            308,
+            {"Location": "//hunter2@else.where/#access_token=hunter2"},
+            "; redirects are not followed, and this one leads to //else.where/#...",
+        ),
+        (
+            301,
+            {"Location": "/\x9b" + "x" * 1000},
+            f"this one leads to /\\u009b{'x' * 193}... (807 more characters)",
+        ),
         (503, {}, ""),
     ],
 )
@@ -151,6 +166,7 @@ async def test_a_refusal_is_told_with_what_to_try(
     assert line.startswith(f"python -m csp.websocket: cannot connect to {URL}: ")
     assert f"status {status}" in line
     assert not advice or line.endswith(advice)
+    assert "hunter2" not in line
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""The prompt, and its history."""
+"""The prompt."""
 
 from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -12,13 +11,9 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 import csp
-from tests.websocket.command_line._terminal import CTRL_C, CTRL_D, UP, keyboard
+from tests.websocket.command_line._terminal import CTRL_C, CTRL_D, keyboard
 from trio_csp_websocket.command_line.lines import Line
-from trio_csp_websocket.command_line.prompt import history_file, prompt
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
+from trio_csp_websocket.command_line.prompt import prompt
 
 pytestmark = pytest.mark.usefixtures("state")
 
@@ -73,72 +68,3 @@ async def test_lines_are_shown_above_what_is_being_typed() -> None:
     # The lines, and then the prompt with what was typed, drawn anew.
     places = [shown.index(part) for part in ("first\r\n", "second\r\n", "being typed")]
     assert places == sorted(places)
-
-
-# The history ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def unreadable(state: Path) -> None:
-    state.mkdir(parents=True)
-
-
-def permissions(path: Path) -> int:
-    return path.stat().st_mode & 0o777
-
-
-async def type_and_recall(line: str | None, recalled: str) -> None:
-    """Type a line, if there is one, and go back to it; the prompt loads its history in the background."""
-    typed = csp.Channel[str | None](math.inf)
-    with keyboard() as keys, trio.fail_after(10):
-        async with prompt(typed):
-            if line is not None:
-                keys.send_text(f"{line}\r")
-                assert (await typed.receive()).value == line
-            keys.send_text(f"{UP}\r")
-            while (await typed.receive()).value != recalled:
-                keys.send_text(f"{UP}\r")
-
-
-async def test_the_history_is_kept_for_the_user_alone(state: Path) -> None:
-    await type_and_recall("remember me", "remember me")
-    assert [permissions(path) for path in (state, state.parent)] == [0o600, 0o700]
-    await type_and_recall(None, "remember me")
-
-
-async def test_a_line_that_is_not_utf_8_is_kept_readable(state: Path) -> None:
-    typed = csp.Channel[str | None](math.inf)
-    with keyboard() as keys, trio.fail_after(10):
-        async with prompt(typed):
-            keys.send_bytes(b"\xffabc\r")
-            assert (await typed.receive()).value == "?abc"
-            keys.send_text("\r")  # taken once the line before is in the history
-            assert (await typed.receive()).value == ""
-    assert "+?abc\n" in await trio.Path(state).read_text(encoding="utf-8")
-
-
-async def test_a_history_that_cannot_be_written_is_kept_in_memory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    await type_and_recall("again", "again")
-
-
-async def test_a_history_that_cannot_be_read_is_empty(unreadable: None) -> None:
-    await type_and_recall("again", "again")
-
-
-def test_the_history_is_where_the_specification_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    name = "trio-csp/websocket_history"
-    assert history_file() == tmp_path / name
-    monkeypatch.setenv("HOME", "/home/alice")
-    for unusable in ("relative/path", ""):
-        monkeypatch.setenv("XDG_STATE_HOME", unusable)
-        assert str(history_file()) == f"/home/alice/.local/state/{name}"
-
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr("pathlib.Path.home", homeless)
-    assert history_file() is None

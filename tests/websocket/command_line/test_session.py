@@ -145,6 +145,17 @@ async def test_what_was_agreed_on_is_told(autojump_clock: MockClock) -> None:
     assert run.texts("note")[0] == f"connected to {URL}, protocol chat, compressed"
 
 
+async def test_what_was_agreed_on_shows_no_secret(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.accept(protocol=connection.protocols[0])
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        url = f"{URL.replace('//', '//alice:hunter2@')}?token=hunter2"
+        assert await run.carry_through(url=url, protocols=["bearer.hunter2"]) == 0
+    assert run.texts("note")[0] == f"connected to {URL}?..., a protocol that looks like a secret"
+
+
 async def test_a_stop_closes_with_1000_and_says_why(echoing: None, autojump_clock: MockClock) -> None:
     run = Run()
     await run.stops.send(Stop(1, "standard input: no"))

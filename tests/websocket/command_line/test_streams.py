@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import select
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import trio
 
 import csp
+from tests.websocket.command_line._terminal import set_columns
 from trio_csp_websocket.command_line.lines import Line
 from trio_csp_websocket.command_line.streams import MAX_LINE_BYTES, read_lines, streams
 
@@ -57,18 +59,37 @@ async def test_lines_are_read_without_their_ends(data: bytes, lines: list[str]) 
     assert await lines_of(data) == lines
 
 
-@pytest.mark.parametrize("marked", [False, True])
-async def test_messages_go_to_one_descriptor_and_the_rest_to_another(marked: bool) -> None:
+LINES = [Line("note", "n"), Line("received", "é" * 100), Line("sent", "s"), Line("error", "e" * 100)]
+
+
+async def test_messages_go_to_one_descriptor_and_the_rest_to_another() -> None:
     out, err = os.pipe(), os.pipe()
-    lines = [Line("note", "n"), Line("received", "é"), Line("sent", "s"), Line("error", "e")]
-    await streams(out=out[1], err=err[1], marked=marked)(lines)
-    os.close(out[1])
-    os.close(err[1])
-    assert (os.read(out[0], 99).decode(), os.read(err[0], 99).decode()) == (
-        ("- n\n< é\n! e\n", "") if marked else ("é\n", "n\ns\ne\n")
+    await streams(out=out[1], err=err[1])(LINES)
+    assert (os.read(out[0], 999).decode(), os.read(err[0], 999).decode()) == (
+        f"{'é' * 100}\n",
+        f"n\ns\n{'e' * 100}\n",
     )
-    os.close(out[0])
-    os.close(err[0])
+    for fd in (*out, *err):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("columns", [0, 30])
+@pytest.mark.parametrize("which", ["out", "err", "both"])
+async def test_on_a_terminal_lines_are_marked_and_stay_inside_it(columns: int, which: str) -> None:
+    out, err = os.pipe(), os.pipe()
+    ours, theirs = pty.openpty()
+    set_columns(theirs, columns)
+    fds = {"out": out[1], "err": err[1]} | ({"out": theirs} if which == "both" else {which: theirs})
+    await streams(out=fds["out"], err=fds["err"], interactive=which == "both")(LINES)
+    room = (columns or 80) - 3
+    rows = {
+        mark: mark + "\r\n  ".join(letter * min(room, 100 - start) for start in range(0, 100, room))
+        for mark, letter in (("< ", "é"), ("! ", "e"))
+    }
+    expected = {"out": [rows["< "]], "err": ["- n", "> s", rows["! "]], "both": ["- n", rows["< "], rows["! "]]}
+    assert os.read(ours, 9999).decode() == "".join(f"{row}\r\n" for row in expected[which])
+    for fd in (*out, *err, ours, theirs):
+        os.close(fd)
 
 
 async def test_descriptors_left_non_blocking_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

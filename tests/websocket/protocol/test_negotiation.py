@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from csp.errors import shown
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, accepted, agreed, offer
 
@@ -145,7 +146,7 @@ def test_a_window_of_other_than_8_to_15_bits_is_refused(value: str, name: str) -
 def test_a_window_without_a_size_is_refused(name: str, compression: Compression) -> None:
     # In an offer it may come without one; in an answer it may not.
     said = refusal(f"permessage-deflate; {name}", compression)
-    assert said == f"it gives the parameter {name!r} of permessage-deflate the value None"
+    assert said == f"it gives the parameter {name!r} of permessage-deflate no value"
 
 
 @BOTH
@@ -241,7 +242,7 @@ MALFORMED = [
 @pytest.mark.parametrize("answer", MALFORMED)
 def test_what_does_not_follow_the_grammar_is_refused_and_shown(answer: str, compression: Compression) -> None:
     said = refusal(answer, compression)
-    assert said == f"its Sec-WebSocket-Extensions header is malformed: {answer!r}"
+    assert said == f"its Sec-WebSocket-Extensions header is malformed: '{shown(answer)}'"
 
 
 # Hostile answers ------------------------------------------------------------------------------------------------------

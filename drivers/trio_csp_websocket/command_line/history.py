@@ -1,0 +1,139 @@
+"""The history of what was typed at the prompt, in a file of the user's, and what does not go into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prompt_toolkit.history import History
+
+_LOOKS_SECRET = re.compile(
+    r"pass(word|wd|phrase)|secret|token|bearer|authori[sz]ation|\bauth\b|login|credential|cookie|signature"
+    r"|(api|access|private|session)[-_ ]?(key|id)|eyJ[\w-]{8}|://[^/\s]*@",
+    re.IGNORECASE,
+)
+# Of what was given on the command line, pieces shorter than this stand in too many lines by chance.
+_MIN_PIECE = 6
+_FILE_MODE, _FOLDER_MODE = 0o600, 0o700
+# Windows lacks some of them. O_NONBLOCK: to open a pipe would wait for its other end.
+_SAFE_FLAGS: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_set_mode: Callable[[int, int], object] = getattr(os, "fchmod", lambda _fd, _mode: None)
+
+
+def history_file() -> Path | None:
+    """Return where the XDG Base Directory Specification puts the state of a user's programs; None without a home."""
+    # The specification has relative paths ignored.
+    with contextlib.suppress(RuntimeError):
+        state = Path(os.environ.get("XDG_STATE_HOME", ""))
+        return (state if state.is_absolute() else Path.home() / ".local" / "state") / "trio-csp" / "websocket_history"
+    return None
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text has a word that goes with credentials, such as ``password``, a JWT, or credentials in a URL."""
+    return _LOOKS_SECRET.search(text) is not None
+
+
+def is_kept(line: str, given: Iterable[str] = ()) -> bool:
+    """Whether a line that was typed may go into the history file.
+
+    It may not if it begins with a space, as in many shells; if it looks secret; or if it has a piece of what was given.
+    """
+    return not (line.startswith(" ") or looks_secret(line) or any(piece in line for piece in given))
+
+
+def given_secrets(url: str, headers: Iterable[tuple[str, str]], protocols: Iterable[str]) -> frozenset[str]:
+    """Return what may be secret of what was given on the command line, in pieces.
+
+    That is the password and the values of the query of the URL, and the words of headers' values and subprotocols.
+    """
+    parts = urlsplit(url)
+    password = parts.password or ""
+    texts = [password, unquote(password), *(value for _, value in parse_qsl(parts.query))]
+    for value in (*protocols, *(value for _, value in headers)):
+        texts += re.split(r"[\s;,=]+", value)
+    return frozenset(text for text in texts if len(text) >= _MIN_PIECE)
+
+
+def open_history(path: Path, given: Iterable[str] = ()) -> History:
+    """Return a prompt's history in a file, which is read now, and made with the first line that is kept.
+
+    Only its owner may read the file; if others may, that is mended. A symbolic link is not followed. Once it cannot be
+    written, the history goes on in memory.
+
+    Args:
+        path: the file.
+        given: pieces of text that do not go into it: see `is_kept`.
+
+    Raises:
+        ImportError: prompt_toolkit is missing.
+        OSError: there is something that cannot be used; its ``strerror`` says why.
+    """
+    from prompt_toolkit.history import History  # noqa: PLC0415  # an optional extra, and slow to load
+
+    class FileHistory(History):
+        """Lines behind a ``+``, as prompt_toolkit's own, with the time in a line before them."""
+
+        def load_history_strings(self) -> Iterable[str]:
+            return reversed(entries)
+
+        def store_string(self, string: str) -> None:
+            if is_kept(string, given):
+                with contextlib.suppress(OSError):
+                    _append(path, string)
+
+    entries = _read(path)
+    return FileHistory()
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        fd = _open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return []
+    with os.fdopen(fd, "rb") as file:
+        text = file.read().decode(errors="replace")
+    entries: list[str] = []
+    lines: list[str] = []
+    for line in [*text.split("\n"), ""]:
+        if line.startswith("+"):
+            lines.append(line[1:])
+        elif lines:
+            entries.append("\n".join(lines))
+            lines = []
+    return entries
+
+
+def _append(path: Path, entry: str) -> None:
+    path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    lines = "".join(f"+{line}\n" for line in entry.split("\n"))
+    with os.fdopen(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+        # What is typed at a terminal need not be UTF-8.
+        file.write(f"\n# {datetime.now(UTC):%Y-%m-%d %H:%M:%S}\n{lines}".encode(errors="replace"))
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a file that is the user's own, and make it readable for nobody else."""
+    try:
+        fd = os.open(path, flags | _SAFE_FLAGS, _FILE_MODE)
+    except OSError as error:
+        if path.is_symlink():
+            raise OSError(error.errno, "it is a symbolic link") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(None, "it is not a regular file")
+        _set_mode(fd, _FILE_MODE)  # fails for a file of somebody else
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
