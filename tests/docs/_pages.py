@@ -136,7 +136,7 @@ class Page:
             else:
                 await self._run_code(code)
         if block.prints is not None:
-            assert printed.getvalue() == block.prints
+            assert printed.getvalue() == block.prints, f"line {block.line} printed\n{printed.getvalue()}"
         for name in re.findall(r"^async def (test_\w+)\((?:autojump_clock)?\)", block.code, re.MULTILINE):
             test = cast("Callable[..., Awaitable[None]]", self._names[name])
             await test(*inspect.signature(test).parameters)  # the clock jumps ahead without the fixture
@@ -191,4 +191,5 @@ async def answering(connection: testing.ServerConnection) -> None:
 
 def links(text: str) -> Iterator[str]:
     """Yield what a page links to."""
-    yield from re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+    text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    yield from re.findall(r"\]\(([^)\s]+)\)", text)
