@@ -2,14 +2,14 @@
 
 What a block needs and a reader does not stands in comments above it, which the site does not show:
 
-    <!-- before: CODE -->       is run first; ``await serve(handler, url)`` there starts a WebSocket server in memory, and
-                                ``patch`` is a `pytest.MonkeyPatch` for the rest of the page
+    <!-- before: CODE -->       is run first; ``await serve(handler, url)`` there starts a WebSocket server in memory,
+                                and ``patch`` is a `pytest.MonkeyPatch` for the rest of the page
     <!-- prints -->             above the text block that follows: what the block printed
     <!-- not run: REASON -->    the block is only compiled
 
-Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a program
-of its own, and has the same servers. Tests that a block defines are run after it, if they need no fixture but a clock.
-The clock jumps ahead when all tasks wait, so that an hour takes milliseconds.
+Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a
+program of its own, and has the same servers. Tests that a block defines are run after it, if they need no fixture but a
+clock. The clock jumps ahead when all tasks wait, so that an hour takes milliseconds.
 """
 
 from __future__ import annotations
