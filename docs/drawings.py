@@ -36,8 +36,8 @@ class Drawing:
         self.colours = colours
         self.parts = [
             (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-                'font-family="system-ui, sans-serif" font-size="14" role="img">'
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+                f'height="{height}" font-family="system-ui, sans-serif" font-size="14" role="img">'
             ),
             f"<title>{escape(title)}</title>",
             "<defs>",
