@@ -2,12 +2,14 @@
 
 What a block needs and a reader does not stands in comments above it, which the site does not show:
 
-    <!-- before: CODE -->       is run first; ``await serve(handler, url)`` there starts a WebSocket server in memory
+    <!-- before: CODE -->       is run first; ``await serve(handler, url)`` there starts a WebSocket server in memory,
+                                and ``patch`` is a `pytest.MonkeyPatch` for the rest of the page
     <!-- prints -->             above the text block that follows: what the block printed
     <!-- not run: REASON -->    the block is only compiled
 
-Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a program
-of its own, and has the same servers. The clock jumps ahead when all tasks wait, so that an hour takes milliseconds.
+Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a
+program of its own, and has the same servers. Tests that a block defines are run after it, if they need no fixture but a
+clock. The clock jumps ahead when all tasks wait, so that an hour takes milliseconds.
 """
 
 from __future__ import annotations
@@ -90,16 +92,19 @@ class Page:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._patch = pytest.MonkeyPatch()
         self._names: dict[str, object] = {
             "__name__": "__main__",
             "csp": csp,
             "errors": errors,
+            "patch": self._patch,
             "testing": testing,
             "trio": trio,
             "websocket": websocket,
             "serve": self.serve,
         }
         self._servers = contextlib.AsyncExitStack()
+        self._servers.callback(self._patch.undo)
         self._handlers: list[tuple[testing.Handler, str]] = []
 
     async def serve(self, handler: testing.Handler, url: str = "wss://api.example.com/") -> None:
@@ -131,7 +136,10 @@ class Page:
             else:
                 await self._run_code(code)
         if block.prints is not None:
-            assert printed.getvalue() == block.prints
+            assert printed.getvalue() == block.prints, f"line {block.line} printed\n{printed.getvalue()}"
+        for name in re.findall(r"^async def (test_\w+)\((?:autojump_clock)?\)", block.code, re.MULTILINE):
+            test = cast("Callable[..., Awaitable[None]]", self._names[name])
+            await test(*inspect.signature(test).parameters)  # the clock jumps ahead without the fixture
 
     def _compiled(self, code: str, line: int) -> object:
         return compile("\n" * (line - 1) + code, self._path, "exec", flags=_TOP_LEVEL_AWAIT, dont_inherit=True)
