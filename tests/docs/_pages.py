@@ -16,6 +16,7 @@ import contextlib
 import inspect
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -80,6 +81,10 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
+def _is_program(block: Block) -> bool:
+    return "trio.run(" in block.code
+
+
 class Page:
     """Runs the blocks of one page."""
 
@@ -104,10 +109,14 @@ class Page:
 
     async def run(self) -> None:
         """Run all blocks."""
-        await self.serve(answering)
-        async with self._servers:
-            for block in blocks(self._path.read_text(encoding="utf-8")):
-                with trio.fail_after(_LONGEST_SECONDS):
+        # One scope around all blocks, because a server that one of them starts outlives it.
+        with trio.fail_after(math.inf) as scope:
+            async with self._servers:
+                await self.serve(answering)
+                for block in blocks(self._path.read_text(encoding="utf-8")):
+                    # A program has a limit of its own: while its thread runs, the clock here jumps ahead.
+                    limit = math.inf if _is_program(block) else _LONGEST_SECONDS
+                    scope.deadline = trio.current_time() + limit
                     await self._run_block(block)
 
     async def _run_block(self, block: Block) -> None:
@@ -117,7 +126,7 @@ class Page:
         await self._run_code(self._compiled(block.before, block.line))
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            if "trio.run(" in block.code:
+            if _is_program(block):
                 await trio.to_thread.run_sync(self._run_program, block)
             else:
                 await self._run_code(code)
