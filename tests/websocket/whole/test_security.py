@@ -364,7 +364,7 @@ async def test_a_path_that_is_denied_is_denied_in_every_spelling(
         assert "/admin/" in str(await denied(server + path))
 
 
-# What is no spelling of the same path for a client, though it is for some servers: the table of docs/how-to/policies.md.
+# What is no spelling of the same path for a client, though it is for some servers: the table of the how-to on policies.
 
 
 @pytest.mark.parametrize(
