@@ -1,8 +1,9 @@
 """``python -m tests.hostile [PATTERN]`` carries out the attacks and prints what each brought, over TCP and TLS.
 
 For each: the close code that went to the server, the seconds from connecting until the error was told and the socket
-was gone, the most memory that client and server used together at a time, and the error. It ends with status 1 if
-something is not as it should be.
+was gone, the longest time in which one task let no other run, the most memory that client and server used together at a
+time, how often their tasks were resumed, and the error. Memory is traced meanwhile, which makes everything slower. It
+ends with status 1 if something is not as it should be.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from tests.hostile import _bombs, _handshakes, _vanishing, _violations
+from tests.hostile import _bombs, _handshakes, _vanishing, _violations, _work
 from tests.hostile._attack import MIB, Attack, Certificates, carry_out, check
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ GROUPS = {
     "Dying, stalling, closing": _vanishing.ATTACKS,
     # More parts than the tests have time for.
     "Bombs": [*_bombs.attacks((MIB, 16 * MIB, 128 * MIB), 100_000), *_bombs.fragments(1_000_000)],
+    "Much work of few bytes": _work.attacks(_work.HEAD),
 }
 NAME_WIDTH = 62
 ERROR_WIDTH = 90
@@ -50,7 +54,8 @@ def carry_out_and_print(attacks: Sequence[Attack], certificates: Certificates | 
             continue
         wire = outcome.wire or ""
         print(
-            f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  {wire:>5}  {outcome.seconds:7.3f}  {outcome.peak / MIB:7.2f}  "
+            f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  {wire:>5}  {outcome.seconds:7.3f}  "
+            f"{outcome.longest_seconds:7.3f}  {outcome.peak / MIB:7.2f}  {outcome.steps:6}  "
             f"{told(outcome.error)[:ERROR_WIDTH]}"
         )
     return failures
@@ -60,16 +65,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description="Hostile servers, one after another.")
     parser.add_argument("pattern", nargs="?", default="", help="a regular expression: only attacks whose name has it")
     pattern = re.compile(parser.parse_args().pattern)
-    certificates = Certificates.new()
+    with tempfile.TemporaryDirectory() as scratch:
+        return carry_out_all(pattern, Certificates.new(Path(scratch) / "keys"))
+
+
+def carry_out_all(pattern: re.Pattern[str], certificates: Certificates) -> int:
+    """Carry out what matches, and print it; return whether something failed."""
     start = time.perf_counter()
     carried_out = failures = 0
     for protocol in ("TCP", "TLS"):
         for group, attacks in GROUPS.items():
-            possible = [attack for attack in attacks if protocol == "TCP" or not attack.tcp_only]
-            chosen = [attack for attack in possible if pattern.search(attack.name)]
+            left_out = [attack for attack in attacks if (attack.tls_only if protocol == "TCP" else attack.tcp_only)]
+            chosen = [attack for attack in attacks if attack not in left_out and pattern.search(attack.name)]
             if not chosen:
                 continue
-            print(f"\n{f'{group}, over {protocol}':{NAME_WIDTH}}  close  seconds      MiB  error")
+            print(f"\n{f'{group}, over {protocol}':{NAME_WIDTH}}  close  seconds  longest      MiB   steps  error")
             failures += carry_out_and_print(chosen, certificates if protocol == "TLS" else None)
             carried_out += len(chosen)
     print(f"\n{carried_out} attacks in {time.perf_counter() - start:.0f} s, {failures} failures")

@@ -15,11 +15,13 @@ import trustme
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, Kind
+from tests.websocket._forging import forgeable
 from tests.websocket._peers import Peer, open_sockets, raw_server, until
 from tests.websocket._server import drained
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
 MIB = 1 << 20
 DEFAULT_READ_LIMIT = 16 * MIB
@@ -60,6 +62,14 @@ class Attack:
     """Whether the server reads what the client sends after the misdeed."""
     tcp_only: bool = False
     """Whether this cannot be done over TLS."""
+    tls_only: bool = False
+    """Whether this can be done over TLS only."""
+    shows_certificate: bool = False
+    """Whether the client has a certificate, for a server that asks for one after the handshake of TLS."""
+    max_steps: int = 50_000
+    """How often the tasks of client and server together may be resumed."""
+    max_bytes_over_limit: int = 8 * MIB
+    """How much memory both may use above the read limit."""
 
 
 class Outcome(NamedTuple):
@@ -74,6 +84,26 @@ class Outcome(NamedTuple):
     """From connecting until the error was told and the socket was gone."""
     peak: int
     """The most memory used at a time, in bytes, by client and server together."""
+    steps: int
+    """How often a task of either was resumed."""
+    longest_seconds: float
+    """The longest that one was busy before it let others run, in time of the processor."""
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often tasks are resumed, and how long one is busy."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.longest_seconds = 0.0
+        self._start = time.thread_time()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # Trio's interface
+        self.count += 1
+        self._start = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # the same
+        self.longest_seconds = max(self.longest_seconds, time.thread_time() - self._start)
 
 
 class Certificates(NamedTuple):
@@ -81,15 +111,22 @@ class Certificates(NamedTuple):
 
     server: ssl.SSLContext
     client: ssl.SSLContext
+    showing: ssl.SSLContext
+    """A client's that has a certificate, and shows it also after the handshake."""
 
     @classmethod
-    def new(cls) -> Certificates:
+    def new(cls, key_log: Path) -> Certificates:
+        """Make new ones, and log the server's secrets there, so that a `Forger` can use them."""
         authority = trustme.CA()
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("127.0.0.1").configure_cert(server)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
-        client = ssl.create_default_context()
-        authority.configure_trust(client)  # pyright: ignore[reportUnknownMemberType]  # the same
-        return cls(server, client)
+        forgeable(server, key_log)
+        client, showing = ssl.create_default_context(), ssl.create_default_context()
+        for context in (client, showing):
+            authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # the same
+        authority.issue_cert("client@example.com").configure_cert(showing)  # pyright: ignore[reportUnknownMemberType]  # the same
+        showing.post_handshake_auth = True
+        return cls(server, client, showing)
 
 
 async def carry_out(attack: Attack, certificates: Certificates | None = None) -> Outcome:
@@ -116,13 +153,15 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
     if attack.needs_timeout is not None:
         options[attack.needs_timeout] = _IMPATIENT
     if certificates is not None:
-        options["ssl_context"] = certificates.client
+        options["ssl_context"] = certificates.showing if attack.shows_certificate else certificates.client
     error: Exception | None = None
     code: int | None = None
     received: list[str | bytes] = []
     tls = None if certificates is None else certificates.server
     async with raw_server(serve, tls=tls, limit_seconds=MAX_SECONDS) as url:
         listening = open_sockets()
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
         tracemalloc.start()
         start = time.perf_counter()
         try:
@@ -138,9 +177,11 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
         seconds = time.perf_counter() - start
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
+        trio.lowlevel.remove_instrument(steps)
         gone.set()
     assert len(closes) <= 1, closes
-    return Outcome(error, code, closes[0] if closes else None, received, seconds, peak)
+    wire = closes[0] if closes else None
+    return Outcome(error, code, wire, received, seconds, peak, steps.count, steps.longest_seconds)
 
 
 def check(attack: Attack, outcome: Outcome) -> None:
@@ -160,4 +201,5 @@ def check(attack: Attack, outcome: Outcome) -> None:
     assert (outcome.code, outcome.wire) == (attack.code, attack.wire)
     assert attack.received is None or outcome.received == list(attack.received)
     limit = cast("int", attack.options.get("read_limit", 0)) or DEFAULT_READ_LIMIT
-    assert outcome.peak < limit + 8 * MIB, f"{outcome.peak / MIB:.1f} MiB"
+    assert outcome.peak < limit + attack.max_bytes_over_limit, f"{outcome.peak / MIB:.1f} MiB"
+    assert outcome.steps <= attack.max_steps, f"{outcome.steps} steps"

@@ -282,10 +282,12 @@ def too_much() -> Iterator[Attack]:
     for begun in (switching, refusing):
         status = begun[9:12].decode()
         yield bad(f"{status} with a header of 2 MB", large, begun + b"X: " + b"x" * LARGE)
-        yield bad(f"{status} with 2 MB of headers", large, begun + (b"X: " + b"x" * 100 + b"\r\n") * 20_000)
+        yield bad(
+            f"{status} with 2 MB of headers", "more than 100 lines", begun + (b"X: " + b"x" * 100 + b"\r\n") * 20_000
+        )
     yield bad("2 MB of a status line", large, b"HTTP/1.1 404 " + b"x" * LARGE)
     yield bad("2 MB without a line", "did not answer in HTTP", b"x" * LARGE)
-    yield Attack("answers before the answer, without end", inform_for_ever, large, retryable=True)
+    yield Attack("answers before the answer, without end", inform_for_ever, "more than 100 lines", retryable=True)
 
 
 def too_slow() -> Iterator[Attack]:

@@ -17,5 +17,6 @@ From the bottom:
 - `encoder`: messages and control frames become bytes, masked or not
 - `headers`: HTTP headers
 - `url`: URLs, parsed and normalised
+- `heads`: where the heads of answers end, and how large they may be
 - `response`: checks a server's answer to the opening handshake
 """

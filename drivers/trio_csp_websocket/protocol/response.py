@@ -14,6 +14,7 @@ from wsproto.utilities import generate_accept_token
 
 from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
+from trio_csp_websocket.protocol.heads import Heads, NoAnswerError
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.protocol.constants import Compression
 
-# The head of the answer may be this large, with all informational answers before it.
-_MAX_HEAD_BYTES = 64 * 1024
 # How much is kept of a refusal's body, and of what turns out to be no answer at all.
 MAX_BODY_BYTES = 4096
+# A refusal's body goes to h11 in pieces of this size, and a line of it, such as a chunk's size with its extensions, may
+# be hardly longer: the time that h11 takes for a line can grow with the square of its length.
+_BODY_PIECE_BYTES = 1024
 
-_HTTP = b"HTTP/"
 _SWITCHING_PROTOCOLS = 101
 # Around a header's value and in lists (RFC 9110, section 5.6.3). What `str.strip` strips by itself is more.
 _SPACES = " \t"
@@ -46,9 +47,9 @@ class ResponseReader:
         self._protocols = protocols
         self._compression = compression
         self._expected_accept = b""
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * _MAX_HEAD_BYTES)
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_BODY_PIECE_BYTES)
         self._response: h11.Response | None = None
-        self._received_bytes = 0
+        self._heads = Heads()
         self._beginning = b""
         self._body = b""
         self.headers: Headers = Headers()
@@ -76,48 +77,59 @@ class ResponseReader:
         Raises:
             ConnectionFailedError: the answer does not accept the connection, or is invalid.
         """
-        self._received_bytes += len(data)
         if len(self._beginning) < MAX_BODY_BYTES:
             self._beginning = (self._beginning + data)[:MAX_BODY_BYTES]
-        if not _HTTP.startswith(self._beginning[: len(_HTTP)]):
-            raise self._no_answer(f"the server did not answer in HTTP: it began with {self._beginning[:16]!r}")
-        self._http.receive_data(data)
-        while True:
-            event = self._next_event(ended=not data)
-            if event is h11.NEED_DATA:
-                self._check_head(self._received_bytes)
-                if len(self._body) >= MAX_BODY_BYTES:
-                    raise self.refusal()
-                return None
-            if isinstance(event, h11.InformationalResponse):
-                if event.status_code == _SWITCHING_PROTOCOLS:
-                    rest = self._http.trailing_data[0]
-                    self._check_head(self._received_bytes - len(rest))
-                    return self._accept(event), rest
-            elif isinstance(event, h11.Response):
-                self._check_head(self._received_bytes - len(self._http.trailing_data[0]))
+        if self._response is not None:
+            self._read_body(data, ended=not data)
+            return None
+        self._heads.feed(data)
+        while (head := self._next_head()) is not None:
+            event = self._parse(head)
+            if isinstance(event, h11.Response):
                 self._response = event
                 self._note_headers(event)
-            elif isinstance(event, h11.Data):
-                self._body += event.data
-            else:
-                raise self.refusal()
+                self._read_body(self._heads.rest())
+                return None
+            if event.status_code == _SWITCHING_PROTOCOLS:
+                return self._accept(event), self._heads.rest()
+        if not data:
+            raise self._no_answer("the server closed the connection in the middle of the handshake")
+        return None
 
-    def _check_head(self, size: int) -> None:
-        """Refuse a head above the limit, however it was cut into blocks; what follows the head does not count."""
-        if self._response is None and size > _MAX_HEAD_BYTES:
-            raise self._no_answer(f"the head of the server's answer is larger than {_MAX_HEAD_BYTES} bytes")
-
-    def _next_event(self, *, ended: bool) -> object:
-        """Return h11's next event; raise an error for what is not HTTP, or not complete."""
+    def _next_head(self) -> bytes | None:
         try:
-            return self._http.next_event()
+            return self._heads.next()
+        except NoAnswerError as error:
+            raise self._no_answer(str(error)) from None
+
+    def _parse(self, head: bytes) -> h11.InformationalResponse | h11.Response:
+        self._http.receive_data(head)
+        try:
+            event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            if self._response is not None:
-                raise self.refusal() from None
-            if ended:
-                raise self._no_answer("the server closed the connection in the middle of the handshake") from None
             raise self._no_answer(f"the server did not answer in HTTP: {shown(str(error))}") from None
+        assert isinstance(event, h11.InformationalResponse | h11.Response)
+        return event
+
+    def _read_body(self, data: bytes, *, ended: bool = False) -> None:
+        """Take in more of a refusal's body; raise the refusal once there is enough, or no more comes."""
+        self._take_body()
+        for start in range(0, len(data), _BODY_PIECE_BYTES):
+            self._http.receive_data(data[start : start + _BODY_PIECE_BYTES])
+            self._take_body()
+        if ended:
+            self._http.receive_data(b"")
+            self._take_body()
+
+    def _take_body(self) -> None:
+        """Take what h11 has of the body; raise the refusal if that is enough, or all."""
+        try:
+            while isinstance(event := self._http.next_event(), h11.Data):
+                self._body += event.data
+        except h11.RemoteProtocolError:
+            raise self.refusal() from None
+        if event is not h11.NEED_DATA or len(self._body) >= MAX_BODY_BYTES:
+            raise self.refusal()
 
     @property
     def refused(self) -> bool:

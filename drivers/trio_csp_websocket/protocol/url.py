@@ -22,6 +22,12 @@ _QUERY_SAFE = string.punctuation
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _BACKSLASH_BEFORE_PATH = re.compile(r"[^/?#]*//[^/?#]*\\")
+_AUTHORITY = re.compile(r"[^/?#]*//([^/?#]*)")
+# So that what is not linear in what libraries do with a URL stays small: urllib, and Unicode's normal forms.
+_MAX_URL_CHARACTERS = 64 * 1024
+# User name, password, host and port.
+_MAX_AUTHORITY_CHARACTERS = 4096
+_MAX_HOST_CHARACTERS = 253
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 
 
@@ -66,13 +72,7 @@ def parse_url(url: str) -> Target:
     """
     if not isinstance(url, str):
         raise InvalidTypeError(f"url must be a string, not {type(url).__name__}")
-    # urlsplit would drop some of these silently.
-    if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
-        raise InvalidError("url must not contain spaces, control characters or surrogates")
-    # Browsers take it for a slash, which ends the host, and urllib does not: who has checked a URL before it came here
-    # may have had another host in mind.
-    if _BACKSLASH_BEFORE_PATH.match(url):
-        raise InvalidError("url must not have a backslash before its path; in a password, write %5C")
+    _check_characters(url)
     # The texts of urllib's own errors can contain the credentials.
     try:
         parts = urlsplit(url)
@@ -110,6 +110,25 @@ def parse_url(url: str) -> Target:
     )
 
 
+def _check_characters(url: str) -> None:
+    """Refuse what libraries would let pass, or take much time for."""
+    if len(url) > _MAX_URL_CHARACTERS:
+        raise InvalidError(f"url must have at most {_MAX_URL_CHARACTERS} characters, not {len(url)}")
+    # urlsplit would drop some of these silently.
+    if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
+        raise InvalidError("url must not contain spaces, control characters or surrogates")
+    # Browsers take it for a slash, which ends the host, and urllib does not: who has checked a URL before it came here
+    # may have had another host in mind.
+    if _BACKSLASH_BEFORE_PATH.match(url):
+        raise InvalidError("url must not have a backslash before its path; in a password, write %5C")
+    authority = _AUTHORITY.match(url)
+    if authority is not None and len(authority[1]) > _MAX_AUTHORITY_CHARACTERS:
+        raise InvalidError(
+            f"url must have at most {_MAX_AUTHORITY_CHARACTERS} characters of credentials, host and port, not "
+            f"{len(authority[1])}"
+        )
+
+
 def _url_host(parts: SplitResult) -> str:
     host = parts.hostname or ""
     if not host:
@@ -142,6 +161,8 @@ def normalized_ipv6(address: str) -> str:
 
 def normalized_host(host: str, problem: str) -> str:
     """Return a host name in its ASCII form and lower case, or raise an error that begins with ``problem``."""
+    if len(host.removesuffix(".")) > _MAX_HOST_CHARACTERS:
+        raise InvalidError(f"{problem}: it has {len(host)} characters, more than {_MAX_HOST_CHARACTERS}")
     given, host = host, host.lower()
     if not host.isascii():
         try:
@@ -157,7 +178,11 @@ def normalized_host(host: str, problem: str) -> str:
         except AddressValueError:
             # The system takes "127.1" and "0x7f000001" for addresses too: other names of what a policy may deny.
             raise InvalidError(f"{problem}: {given!r} is no IPv4 address of four numbers") from None
-    if not _HOST.fullmatch(host) or not all(1 <= len(label) <= 63 for label in labels) or len(host) > 253:
+    if (
+        not _HOST.fullmatch(host)
+        or not all(1 <= len(label) <= 63 for label in labels)
+        or len(host) > _MAX_HOST_CHARACTERS
+    ):
         raise InvalidError(f"{problem}: {given!r}")
     return host
 

@@ -11,7 +11,9 @@ order in which OpenSSL produced it:
   ``_outgoing``.
 - Reading can make OpenSSL produce ciphertext too, such as the answer to a server that asks for a certificate. The
   reader never waits to send that. If the system does not take it at once, ``on_pending`` is called, so that some task
-  calls `send_all`.
+  calls `send_all`. While too much of it lies in ``_outgoing``, nothing is read: a server that does not read could
+  otherwise make it grow without bound. Data never lies there while anything waits: whoever encrypts data takes the
+  ciphertext out before it waits. So a large send never keeps the reader from reading.
 - Once a closure alert or a last frame has been sent, nothing more is written, encrypted or not.
 """
 
@@ -33,6 +35,9 @@ _RECORD_BYTES = 16 * 1024
 
 # The most that `receive_some` reads at a time: OpenSSL's buffers never shrink.
 _BLOCK_BYTES = 256 * 1024
+
+# While as much of what OpenSSL answered waits to be sent, nothing is read.
+_MAX_ANSWERS_BYTES = 64 * 1024
 
 
 class TlsTransport(Transport):
@@ -64,6 +69,10 @@ class TlsTransport(Transport):
         self._finished = False
         # Set when something has arrived, for a write that cannot go on before OpenSSL has read it.
         self._arrival: trio.Event | None = None
+        # Set when answers have been taken out of the buffer, for a reader that rests.
+        self._room: trio.Event | None = None
+        # A request for a certificate is a few bytes, the answer some KiB: so many requests are not taken in at a time.
+        self._block_bytes = _RECORD_BYTES if context.post_handshake_auth else _BLOCK_BYTES
 
     async def handshake(self) -> None:
         """Carry out the handshake, and verify the server's certificate.
@@ -87,19 +96,26 @@ class TlsTransport(Transport):
                 return
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        block_bytes = min(max(max_bytes, _RECORD_BYTES), _BLOCK_BYTES)
+        block_bytes = min(max(max_bytes, _RECORD_BYTES), self._block_bytes)
+        if self._outgoing.pending:
+            await self._wait_for_room()
         if self._more:
             await trio.lowlevel.checkpoint()
         else:
             self._feed(await self._inner.receive_some(block_bytes))
         while (data := self._decrypt(max_bytes)) is None:
+            if self._outgoing.pending:
+                await self._wait_for_room()
             self._feed(await self._inner.receive_some(block_bytes))
         return data
 
     async def receive_now(self, max_bytes: int) -> bytes | None:
+        if self._crowded:
+            return None
         data = self._decrypt(max_bytes) if self._more else None
         # One block only: a server could send empty records for ever, and this does not let other tasks run.
-        if data is None and (block := await self._inner.receive_now(max(max_bytes, _RECORD_BYTES))) is not None:
+        block_bytes = min(max(max_bytes, _RECORD_BYTES), self._block_bytes)
+        if data is None and (block := await self._inner.receive_now(block_bytes)) is not None:
             self._feed(block)
             data = self._decrypt(max_bytes)
         return data
@@ -141,6 +157,7 @@ class TlsTransport(Transport):
         # A closure alert comes before the end (RFC 8446, section 6.1), but cannot follow part of a record.
         alert = not (self._finished or self.pending)
         self._finished = True
+        self._made_room()
         if alert:
             # Also wants the server's alert, and raises if that has not come.
             with contextlib.suppress(ssl.SSLError):
@@ -152,9 +169,25 @@ class TlsTransport(Transport):
         self._finished = True
         self._more = False
         self._arrived()
+        self._made_room()
         await self._inner.aclose()
 
     # Receiving -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether too many answers of OpenSSL's wait to be sent."""
+        return self._outgoing.pending >= _MAX_ANSWERS_BYTES and not self._finished
+
+    async def _wait_for_room(self) -> None:
+        while self._crowded:
+            room = self._room = trio.Event()
+            await room.wait()
+
+    def _made_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
     def _feed(self, block: bytes) -> None:
         if block:
@@ -242,6 +275,7 @@ class TlsTransport(Transport):
     async def _drain(self) -> None:
         while ciphertext := self._rest or self._outgoing.read():
             self._rest = b""
+            self._made_room()
             await self._inner.send_all(ciphertext)
 
 

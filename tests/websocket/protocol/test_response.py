@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.parser import BytesHeaderParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import h11
 import pytest
@@ -370,7 +370,7 @@ def test_an_end_after_an_informational_answer_is_an_error() -> None:
         (b"HTTP/1.1 101 ", b"one endless line"),
         (b"HTTP/1.1 101 Switching Protocols\r\n", b"X-A: " + b"x" * 1000 + b"\r\n"),
         # Answers before the answer, without end.
-        (b"", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: <" + b"x" * 2000 + b">\r\n\r\n"),
     ],
 )
 def test_a_head_without_end_is_an_error_and_is_not_kept(begun: bytes, block: bytes) -> None:
@@ -381,6 +381,37 @@ def test_a_head_without_end_is_an_error_and_is_not_kept(begun: bytes, block: byt
         assert "larger than 65536 bytes" in str(error)
         assert details(error) == {"answer": answer[:MAX_BODY_BYTES]}
     assert "middle of the handshake" in str(failure(*blocks(answer[:65_000], 4096)))
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+def test_a_head_of_many_lines_is_an_error_whatever_its_status(size: int) -> None:
+    lines = [f"X-{number}: x" for number in range(100)]
+    assert handshake().feed(accepted(*lines[:97])) is not None
+    assert details(failure(refusal(404, *lines), ended=True))["status"] == 404
+    for answer in (accepted(*lines), refusal(404, *lines, "Content-Length: 0"), b"HTTP/1.1 100 \r\n\r\n" * 102):
+        error = failure(*blocks(answer, size), ended=False)
+        assert str(error) == "the head of the server's answer has more than 100 lines of headers"
+        assert error.retryable is True
+        assert answer.startswith(cast("bytes", details(error)["answer"]))
+
+
+# h11's expressions take time that grows with the square of such a line: minutes for 64 KiB.
+@pytest.mark.parametrize("byte", [b"\0", b"\x0b", b"\x0c", b"\r"])
+def test_a_line_of_spaces_and_a_byte_that_http_forbids_is_not_given_to_h11(byte: bytes) -> None:
+    error = failure(b"HTTP/1.1 404 Not Found\r\nX:" + b" " * 60_000 + byte + b"\r\n\r\n", ended=False)
+    assert str(error) == f"the server did not answer in HTTP: its head contains the byte {byte!r}"
+
+
+@pytest.mark.parametrize(
+    "body", [b"5;" + b" " * 60_000 + b"\nx\r\n", b"2\r\nno\r\n0\r\nX:" + b" " * 60_000 + b"\x0b\r\n\r\n"]
+)
+def test_a_long_line_in_a_chunked_body_ends_it(body: bytes) -> None:
+    answer = refusal(404, "Transfer-Encoding: chunked", body=body)
+    given: list[bytes] = []
+    for size in (1000, len(answer)):
+        error = failure(*blocks(answer, size), ended=False)
+        given.append(cast("bytes", details(error)["body"]))
+    assert given == [body[3:5] if body.startswith(b"2") else b""] * 2
 
 
 def test_a_head_may_be_as_large_as_the_limit_whatever_is_behind_it() -> None:

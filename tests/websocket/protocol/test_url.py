@@ -361,3 +361,44 @@ def test_any_text_is_refused_or_gives_a_url_that_stays_as_it_is(url: str) -> Non
         assert part.isascii()
         assert part.isprintable()
         assert " " not in part.removeprefix("Basic ")
+
+
+# Lengths --------------------------------------------------------------------------------------------------------------
+
+
+# What some of these would cost grows with the square of the length: in idna, and in Unicode's normal forms in urllib.
+@pytest.mark.parametrize("host", ["\u0660", "a\u0301\u0316", "\u00fc.", "a"], ids=ascii)
+@pytest.mark.parametrize("size", [254, 4000])
+def test_a_host_of_more_than_253_characters_is_refused_before_anything_looks_into_it(host: str, size: int) -> None:
+    name = (host * size)[:size].rstrip(".") + "b"
+    with pytest.raises(InvalidError, match=f"invalid host name: it has {len(name)} characters, more than 253"):
+        websocket.connect(f"ws://{name}/")
+    with pytest.raises(InvalidError, match=r"server_hostname must be .*: it has .* more than 253"):
+        websocket.connect("wss://server.test/", server_hostname=name)
+
+
+def test_a_host_may_have_253_characters_and_a_dot_behind_them() -> None:
+    name = "a." * 126 + "b"
+    assert parse_url(f"ws://{name}/").host == name
+    assert parse_url(f"ws://{name}./").host == name
+    # These are more in ASCII.
+    with pytest.raises(InvalidError, match="invalid host name"):
+        parse_url("ws://" + "\u00fc." * 126 + "b/")
+
+
+@pytest.mark.parametrize("before", ["ws:", "wss:", "", "a", "http:"])
+@pytest.mark.parametrize("unit", ["a\u0301\u0316", "%00", "a@", ":", "[", "\u0660"], ids=ascii)
+def test_credentials_host_and_port_are_at_most_4096_characters(unit: str, before: str) -> None:
+    authority = (unit * 5000)[:4097]
+    for behind in ("", "/", "?a", "#"):
+        with pytest.raises(InvalidError, match="at most 4096 characters of credentials, host and port, not 4097"):
+            websocket.connect(f"{before}//{authority}{behind}")
+    secret = "a" * 4000
+    assert parse_url(f"ws://{secret}@server.test/").host == "server.test"
+
+
+def test_a_url_is_at_most_64_kib() -> None:
+    url = "ws://server.test/?" + "a" * 65_518
+    assert parse_url(url).url == url
+    with pytest.raises(InvalidError, match="url must have at most 65536 characters, not 65537"):
+        websocket.connect(url + "a")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 import socket
 import ssl
 from functools import partial
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 import trustme
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from tests.websocket._forging import Forger, forgeable
+from tests.websocket._peers import LIMIT_SECONDS, until
+from tests.websocket.transport._pairs import outcome_of
 from trio_csp_websocket.connection.writer import Writer
 from trio_csp_websocket.protocol.encoder import MaskingEncoder
 from trio_csp_websocket.transport.socket import SocketTransport
@@ -370,39 +371,139 @@ async def test_an_answer_to_a_peer_that_is_gone_breaks_the_writer_and_not_the_re
             await link.transport.send_all(b"")
 
 
-def expanded(secret: bytes, label: bytes, size: int) -> bytes:
-    """Return HKDF-Expand-Label of RFC 8446, section 7.1, with SHA-384 and no context."""
-    label = b"tls13 " + label
-    information = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
-    return hmac.digest(secret, information + b"\x01", "sha384")[:size]
-
-
-def sealed(secret: bytes, number: int, kind: int, data: bytes) -> bytes:
-    """Return a record of TLS 1.3, encrypted under a traffic secret with AES-256-GCM."""
-    head = b"\x17\x03\x03" + (len(data) + 17).to_bytes(2, "big")
-    nonce = int.from_bytes(expanded(secret, b"iv", 12), "big") ^ number
-    return head + AESGCM(expanded(secret, b"key", 32)).encrypt(nonce.to_bytes(12, "big"), data + bytes([kind]), head)
-
-
 async def test_a_key_update_is_followed_and_answered(tmp_path: Path) -> None:
-    context = serving(ssl.TLSVersion.TLSv1_3)
-    context.num_tickets = 0
-    context.keylog_filename = str(tmp_path / "keys")
+    context = serving()
+    forgeable(context, tmp_path / "keys")
     async with OverMemory(context) as link:
-        cipher = link.server.tls.cipher()
-        assert cipher is not None
-        assert cipher[0] == "TLS_AES_256_GCM_SHA384"
-        log = (tmp_path / "keys").read_text().split()
-        secret = bytes.fromhex(log[log.index("SERVER_TRAFFIC_SECRET_0") + 2])
-        # A handshake message: KeyUpdate, of one byte, update_requested.
-        await link.wire.send_all(sealed(secret, 0, 22, b"\x18\x00\x00\x01\x01"))
-        await link.wire.send_all(sealed(expanded(secret, b"traffic upd", 48), 0, 23, b"under new keys"))
+        forger = Forger(context)
+        await link.wire.send_all(forger.key_update() + forger.data(b"under new keys"))
         assert await link.transport.receive_some(100) == b"under new keys"
         await link.transport.send_all(b"mine, too")
         answer = bytes(await link.wire.receive_some(ALL))
         # The client's own update has gone out ahead of the data: two records.
         assert len(answer) == (5 + 5 + 17) + (5 + 9 + 17)
         assert link.server.decrypt(answer) == b"mine, too"
+
+
+# A server that makes TLS answer, and does not read --------------------------------------------------------------------
+
+
+class Flood:
+    """A server that has much to say which TLS answers, and a client that receives what is behind it."""
+
+    def __init__(self, transport: TlsTransport, wire: trio.abc.Stream, records: bytes) -> None:
+        self.transport = transport
+        self.wire = wire
+        self.records = records
+        self.sent = 0
+        self.most = 0
+        """The most that waited to be sent of what TLS has to say."""
+
+    async def send(self) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            for start in range(0, len(self.records), 4 * KIB):
+                piece = self.records[start : start + 4 * KIB]
+                await self.wire.send_all(piece)
+                self.sent += len(piece)
+                self.most = max(self.most, self.waiting)
+
+    async def receive(self) -> None:
+        assert await self.transport.receive_some(100) == b"behind it"
+
+    async def read_all(self) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while await self.wire.receive_some(ALL):
+                self.most = max(self.most, self.waiting)
+
+    @property
+    def waiting(self) -> int:
+        return self.transport._outgoing.pending
+
+
+async def cancel_once(scope: trio.CancelScope, condition: Callable[[], bool]) -> None:
+    with trio.fail_after(LIMIT_SECONDS):
+        await until(condition)
+    await wait_all_tasks_blocked()
+    scope.cancel()
+
+
+def requests_each(forger: Forger) -> bytes:
+    return b"".join(forger.requests(1) for _ in range(10_000))
+
+
+def requests_in_large_records(forger: Forger) -> bytes:
+    return b"".join(forger.requests(600) for _ in range(8))
+
+
+def key_updates(forger: Forger) -> bytes:
+    return b"".join(forger.key_update() for _ in range(20_000))
+
+
+# With the most that one block brings, on top of 64 KiB. It may be the end of two records. TLS answers a request with
+# some 1.2 KB here, and a key update with as much as it takes.
+@pytest.mark.parametrize(
+    ("forge", "most_bytes"),
+    [(requests_each, 600 * KIB), (requests_in_large_records, 1700 * KIB), (key_updates, 256 * KIB)],
+)
+async def test_nothing_is_read_while_tls_has_too_much_to_say_and_reading_goes_on_when_it_is_sent(
+    forge: Callable[[Forger], bytes], most_bytes: int, tmp_path: Path
+) -> None:
+    server, client = asking()
+    server.verify_mode = ssl.CERT_NONE
+    forgeable(server, tmp_path / "keys")
+    async with OverSockets(server, client) as link, trio.open_nursery() as nursery:
+        Writer(link.transport, nursery, MaskingEncoder())
+        forger = Forger(server)
+        flood = Flood(link.transport, link.wire, forge(forger) + forger.data(b"behind it"))
+        nursery.start_soon(flood.send)
+        with trio.CancelScope() as resting:
+            nursery.start_soon(cancel_once, resting, lambda: flood.waiting >= 64 * KIB)
+            await flood.receive()
+        assert resting.cancelled_caught
+        # Although there is something to read, and TLS could make it plain.
+        assert await link.transport.receive_now(100) is None
+        # The server reads at last.
+        nursery.start_soon(flood.read_all)
+        with trio.fail_after(LIMIT_SECONDS):
+            await flood.receive()
+        assert flood.most <= 64 * KIB + most_bytes
+        await wait_all_tasks_blocked()
+        assert (flood.waiting, link.transport.pending) == (0, False)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("end", ["aclose", "send_eof"])
+async def test_a_reader_that_rests_is_woken_by_the_end_of_ours(end: str, tmp_path: Path) -> None:
+    server, client = asking()
+    server.verify_mode = ssl.CERT_NONE
+    forgeable(server, tmp_path / "keys")
+    async with OverSockets(server, client) as link, trio.open_nursery() as nursery:
+        flood = Flood(link.transport, link.wire, requests_each(Forger(server)))
+        outcome: list[str] = []
+        nursery.start_soon(flood.send)
+        nursery.start_soon(outcome_of, flood.receive, outcome)
+        with trio.fail_after(LIMIT_SECONDS):
+            await until(lambda: flood.waiting >= 64 * KIB)
+            await wait_all_tasks_blocked()
+            assert flood.sent < len(flood.records)
+            await getattr(link.transport, end)()
+            if end == "aclose":
+                await until(lambda: outcome)
+                assert outcome == ["ClosedResourceError"]
+            else:
+                # It goes on, and throws away what still arrives.
+                await until(lambda: flood.sent == len(flood.records))
+                assert outcome == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_large_send_that_waits_does_not_keep_the_reader_from_reading() -> None:
+    async with OverSockets(*asking()) as link, trio.open_nursery() as nursery:
+        nursery.start_soon(link.transport.send_all, bytes(MIB))
+        await wait_all_tasks_blocked()
+        await link.wire.send_all(link.server.records(b"behind it"))
+        assert await link.transport.receive_some(100) == b"behind it"
+        assert await link.take(MIB) == bytes(MIB)
 
 
 # Sending --------------------------------------------------------------------------------------------------------------
