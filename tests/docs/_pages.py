@@ -41,7 +41,7 @@ _TOP_LEVEL_AWAIT = 0x2000
 _LONGEST_SECONDS = 100_000
 
 _PART = re.compile(
-    r"<!-- (?P<kind>before:|not run:|prints)(?P<text>.*?)-->|^```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    r"<!-- (?P<kind>before:|not run:|prints)(?P<text>.*?)-->|^```(?P<language>[^\n`]*)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 

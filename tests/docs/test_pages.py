@@ -64,10 +64,17 @@ await x
 ```sh
 ls
 ```
+
+```{literalinclude} program.py
+```
+```python
+last
+```
 """
     assert blocks(page) == [
         Block(5, "print(x)\n", "x = 1\ny = 2\n", "", "1\n"),
         Block(15, "await x\n", "", "it needs a network", None),
+        Block(25, "last\n"),
     ]
 
 
