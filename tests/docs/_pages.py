@@ -6,8 +6,9 @@ What a block needs and a reader does not stands in comments above it, which the 
     <!-- prints -->             above the text block that follows: what the block printed
     <!-- not run: REASON -->    the block is only compiled
 
-Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a program
-of its own, and has the same servers. The clock jumps ahead when all tasks wait, so that an hour takes milliseconds.
+Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a
+program of its own, and has the same servers. The clock jumps ahead when all tasks wait, so that an hour takes
+milliseconds.
 """
 
 from __future__ import annotations
