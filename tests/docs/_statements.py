@@ -1,12 +1,13 @@
 """What documents say about performance, held against the figures of a run.
 
-A page says in comments, which no reader sees, what its words mean in terms of the figures:
+A page says in comments, which no reader sees, what its words mean in terms of the figures. They stand at the end of a
+paragraph, a line each: at the beginning of a line a comment ends the paragraph.
 
-    9.8 <!-- is: EXPRESSION -->     the number before is the expression's value, as far as it is written
-    <!-- holds: EXPRESSION -->      what stands before is true if the expression is
+    <!-- 9.8 is: EXPRESSION -->     the paragraph has this number; it is the expression's value, as far as it is written
+    <!-- holds: EXPRESSION -->      what the paragraph says is true if the expression is
+    <!-- not measured: REASON -->   the paragraph is not about the figures
     <!-- costs: PREFIX -->          in the table that follows, each row is a workload of that prefix, and each cell the
                                     cost of a peer in multiples of csp's: as `table` writes it
-    <!-- not measured: REASON -->   what stands before is not about the figures
 
 Costs can only be told apart if all rounds agree about which is lower: that is what `cheaper` and `dearer` ask.
 """
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from benchmarks.meters.figures import Figures
     from benchmarks.meters.measure import Result
 
-_MARK = re.compile(r"<!-- (is|holds|costs|not measured):(.*?)-->", re.DOTALL)
-_NUMBER_BEFORE = re.compile(r"(\d[\d,]*(?:\.\d+)?)(?: [^\d.|]{0,30})?\s*$")
+_MARK = re.compile(r"<!-- (?:(?P<number>[\d.,]+) )?(?P<kind>is|holds|costs|not measured):(?P<code>.*?)-->", re.DOTALL)
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _COMPARES = re.compile(
     r"\d|\b(cost|costs|cheaper|dearer|less|more|faster|slower|times|half|quarter|fifth|third|same|as much)\b"
 )
@@ -50,23 +51,24 @@ class Statements:
         return [error for mark in _MARK.finditer(text) if (error := self._wrong(text, mark))]
 
     def _wrong(self, text: str, mark: re.Match[str]) -> str:
-        kind, code = mark[1], mark[2].strip()
+        kind, code = mark["kind"], mark["code"].strip()
         if kind == "not measured":
             return "" if code else "the reason is missing"
         if kind == "costs":
             header, rows = _table_after(text[mark.end() :])
             right = self.table(code, header, [row.split("|")[1].strip() for row in rows])
             return "" if rows == right else "the table should be\n" + "\n".join(right)
-        value = eval(code, self._names(text, mark.start()))
+        paragraph = re.split(r"\n\n|\n(?=- )", text[: mark.start()])[-1]
+        value = eval(code, self._names(paragraph))
         if kind == "holds":
             return "" if value is True else f"does not hold: {code}"
-        found = _NUMBER_BEFORE.search(_MARK.sub("", text[: mark.start()]))
-        if found is None:
-            return f"no number before {code}"
-        decimals = len(found[1].partition(".")[2])
-        return "" if found[1].replace(",", "") == f"{value:.{decimals}f}" else f"{found[1]} is {value:.5g}: {code}"
+        number = mark["number"] or ""
+        if number not in _NUMBER.findall(_MARK.sub("", paragraph)):
+            return f"the paragraph does not say {number}: {code}"
+        decimals = len(number.partition(".")[2])
+        return "" if number.replace(",", "") == f"{value:.{decimals}f}" else f"{number} is {value:.5g}: {code}"
 
-    def _names(self, text: str, end: int) -> dict[str, object]:
+    def _names(self, paragraph: str) -> dict[str, object]:
         """Return what expressions may use."""
         ways = [f"WebSocket {way}{over}, " for way in ("receive", "send") for over in ("", " over TLS")]
         return {
@@ -78,7 +80,7 @@ class Statements:
             "cheaper": self.cheaper,
             "cost": self.cost,
             "dearer": self.dearer,
-            "environment": lambda: self._describes_environment(text[:end].rpartition("\n\n")[2]),
+            "environment": lambda: self._describes_environment(paragraph),
             "except_for": _except_for,
             "missed": self.missed,
             "of": _of,
@@ -174,9 +176,14 @@ def _table_after(text: str) -> tuple[str, list[str]]:
 
 
 def unmarked(text: str) -> Iterator[str]:
-    """Yield the paragraphs of a text that compare, or have a number, and are not held by anything."""
+    """Yield what is not held by anything: paragraphs that compare or have a number, and numbers with decimals."""
     text = re.sub(r"^```.*?^```$|^\|.*?$|^#.*?$", "", text, flags=re.DOTALL | re.MULTILINE)
     for paragraph in re.split(r"\n\n|\n(?=- )", text):
         said = re.sub(r"!?\[[^]]*\]\([^)]*\)(\{[^}]*\})?|`[^`]*`", "", paragraph)
-        if _COMPARES.search(said) and not _MARK.search(paragraph):
+        marks = list(_MARK.finditer(paragraph))
+        if _COMPARES.search(said) and not marks:
             yield paragraph
+        claimed = [mark["number"] for mark in marks]
+        yield from (
+            number for number in _NUMBER.findall(_MARK.sub("", said)) if "." in number and number not in claimed
+        )
