@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `python -m sphinx -W -n docs build/docs`. No network is needed."""
+"""How Sphinx builds the site: `python -m sphinx -W -n docs build/site`. No network is needed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sphinx.ext.intersphinx import missing_reference
+
 import csp
 import csp.errors
 import csp.security
 import csp.testing
 import csp.websocket
-from sphinx.ext.intersphinx import missing_reference
 
 if TYPE_CHECKING:
     from docutils.nodes import Element, TextElement
@@ -83,7 +84,7 @@ intersphinx_mapping = {
 }
 
 
-# What docstrings say ---------------------------------------------------------------------------------------------------
+# What docstrings say --------------------------------------------------------------------------------------------------
 
 FACES = [csp, csp.websocket, csp.errors, csp.security, csp.testing]
 OTHERS = {
@@ -94,7 +95,18 @@ OTHERS = {
     "TickerChannel": "csp.TimerChannel",
 }
 """What signatures name, and where that is described."""
-UNDESCRIBED = {"GivenHeaders", "MessageType", "Options", "R", "Sink", "T", "T_co", "ErrorT", "_OneKindError", "collections.abc.Mapping[str"}
+UNDESCRIBED = {
+    "GivenHeaders",
+    "MessageType",
+    "Options",
+    "R",
+    "Sink",
+    "T",
+    "T_co",
+    "ErrorT",
+    "_OneKindError",
+    "collections.abc.Mapping[str",
+}
 """Type variables, and types that are not public: shown, and not linked."""
 MADE_BY_FUNCTIONS = {
     "csp.AfterChannel",
@@ -143,7 +155,12 @@ def mark_code(app: Sphinx, what: str, name: str, obj: object, options: object, l
     marked: list[str] = []
     for line in lines:
         text = [line for line in marked if line.strip()]
-        if line.startswith("    ") and text and not marked[-1].strip() and not text[-1].startswith((" ", "..", ":", "-", "*")):
+        if (
+            line.startswith("    ")
+            and text
+            and not marked[-1].strip()
+            and not text[-1].startswith((" ", "..", ":", "-", "*"))
+        ):
             marked += ["::", ""]
         marked.append(line)
     lines[:] = marked
