@@ -145,13 +145,13 @@ def test_the_table_of_errors_names_the_classes_with_what_they_derive_from() -> N
 
 def test_the_table_of_the_command_line_lists_the_options_of_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     parsers: list[argparse.ArgumentParser] = []
-    real_parse_args = argparse.ArgumentParser.parse_args
+    real_parse_known_args = argparse.ArgumentParser.parse_known_args
 
-    def parse_args(self: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
+    def parse_known_args(self: argparse.ArgumentParser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parsers.append(self)
-        return real_parse_args(self, args)
+        return real_parse_known_args(self, args)
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
     arguments.parse(["--demo"])
     (parser,) = parsers
     listed = table("command-line.md", "| option | |")
