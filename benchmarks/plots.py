@@ -1,51 +1,58 @@
 """Plots of what a run measured: ``python -m benchmarks.plots figures.json DIRECTORY``.
 
-``fan_in``: what a value costs against the number of channels it is selected from, one of them busy. ``websocket``:
-messages a second of CPU time against their size. Each as SVG and as PNG; what was not measured is left out.
+- ``fan_in``: what a value costs against the number of channels it is received from, one of them busy
+- ``websocket``: messages a second of CPU time against their size
+- ``websocket_relative``: what a message costs other clients, in multiples of what it costs csp
+
+Each is drawn for a light page and, as ``NAME_dark``, for a dark one. What was not measured is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import re
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from benchmarks.meters.measure import load
+from benchmarks.meters.figures import Figures, NotFiguresError, read_figures
+from benchmarks.meters.measure import Spread, load
 
-Costs: TypeAlias = dict[str, dict[str, float]]
-"""Median microseconds by row and by side, csp or a peer."""
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from benchmarks.meters.measure import Result
 
 Points: TypeAlias = dict[str, list[tuple[float, float]]]
 """Points by the name of their line."""
 
+Ratios: TypeAlias = dict[str, list[float]]
+"""What a peer's cost is in multiples of csp's, round by round, by the peer's name."""
+
+_WAYS = ("receive", "send")
 _SIZES_IN_BYTES = {"32 B": 32, "1 KiB": 1024, "16 KiB": 16 * 1024, "1 MiB": 1024 * 1024}
 _FAN_IN_PEERS = {"clones": "Trio clones", "anyio clones": "anyio clones"}
-_LABEL_GAP_POINTS = 13.0
+_FAN_IN_VERSIONS = ("trio", "anyio", "aiochan", "Go")
+_WEBSOCKET_VERSIONS = ("trio-websocket", "websockets", "uvloop", "aiohttp", "picows")
+_LABEL_GAP_POINTS = 12.5
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "trio-csp",
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
     "axes.grid": True,
     "axes.grid.which": "major",
-    "grid.color": "#e4e4e4",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
     "grid.linewidth": 0.8,
     "lines.markersize": 5,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
 }
-
-
-class NotFiguresError(Exception):
-    """The file is not what ``python -m benchmarks --json`` writes."""
 
 
 @dataclass(frozen=True)
@@ -58,29 +65,90 @@ class Look:
     style: str = "-"
 
 
-# Colours that are told apart with any kind of colour blindness: Okabe and Ito's, the bright ones darkened to be read
-# as text.
-_BLUE, _SKY, _ORANGE, _RED = "#0072B2", "#3E9BD1", "#C28100", "#D55E00"
-_GREEN, _PINK, _BLACK, _GREY = "#00825F", "#B9628F", "#000000", "#7F7F7F"
-_THICK = 3.2
-_LOOKS = {
-    "csp.Selector": Look(_BLUE, "o", _THICK),
-    "csp.select": Look(_BLUE, "o", _THICK, "--"),
-    "Trio clones": Look(_BLACK, "s"),
-    "anyio clones": Look(_PINK, "v"),
-    "aiochan select": Look(_ORANGE, "D"),
-    "asyncio.wait": Look(_GREEN, "^"),
-    "Go reflect.Select": Look(_RED, "P"),
-    "csp": Look(_BLUE, "o", _THICK),
-    "trio-websocket": Look(_BLACK, "s"),
-    "websockets (trio)": Look(_PINK, "v"),
-    "websockets (asyncio)": Look(_ORANGE, "D"),
-    "websockets (uvloop)": Look(_RED, "P"),
-    "aiohttp": Look(_GREEN, "^"),
-    "picows": Look(_GREY, "X"),
-    "picows.websockets": Look(_SKY, "p"),
-}
-_ORDER = list(_LOOKS)
+@dataclass(frozen=True)
+class Theme:
+    """The colours of a page.
+
+    Those of the lines are told apart with any kind of colour blindness: Okabe and Ito's, darkened or brightened to be
+    read as text.
+    """
+
+    suffix: str
+    background: str
+    text: str
+    faint: str
+    grid: str
+    blue: str
+    sky: str
+    orange: str
+    red: str
+    green: str
+    pink: str
+    grey: str
+
+    def settings(self) -> dict[str, object]:
+        """Return what Matplotlib is told."""
+        names = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
+        frames = ("axes.edgecolor", "xtick.color", "ytick.color")
+        grounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
+        return {
+            **_SETTINGS,
+            **dict.fromkeys(frames, self.faint),
+            **dict.fromkeys(names, self.text),
+            **dict.fromkeys(grounds, self.background),
+            "grid.color": self.grid,
+        }
+
+    def looks(self) -> dict[str, Look]:
+        """Return how each line is drawn."""
+        thick = 3.2
+        return {
+            "csp.Selector": Look(self.blue, "o", thick),
+            "csp.select": Look(self.blue, "o", thick, "--"),
+            "Trio clones": Look(self.text, "s"),
+            "anyio clones": Look(self.pink, "v"),
+            "aiochan select": Look(self.orange, "D"),
+            "asyncio.wait": Look(self.green, "^"),
+            "Go reflect.Select": Look(self.red, "P"),
+            "csp": Look(self.blue, "o", thick),
+            "trio-websocket": Look(self.text, "s"),
+            "websockets (trio)": Look(self.pink, "v"),
+            "websockets (asyncio)": Look(self.orange, "D"),
+            "websockets (uvloop)": Look(self.red, "P"),
+            "aiohttp": Look(self.green, "^"),
+            "picows": Look(self.grey, "X"),
+        }
+
+
+_LIGHT = Theme(
+    suffix="",
+    background="white",
+    text="#1a1a1a",
+    faint="#666666",
+    grid="#e4e4e4",
+    blue="#0072B2",
+    sky="#3E9BD1",
+    orange="#B07500",
+    red="#D55E00",
+    green="#00825F",
+    pink="#B9628F",
+    grey="#767676",
+)
+_DARK = Theme(
+    suffix="_dark",
+    background="none",
+    text="#e6e6e6",
+    faint="#a0a0a0",
+    grid="#3a3d41",
+    blue="#4FB3F0",
+    sky="#56B4E9",
+    orange="#E8AC2F",
+    red="#FF8A4C",
+    green="#2FC79A",
+    pink="#E796C4",
+    grey="#A6A6A6",
+)
+_ORDER = list(_LIGHT.looks())
 
 
 def main() -> None:
@@ -92,114 +160,144 @@ def main() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         sys.exit("drawing takes matplotlib, which is not installed")
     try:
-        costs = read_costs(options.figures)
-        drawn = draw(costs, options.directory)
+        drawn = draw(read_figures(options.figures), options.directory)
     except (OSError, NotFiguresError) as error:
         sys.exit(str(error))
     print("\n".join(str(path) for path in drawn))
 
 
-def read_costs(path: Path) -> Costs:
-    """Return the medians of what was measured in microseconds."""
-    try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            workload["name"]: {
-                "csp": float(workload["csp"]["median"]),
-                **{name: float(peer["median"]) for name, peer in workload["peers"].items()},
-            }
-            for workload in document["workloads"]
-            if workload["unit"] == "us"
-        }
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise NotFiguresError(f"{path} is not what python -m benchmarks --json writes") from error
+# What is drawn --------------------------------------------------------------------------------------------------------
 
 
-def fan_in_points(costs: Costs) -> Points:
+def fan_in_points(results: Sequence[Result]) -> Points:
     """Return the cost of a value by number of channels, for each way to receive it."""
     points: Points = {}
-    for row, sides in costs.items():
-        found = re.fullmatch(r"(Selector|select), 1 busy of (\d+)", row)
+    for result in results:
+        found = re.fullmatch(r"(Selector|select), 1 busy of (\d+)", result.workload.name)
         if found is None:
             continue
-        for side, cost in sides.items():
+        for side, cost in _costs(result).items():
             line = f"csp.{found[1]}" if side == "csp" else _FAN_IN_PEERS.get(side, side)
             # Both rows have the clones; those of Selector's are enough.
-            if line in _LOOKS and not (found[1] == "select" and side == "clones"):
+            if line in _ORDER and not (found[1] == "select" and side == "clones"):
                 points.setdefault(line, []).append((int(found[2]), cost))
     return _in_order(points)
 
 
-def websocket_points(costs: Costs, way: str) -> Points:
+def websocket_points(results: Sequence[Result], way: str) -> Points:
     """Return the messages a second of CPU time by their size in bytes, for each library."""
     points: Points = {}
     for text, size in _SIZES_IN_BYTES.items():
-        for side, cost in costs.get(f"WebSocket {way}, {text}", {}).items():
-            if side in _LOOKS:
-                points.setdefault(side, []).append((size, 1e6 / cost))
+        for result in results:
+            if result.workload.name == f"WebSocket {way}, {text}":
+                for side, cost in _costs(result).items():
+                    points.setdefault(side, []).append((size, 1e6 / cost))
     return _in_order(points)
+
+
+def websocket_ratios(results: Sequence[Result], way: str, size: str) -> Ratios:
+    """Return what a message costs each peer."""
+    for result in results:
+        if result.workload.name == f"WebSocket {way}, {size}":
+            return {name: [1 / ratio for ratio in result.ratios(name)] for name in _ORDER if name in result.peers}
+    return {}
+
+
+def _costs(result: Result) -> Mapping[str, float]:
+    """Return the medians by side, csp or a peer."""
+    return {name: statistics.median(costs) for name, costs in {"csp": result.csp, **result.peers}.items()}
 
 
 def _in_order(points: Points) -> Points:
     return {line: sorted(points[line]) for line in _ORDER if line in points}
 
 
-def draw(costs: Costs, directory: Path) -> list[Path]:
+def _describe(environment: Mapping[str, str], names: Sequence[str]) -> str:
+    """Return the machine and the versions, in two lines."""
+    csp = environment["trio-csp"].replace(", from the checkout at ", ", commit ")
+    versions = [f"{name} {environment[name]}" for name in names if name in environment]
+    return f"{environment['machine']}, {environment['python']}, csp {csp}\n{', '.join(versions)}"
+
+
+# How it is drawn ------------------------------------------------------------------------------------------------------
+
+
+def draw(figures: Figures, directory: Path) -> list[Path]:
     """Draw the plots there are figures for, and return the files written."""
-    fan_in = fan_in_points(costs)
-    websocket = {way: websocket_points(costs, way) for way in ("receive", "send")}
-    if not fan_in and not any(websocket.values()):
+    fan_in = fan_in_points(figures.results)
+    rates = {way: websocket_points(figures.results, way) for way in _WAYS}
+    ratios = {(way, size): websocket_ratios(figures.results, way, size) for way in _WAYS for size in _SIZES_IN_BYTES}
+    plots: dict[str, Callable[[Any, Theme, str], Any]] = {}
+    if fan_in:
+        plots["fan_in"] = lambda pyplot, theme, footer: _draw_fan_in(pyplot, theme, footer, fan_in)
+    if any(rates.values()):
+        plots["websocket"] = lambda pyplot, theme, footer: _draw_rates(pyplot, theme, footer, rates)
+        plots["websocket_relative"] = lambda pyplot, theme, footer: _draw_ratios(pyplot, theme, footer, ratios)
+    if not plots:
         raise NotFiguresError("nothing to draw: neither '1 busy of' rows nor WebSocket rows were measured")
     pyplot = load("matplotlib.pyplot")
     pyplot.switch_backend("agg")
-    pyplot.rcParams.update(_SETTINGS)
     directory.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
-    if fan_in:
-        drawn += _save(_draw_fan_in(pyplot, fan_in), directory / "fan_in")
-    if any(websocket.values()):
-        drawn += _save(_draw_websocket(pyplot, websocket), directory / "websocket")
+    for theme in (_LIGHT, _DARK):
+        pyplot.rcParams.update(theme.settings())
+        for name, plot in plots.items():
+            versions = _FAN_IN_VERSIONS if name == "fan_in" else _WEBSOCKET_VERSIONS
+            figure = plot(pyplot, theme, _describe(figures.environment, versions))
+            drawn.append(directory / f"{name}{theme.suffix}.svg")
+            # The same figures give the same bytes.
+            figure.savefig(drawn[-1], metadata={"Date": None, "Creator": None})
+            pyplot.close(figure)
     return drawn
 
 
-def _draw_fan_in(pyplot: Any, points: Points) -> Any:
-    figure, axes = pyplot.subplots(figsize=(8, 4.6), layout="constrained")
-    _draw_lines(axes, points)
+def _entitle(figure: Any, theme: Theme, title: str, explanation: str, footer: str) -> None:
+    """Write what is shown and which way is better above a plot, and what it was measured on below."""
+    lines = explanation.count("\n") + 1
+    # The layout makes room for these alone.
+    figure.suptitle("\n" * (lines + 1), x=0.01, ha="left", size=12)
+    figure.supxlabel(footer, x=0.01, ha="left", size=8.5, color=theme.faint, linespacing=1.4)
+    points = 1 / 72 / figure.get_figheight()
+    figure.text(0.01, 1 - 8 * points, title, ha="left", va="top", weight="bold", size=12)
+    figure.text(0.01, 1 - 28 * points, explanation, ha="left", va="top", color=theme.faint, linespacing=1.4)
+
+
+def _draw_fan_in(pyplot: Any, theme: Theme, footer: str, points: Points) -> Any:
+    figure, axes = pyplot.subplots(figsize=(8, 5.2), layout="constrained")
+    explanation = "CPU time a value, in microseconds: lower is better"
+    _entitle(figure, theme, "Receiving from one of many channels", explanation, footer)
+    _draw_lines(axes, theme, points)
     sizes = sorted({size for line in points.values() for size, _ in line})
     axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
     axes.set_xlabel("channels, one of them busy")
-    axes.set_ylabel("CPU time a value, µs")
-    axes.set_title("Receiving from one of many channels", loc="left", fontweight="bold")
-    _label_ends(figure, axes, points)
+    _label_ends(figure, axes, theme, points)
     return figure
 
 
-def _draw_websocket(pyplot: Any, points: dict[str, Points]) -> Any:
-    figure, both = pyplot.subplots(1, 2, figsize=(8, 4.8), sharey=True, layout="constrained")
+def _draw_rates(pyplot: Any, theme: Theme, footer: str, points: dict[str, Points]) -> Any:
+    figure, both = pyplot.subplots(1, 2, figsize=(9.4, 5.6), sharey=True, layout="constrained")
+    explanation = "Messages a second of CPU time, by their size: higher is better"
+    _entitle(figure, theme, "WebSocket clients", explanation, footer)
     for axes, (way, lines) in zip(both, points.items(), strict=True):
-        _draw_lines(axes, lines)
+        _draw_lines(axes, theme, lines)
         axes.set_xticks(list(_SIZES_IN_BYTES.values()), list(_SIZES_IN_BYTES))
-        axes.set_xlabel("size of a message")
-        axes.set_title(way.capitalize(), loc="left", fontweight="bold")
-    both[0].set_ylabel("messages a second of CPU time")
-    by_name = {label: handle for axes in both for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    names = [name for name in _ORDER if name in by_name]
-    figure.legend([by_name[name] for name in names], names, loc="outside lower center", ncols=4, frameon=False)
+        axes.set_title(way.capitalize())
+    for axes, lines in zip(both, points.values(), strict=True):
+        _label_ends(figure, axes, theme, lines)
     return figure
 
 
-def _draw_lines(axes: Any, points: Points) -> None:
+def _draw_lines(axes: Any, theme: Theme, points: Points) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(_plain)
     axes.minorticks_off()
+    looks = theme.looks()
     # csp's lines come first, and lie on top.
     for depth, (name, line) in enumerate(reversed(points.items()), start=2):
-        look = _LOOKS[name]
+        look = looks[name]
         x, y = zip(*line, strict=True)
-        axes.plot(
-            x, y, look.style, color=look.color, marker=look.marker, linewidth=look.width, label=name, zorder=depth
-        )
+        axes.plot(x, y, look.style, color=look.color, marker=look.marker, linewidth=look.width, zorder=depth)
 
 
 def _plain(value: float, _position: object) -> str:
@@ -209,34 +307,95 @@ def _plain(value: float, _position: object) -> str:
     return f"{value / 1e3:g} k" if value >= 1e3 else f"{value:g}"
 
 
-def _label_ends(figure: Any, axes: Any, points: Points) -> None:
+def _label_ends(figure: Any, axes: Any, theme: Theme, points: Points) -> None:
     """Write each line's name at its right end, moved up or down as far as it takes to keep the names apart."""
     figure.canvas.draw()
     points_a_pixel = 72 / figure.dpi
     ends = sorted((axes.transData.transform(line[-1])[1] * points_a_pixel, name) for name, line in points.items())
-    placed: list[float] = []
-    for height, _ in ends:
-        placed.append(max(height, placed[-1] + _LABEL_GAP_POINTS) if placed else height)
-    for (height, name), label_height in zip(ends, placed, strict=True):
-        look = _LOOKS[name]
+    for (height, name), label_height in zip(ends, _apart([height for height, _ in ends]), strict=True):
+        color = theme.looks()[name].color
         axes.annotate(
             name,
             points[name][-1],
-            xytext=(9, label_height - height),
+            xytext=(22, label_height - height),
             textcoords="offset points",
             va="center",
-            color=look.color,
+            size=9.5,
+            color=color,
             fontweight="bold" if name.startswith("csp") else "normal",
             annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.8,
+                "shrinkA": 1,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
         )
 
 
-def _save(figure: Any, stem: Path) -> list[Path]:
-    """Write a figure twice; the same figures give the same bytes."""
-    svg, png = stem.with_suffix(".svg"), stem.with_suffix(".png")
-    figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    figure.savefig(png, dpi=140, metadata={"Software": None})
-    return [svg, png]
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Return heights that are a label apart, in the same order and around the same middles."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _bottom(groups[-1]) < _bottom(groups[-2]) + len(groups[-2]) * _LABEL_GAP_POINTS:
+            last = groups.pop()
+            groups[-1] += last
+    return [_bottom(group) + place * _LABEL_GAP_POINTS for group in groups for place in range(len(group))]
+
+
+def _bottom(group: Sequence[float]) -> float:
+    """Return where the lowest of labels goes that stand close together."""
+    return statistics.fmean(group) - (len(group) - 1) * _LABEL_GAP_POINTS / 2
+
+
+def _draw_ratios(pyplot: Any, theme: Theme, footer: str, ratios: dict[tuple[str, str], Ratios]) -> Any:
+    figure, panels = pyplot.subplots(
+        len(_WAYS), len(_SIZES_IN_BYTES), figsize=(9.4, 6.2), sharex=True, sharey=True, layout="constrained"
+    )
+    explanation = (
+        "CPU time in multiples of csp's: right of csp costs more, left of it less; less is better.\n"
+        "Thin lines: the lowest to the highest round. Grey: the rounds disagree about which costs less."
+    )
+    _entitle(figure, theme, "What a message costs other WebSocket clients", explanation, footer)
+    for axes, ((way, size), peers) in zip(panels.flat, ratios.items(), strict=True):
+        axes.set_title(f"{way.capitalize()} {size}")
+        _draw_bars(axes, theme, peers)
+    names = [name for name in _ORDER if any(name in peers for peers in ratios.values())]
+    panels.flat[0].set_yticks([-_ORDER.index(name) for name in names], names)
+    return figure
+
+
+def _draw_bars(axes: Any, theme: Theme, peers: Ratios) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(0.12, 34)
+    axes.minorticks_off()
+    axes.set_xticks([0.2, 1, 5, 25], ["÷ 5", "csp", "× 5", "× 25"])  # noqa: RUF001 - signs, not letters
+    for label in axes.get_xticklabels()[1:2]:  # only the panels at the bottom have them
+        label.set(color=theme.blue, fontweight="bold")
+    axes.tick_params(left=False)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    for name, values in peers.items():
+        height = -_ORDER.index(name)
+        spread = Spread.of(values)
+        # Where rounds disagree, which is cheaper is not told by a colour.
+        color = theme.sky if spread.lowest > 1 else theme.orange if spread.highest < 1 else theme.grey
+        axes.barh(height, spread.median - 1, 0.62, left=1, color=color, zorder=2)
+        axes.hlines(height, spread.lowest, spread.highest, color=theme.text, linewidth=1, zorder=3)
+        number = f"{spread.median:#.2g}".rstrip(".")
+        axes.annotate(
+            number,
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(2, 0),
+            textcoords="offset points",
+            va="center",
+            size=9.5,
+        )
+    axes.axvline(1, color=theme.blue, linewidth=2, zorder=4)
 
 
 if __name__ == "__main__":

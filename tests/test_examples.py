@@ -56,9 +56,10 @@ def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) 
 
 
 @pytest.mark.parametrize("path", EXAMPLE_PATHS, ids=lambda path: path.name)
-def test_an_example_has_less_than_sixty_lines_and_stands_in_the_readme(path: Path) -> None:
+def test_an_example_has_less_than_sixty_lines_and_stands_in_the_documentation(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60
-    assert f"/examples/{path.name})" in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    page = EXAMPLES.parent / "docs" / "examples.md"
+    assert f"../examples/{path.name}\n" in page.read_text(encoding="utf-8")
 
 
 def test_chat_both_read_the_same_lines_in_the_same_order() -> None:

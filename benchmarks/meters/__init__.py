@@ -5,6 +5,7 @@ From the bottom:
 - `measure`: workloads, and their rounds
 - `counters`: steps, passes, allocations, instructions and system calls, counted for the guard
 - `report`: the environment, the table and the JSON
+- `figures`: what was written as JSON, read back
 - `instructions`: instructions instead of time, counted in child processes
 - `rig`: what the WebSocket benchmarks run on; it starts the server, `peers/websocket_server.py`
 """

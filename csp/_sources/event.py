@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def from_event(event: trio.Event) -> AbstractAsyncContextManager[Source[Never], bool | None]:
-    """Return a source that is closed once a `trio.Event` is set: `receive` then gives ``(None, False)``.
+    """Return a source that is closed once a `trio.Event` is set: receiving then gives ``(None, False)``.
 
     So it stays ready from then on, like the channel of Go's ``Context.Done``; a `Selector` reports it once.
 

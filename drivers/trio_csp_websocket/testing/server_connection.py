@@ -289,7 +289,7 @@ class ServerConnection:
 
     @property
     def error(self) -> ConnectionFailedError | None:
-        """What the client did wrong, or None: kind INTERNAL if it broke the protocol, UNAVAILABLE if it just left."""
+        """What the client did wrong, or None. Of kind INTERNAL if it broke the protocol, UNAVAILABLE if it left."""
         return self._peer.error
 
     async def wait_closed(self) -> None:

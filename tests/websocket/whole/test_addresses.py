@@ -24,7 +24,7 @@ ALL = Policy("*", "*")
 URL = "ws://server.test:81/a?b"
 ADDRESS = "websocket.connect.address"
 OUTSIDE = "8.8.8.8"
-README = Path(__file__).parents[3] / "README.md"
+POLICIES = Path(__file__).parents[3] / "docs" / "how-to" / "policies.md"
 
 
 def denying(*addresses: str) -> Scope:
@@ -224,15 +224,15 @@ async def test_a_server_in_memory_has_no_address_to_ask_about() -> None:
                 assert await client.receive_value() == websocket.Message("text", "hello")
 
 
-# The recipe of the README ---------------------------------------------------------------------------------------------
+# The recipe of the documentation --------------------------------------------------------------------------------------
 
 
 def recipe() -> Scope:
-    """Return the scope that the README's recipe makes."""
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    (block,) = [block for block in blocks if ADDRESS in block]
+    """Return the scope that the recipe makes."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", POLICIES.read_text("utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if "def is_inside" in block]
     names: dict[str, Any] = {"Actor": Actor, "Mapping": Mapping, "Policy": Policy, "Scope": Scope, "context": context}
-    exec(compile(block, "README.md", "exec", dont_inherit=True), names)
+    exec(compile(block, "policies.md", "exec", dont_inherit=True), names)
     scope = names["outside"]
     assert isinstance(scope, Scope)
     return scope

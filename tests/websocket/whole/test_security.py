@@ -364,7 +364,7 @@ async def test_a_path_that_is_denied_is_denied_in_every_spelling(
         assert "/admin/" in str(await denied(server + path))
 
 
-# What is no spelling of the same path for a client, though it is for some servers: the README's table.
+# What is no spelling of the same path for a client, though it is for some servers: the table of the how-to on policies.
 
 
 @pytest.mark.parametrize(
@@ -415,11 +415,11 @@ async def test_dot_segments_are_resolved_whatever_the_segments_before_them_are(
 
 
 def plain_paths() -> Policy:
-    """Return the policy of the README that denies URLs whose path servers read in different ways."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-    (block,) = [found for found in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "is_ambiguous" in found]
+    """Return the policy of the documentation that denies URLs whose path servers read in different ways."""
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "policies.md").read_text("utf-8")
+    (block,) = [found for found in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "is_ambiguous" in found]
     names: dict[str, Any] = {"Actor": Actor, "Policy": Policy}
-    exec(compile(block, "README.md", "exec", dont_inherit=True), names)
+    exec(compile(block, "policies.md", "exec", dont_inherit=True), names)
     policy = names["plain_paths"]
     assert isinstance(policy, Policy)
     return policy

@@ -1,0 +1,51 @@
+"""The table of features: each of our cells names a test that exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from csp import testing, websocket
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "explanation" / "features.md").read_text(encoding="utf-8")
+
+
+def test_feature_table_names_tests_that_exist() -> None:
+    table = PAGE[PAGE.index("## What this client has\n") : PAGE.index("## What this client has not")]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "shown by" not in line]
+    assert len(rows) > 20
+    for row in rows:
+        found = re.search(r"`([\w/]+\.py)::(test_\w+)` \|$", row)
+        assert found is not None, row
+        file = ROOT / "tests" / found[1]
+        assert re.search(rf"def {found[2]}\(", file.read_text(encoding="utf-8")), row
+
+
+async def test_several_tasks_receive_from_one_connection(autojump_clock: MockClock) -> None:
+    async def server(connection: testing.ServerConnection) -> None:
+        for number in range(6):
+            await connection.send(str(number))
+            await trio.sleep(1)
+
+    async def take(task: str) -> None:
+        async for message in client:
+            assert isinstance(message.data, str)
+            taken.append((task, message.data))
+
+    taken: list[tuple[str, str]] = []
+    async with (
+        testing.websocket_server(server, "wss://api.example.com/"),
+        websocket.connect("wss://api.example.com/") as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(take, "a")
+        nursery.start_soon(take, "b")
+    assert [number for _, number in taken] == ["0", "1", "2", "3", "4", "5"]
+    assert {task for task, _ in taken} == {"a", "b"}
