@@ -54,7 +54,7 @@ def test_the_second_table_of_options_lists_those_of_a_feed() -> None:
 
 
 def test_numbers_of_the_table_of_options_are_the_bounds() -> None:
-    checked = []
+    checked: list[str] = []
     for name, _, values, _ in table("options.md", OPTIONS):
         found = re.match(r"(\d+) to (\d+)", values)
         if found is None:
@@ -130,7 +130,7 @@ def test_the_table_of_endings_names_codes_kinds_and_what_may_be_retried() -> Non
 
 
 def test_the_table_of_errors_names_the_classes_with_what_they_derive_from() -> None:
-    named = set()
+    named: set[str] = set()
     for _, classes, kind, _ in table("errors.md", "| condition | class"):
         name, *bases = re.findall(r"`([\w.]+)`", classes)
         named.add(name)

@@ -164,9 +164,7 @@ PACKETS: dict[str, tuple[bytes | tuple[bytes, int], ...]] = {
 
 @pytest.mark.parametrize("capacity", [1, 10_000])
 @pytest.mark.parametrize("kind", PACKETS)
-async def test_what_small_messages_take_besides_their_data(
-    kind: str, capacity: int, autojump_clock: MockClock
-) -> None:
+async def test_what_small_messages_take_besides_their_data(kind: str, capacity: int, autojump_clock: MockClock) -> None:
     server = supplying(*PACKETS[kind])
     with measured() as memory:
         async with connecting(
