@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import math
+import weakref
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -72,6 +77,33 @@ async def test_when_block_and_task_fail_both_are_seen() -> None:
     while (before := seen[-1].__context__) is not None:
         seen.append(before)
     assert context in seen
+
+
+# Not of one that fails: of that, Trio's own frames are a cycle.
+@pytest.mark.parametrize("failing", [0, 2])
+async def test_what_was_cancelled_or_has_failed_is_no_reference_cycle(failing: int) -> None:
+    class Kept:
+        pass
+
+    async def hold() -> weakref.ref[Kept]:
+        kept = Kept()
+        reference = weakref.ref(kept)
+
+        async def fail_with_it(kept: Kept) -> None:
+            raise KeyError(repr(kept))
+
+        with trio.move_on_after(0 if not failing else math.inf), contextlib.suppress(KeyError, ExceptionGroup):
+            async with csp.BackgroundNursery() as nursery:
+                for _ in range(failing):
+                    nursery.start_soon(fail_with_it, kept)
+                await trio.sleep_forever()
+        return reference
+
+    gc.disable()
+    try:
+        assert (await hold())() is None
+    finally:
+        gc.enable()
 
 
 # pytest-trio does not notice a Cancelled that leaks, so this one runs Trio itself.

@@ -377,6 +377,7 @@ class Keeper:
             else:
                 size += getsizeof(received.value.data)
                 self._put(received.value)
+            del received  # or what is dropped would be kept while the next message is waited for
         if behind:
             # Nobody was told of this connection: its gap is not needed, and the next one counts from the one before.
             gap = cast("csp.Gap", self._line.pop())

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from csp.errors import ConnectionFailedError, Kind, is_kind
-from tests.websocket._server import ENDED, PING, Server, close, connecting, drained, frame, text
+from tests.websocket._server import BINARY, ENDED, PING, Server, close, connecting, drained, frame, text
 from tests.websocket.connection._sends import ended_send
 from trio_csp_websocket.connection.state import State
 from trio_csp_websocket.protocol.frames import CLOSE
@@ -268,6 +268,30 @@ async def test_a_finished_connection_is_no_reference_cycle(autojump_clock: MockC
         del client
         await wait_all_tasks_blocked()
         assert reference() is None
+    finally:
+        gc.enable()
+
+
+# Otherwise all that waits in the channel, which may be much, would stay until the garbage collector runs.
+@pytest.mark.parametrize("waiting", [0, 100])
+async def test_a_connection_whose_block_was_cancelled_is_no_reference_cycle(
+    waiting: int, autojump_clock: MockClock
+) -> None:
+    references: list[weakref.ref[object]] = []
+
+    async def cancelled() -> None:
+        server = Server()
+        async with connecting(server, read_limit=1000) as client:
+            server.send(*[frame(BINARY, bytes(1000))] * waiting)
+            references.extend((weakref.ref(client.channel()), weakref.ref(client._connection)))
+            await trio.sleep_forever()
+
+    gc.disable()
+    try:
+        with trio.move_on_after(10):
+            await cancelled()
+        await wait_all_tasks_blocked()
+        assert [reference() for reference in references] == [None, None]
     finally:
         gc.enable()
 
