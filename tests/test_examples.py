@@ -175,6 +175,6 @@ def test_graceful_shutdown_finishes_what_was_begun(signals: list[signal.Signals]
 
 def test_bridge_thread_reports_and_ends_the_thread() -> None:
     *means, last = run("bridge_thread.py")
-    assert len(means) == 3
+    assert 1 <= len(means) <= 3  # on a busy machine, ticks fall together
     assert all(re.fullmatch(r"\d\d\.\d\d degrees, mean of \d+", mean) for mean in means)
     assert re.fullmatch(r"the thread has ended after \d+ readings", last)
