@@ -115,7 +115,9 @@ class Delivery:
     def measure(self) -> None:
         """Measure the messages that were just parsed, and are all still to be delivered."""
         last = self._decoder.messages_received
-        self._backlog.forget(last - len(self._parsed) - self.unread)
+        if not self._batches and not len(self.channel):
+            self._backlog.forget(last - len(self._parsed))
+        # Otherwise what was taken is forgotten only once too much seems to wait: to find out each time costs too much.
         self._backlog.add(self._parsed, last)
 
     def deliver_now(self) -> None:
