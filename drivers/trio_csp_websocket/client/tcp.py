@@ -8,6 +8,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from csp import security
 from csp.errors import PermissionDeniedError
@@ -83,6 +84,7 @@ async def _connect_to_one(addresses: Iterable[_Address]) -> trio.SocketStream:
     connected: list[trio.socket.SocketType] = []
     failures: list[OSError] = []
 
+    @enable_ki_protection  # or Ctrl-C could come between a socket and its place in the list
     async def attempt(address: _Address, failed: trio.Event) -> None:
         try:
             connected.append(await _connected_socket(address))
@@ -108,6 +110,7 @@ async def _connect_to_one(addresses: Iterable[_Address]) -> trio.SocketStream:
             other.close()
 
 
+@enable_ki_protection
 async def _connected_socket(address: _Address) -> trio.socket.SocketType:
     made = trio.socket.socket(*address[:3])
     try:
