@@ -60,7 +60,7 @@ def connect(url: str, *, nursery: trio.Nursery | None = None, **options: Unpack[
             - write_timeout: for a send or ping. None.
             - compression: a `COMPRESSION`. DISABLED.
             - compression_threshold: bytes from which messages go out compressed. 128, or 512 for NO_CONTEXT.
-            - read_limit: the largest message in bytes, inflated. 16 MiB.
+            - read_limit: the largest message in bytes, inflated; and about how much may wait to be received. 16 MiB.
             - channel_capacity: messages buffered before reading stops. 16.
             - ssl_context: for ``wss:``. Verifies against the system's authorities.
             - server_hostname: the name in the server's certificate. The URL's host.
