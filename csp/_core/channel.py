@@ -149,7 +149,7 @@ class Channel(Source[T]):
         # Closed by its receiving end: senders get BrokenResourceError then.
         self._abandoned = False
         self._dropped = 0
-        # See `call_when_drained`.
+        # What `_call_when_drained` waits to call; None while it does not.
         self._drained: Callable[[], None] | None = None
 
     # Sending ---------------------------------------------------------------------------------------------------------

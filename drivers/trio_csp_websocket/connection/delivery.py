@@ -1,10 +1,10 @@
 """Delivery: parsed messages go into the channel as it has room; it closes after the last of them.
 
 While the channel is full, messages wait here, and a task sends them in batches: one is what was parsed of one block, or
-of several small ones.
-Meanwhile the connection reads on, until as much waits as `READ_AHEAD_BYTES` and `READ_AHEAD_MESSAGES` allow: pongs,
-pings and the close that stand behind messages are then seen although nobody receives. What waits is counted in bytes,
-because a message may have any size; and in messages, because Python needs about a hundred bytes for the smallest.
+of several small ones. Meanwhile the connection reads on, until as much waits as `READ_AHEAD_BYTES` and
+`READ_AHEAD_MESSAGES` allow: pongs, pings and the close that stand behind messages are then seen although nobody
+receives. What waits is counted in bytes, because a message may have any size; and in messages, because Python needs
+about a hundred bytes for the smallest.
 
 Few large messages fill the memory before they fill the channel. So reading rests as well while the read limit and
 `READ_AHEAD_BYTES` wait, in the channel and here together, as they are in memory: see `backlog`.
