@@ -49,4 +49,4 @@ def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManag
                 latest[:] = [cast("T", r.value)]
                 quiet = after(duration)
 
-    return latest_of(source, run)
+    return latest_of("debounce", source, run)

@@ -6,42 +6,41 @@ the others, a slow consumer finds the latest, as with a ticker.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from csp._core.background import BackgroundNursery
+from csp._combinators.block import Block
 from csp._core.channel import Channel
 from csp.errors import ChannelClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from csp._core.source import Source
 
 T = TypeVar("T")
 
 
-@asynccontextmanager
-async def latest_of(
-    source: Source[T], run: Callable[[Channel[T], list[T]], Awaitable[None]]
-) -> AsyncGenerator[Channel[T]]:
+def latest_of(
+    name: str, source: Source[T], run: Callable[[Channel[T], list[T]], Awaitable[None]]
+) -> Block[Channel[T]]:
     """Give what ``run`` sends, in a channel that keeps the latest value only; used as a block.
 
     ``run`` gets that channel, and a list in which it keeps the value that is still to be given, if there is one. When
     it ends, that value is given, and the channel is closed with the cause of the source.
     """
+    given = Channel[T](1, overflow="drop_oldest")
+    latest: list[T] = []
 
     async def run_until_closed() -> None:
         with suppress(ChannelClosedError):  # the receiver may close it
-            try:
-                await run(given, latest)
-            finally:
-                if latest:
-                    given.send_nowait(latest[0])
-                given.close(source.cause)
+            await run(given, latest)
+        end(source.cause)
 
-    given = Channel[T](1, overflow="drop_oldest")
-    latest: list[T] = []
-    async with BackgroundNursery() as nursery:
-        nursery.start_soon(run_until_closed)
-        yield given
+    def end(cause: BaseException | None) -> None:
+        if latest:
+            with suppress(ChannelClosedError):
+                given.send_nowait(latest.pop())
+        given.close(cause)
+
+    return Block(name, given, [run_until_closed], end)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import math
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
+from csp._combinators.block import Block
 from csp._core.arguments import check_count
-from csp._core.background import BackgroundNursery
 from csp._core.channel import Channel
-from csp._core.source import Source, check_source
+from csp._core.source import Source, brief, check_source
 from csp.errors import ChannelClosedError, InvalidTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
@@ -32,16 +34,19 @@ def pipeline(
 
     Each worker takes its next value once its result has been received, so that at most ``workers`` values are in work
     or wait as results. When the source is closed, the remaining results are given, and then the channel of results is
-    closed with the same cause. When ``work`` raises, no more values are taken, calls that still run are cancelled,
-    results that wait are given, and then the channel is closed with that exception as the cause. Leaving the block
-    cancels the workers, and what they have in hand is lost. (core.async: ``pipeline-async``.)
+    closed with the same cause. When ``work`` raises, no more values are taken, the other calls are cancelled at once,
+    results that wait are given, and then the channel is closed with that exception as the cause; what other calls raise
+    when they are cancelled is in its notes. Leaving the block cancels the workers, and what they have in hand is lost;
+    what they raise then comes out of the block. If it fails or is cancelled before the source has ended, the channel is
+    closed with a `ChannelBrokenError` as the cause. (core.async: ``pipeline-async``.)
 
     Args:
         source: where the values come from.
         work: an async function of a value.
         workers: how many calls of it may run at once, at least 1.
         ordered: whether the results come in the order of the values; a slow one then holds up those after it, and an
-            exception comes in its place among them. Otherwise they come as they are ready.
+            exception comes in its place among them: the calls for earlier values are not cancelled, and their results
+            are given first. Otherwise they come as they are ready.
 
     Raises:
         InvalidError: workers is below 1.
@@ -52,21 +57,19 @@ def pipeline(
     check_count(workers, "workers")
     if not callable(work):
         raise InvalidTypeError(f"work must be an async function, not {work!r}")
-    return _block(source, work, workers, ordered)
-
-
-@asynccontextmanager
-async def _block(
-    source: Source[T], work: Callable[[T], Awaitable[R]], workers: int, ordered: bool
-) -> AsyncGenerator[Channel[R]]:
     pool = _Pool(source, work, workers, ordered)
-    try:
-        async with BackgroundNursery() as nursery:
-            for _ in range(workers):
-                nursery.start_soon(pool.run_worker)
-            yield pool.results
-    finally:
-        pool.results.close()
+    return Block("pipeline", pool.results, [pool.run_worker] * workers, pool.results.close)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[T]):
+    """A value to work on."""
+
+    number: int
+    value: T
+    # Set when the result may be given, and what to set once it is given.
+    turn: trio.Event
+    next_turn: trio.Event
 
 
 class _Pool(Generic[T, R]):
@@ -80,55 +83,86 @@ class _Pool(Generic[T, R]):
         self._ordered = ordered
         # Held while taking, so that values get their turns in the order in which they are taken.
         self._taking = trio.Lock()
+        self._taken = 0
         # Set when the next value to be taken may give its result.
         self._turn = trio.Event()
         self._turn.set()
-        # Around all that a worker does except giving a result.
-        self._scopes: set[trio.CancelScope] = set()
-        self._failure: Exception | None = None
+        # Around what the workers do, except giving a result: by the number of the value, or that of the next.
+        self._scopes: dict[trio.CancelScope, int] = {}
+        # What the calls have raised, by the number of the value.
+        self._failures: dict[int, Exception] = {}
 
     async def run_worker(self) -> None:
-        while self._failure is None:
-            done: tuple[R, trio.Event] | None = None
-            with trio.CancelScope() as scope:
-                self._scopes.add(scope)
-                done = await self._take_and_work()
-            self._scopes.discard(scope)
-            if done is None:
+        while not self._failures and not self.results.closed:
+            job = await self._take()
+            if job is None:
                 break
-            result, next_turn = done
+            await self._work_on(job)
+        self._workers_left -= 1
+        if not self._workers_left:
+            self.results.close(self._failure() or self._source.cause)
+
+    async def _take(self) -> _Job[T] | None:
+        """Return the next value; None if there are no more, or none are to be taken."""
+        with trio.CancelScope() as scope:
+            # A failure cancels it: no value has a number that is higher.
+            self._scopes[scope] = sys.maxsize
+            try:
+                async with self._taking:
+                    value, ok = await self._source.receive()
+                    if not ok or self._failures:
+                        return None
+                    turn = self._turn
+                    if self._ordered:
+                        self._turn = trio.Event()
+                    self._taken += 1
+                    return _Job(self._taken, value, turn, self._turn)
+            except Exception as error:  # noqa: BLE001  # a source's own; it comes after the results of all values
+                self._fail(self._taken + 1, error)
+            finally:
+                del self._scopes[scope]
+        return None
+
+    async def _work_on(self, job: _Job[T]) -> None:
+        """Work on a value, and give the result when its turn has come."""
+        results: list[R] = []
+        try:
+            with trio.CancelScope() as scope:
+                self._scopes[scope] = job.number
+                try:
+                    result = await self._work(job.value)
+                    if not job.turn.is_set():
+                        await job.turn.wait()
+                    results.append(result)
+                finally:
+                    del self._scopes[scope]
+        except Exception as error:
+            if self.results.closed or trio.current_effective_deadline() == -math.inf:
+                raise  # nobody receives it any more
+            self._fail(job.number, error)
+        for result in results:
             try:
                 await self.results.send(result)
             except ChannelClosedError:  # by the receiver
-                self._stop()
-                break
-            next_turn.set()
-        self._workers_left -= 1
-        if not self._workers_left:
-            self.results.close(self._failure or self._source.cause)
+                self._cancel_from(0)
+            job.next_turn.set()
 
-    async def _take_and_work(self) -> tuple[R, trio.Event] | None:
-        """Return a result when its turn has come, and what to set once it is given; None if there are no more."""
-        async with self._taking:
-            value, ok = await self._source.receive()
-            if not ok:
-                return None
-            turn = self._turn
-            if self._ordered:
-                self._turn = trio.Event()
-            next_turn = self._turn
-        try:
-            result = await self._work(value)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is the cause
-            await turn.wait()
-            self._failure = self._failure or error
-            self._stop()
+    def _fail(self, number: int, error: Exception) -> None:
+        """Note what the call for a value has raised; cancel those that are not to give a result any more."""
+        self._failures[number] = error
+        self._cancel_from(number if self._ordered else 0)
+
+    def _cancel_from(self, number: int) -> None:
+        for scope, other in self._scopes.items():
+            if other > number:
+                scope.cancel()
+
+    def _failure(self) -> Exception | None:
+        """Return the failure that comes first, with notes of the others; None if there is none."""
+        if not self._failures:
             return None
-        if not turn.is_set():
-            await turn.wait()
-        return result, next_turn
-
-    def _stop(self) -> None:
-        """Cancel the workers that have no result yet."""
-        for scope in self._scopes:
-            scope.cancel()
+        number = min(self._failures) if self._ordered else next(iter(self._failures))
+        failure = self._failures.pop(number)
+        for other in self._failures.values():
+            failure.add_note(f"Another call of the pipeline raised: {brief(other)}")
+        return failure

@@ -55,4 +55,4 @@ def throttle(
                 shown.send_nowait(latest.pop())
                 window = after(duration)
 
-    return latest_of(source, run)
+    return latest_of("throttle", source, run)

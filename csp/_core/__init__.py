@@ -7,7 +7,8 @@ From the bottom:
 - `background`: a nursery for the tasks of a block
 - `results`: what a receive and a select give
 - `case`: what stands in a select
-- `waiters`: parked tasks, their queues, and why no wake-up is lost
+- `queues`: queues that tasks may leave from the middle
+- `waiters`: parked tasks, and why no wake-up is lost
 - `source`: what can be received from, and the waiting that all sources share
 - `sink`: what can be sent to
 - `sending`: the case of a select that sends, and tasks that wait to send

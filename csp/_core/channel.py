@@ -11,6 +11,10 @@ Invariants, outside of a method:
   that both sends to and receives from one unbuffered channel may be in both queues: it never serves itself, because it
   has left them whenever it runs);
 - a closed channel has no parked waiter.
+
+A finalizer may send, receive and close in the middle of a method. So what was asked before something that can run one
+(an allocation, a call) is asked again after it, or what fails then is tried again; and a value is counted before it is
+put into the memory channel and until after it was taken from there, so that there is room for what was counted.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeGuard, TypeVar, cast, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeGuard, TypeVar, cast, final, get_args
 
 import trio
 from trio.lowlevel import (
@@ -36,7 +41,8 @@ from csp._core.ends import ReceiveEnd, SendEnd
 from csp._core.results import Received, SelectResult, new_tuple
 from csp._core.sending import SendCase, SendManyWaiter, SendWaiter
 from csp._core.source import Moment, ReceiveCase, ReceiveWaiter, Source
-from csp._core.waiters import Queue, Waiter, count, first, join, leave
+from csp._core.queues import Queue, count, first, items, join, leave
+from csp._core.waiters import GONE, Waiter
 from csp.errors import (
     ChannelClosedError,
     EndOfChannelError,
@@ -141,8 +147,9 @@ class Channel(Source[T]):
         self._overflow = None if overflow == "wait" else overflow
         # The capacity while the memory channel is open, else 0, so that the hot path needs one comparison only.
         self._room = 0.0
+        self._put = _not_open
         self._buffered = 0
-        self._senders: Queue = None
+        self._senders: Queue[Waiter] = None
         self._closed = False
         self._cause: BaseException | None = None
         self._details: Mapping[str, object] | None = None
@@ -167,8 +174,13 @@ class Channel(Source[T]):
         """
         if 0 < self._buffered < self._room:
             await checkpoint_if_cancelled()
-            self._put(value)
             self._buffered += 1
+            try:
+                self._put(value)
+            except trio.WouldBlock:  # a finalizer has filled it
+                self._buffered -= 1
+                await self.send(value)
+                return
         elif self._receivers is not None or self._buffered < self._capacity or self._can_send():
             await checkpoint_if_cancelled()
             try:
@@ -177,6 +189,9 @@ class Channel(Source[T]):
                 if schedule_point_due():  # a loop that ignores the error must not starve the others
                     await cancel_shielded_checkpoint()
                 raise
+            except trio.WouldBlock:  # as above
+                await self.send(value)
+                return
         else:
             waiter = SendWaiter(self, value)
             self._park_sender(waiter)
@@ -227,24 +242,31 @@ class Channel(Source[T]):
         """
         if 0 < self._buffered < self._room:
             # No task is parked to receive, and the selectors know already that there is something to take.
-            self._put(value)
             self._buffered += 1
+            self._put(value)
             return
         if self._closed:
             raise self._closed_error()
-        if self._watches:
+        if self._watches is not None:
             if not self._buffered and self._hand_over(value):
                 return
         elif self._receivers is not None:
             self._selectors_turn = True
-            first(self._receivers).deliver(self, value, True)
+            waiter = first(self._receivers)
+            if waiter is None or not waiter.deliver(self, value, True):
+                self.send_nowait(value)
             return
         if self._buffered >= self._capacity:
             self._send_to_full(value)
-            return
-        self._push(value)
-        if self._watches:
-            self._notify()
+        elif self._put is _not_open:
+            self._open()
+            self.send_nowait(value)
+        else:
+            self._buffered += 1
+            self._put(value)
+            turns.current.changes += 1
+            if self._unaware is not None:
+                self._notify()
 
     def _send_to_full(self, value: T) -> None:
         """Do what `Overflow` says with a value for which there is no room."""
@@ -255,10 +277,13 @@ class Channel(Source[T]):
             raise self._closed_error()
         self._dropped += 1
         if self._overflow == "drop_oldest":
-            dropped = self._pop()
-            self._push(value)
-            # Only now: its finalizer may do anything, such as closing the channel.
-            del dropped
+            # Nothing is there if this is a finalizer's, which interrupts another send or a receive; then it is dropped.
+            with suppress(trio.WouldBlock):
+                dropped = self._take()
+                self._buffered -= 1
+                self.send_nowait(value)
+                # Only now: its finalizer may do anything, such as closing the channel.
+                del dropped
 
     def send_from_thread(self, value: T, *, trio_token: trio.lowlevel.TrioToken | None = None) -> None:
         """Send a value from another thread, blocking it until a receiver takes the value or there is room.
@@ -297,17 +322,17 @@ class Channel(Source[T]):
         Tasks in `receive` and in `select` are served in the order they came; they take turns with a `Selector` in which
         a task is parked.
         """
-        if self._watches and (self._receivers is None or self._selectors_turn):
-            watch = self._next_parked()
-            if watch is not None:
+        if self._receivers is None or self._selectors_turn:
+            watch = self._parked_watch()
+            if watch is not None and watch.deliver(value):
                 self._selectors_turn = False
-                watch.deliver(value)
+                self._end_turn(watch)
                 return True
-        if self._receivers is None:
+        waiter = first(self._receivers)
+        if waiter is None:
             return False
         self._selectors_turn = True
-        first(self._receivers).deliver(self, value, True)
-        return True
+        return waiter.deliver(self, value, True) or self._hand_over(value)
 
     def _can_send(self) -> bool:
         """Tell whether `send_nowait` would not block: it would succeed, or raise because the channel is closed."""
@@ -316,7 +341,7 @@ class Channel(Source[T]):
             or self._receivers is not None
             or self._closed
             or self._overflow is not None
-            or (bool(self._watches) and any(watch.parked for watch in self._watches))
+            or (self._unaware is not None and self._parked_watch() is not None)
         )
 
     def case_send(self, value: T) -> SendCase[T]:
@@ -330,7 +355,9 @@ class Channel(Source[T]):
     def _park_sender(self, waiter: Waiter) -> None:
         """Put a waiter at the end of the queue of senders; it stays until it is served or leaves."""
         self._senders = waiter if self._senders is None else join(self._senders, waiter)
-        if self._watches:
+        if self._closed:  # by a finalizer, after it was asked
+            waiter.fail(self)
+        elif self._unaware is not None:
             self._notify()
 
     def _unpark_sender(self, waiter: Waiter) -> None:
@@ -365,19 +392,29 @@ class Channel(Source[T]):
         received: Received[T]
         if self._buffered:
             await checkpoint_if_cancelled()
-            received = new_tuple(Received, (self._take(), True))
+            try:
+                value = self._take()
+            except trio.WouldBlock:  # a finalizer has taken it
+                return await self.receive()
             senders = self._senders
             if senders is None:
                 self._buffered -= 1
-            else:
-                # The free place goes to the sender that has waited longest.
-                self._put((first(senders) if isinstance(senders, OrderedDict) else senders).offer(self))
+            elif isinstance(senders, OrderedDict) or (offered := senders.offer(self)) is GONE:
+                self._refill()
+            else:  # as there, in place
+                self._put(offered)
+            received = new_tuple(Received, (value, True))
         elif self._senders is not None or self._closed:
             await checkpoint_if_cancelled()
-            received = self.receive_nowait()
+            try:
+                received = self.receive_nowait()
+            except trio.WouldBlock:  # as above
+                return await self.receive()
         else:
             waiter = ReceiveWaiter(self)
             self._park(waiter)
+            if self._buffered or self._closed:  # a finalizer has sent or closed, before there was a waiter to serve
+                waiter.take()
             received = await wait_task_rescheduled(waiter.abort)
             return received
         turn = turns.current
@@ -400,10 +437,9 @@ class Channel(Source[T]):
             if self._senders is None:
                 self._buffered -= 1
             else:
-                # The free place goes to the sender that has waited longest.
-                self._put(first(self._senders).offer(self))
-        elif self._senders is not None:
-            value = first(self._senders).offer(self)
+                self._refill()
+        elif self._senders is not None and (offered := self._next_offer()) is not GONE:
+            value = cast("T", offered)
         elif self._closed:
             return Received(cast("T", None), False)
         else:
@@ -411,18 +447,29 @@ class Channel(Source[T]):
         received: Received[T] = new_tuple(Received, (value, True))
         return received
 
-    def _push(self, value: T) -> None:
-        if not self._room:
-            sender, receiver = trio.open_memory_channel[T](self._capacity)
-            self._put, self._take = sender.send_nowait, receiver.receive_nowait
-            # Opening it may have run the garbage collector, and that a finalizer that closes this channel.
-            self._room = 0 if self._closed else self._capacity
-        self._put(value)
-        self._buffered += 1
+    def _next_offer(self) -> object:
+        """Return the value of the sender that has waited longest; `GONE` if none waits any more."""
+        while (waiter := first(self._senders)) is not None:
+            if (value := waiter.offer(self)) is not GONE:
+                return value
+        return GONE
 
-    def _pop(self) -> T:
-        self._buffered -= 1
-        return self._take()
+    def _refill(self) -> None:
+        """Give the place of a value that was taken to the sender that has waited longest."""
+        value = self._next_offer()
+        if value is GONE:
+            self._buffered -= 1
+        else:
+            self._put(cast("T", value))
+
+    def _open(self) -> None:
+        """Open the memory channel, unless it is open."""
+        sender, receiver = trio.open_memory_channel[T](self._capacity)
+        put, take = sender.send_nowait, receiver.receive_nowait
+        # Only now: a finalizer may have opened one while this one was made.
+        if self._put is _not_open:
+            self._put, self._take = put, take
+            self._room = 0 if self._closed else self._capacity
 
     def _call_when_drained(self, number: int, call: Callable[[], None]) -> Callable[[], None]:
         """Have a function called, once: when values are taken and at most ``number`` stay, or the channel is closed.
@@ -479,10 +526,11 @@ class Channel(Source[T]):
         self._room = 0
         self._cause = cause
         self._details = None if details is None else dict(details)
-        while self._senders is not None:
-            first(self._senders).fail(self)
-        while self._receivers is not None:
-            first(self._receivers).fail(self)
+        turns.current.changes += 1
+        while (waiter := first(self._senders)) is not None:
+            waiter.fail(self)
+        while (waiter := first(self._receivers)) is not None:
+            waiter.fail(self)
         if self._drained is not None:
             self._drained()
         self._notify()
@@ -491,9 +539,9 @@ class Channel(Source[T]):
     def _abandon(self) -> None:
         """Close the channel from its receiving end: what is buffered is discarded too."""
         self._abandoned = True
-        while self._buffered:
-            self._pop()
         self.close()
+        while self._buffered:
+            self.receive_nowait()
 
     def __enter__(self) -> Self:
         return self
@@ -548,7 +596,7 @@ class Channel(Source[T]):
             capacity=self._capacity,
             tasks_waiting_send=count(self._senders),
             tasks_waiting_receive=count(self._receivers),
-            selectors=sum(watch.alive for watch in self._watches),
+            selectors=sum(watch.alive for watch in items(self._watches)),
             dropped=self._dropped,
             closed=self._closed,
         )
@@ -566,6 +614,11 @@ class Channel(Source[T]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<csp.Channel {state}, {self._buffered} of {self._capacity} buffered, at {id(self):#x}>"
+
+
+def _not_open(_value: object) -> NoReturn:
+    """Stand for ``send_nowait`` of a memory channel that is not open yet: it has no room."""
+    raise trio.WouldBlock
 
 
 def _not_kept_up(capacity: float) -> Error:

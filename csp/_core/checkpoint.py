@@ -24,10 +24,15 @@ OPERATIONS_PER_SCHEDULE_POINT: Final = 32
 class Turn:
     """How many operations are left before the next visit to the scheduler. A new turn begins when a task parks."""
 
-    __slots__ = ("left",)
+    __slots__ = ("changes", "left")
+
+    changes: int
+    """How often something became ready without a task's waiting. An operation that has found nothing ready compares it
+    once it is parked: a finalizer, run in between, may have sent something."""
 
     def __init__(self) -> None:
         self.left = OPERATIONS_PER_SCHEDULE_POINT
+        self.changes = 0
 
     async def end(self) -> None:
         """Visit the scheduler, and begin a new turn."""

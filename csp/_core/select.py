@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, overload
 
+import outcome
+import trio
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
@@ -24,7 +26,7 @@ from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_d
 from csp._core.results import SelectResult, new_tuple
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase
-from csp._core.waiters import Waiter
+from csp._core.waiters import GONE, Waiter
 from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
@@ -129,6 +131,8 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
     """
     if not _CASE_TYPES.issuperset(map(type, cases)):
         raise _not_a_case(cases)
+    turn = turns.current
+    changes = turn.changes
     chosen = _choose(cases, priority)
     result: SelectResult[Any]
     if chosen is None and not default:
@@ -138,6 +142,8 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
         except BaseException:  # of a source's on_wanted
             waiter.leave()
             raise
+        if turn.changes != changes:
+            waiter.look_again()
         result = await wait_task_rescheduled(waiter.abort)
         return result
     await checkpoint_if_cancelled()
@@ -150,11 +156,15 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
     else:
         try:
             result = _perform(chosen, cast("_AnyCase", cases[chosen]))
+        except trio.WouldBlock:
+            if type(cases[chosen]) is ReceiveCase:
+                raise
+            # A finalizer was there first.
+            return await select(*cases, default=default, priority=priority)
         except Exception:
             if schedule_point_due():  # a loop that ignores the error must not starve the others
                 await cancel_shielded_checkpoint()
             raise
-    turn = turns.current
     turn.left -= 1
     if turn.left <= 0:
         await turn.end()
@@ -241,6 +251,13 @@ class SelectWaiter(Waiter):
             elif type(case) is SendCase:
                 case.channel._park_sender(self)
 
+    def look_again(self) -> None:
+        """Take what a finalizer has made ready before the waiter was in every queue."""
+        if self._task is None:
+            self.leave()  # it was completed before it had joined the others
+        elif _choose(self._cases, self._priority) is not None:
+            self.take()
+
     def leave(self) -> None:
         self._leave(None)
 
@@ -267,36 +284,58 @@ class SelectWaiter(Waiter):
             index += 1  # noqa: SIM113  # as in _choose
         return indices
 
-    def deliver(self, source: object, value: object, ok: bool) -> None:
+    def deliver(self, source: object, value: object, ok: bool) -> bool:
+        task = self._task
+        if task is None:
+            self.leave()
+            return False
+        self._task = None
         index = self._choose_from(source, ReceiveCase)
         self._result = new_tuple(SelectResult, (source, value, ok, False, index, False))
-        reschedule(self._task, self)
+        reschedule(task, self)
+        return True
 
     def offer(self, source: object) -> object:
+        task = self._task
+        if task is None:
+            self.leave()
+            return GONE
+        self._task = None
         index = self._choose_from(source, SendCase)
         value: object = cast("SendCase[Any]", self._cases[index]).value
         self._result = new_tuple(SelectResult, (source, value, True, False, index, True))
-        reschedule(self._task, self)
+        reschedule(task, self)
         return value
 
     def fail(self, source: object) -> None:
+        task, self._task = self._task, None
+        if task is None:
+            self.leave()
+            return
         index = self._choose_from(source, (ReceiveCase, SendCase))
         case = self._cases[index]
         if isinstance(case, SendCase):
             self._closed = case
         else:
             self._result = new_tuple(SelectResult, (source, None, False, False, index, False))
-        reschedule(self._task, self)
+        reschedule(task, self)
 
     def take(self) -> None:
-        # Several timers can be due at once; which of them is taken follows the same rules as without waiting.
+        task, self._task = self._task, None
         # Leaving the queues comes first, so that a select that sends to and receives from one channel cannot pair with
         # itself.
         self.leave()
-        chosen = _choose(self._cases, self._priority)
-        assert chosen is not None
-        self._result = _perform(chosen, cast("_AnyCase", self._cases[chosen]))
-        reschedule(self._task, self)
+        if task is None:
+            return
+        try:
+            # Several timers can be due at once; which of them is taken follows the same rules as without waiting.
+            chosen = _choose(self._cases, self._priority)
+            assert chosen is not None
+            self._result = _perform(chosen, cast("_AnyCase", self._cases[chosen]))
+        except BaseException as error:  # noqa: BLE001  # it is raised in the task
+            reschedule(task, outcome.Error(error))
+        else:
+            reschedule(task, self)
 
     def _choose_from(self, source: object, kinds: type | tuple[type, ...]) -> int:
         """Leave every queue; return the index of one of the cases that ``source`` has just made ready."""

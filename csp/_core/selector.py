@@ -7,7 +7,8 @@ the head of that queue, or parks without registering anywhere.
 The ready queue holds hints, not values: a value stays in its channel until it is handed out. So nothing is lost when a
 selector is cancelled or dropped, and a watch whose source another receiver has emptied is skipped. While a task is
 parked in the selector, the queue is empty and no source is ready: a source that becomes ready then hands its value
-straight to the task.
+straight to the task. A source tells each watch once, until the selector finds it empty and takes it off the queue: so
+what a value costs does not grow with the number of selectors that share the source.
 
 A source holds its watches, and a watch holds its selector weakly. Nothing happens when a selector is forgotten, because
 the garbage collector chooses that moment, and the thread; a source drops its watches the next time it comes across
@@ -20,6 +21,7 @@ import weakref
 from collections import deque
 from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, final, overload
 
+import outcome
 import trio
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
@@ -33,7 +35,8 @@ from csp._core.checkpoint import schedule_point_due
 from csp._core.results import SelectResult, new_tuple
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source, check_source
-from csp._core.waiters import Queue, Waiter, first, join, leave
+from csp._core.queues import Queue, first, items, join, leave
+from csp._core.waiters import Waiter
 from csp.errors import InvalidTypeError
 
 T = TypeVar("T")
@@ -115,7 +118,7 @@ class Selector(Generic[T]):
     def __init__(self, *sources: Any) -> None:
         self._watches: dict[ReceiveCase[T], _Watch] = {}
         self._ready: deque[_Watch] = deque()
-        self._parked: Queue = None
+        self._parked: Queue[_SelectorWaiter] = None
         self._added = 0
         self._given = 0
         self._closed = False
@@ -168,8 +171,8 @@ class Selector(Generic[T]):
         for watch in tuple(self._watches.values()):
             self._drop(watch)
         self._end_iteration_if_empty()
-        while self._parked is not None:
-            first(self._parked).fail(self)
+        while (waiter := first(self._parked)) is not None:
+            waiter.fail(self)
 
     @enable_ki_protection
     async def select(self) -> SelectResult[T]:
@@ -197,13 +200,15 @@ class Selector(Generic[T]):
 
     @enable_ki_protection
     async def _next(self, *, iterating: bool) -> SelectResult[T] | None:
-        if self._has_ready():
+        if self._ready:
             await checkpoint_if_cancelled()
-            result = self._take()
-            self._end_iteration_if_empty()
-            if schedule_point_due():
-                await cancel_shielded_checkpoint()
-            return result
+            watch = self._first_ready()
+            if watch is not None:
+                result = self._take(watch)
+                self._end_iteration_if_empty()
+                if schedule_point_due():
+                    await cancel_shielded_checkpoint()
+                return result
         if self._closed or (iterating and not self._watches):
             await checkpoint_if_cancelled()
             if schedule_point_due():
@@ -213,42 +218,65 @@ class Selector(Generic[T]):
             raise trio.ClosedResourceError("the selector is closed")
         waiter = _SelectorWaiter(self, iterating)
         self._parked = join(self._parked, waiter)
+        self._serve()  # a finalizer may have sent something, before there was a waiter to serve
         return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
 
-    def _has_ready(self) -> bool:
-        """Tell whether the head of the ready queue has something to give; drop heads that others have emptied."""
+    def _serve(self) -> None:
+        """Give what is ready to the tasks that are parked."""
+        while (
+            self._ready and (waiter := first(self._parked)) is not None and (watch := self._first_ready()) is not None
+        ):
+            waiter.take_from(watch)
+
+    def _first_ready(self) -> _Watch | None:
+        """Return the head of the ready queue, which has something to give; drop heads that others have emptied."""
         while self._ready:
             watch = self._ready[0]
             if not watch.dropped and watch.source.is_ready(Moment()):
-                return True
+                return watch
             self._pass_on(watch)
-        return False
+        return None
 
-    def _take(self) -> SelectResult[T]:
+    def _take(self, watch: _Watch) -> SelectResult[T]:
         """Take a value from the source at the head of the ready queue, which has one."""
-        watch = self._ready[0]
-        value, ok = watch.source.receive_nowait()
-        self._given += 1
-        if not ok or watch.source.one_shot:
+        source = watch.source
+        if source.one_shot:
+            # First, because the source then tells all others that watch it that it is spent.
             self._drop(watch)
-        elif not watch.source.is_ready(Moment()):
-            self._pass_on(watch)
-        elif self._given >= _VALUES_IN_A_ROW:
-            self._given = 0
-            self._ready.rotate(-1)
-        result: SelectResult[T] = new_tuple(SelectResult, (watch.source, value, ok, False, watch.index, False))
+            value, ok = source.receive_nowait()
+        else:
+            value, ok = source.receive_nowait()
+            self._given += 1
+            if not ok:
+                self._drop(watch)
+            elif not source.is_ready(Moment()):
+                self._pass_on(watch)
+            elif self._given >= _VALUES_IN_A_ROW:
+                self._given = 0
+                self._ready.rotate(-1)
+        result: SelectResult[T] = new_tuple(SelectResult, (source, value, ok, False, watch.index, False))
         return result
 
     def _pass_on(self, watch: _Watch) -> None:
         """Take the head, whose source has nothing more to give now, off the ready queue."""
+        if not self._ready or self._ready[0] is not watch:  # a finalizer has done it
+            return
         self._ready.popleft()
-        watch.queued = False
         self._given = 0
-        if watch.fetches and not watch.dropped:
-            watch.source.on_wanted()
+        watch.queued = False
+        if watch.dropped:
+            return
+        source = watch.source
+        source._await_ready(watch)
+        if source.is_ready(Moment()):  # a finalizer has sent something before the source knew of it
+            watch.notify()
+        elif watch.fetches:
+            source.on_wanted()
 
     def _drop(self, watch: _Watch) -> None:
         """Forget a case. In the ready queue it is left to be skipped later, so that this is O(1), amortised."""
+        if watch.dropped:
+            return
         watch.dropped = True
         watch.source._unwatch(watch)
         del self._watches[watch.case]
@@ -262,10 +290,8 @@ class Selector(Generic[T]):
         """Wake the tasks that iterate, if no case is left; to be called only when its last value is handed out."""
         if self._watches:
             return
-        waiting = self._parked
-        parked = [] if waiting is None else [waiting] if isinstance(waiting, Waiter) else list(waiting)
-        for waiter in parked:
-            if cast("_SelectorWaiter", waiter).iterating:
+        for waiter in items(self._parked):
+            if waiter.iterating:
                 waiter.deliver(self, None, False)
 
     def __enter__(self) -> Self:
@@ -319,27 +345,33 @@ class _Watch:
         selector = self._selector()
         return selector is not None and selector._parked is not None
 
-    def deliver(self, value: object) -> None:
-        selector = self._selector()
-        assert selector is not None
-        assert selector._parked is not None
+    def deliver(self, value: object) -> bool:
         result = new_tuple(SelectResult, (self.source, value, True, False, self.index, False))
-        first(selector._parked).deliver(selector, result, True)
+        selector = self._selector()
+        if selector is None:
+            return False
+        waiter = first(selector._parked)
+        return waiter is not None and waiter.deliver(selector, result, True)
 
     def notify(self) -> None:
-        if self.queued:
-            return
         selector = self._selector()
         if selector is None:
             self.source._unwatch(self)
             return
+        self.source._told(self)
+        if self.queued:
+            return
         self.queued = True
         selector._ready.append(self)
         # A channel that is added can have values for several of the tasks that are parked.
-        while selector._parked is not None and selector._has_ready():
-            waiter = first(selector._parked)
-            waiter.deliver(selector, selector._take(), True)
+        selector._serve()
         selector._end_iteration_if_empty()
+
+    def forget(self) -> None:
+        selector = self._selector()
+        if selector is not None:
+            selector._drop(self)
+            selector._end_iteration_if_empty()
 
 
 class _SelectorWaiter(Waiter):
@@ -353,10 +385,27 @@ class _SelectorWaiter(Waiter):
         self.iterating = iterating
         self._closed = False
 
-    def deliver(self, source: object, value: object, ok: bool) -> None:
+    def deliver(self, source: object, value: object, ok: bool) -> bool:
+        task, self._task = self._task, None
         self.leave()
+        if task is None:
+            return False
         self._result = value
-        reschedule(self._task, self)
+        reschedule(task, self)
+        return True
+
+    def take_from(self, watch: _Watch) -> None:
+        """Take a value from the head of the ready queue; what that raises is raised in the task."""
+        task, self._task = self._task, None
+        self.leave()
+        if task is None:
+            return
+        try:
+            self._result = self._selector._take(watch)
+        except BaseException as error:  # noqa: BLE001  # it is raised in the task
+            reschedule(task, outcome.Error(error))
+        else:
+            reschedule(task, self)
 
     def fail(self, source: object) -> None:
         self._closed = True

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, Never, TypeVar, final
 
 from trio.lowlevel import current_task, reschedule
 
 from csp._core.case import Case
 from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, turns
-from csp._core.waiters import Waiter
+from csp._core.waiters import GONE, Waiter
 
 if TYPE_CHECKING:
-    from collections import deque
-
     from csp._core.sink import Sink
 
 T_co = TypeVar("T_co", covariant=True)
@@ -49,14 +48,21 @@ class SendWaiter(Waiter):
         self._failed = False
 
     def offer(self, source: object) -> object:
+        task = self._task
+        if task is None:
+            self._channel._unpark_sender(self)
+            return GONE
+        self._task = None
         self._channel._unpark_sender(self)
-        reschedule(self._task, self)
+        reschedule(task, self)
         return self._value
 
     def fail(self, source: object) -> None:
+        task, self._task = self._task, None
         self._channel._unpark_sender(self)
-        self._failed = True
-        reschedule(self._task, self)
+        if task is not None:
+            self._failed = True
+            reschedule(task, self)
 
     def leave(self) -> None:
         self._channel._unpark_sender(self)
@@ -81,13 +87,22 @@ class SendManyWaiter(SendWaiter):
         rest = self._rest
         if not rest:
             return super().offer(source)
-        value, self._value = self._value, rest.popleft()
+        value, following = self._value, rest.popleft()
+        if self._value is not value:  # a finalizer has taken it meanwhile
+            return following
+        self._value = following
         return value
 
     def fail(self, source: object) -> None:
-        self._rest.appendleft(self._value)
-        super().fail(source)
+        task, self._task = self._task, None
+        if task is None:
+            super().leave()
+            return
+        self.leave()
+        self._failed = True
+        reschedule(task, self)
 
     def leave(self) -> None:
         self._rest.appendleft(self._value)
+        self._rest = deque()  # nothing more is offered
         super().leave()

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import reprlib
 from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Hashable
 from types import MethodType
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeGuard, TypeVar, cast
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, Self, SupportsIndex, TypeGuard, TypeVar, cast
 
+import outcome
 import trio
 from trio.lowlevel import (
     cancel_shielded_checkpoint,
@@ -26,7 +29,8 @@ from trio.lowlevel import (
 from csp._core.case import Case
 from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due, turns
 from csp._core.results import Received, SelectResult, new_tuple
-from csp._core.waiters import Queue, Waiter, first, join, leave
+from csp._core.queues import Queue, first, items, join, leave
+from csp._core.waiters import Waiter
 from csp.errors import ChannelBrokenError, EndOfChannelError, Error, InvalidTypeError, renew
 
 T_co = TypeVar("T_co", covariant=True)
@@ -48,7 +52,7 @@ class Moment:
         return self._time
 
 
-class Watch(Protocol):
+class Watch(Hashable, Protocol):
     """A `Selector`'s registration with a source, as the source sees it."""
 
     @property
@@ -61,11 +65,15 @@ class Watch(Protocol):
         """Whether a task is parked in the selector, so that a value can be handed to it."""
         ...
 
-    def deliver(self, value: object) -> None:
-        """Hand a value to the task that has waited longest in the selector."""
+    def deliver(self, value: object) -> bool:
+        """Hand a value to the task that has waited longest in the selector; tell whether there still was one."""
+        ...
 
     def notify(self) -> None:
-        """Tell the selector that the source is ready."""
+        """Tell the selector that the source is ready; by `Source._told`, the source then knows that it was told."""
+
+    def forget(self) -> None:
+        """Tell the selector that the source gives nothing any more, and drop the watch."""
 
 
 class Source(ABC, Generic[T_co]):
@@ -74,10 +82,15 @@ class Source(ABC, Generic[T_co]):
     Not thread-safe: like most of Trio's objects, a source belongs to one run.
     """
 
-    __slots__ = ("__weakref__", "_receivers", "_selectors_turn", "_watches")
+    __slots__ = ("__weakref__", "_handed", "_receivers", "_selectors_turn", "_unaware", "_watches")
 
-    _receivers: Queue
-    _watches: tuple[Watch, ...]
+    _receivers: Queue[Waiter]
+    _watches: Queue[Watch]
+    # Those watches whose selectors have not been told since they last found the source empty. A parked selector's are
+    # among them; the others leave when the source looks for a parked one. So it never looks at one twice.
+    _unaware: Queue[Watch]
+    # The one whose selector was handed a value last: it is every other one's turn first.
+    _handed: Watch | None
     # Whether it is the turn of the parked selectors; they alternate with plain receivers, so that neither starves.
     _selectors_turn: bool
 
@@ -86,7 +99,9 @@ class Source(ABC, Generic[T_co]):
 
     def __init__(self) -> None:
         self._receivers = None
-        self._watches = ()
+        self._watches = None
+        self._unaware = None
+        self._handed = None
         self._selectors_turn = False
 
     # What a subclass provides ----------------------------------------------------------------------------------------
@@ -132,17 +147,20 @@ class Source(ABC, Generic[T_co]):
         """Give what there is to take to the tasks that wait for it; to be called whenever the source becomes ready.
 
         That is when there is a value, and when there will be no more: `receive_nowait` then returns ``(None, False)``,
-        and so every waiting task gets that.
+        and so every waiting task gets that. What `receive_nowait` raises is raised in the task that waits; what
+        `is_ready` raises, here.
         """
+        turns.current.changes += 1
         while self.is_ready(Moment()):
-            watch = self._next_parked() if self._receivers is None or self._selectors_turn else None
+            watch = self._parked_watch() if self._receivers is None or self._selectors_turn else None
             if watch is not None:
                 self._selectors_turn = False
                 watch.notify()  # a task is parked in its selector, which takes the value at once
-            elif self._receivers is not None:
+                self._end_turn(watch)
+            elif (waiter := first(self._receivers)) is not None:
                 self._selectors_turn = True
                 # A select may take another of its cases, if several have become ready at the same moment.
-                first(self._receivers).take()
+                waiter.take()
             else:
                 self._notify()
                 break
@@ -150,22 +168,31 @@ class Source(ABC, Generic[T_co]):
     @property
     def wanted(self) -> bool:
         """Whether a task waits for a value, or a `Selector` has the source among its cases."""
-        return self._receivers is not None or any(watch.alive for watch in self._watches)
+        return self._receivers is not None or any(watch.alive for watch in items(self._watches))
 
-    def _next_parked(self) -> Watch | None:
-        """Return the first watch whose selector has a parked task, and move it to the end; None if there is none."""
-        for position, watch in enumerate(self._watches):
-            if watch.parked:
-                if len(self._watches) > 1:
-                    self._watches = (*self._watches[:position], *self._watches[position + 1 :], watch)
-                return watch
-        return None
+    def _parked_watch(self) -> Watch | None:
+        """Return the first watch whose selector has a parked task, or None.
+
+        Those before it are told that the source is ready. If it is not, they find that out.
+        """
+        while (watch := first(self._unaware)) is not None and not watch.parked:
+            watch.notify()
+        return watch
+
+    def _end_turn(self, watch: Watch) -> None:
+        """Let a selector that was handed a value be the last, as the next value is for another."""
+        self._handed = watch
+        if isinstance(self._unaware, OrderedDict) and watch in self._unaware:
+            self._unaware.move_to_end(watch)
 
     @enable_ki_protection
     def _notify(self) -> None:
         """Tell the selectors that watch this source that it is ready."""
-        for watch in self._watches:
+        for watch in items(self._unaware):
             watch.notify()
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        raise InvalidTypeError(f"{self!r} cannot be copied or pickled: its values go to one receiver each")
 
     # Waiting ---------------------------------------------------------------------------------------------------------
 
@@ -179,6 +206,8 @@ class Source(ABC, Generic[T_co]):
 
         Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
         """
+        turn = turns.current
+        changes = turn.changes
         if self.is_ready(Moment()):
             await checkpoint_if_cancelled()
             received = self.receive_nowait()
@@ -187,6 +216,8 @@ class Source(ABC, Generic[T_co]):
             return received
         waiter = ReceiveWaiter(self)
         self._park(waiter)
+        if turn.changes != changes and self.is_ready(Moment()):
+            waiter.take()
         return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
 
     def __aiter__(self) -> Self:
@@ -261,14 +292,46 @@ class Source(ABC, Generic[T_co]):
 
     @enable_ki_protection
     def _watch(self, watch: Watch) -> None:
-        """Add a selector's watch, and drop those of selectors that no longer exist."""
-        self._watches = (*(other for other in self._watches if other.alive), watch)
+        """Add a selector's watch."""
+        self._drop_dead_watches()
+        self._watches = join(self._watches, watch)
+        self._unaware = join(self._unaware, watch)
         self.on_wanted()
+
+    def _drop_dead_watches(self) -> None:
+        """Drop watches of selectors that no longer exist.
+
+        Two are looked at for each that is added: no more are dead then than alive, and adding stays O(1).
+        """
+        for _ in range(2):
+            oldest = first(self._watches)
+            if oldest is None:
+                return
+            if not oldest.alive:
+                self._unwatch(oldest)
+            elif isinstance(self._watches, OrderedDict):
+                self._watches.move_to_end(oldest)
+
+    def _told(self, watch: Watch) -> None:
+        """Note that a selector has been told that the source is ready."""
+        self._unaware = leave(self._unaware, watch)
+
+    def _await_ready(self, watch: Watch) -> None:
+        """Note that a selector, which has found the source empty, is to be told when it is ready.
+
+        It is put first, unless it was handed a value last: so the one that was stays the last.
+        """
+        self._unaware = join(self._unaware, watch)
+        if watch is not self._handed and isinstance(self._unaware, OrderedDict):
+            self._unaware.move_to_end(watch, last=False)
 
     @enable_ki_protection
     def _unwatch(self, watch: Watch) -> None:
         """Drop a selector's watch, if it is there."""
-        self._watches = tuple(other for other in self._watches if other is not watch)
+        self._watches = leave(self._watches, watch)
+        self._unaware = leave(self._unaware, watch)
+        if self._handed is watch:
+            self._handed = None
 
 
 def error_of(cause: BaseException) -> Error:
@@ -277,23 +340,49 @@ def error_of(cause: BaseException) -> Error:
     Like the cause if that is an `Error`, else one that says what broke the source. So is the end of another source: it
     must not pass for a quiet end of this one.
     """
-    if isinstance(cause, ChannelBrokenError) and cause.__cause__ is not None:
-        cause = cause.__cause__  # it came through another source
     if not isinstance(cause, Error) or isinstance(cause, EndOfChannelError):
         return broken_by(cause)
     error = renew(cause, cause.message)
-    error.__cause__ = cause
+    # What came through another source already says what broke that one.
+    if not (isinstance(cause, ChannelBrokenError) and cause.__cause__ is not None):
+        error.__cause__ = cause
     return error
 
 
 def broken_by(cause: BaseException) -> ChannelBrokenError:
     """Return a new error that says what broke a source."""
-    error = ChannelBrokenError(f"the channel was closed by an error: {_bounded.repr(cause)}")
+    error = ChannelBrokenError(f"the channel was closed by an error: {brief(cause)}")
     error.__cause__ = cause
     return error
 
 
-# A cause may hold all that a peer sent, or fail to show itself.
+def broken_by_block(name: str, error: BaseException) -> ChannelBrokenError:
+    """Return the cause of a source that ends too early, because the block that it depends on failed or was cancelled.
+
+    Args:
+        name: the function that made the block.
+        error: what ended it.
+    """
+    failure = without_cancelled(error)
+    how = "was cancelled" if failure is None else f"failed: {brief(failure)}"
+    broken = ChannelBrokenError(f"the values ended too early: the block of csp.{name} {how}")
+    broken.__cause__ = failure
+    return broken
+
+
+def without_cancelled(error: BaseException) -> BaseException | None:
+    """Return what is left of an exception without `trio.Cancelled`, alone or in groups; None for nothing."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.split(trio.Cancelled)[1]
+    return None if isinstance(error, trio.Cancelled) else error
+
+
+def brief(error: BaseException) -> str:
+    """Return what an exception is, for a text: it may hold all that a peer sent, or fail to show itself."""
+    return _bounded.repr(error)
+
+
 _bounded = reprlib.Repr()
 _bounded.maxother = 500
 
@@ -351,16 +440,31 @@ class ReceiveWaiter(Waiter):
         turns.current.left = OPERATIONS_PER_SCHEDULE_POINT
         self._source = source
 
-    def deliver(self, source: object, value: object, ok: bool) -> None:
+    def deliver(self, source: object, value: object, ok: bool) -> bool:
+        task = self._task
+        if task is None:
+            self._source._unpark(self)
+            return False
+        self._task = None
         self._source._unpark(self)
         self._received = new_tuple(Received, (value, ok))
-        reschedule(self._task, self)
+        reschedule(task, self)
+        return True
 
     def fail(self, source: object) -> None:
         self.deliver(source, None, False)
 
     def take(self) -> None:
-        self.deliver(self._source, *self._source.receive_nowait())
+        task, self._task = self._task, None
+        self._source._unpark(self)
+        if task is None:
+            return
+        try:
+            self._received = self._source.receive_nowait()
+        except BaseException as error:  # noqa: BLE001  # it is raised in the task
+            reschedule(task, outcome.Error(error))
+        else:
+            reschedule(task, self)
 
     def leave(self) -> None:
         self._source._unpark(self)

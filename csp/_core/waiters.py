@@ -1,4 +1,4 @@
-"""Parked tasks, and the queues they wait in.
+"""Parked tasks: what wakes them, and with what.
 
 How waiting works
 -----------------
@@ -11,19 +11,20 @@ waiting itself:
 - `Waiter.offer`: give me the value you wait to send;
 - `Waiter.fail`: the channel you wait on is closed.
 
-Each of them first takes the waiter out of *every* queue it is in, then reschedules its task with the result. (Only a
-waiter with many values to send keeps its place until the last is taken.) So a waiter in a queue is always parked and
-unclaimed: there are no claim flags, no stale entries, no second wake-ups. And a wake-up is the hand-over itself, never
-a hint: Trio does not cancel a rescheduled task before it runs, so the value cannot be lost, and no other task can take
-it in between.
+Each of them claims the waiter, takes it out of *every* queue it is in, then reschedules its task with the result. (Only
+a waiter with many values to send keeps its place until the last is taken.) So a waiter in a queue is always parked and
+unclaimed: there are no stale entries, no second wake-ups. And a wake-up is the hand-over itself, never a hint: Trio
+does not cancel a rescheduled task before it runs, so the value cannot be lost, and no other task can take it in
+between.
 
 If Trio cancels the task first, it calls `Waiter.abort`, which leaves all queues: the operation had no effect.
 
-The waiter doubles as the `outcome.Outcome` its task is resumed with, which saves an object for every wake-up.
+One thing can come between two steps of an operation: a finalizer, run by the garbage collector or by the drop of a last
+reference. It may send, receive and close like any other code, and so claim a waiter that the operation interrupted was
+about to claim. That is what the claim is for: the waiter's task, taken from it in two instructions between which no
+finalizer runs. Who finds it gone takes the waiter out of its queues and looks for another.
 
-A queue is None when empty, the waiter itself when there is one (by far the most common), and an `OrderedDict` when
-there are more: joining, leaving from the middle and taking the first are O(1) in all three. Thousands of tasks can
-select on one shutdown channel, each leaving it after every round, and none of them pays for the others.
+The waiter doubles as the `outcome.Outcome` its task is resumed with, which saves an object for every wake-up.
 
 All of this runs under `trio.lowlevel.enable_ki_protection`: the public operations carry the decorator, and what they
 call inherits it. Ctrl-C is then delivered at a checkpoint, never halfway through a change of a queue.
@@ -32,16 +33,18 @@ call inherits it. Ctrl-C is then delivered at a checkpoint, never halfway throug
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import outcome
-from trio.lowlevel import Abort, current_task
+from trio.lowlevel import Abort, Task, current_task
 
 from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
+
+GONE: Final = object()
+"""What `Waiter.offer` returns instead of a value."""
 
 
 class Waiter(outcome.Outcome[object]):
@@ -53,27 +56,31 @@ class Waiter(outcome.Outcome[object]):
 
     __slots__ = ("_task",)
 
+    _task: Task | None
+    """The task to wake; None once the waiter is claimed."""
+
     def __init__(self) -> None:
         self._task = current_task()
         turns.current.left = OPERATIONS_PER_SCHEDULE_POINT
 
-    # An Outcome compares by content and cannot be hashed; a waiter equals only itself.
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    # An Outcome compares by content and cannot be hashed; a waiter equals only itself. (Functions in Python would be
+    # slower, and a finalizer could run in them, in the middle of a change of a queue.)
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__  # type: ignore[assignment]  # attrs set it to None in Outcome
 
-    def __hash__(self) -> int:  # type: ignore[override]  # attrs set it to None in Outcome
-        return id(self)
-
-    def deliver(self, source: object, value: object, ok: bool) -> None:
-        """Complete a receive from ``source`` with what it gives."""
+    def deliver(self, source: object, value: object, ok: bool) -> bool:
+        """Complete a receive from ``source`` with what it gives; tell whether the waiter was still to be had."""
         raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
     def take(self) -> None:
-        """Complete one of the operations waited for that are ready now; at least one is."""
+        """Complete one of the operations waited for that are ready now; at least one is.
+
+        What that raises is raised in the task that waits.
+        """
         raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
     def offer(self, source: object) -> Any:
-        """Complete a send to ``source`` and return the value sent."""
+        """Complete a send to ``source`` and return the value sent; `GONE` if the waiter was not to be had any more."""
         raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
     def fail(self, source: object) -> None:
@@ -90,6 +97,9 @@ class Waiter(outcome.Outcome[object]):
 
     def abort(self, raise_cancel: object) -> Abort:
         """Called by Trio to cancel the wait."""
+        if self._task is None:  # a finalizer cancels it, while it is just being completed
+            return Abort.FAILED
+        self._task = None
         self.leave()
         return Abort.SUCCEEDED
 
@@ -98,36 +108,3 @@ class Waiter(outcome.Outcome[object]):
 
     async def asend(self, agen: AsyncGenerator[object, object]) -> NoReturn:
         raise NotImplementedError("a waiter is only ever unwrapped")  # pragma: no cover  # Trio never calls it
-
-
-Queue: TypeAlias = Waiter | OrderedDict[Waiter, None] | None
-
-
-def join(queue: Queue, waiter: Waiter) -> Queue:
-    """Put a waiter at the end, unless it is in the queue already; return the queue as it is now."""
-    if queue is None or queue is waiter:
-        return waiter
-    if isinstance(queue, OrderedDict):
-        queue.setdefault(waiter)
-        return queue
-    return OrderedDict({queue: None, waiter: None})
-
-
-def leave(queue: Queue, waiter: Waiter) -> Queue:
-    """Take a waiter out if it is there; return the queue as it is now."""
-    if queue is waiter:
-        return None
-    if isinstance(queue, OrderedDict):
-        queue.pop(waiter, None)
-        return queue or None
-    return queue
-
-
-def first(queue: Waiter | OrderedDict[Waiter, None]) -> Waiter:
-    """Return the waiter that has waited longest."""
-    return next(iter(queue)) if isinstance(queue, OrderedDict) else queue
-
-
-def count(queue: Queue) -> int:
-    """Return how many waiters there are."""
-    return len(queue) if isinstance(queue, OrderedDict) else int(queue is not None)

@@ -17,8 +17,8 @@ from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule,
 
 from csp._core.background import BackgroundNursery
 from csp._core.results import Received
-from csp._core.source import Moment, ReceiveCase, Source
-from csp.errors import InvalidTypeError, NoContextError
+from csp._core.source import Moment, ReceiveCase, Source, broken_by_block, without_cancelled
+from csp.errors import ChannelBrokenError, InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -39,7 +39,8 @@ class PullSource(Source[T_co]):
     A task that ends with the block calls the function, one call at a time, and only when a value is asked for. If a
     select has performed another case by the time the value comes, the value is held for the next to receive: one at
     most, and none is dropped. At the end of the block a running call is cancelled, and the source is closed; a value
-    that is held can still be received.
+    that is held can still be received. If the block fails or is cancelled, whoever still receives learns of it: the
+    cause is then a `ChannelBrokenError` from what ended the block.
 
     Args:
         pull: called without arguments for each value. When there are no more, it raises `trio.EndOfChannel`, ``from`` a
@@ -54,6 +55,7 @@ class PullSource(Source[T_co]):
 
     __slots__ = (
         "_background",
+        "_broken",
         "_calling",
         "_cause",
         "_closed",
@@ -63,6 +65,7 @@ class PullSource(Source[T_co]):
         "_finished",
         "_held",
         "_idle",
+        "_left",
         "_name",
         "_pull",
         "_pulling",
@@ -91,6 +94,7 @@ class PullSource(Source[T_co]):
         self._held: deque[T_co] = deque()
         self._finished = trio.Event()
         self._entered = False
+        self._left = False
         # Whether a value is to be fetched, whether the function runs for it now, and whether no more is to be fetched.
         self._pulling = False
         self._calling = False
@@ -99,6 +103,8 @@ class PullSource(Source[T_co]):
         self._idle: trio.lowlevel.Task | None = None
         self._closed = False
         self._cause: BaseException | None = None
+        # The cause, if the block ends before the values do.
+        self._broken: ChannelBrokenError | None = None
 
     # The block -------------------------------------------------------------------------------------------------------
 
@@ -115,7 +121,10 @@ class PullSource(Source[T_co]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         # The task is not cancelled but ends by itself, so that it can clean up.
+        self._left = True
         self._ending = True
+        if exc is not None and self._broken is None:
+            self._broken = broken_by_block(self._name, exc)
         self._resume()
         if self._calling:
             self._scope.cancel()
@@ -138,8 +147,13 @@ class PullSource(Source[T_co]):
                 finally:
                     # Inside the scope: an async generator may have opened scopes of its own in it.
                     await self._clean_up()
+        except BaseException as error:
+            # The block was cancelled, and this task is told first.
+            if not self._ending:
+                self._broken = broken_by_block(self._name, error)
+            raise
         finally:
-            self._end(None)
+            self._end(self._broken)
             self._finished.set()
 
     async def _asked(self) -> bool:
@@ -164,10 +178,10 @@ class PullSource(Source[T_co]):
             value = await self._pull()
         except self._ends as end:
             self._end(end.__cause__)
-        except trio.Cancelled:
-            raise
         except BaseException as error:
-            self._end(error)
+            failure = without_cancelled(error)
+            if failure is not None:
+                self._end(failure)
             if not isinstance(error, Exception):
                 raise
         else:
@@ -250,7 +264,7 @@ class PullSource(Source[T_co]):
 
     @property
     def cause(self) -> BaseException | None:
-        """What the function raised, or the cause of its `trio.EndOfChannel`."""
+        """What the function raised, or the cause of its `trio.EndOfChannel`; or what says that the block failed."""
         return self._cause
 
     def __repr__(self) -> str:

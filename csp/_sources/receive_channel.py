@@ -61,7 +61,8 @@ class _MemoryChannelSource(PullSource[T_co]):
 
     @enable_ki_protection
     def receive_nowait(self) -> Received[T_co]:
-        if not self._pulling and not super().is_ready(Moment()):
+        # Also if the block was cancelled, so that the task fetches nothing any more, as long as it is not left.
+        if not self._held and not self._left and (self._closed or not self._pulling):
             try:
                 return Received(self._channel.receive_nowait(), True)
             except trio.WouldBlock:

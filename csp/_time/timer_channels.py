@@ -17,7 +17,8 @@ from trio.lowlevel import enable_ki_protection
 
 from csp._core.results import Received
 from csp._core.source import Moment, Source, Watch
-from csp._core.waiters import Waiter, join, leave
+from csp._core.queues import items, join, leave
+from csp._core.waiters import Waiter
 from csp._time.alarm import Alarm, current_alarm
 
 SILENT = math.inf
@@ -34,7 +35,9 @@ class TimerChannel(Source[float]):
     def __init__(self, deadline: float) -> None:
         # As in Source, but without the call: programs make many timers, often one for each select.
         self._receivers = None
-        self._watches = ()
+        self._watches = None
+        self._unaware = None
+        self._handed = None
         self._selectors_turn = False
         self._deadline = deadline
         # Whether the alarm has rung for this deadline and the value was not taken yet.
@@ -51,7 +54,7 @@ class TimerChannel(Source[float]):
     @property
     def _awaited(self) -> bool:
         """Whether a task is parked on the timer, or in a selector that watches it."""
-        return self._receivers is not None or any(watch.parked for watch in self._watches)
+        return self._receivers is not None or any(watch.parked for watch in items(self._watches))
 
     def is_ready(self, moment: Moment) -> bool:
         """Tell whether the timer is due and its value not taken yet."""
@@ -103,7 +106,7 @@ class TimerChannel(Source[float]):
 
     def _is_watched(self) -> bool:
         # Selectors are told once; from then on they know that there is something to take.
-        return bool(self._watches) and not self._rung
+        return self._watches is not None and not self._rung
 
     @enable_ki_protection
     def _due(self) -> None:
@@ -121,7 +124,7 @@ class TimerChannel(Source[float]):
 
     def _unpark(self, waiter: Waiter) -> None:
         self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
-        if self._receivers is None and not self._watches:
+        if self._receivers is None and self._watches is None:
             self._unregister()
         else:
             self._disarm()
@@ -146,6 +149,14 @@ class AfterChannel(TimerChannel):
     __slots__ = ()
 
     one_shot: ClassVar[bool] = True
+
+    @enable_ki_protection
+    def receive_nowait(self) -> Received[float]:
+        received = super().receive_nowait()
+        # Whoever took the value: there will be no other.
+        for watch in items(self._watches):
+            watch.forget()
+        return received
 
 
 @final

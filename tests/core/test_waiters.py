@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from csp._core.waiters import Queue, Waiter, count, first, join, leave
+from csp._core.queues import Queue, count, first, items, join, leave
+from csp._core.waiters import Waiter
 
 if TYPE_CHECKING:
     from trio.lowlevel import Abort

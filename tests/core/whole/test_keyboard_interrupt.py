@@ -23,11 +23,13 @@ CORE = Path(csp.__file__).parent
 
 # Every function that changes a queue, a buffer or a timer, by file.
 MUTATORS = {
-    "_core/waiters.py": {"join", "leave"},
+    "_core/queues.py": {"join", "leave"},
     "_core/source.py": {
         "wake",
-        "_next_parked",
+        "_end_turn",
         "_notify",
+        "_told",
+        "_await_ready",
         "_park",
         "_unpark",
         "_watch",
@@ -44,26 +46,30 @@ MUTATORS = {
         "send_nowait",
         "receive_nowait",
         "_hand_over",
-        "_push",
-        "_pop",
+        "_next_offer",
+        "_refill",
+        "_open",
         "close",
         "_abandon",
         "_park_sender",
         "_unpark_sender",
     },
     "_core/sending.py": {"offer", "fail", "leave"},
-    "_core/select.py": {"_perform", "enqueue", "leave", "deliver", "take", "offer", "fail", "_leave"},
+    "_core/select.py": {"_perform", "enqueue", "look_again", "leave", "deliver", "take", "offer", "fail", "_leave"},
     "_core/selector.py": {
         "_add",
         "remove",
         "close",
         "_take",
-        "_has_ready",
+        "_first_ready",
+        "_serve",
         "_pass_on",
         "_drop",
         "_end_iteration_if_empty",
         "deliver",
+        "take_from",
         "notify",
+        "forget",
         "fail",
         "leave",
     },
@@ -268,7 +274,7 @@ def test_the_hook_sees_what_is_not_protected(restore_profile: None) -> None:
     async def main() -> None:
         channel = csp.Channel[int](1)
         sys.setprofile(hook)
-        channel._push(1)
+        channel._open()
         sys.setprofile(None)
 
     trio.run(main)
