@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast, final, overload
 
 import trio
 from trio.lowlevel import (
@@ -35,6 +35,9 @@ from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source, check_source
 from csp._core.waiters import Queue, Waiter, first, join, leave
 from csp.errors import InvalidTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -340,6 +343,11 @@ class _Watch:
             waiter = first(selector._parked)
             waiter.deliver(selector, selector._take(), True)
         selector._end_iteration_if_empty()
+
+    def when_forgotten(self, call: Callable[[], object]) -> None:
+        selector = self._selector()
+        assert selector is not None
+        self._selector = weakref.ref(selector, lambda _: call())
 
 
 class _SelectorWaiter(Waiter):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import reprlib
 from abc import ABC, abstractmethod
 from types import MethodType
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeGuard, TypeVar, cast
 
 import trio
 from trio.lowlevel import (
@@ -28,6 +28,9 @@ from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_d
 from csp._core.results import Received, SelectResult, new_tuple
 from csp._core.waiters import Queue, Waiter, first, join, leave
 from csp.errors import ChannelBrokenError, EndOfChannelError, Error, InvalidTypeError, renew
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -66,6 +69,9 @@ class Watch(Protocol):
 
     def notify(self) -> None:
         """Tell the selector that the source is ready."""
+
+    def when_forgotten(self, call: Callable[[], object]) -> None:
+        """Have a function called if the selector is garbage collected while it watches: at any moment, in any thread."""
 
 
 class Source(ABC, Generic[T_co]):
