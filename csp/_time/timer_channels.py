@@ -128,10 +128,22 @@ class TimerChannel(Source[float]):
 
     def _watch(self, watch: Watch) -> None:
         super()._watch(watch)
+        watch.when_forgotten(self._selector_forgotten)
         self._arm()
 
     def _unwatch(self, watch: Watch) -> None:
         super()._unwatch(watch)
+        self._disarm()
+
+    def _selector_forgotten(self) -> None:
+        """Called when a selector that watches the timer is garbage collected: at any moment, in any thread."""
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.disarm_soon(self._drop_forgotten)
+
+    @enable_ki_protection
+    def _drop_forgotten(self) -> None:
+        self._watches = tuple(watch for watch in self._watches if watch.alive)
         self._disarm()
 
     def __repr__(self) -> str:
