@@ -71,7 +71,10 @@ class Watch(Protocol):
         """Tell the selector that the source is ready."""
 
     def when_forgotten(self, call: Callable[[], object]) -> None:
-        """Have a function called if the selector is garbage collected while it watches: at any moment, in any thread."""
+        """Have a function called if the selector is garbage collected while it watches.
+
+        The garbage collector may call it at any moment, and in any thread.
+        """
 
 
 class Source(ABC, Generic[T_co]):
