@@ -241,9 +241,11 @@ async def test_timers() -> None:
     assert_type(timer.channel, csp.TimerChannel)
     assert_type(timer.stop(), bool)
     assert_type(timer.reset("1s"), bool)
+    assert_type(timer.reset(), bool)
     ticker = csp.Ticker("1s")
     assert_type(ticker.stop(), bool)
     assert_type(ticker.reset("1s"), bool)
+    assert_type(ticker.reset(), bool)
     assert_type(csp.never().case_receive(), csp.ReceiveCase[Never])
     assert_type(csp.parse_duration("1s"), float)
 
