@@ -6,9 +6,9 @@ from typing import final
 
 import trio
 
+from csp._core.runs import no_run
 from csp._time.duration import Duration, parse_duration, positive_duration
 from csp._time.timer_channels import SILENT, AfterChannel, TickerChannel, TimerChannel
-from csp.errors import NoContextError
 
 
 @final
@@ -122,4 +122,4 @@ def _now() -> float:
     try:
         return trio.current_time()
     except RuntimeError:
-        raise NoContextError("timers need a running Trio: create them inside trio.run") from None
+        raise no_run("a timer") from None
