@@ -34,6 +34,7 @@ from csp._core.arguments import check_count
 from csp._core.checkpoint import schedule_point_due, turns
 from csp._core.ends import ReceiveEnd, SendEnd
 from csp._core.results import Received, SelectResult, new_tuple
+from csp._core.runs import check_run, no_run
 from csp._core.sending import SendCase, SendManyWaiter, SendWaiter
 from csp._core.source import Moment, ReceiveCase, ReceiveWaiter, Source
 from csp._core.waiters import Queue, Waiter, count, first, join, leave
@@ -165,27 +166,31 @@ class Channel(Source[T]):
             ChannelClosedError: the channel is closed, or closed while waiting, or by this send (see `Overflow`); the
                 value was not sent.
         """
-        if 0 < self._buffered < self._room:
-            await checkpoint_if_cancelled()
-            self._put(value)
-            self._buffered += 1
-        elif self._receivers is not None or self._buffered < self._capacity or self._can_send():
-            await checkpoint_if_cancelled()
-            try:
-                self.send_nowait(value)
-            except ChannelClosedError:
-                if schedule_point_due():  # a loop that ignores the error must not starve the others
-                    await cancel_shielded_checkpoint()
-                raise
-        else:
-            waiter = SendWaiter(self, value)
-            self._park_sender(waiter)
-            await wait_task_rescheduled(waiter.abort)
-            return
-        turn = turns.current
-        turn.left -= 1
-        if turn.left <= 0:
-            await turn.end()
+        try:
+            if 0 < self._buffered < self._room:
+                await checkpoint_if_cancelled()
+                self._put(value)
+                self._buffered += 1
+            elif self._receivers is not None or self._buffered < self._capacity or self._can_send():
+                await checkpoint_if_cancelled()
+                try:
+                    self.send_nowait(value)
+                except ChannelClosedError:
+                    if schedule_point_due():  # a loop that ignores the error must not starve the others
+                        await cancel_shielded_checkpoint()
+                    raise
+            else:
+                waiter = SendWaiter(self, value)
+                self._park_sender(waiter)
+                await wait_task_rescheduled(waiter.abort)
+                return
+            turn = turns.current
+            turn.left -= 1
+            if turn.left <= 0:
+                await turn.end()
+        except RuntimeError:
+            check_run("a send")
+            raise
 
     @enable_ki_protection
     async def send_many(self, values: deque[T]) -> None:
@@ -203,10 +208,14 @@ class Channel(Source[T]):
         if not isinstance(values, deque):
             raise InvalidTypeError(f"values must be a collections.deque, not {values!r}")
         if not values:
+            check_run("a send")
             await checkpoint()
         while values:
             if not self._can_send():
-                waiter = SendManyWaiter(self, values)
+                try:
+                    waiter = SendManyWaiter(self, values)
+                except RuntimeError:
+                    raise no_run("a send") from None
                 self._park_sender(waiter)
                 await wait_task_rescheduled(waiter.abort)
                 continue
@@ -361,29 +370,33 @@ class Channel(Source[T]):
 
         Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
         """
-        # As in Source, but without a call of is_ready: this is the hottest path there is.
-        received: Received[T]
-        if self._buffered:
-            await checkpoint_if_cancelled()
-            received = new_tuple(Received, (self._take(), True))
-            senders = self._senders
-            if senders is None:
-                self._buffered -= 1
+        try:
+            # As in Source, but without a call of is_ready: this is the hottest path there is.
+            received: Received[T]
+            if self._buffered:
+                await checkpoint_if_cancelled()
+                received = new_tuple(Received, (self._take(), True))
+                senders = self._senders
+                if senders is None:
+                    self._buffered -= 1
+                else:
+                    # The free place goes to the sender that has waited longest.
+                    self._put((first(senders) if isinstance(senders, OrderedDict) else senders).offer(self))
+            elif self._senders is not None or self._closed:
+                await checkpoint_if_cancelled()
+                received = self.receive_nowait()
             else:
-                # The free place goes to the sender that has waited longest.
-                self._put((first(senders) if isinstance(senders, OrderedDict) else senders).offer(self))
-        elif self._senders is not None or self._closed:
-            await checkpoint_if_cancelled()
-            received = self.receive_nowait()
-        else:
-            waiter = ReceiveWaiter(self)
-            self._park(waiter)
-            received = await wait_task_rescheduled(waiter.abort)
-            return received
-        turn = turns.current
-        turn.left -= 1
-        if turn.left <= 0:
-            await turn.end()
+                waiter = ReceiveWaiter(self)
+                self._park(waiter)
+                received = await wait_task_rescheduled(waiter.abort)
+                return received
+            turn = turns.current
+            turn.left -= 1
+            if turn.left <= 0:
+                await turn.end()
+        except RuntimeError:
+            check_run("a receive")
+            raise
         return received
 
     @enable_ki_protection

@@ -31,6 +31,7 @@ from trio.lowlevel import (
 
 from csp._core.checkpoint import schedule_point_due
 from csp._core.results import SelectResult, new_tuple
+from csp._core.runs import check_run
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source, check_source
 from csp._core.waiters import Queue, Waiter, first, join, leave
@@ -200,23 +201,27 @@ class Selector(Generic[T]):
 
     @enable_ki_protection
     async def _next(self, *, iterating: bool) -> SelectResult[T] | None:
-        if self._has_ready():
-            await checkpoint_if_cancelled()
-            result = self._take()
-            self._end_iteration_if_empty()
-            if schedule_point_due():
-                await cancel_shielded_checkpoint()
-            return result
-        if self._closed or (iterating and not self._watches):
-            await checkpoint_if_cancelled()
-            if schedule_point_due():
-                await cancel_shielded_checkpoint()
-            if iterating:
-                return None
-            raise trio.ClosedResourceError("the selector is closed")
-        waiter = _SelectorWaiter(self, iterating)
-        self._parked = join(self._parked, waiter)
-        return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
+        try:
+            if self._has_ready():
+                await checkpoint_if_cancelled()
+                result = self._take()
+                self._end_iteration_if_empty()
+                if schedule_point_due():
+                    await cancel_shielded_checkpoint()
+                return result
+            if self._closed or (iterating and not self._watches):
+                await checkpoint_if_cancelled()
+                if schedule_point_due():
+                    await cancel_shielded_checkpoint()
+                if iterating:
+                    return None
+                raise trio.ClosedResourceError("the selector is closed")
+            waiter = _SelectorWaiter(self, iterating)
+            self._parked = join(self._parked, waiter)
+            return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
+        except RuntimeError:
+            check_run("a Selector")
+            raise
 
     def _has_ready(self) -> bool:
         """Tell whether the head of the ready queue has something to give; drop heads that others have emptied."""

@@ -26,6 +26,7 @@ from trio.lowlevel import (
 from csp._core.case import Case
 from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due, turns
 from csp._core.results import Received, SelectResult, new_tuple
+from csp._core.runs import check_run, no_run
 from csp._core.waiters import Queue, Waiter, first, join, leave
 from csp.errors import ChannelBrokenError, EndOfChannelError, Error, InvalidTypeError, renew
 
@@ -45,9 +46,16 @@ class Moment:
     _time: float | None = None
 
     def time(self) -> float:
-        """Return `trio.current_time` as it was at the first call."""
+        """Return `trio.current_time` as it was at the first call.
+
+        Raises:
+            NoContextError: called outside a Trio run.
+        """
         if self._time is None:
-            self._time = trio.current_time()
+            try:
+                self._time = trio.current_time()
+            except RuntimeError:
+                raise no_run("a timer") from None
         return self._time
 
 
@@ -188,15 +196,19 @@ class Source(ABC, Generic[T_co]):
 
         Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
         """
-        if self.is_ready(Moment()):
-            await checkpoint_if_cancelled()
-            received = self.receive_nowait()
-            if schedule_point_due():
-                await cancel_shielded_checkpoint()
-            return received
-        waiter = ReceiveWaiter(self)
-        self._park(waiter)
-        return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
+        try:
+            if self.is_ready(Moment()):
+                await checkpoint_if_cancelled()
+                received = self.receive_nowait()
+                if schedule_point_due():
+                    await cancel_shielded_checkpoint()
+                return received
+            waiter = ReceiveWaiter(self)
+            self._park(waiter)
+            return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
+        except RuntimeError:
+            check_run("a receive")
+            raise
 
     def __aiter__(self) -> Self:
         return self
