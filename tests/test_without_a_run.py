@@ -133,8 +133,8 @@ USES: dict[str, list[Callable[[], Awaitable[object]]]] = {
 
 # What does without a run, or is only given to a program that is inside of one.
 OTHERS = {
-    "csp": "Broadcast Case ChannelStatistics ConnectionState Gap Overflow ReceiveCase Received SelectResult SendCase "
-    "never parse_duration schedule_point_due",
+    "csp": "Broadcast Case ChannelStatistics ConnectionState Gap Latest Overflow ReceiveCase Received SelectResult "
+    "SendCase never parse_duration schedule_point_due",
     "csp.errors": "Kind is_kind shown wrap",
     "csp.security": "Actor Condition Policy Scope can context",
     "csp.testing": "Handler ServerConnection",

@@ -250,6 +250,18 @@ async def test_timers() -> None:
     assert_type(csp.parse_duration("1s"), float)
 
 
+async def test_latest() -> None:
+    latest = csp.Latest(1)
+    assert_type(latest, csp.Latest[int])
+    assert_type(latest.value, int)
+    changes = latest.changes()
+    assert_type(changes, csp.Source[int])
+    assert_type(await changes.receive(), csp.Received[int])
+    assert_type(csp.Latest[str | None](None).value, str | None)
+    with latest as entered:
+        assert_type(entered, csp.Latest[int])
+
+
 def test_errors() -> None:
     error = errors.Error("late", kind=errors.TIMEOUT)
     assert_type(error.kind, errors.Kind)
