@@ -260,9 +260,7 @@ def test_a_cause_that_is_no_exception_is_refused(cause: Any) -> None:
 
 
 async def test_readers_that_are_forgotten_leave_nothing() -> None:
-    latest = csp.Latest(0)
-    for _ in range(100):
-        changes = latest.changes()
+    async def use(changes: csp.Source[int]) -> None:
         await changes.receive()
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -270,7 +268,10 @@ async def test_readers_that_are_forgotten_leave_nothing() -> None:
         await csp.select(changes.case_receive(), default=True)
         with csp.Selector(changes) as selector:
             assert len(selector) == 1
-    del changes, selector
+
+    latest = csp.Latest(0)
+    for _ in range(100):
+        await use(latest.changes())
     await trio.lowlevel.checkpoint()  # Trio keeps a task's last Cancelled until then
     gc.collect()
     assert ", 0 readers," in repr(latest)
