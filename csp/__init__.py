@@ -36,6 +36,7 @@ from csp._core.source import Moment, ReceiveCase, Source
 from csp._home import publish
 from csp._sources.async_iterable import from_async_iterable
 from csp._sources.event import from_event
+from csp._sources.latest import Latest
 from csp._sources.pull import PullSource
 from csp._sources.receive_channel import from_receive_channel
 from csp._sources.signals import from_signals
@@ -61,6 +62,7 @@ __all__ = [
     "Duration",
     "EndOfChannelError",
     "Gap",
+    "Latest",
     "Moment",
     "Overflow",
     "PullSource",

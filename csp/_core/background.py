@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, cast, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from csp._core.runs import check_run
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -22,12 +24,16 @@ class BackgroundNursery:
     What the block raises comes out as it is, not in an exception group, so that callers need not know of the nursery. A
     task that raises cancels the block, and its exception comes out as it is too. Only several such exceptions come out
     as a group.
+
+    Raises:
+        NoContextError: entered outside a Trio run.
     """
 
     __slots__ = ("_manager", "_nursery")
 
     @enable_ki_protection
     async def __aenter__(self) -> trio.Nursery:
+        check_run("this block")
         # Entered by hand: an exception of the block must not pass through the nursery, which would put it in a group.
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()

@@ -38,10 +38,11 @@ from trio.lowlevel import (
 from csp._core.arguments import check_count
 from csp._core.checkpoint import schedule_point_due, turns
 from csp._core.ends import ReceiveEnd, SendEnd
+from csp._core.queues import Queue, count, first, items, join, leave
 from csp._core.results import Received, SelectResult, new_tuple
+from csp._core.runs import check_run, no_run
 from csp._core.sending import SendCase, SendManyWaiter, SendWaiter
 from csp._core.source import Moment, ReceiveCase, ReceiveWaiter, Source
-from csp._core.queues import Queue, count, first, items, join, leave
 from csp._core.waiters import GONE, Waiter
 from csp.errors import (
     ChannelClosedError,
@@ -172,35 +173,39 @@ class Channel(Source[T]):
             ChannelClosedError: the channel is closed, or closed while waiting, or by this send (see `Overflow`); the
                 value was not sent.
         """
-        if 0 < self._buffered < self._room:
-            await checkpoint_if_cancelled()
-            self._buffered += 1
-            try:
-                self._put(value)
-            except trio.WouldBlock:  # a finalizer has filled it
-                self._buffered -= 1
-                await self.send(value)
+        try:
+            if 0 < self._buffered < self._room:
+                await checkpoint_if_cancelled()
+                self._buffered += 1
+                try:
+                    self._put(value)
+                except trio.WouldBlock:  # a finalizer has filled it
+                    self._buffered -= 1
+                    await self.send(value)
+                    return
+            elif self._receivers is not None or self._buffered < self._capacity or self._can_send():
+                await checkpoint_if_cancelled()
+                try:
+                    self.send_nowait(value)
+                except ChannelClosedError:
+                    if schedule_point_due():  # a loop that ignores the error must not starve the others
+                        await cancel_shielded_checkpoint()
+                    raise
+                except trio.WouldBlock:  # as above
+                    await self.send(value)
+                    return
+            else:
+                waiter = SendWaiter(self, value)
+                self._park_sender(waiter)
+                await wait_task_rescheduled(waiter.abort)
                 return
-        elif self._receivers is not None or self._buffered < self._capacity or self._can_send():
-            await checkpoint_if_cancelled()
-            try:
-                self.send_nowait(value)
-            except ChannelClosedError:
-                if schedule_point_due():  # a loop that ignores the error must not starve the others
-                    await cancel_shielded_checkpoint()
-                raise
-            except trio.WouldBlock:  # as above
-                await self.send(value)
-                return
-        else:
-            waiter = SendWaiter(self, value)
-            self._park_sender(waiter)
-            await wait_task_rescheduled(waiter.abort)
-            return
-        turn = turns.current
-        turn.left -= 1
-        if turn.left <= 0:
-            await turn.end()
+            turn = turns.current
+            turn.left -= 1
+            if turn.left <= 0:
+                await turn.end()
+        except RuntimeError:
+            check_run("a send")
+            raise
 
     @enable_ki_protection
     async def send_many(self, values: deque[T]) -> None:
@@ -218,10 +223,14 @@ class Channel(Source[T]):
         if not isinstance(values, deque):
             raise InvalidTypeError(f"values must be a collections.deque, not {values!r}")
         if not values:
+            check_run("a send")
             await checkpoint()
         while values:
             if not self._can_send():
-                waiter = SendManyWaiter(self, values)
+                try:
+                    waiter = SendManyWaiter(self, values)
+                except RuntimeError:
+                    raise no_run("a send") from None
                 self._park_sender(waiter)
                 await wait_task_rescheduled(waiter.abort)
                 continue
@@ -388,39 +397,43 @@ class Channel(Source[T]):
 
         Returns ``(value, True)``, or ``(None, False)`` once the channel is closed and drained.
         """
-        # As in Source, but without a call of is_ready: this is the hottest path there is.
-        received: Received[T]
-        if self._buffered:
-            await checkpoint_if_cancelled()
-            try:
-                value = self._take()
-            except trio.WouldBlock:  # a finalizer has taken it
-                return await self.receive()
-            senders = self._senders
-            if senders is None:
-                self._buffered -= 1
-            elif isinstance(senders, OrderedDict) or (offered := senders.offer(self)) is GONE:
-                self._refill()
-            else:  # as there, in place
-                self._put(offered)
-            received = new_tuple(Received, (value, True))
-        elif self._senders is not None or self._closed:
-            await checkpoint_if_cancelled()
-            try:
-                received = self.receive_nowait()
-            except trio.WouldBlock:  # as above
-                return await self.receive()
-        else:
-            waiter = ReceiveWaiter(self)
-            self._park(waiter)
-            if self._buffered or self._closed:  # a finalizer has sent or closed, before there was a waiter to serve
-                waiter.take()
-            received = await wait_task_rescheduled(waiter.abort)
-            return received
-        turn = turns.current
-        turn.left -= 1
-        if turn.left <= 0:
-            await turn.end()
+        try:
+            # As in Source, but without a call of is_ready: this is the hottest path there is.
+            received: Received[T]
+            if self._buffered:
+                await checkpoint_if_cancelled()
+                try:
+                    value = self._take()
+                except trio.WouldBlock:  # a finalizer has taken it
+                    return await self.receive()
+                senders = self._senders
+                if senders is None:
+                    self._buffered -= 1
+                elif isinstance(senders, OrderedDict) or (offered := senders.offer(self)) is GONE:
+                    self._refill()
+                else:  # as there, in place
+                    self._put(offered)
+                received = new_tuple(Received, (value, True))
+            elif self._senders is not None or self._closed:
+                await checkpoint_if_cancelled()
+                try:
+                    received = self.receive_nowait()
+                except trio.WouldBlock:  # as above
+                    return await self.receive()
+            else:
+                waiter = ReceiveWaiter(self)
+                self._park(waiter)
+                if self._buffered or self._closed:  # a finalizer has sent or closed, before there was a waiter to serve
+                    waiter.take()
+                received = await wait_task_rescheduled(waiter.abort)
+                return received
+            turn = turns.current
+            turn.left -= 1
+            if turn.left <= 0:
+                await turn.end()
+        except RuntimeError:
+            check_run("a receive")
+            raise
         return received
 
     @enable_ki_protection

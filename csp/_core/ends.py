@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, final
 
 import trio
 
+from csp._core.runs import check_run
 from csp._core.sink import Sink
 from csp._core.source import broken_by
 from csp.errors import ChannelBrokenError, ChannelClosedError
@@ -73,6 +74,7 @@ class SendEnd(trio.abc.SendChannel[T]):
     async def aclose(self) -> None:
         """Close the channel; what is buffered stays receivable."""
         self.channel.close()
+        check_run("aclose")
         await trio.lowlevel.checkpoint()
 
 
@@ -111,4 +113,5 @@ class ReceiveEnd(trio.abc.ReceiveChannel[T]):
     async def aclose(self) -> None:
         """Close the channel and discard what is buffered; senders get `trio.BrokenResourceError`."""
         self.channel._abandon()
+        check_run("aclose")
         await trio.lowlevel.checkpoint()

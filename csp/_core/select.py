@@ -24,6 +24,7 @@ from trio.lowlevel import (
 from csp._core.channel import ChannelCase
 from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due, turns
 from csp._core.results import SelectResult, new_tuple
+from csp._core.runs import check_run
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase
 from csp._core.waiters import GONE, Waiter
@@ -131,43 +132,44 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
     """
     if not _CASE_TYPES.issuperset(map(type, cases)):
         raise _not_a_case(cases)
-    turn = turns.current
-    changes = turn.changes
-    chosen = _choose(cases, priority)
-    result: SelectResult[Any]
-    if chosen is None and not default:
-        waiter = SelectWaiter(cases, priority)
-        try:
-            waiter.enqueue()
-        except BaseException:  # of a source's on_wanted
-            waiter.leave()
-            raise
-        if turn.changes != changes:
-            waiter.look_again()
-        result = await wait_task_rescheduled(waiter.abort)
-        return result
-    await checkpoint_if_cancelled()
-    if chosen is None:
-        case: _AnyCase | None
-        for case in cases:
-            if type(case) is ReceiveCase:  # polled: a source that fetches its values may do so
-                case.channel.on_wanted()
-        result = _DEFAULT
-    else:
-        try:
-            result = _perform(chosen, cast("_AnyCase", cases[chosen]))
-        except trio.WouldBlock:
-            if type(cases[chosen]) is ReceiveCase:
+    try:
+        turn = turns.current
+        changes = turn.changes
+        chosen = _choose(cases, priority)
+        result: SelectResult[Any]
+        if chosen is None and not default:
+            waiter = SelectWaiter(cases, priority)
+            try:
+                waiter.enqueue()
+            except BaseException:  # of a source's on_wanted
+                waiter.leave()
                 raise
-            # A finalizer was there first.
-            return await select(*cases, default=default, priority=priority)
-        except Exception:
-            if schedule_point_due():  # a loop that ignores the error must not starve the others
-                await cancel_shielded_checkpoint()
-            raise
-    turn.left -= 1
-    if turn.left <= 0:
-        await turn.end()
+            if turn.changes != changes:
+                waiter.look_again()
+            result = await wait_task_rescheduled(waiter.abort)
+            return result
+        await checkpoint_if_cancelled()
+        if chosen is None:
+            _want(cases)
+            result = _DEFAULT
+        else:
+            try:
+                result = _perform(chosen, cast("_AnyCase", cases[chosen]))
+            except trio.WouldBlock:
+                if type(cases[chosen]) is ReceiveCase:
+                    raise
+                # A finalizer was there first.
+                return await select(*cases, default=default, priority=priority)
+            except Exception:
+                if schedule_point_due():  # a loop that ignores the error must not starve the others
+                    await cancel_shielded_checkpoint()
+                raise
+        turn.left -= 1
+        if turn.left <= 0:
+            await turn.end()
+    except RuntimeError:
+        check_run("select")
+        raise
     return result
 
 
@@ -204,6 +206,13 @@ def _is_ready(case: _AnyCase | None, moment: Moment) -> bool:
     if isinstance(case, ReceiveCase):
         return case.channel.is_ready(moment)
     return case.channel._can_send()
+
+
+def _want(cases: tuple[_AnyCase | None, ...]) -> None:
+    """Tell the sources of a select that polls that their values are wanted: one that fetches them may do so."""
+    for case in cases:
+        if type(case) is ReceiveCase:
+            case.channel.on_wanted()
 
 
 def _perform(index: int, case: _AnyCase) -> SelectResult[Any]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast, final, overload
 
 import outcome
 import trio
@@ -32,12 +32,16 @@ from trio.lowlevel import (
 )
 
 from csp._core.checkpoint import schedule_point_due
+from csp._core.queues import Queue, first, items, join, leave
 from csp._core.results import SelectResult, new_tuple
+from csp._core.runs import check_run
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source, check_source
-from csp._core.queues import Queue, first, items, join, leave
 from csp._core.waiters import Waiter
 from csp.errors import InvalidTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -200,26 +204,30 @@ class Selector(Generic[T]):
 
     @enable_ki_protection
     async def _next(self, *, iterating: bool) -> SelectResult[T] | None:
-        if self._ready:
-            await checkpoint_if_cancelled()
-            watch = self._first_ready()
-            if watch is not None:
-                result = self._take(watch)
-                self._end_iteration_if_empty()
+        try:
+            if self._ready:
+                await checkpoint_if_cancelled()
+                watch = self._first_ready()
+                if watch is not None:
+                    result = self._take(watch)
+                    self._end_iteration_if_empty()
+                    if schedule_point_due():
+                        await cancel_shielded_checkpoint()
+                    return result
+            if self._closed or (iterating and not self._watches):
+                await checkpoint_if_cancelled()
                 if schedule_point_due():
                     await cancel_shielded_checkpoint()
-                return result
-        if self._closed or (iterating and not self._watches):
-            await checkpoint_if_cancelled()
-            if schedule_point_due():
-                await cancel_shielded_checkpoint()
-            if iterating:
-                return None
-            raise trio.ClosedResourceError("the selector is closed")
-        waiter = _SelectorWaiter(self, iterating)
-        self._parked = join(self._parked, waiter)
-        self._serve()  # a finalizer may have sent something, before there was a waiter to serve
-        return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
+                if iterating:
+                    return None
+                raise trio.ClosedResourceError("the selector is closed")
+            waiter = _SelectorWaiter(self, iterating)
+            self._parked = join(self._parked, waiter)
+            self._serve()  # a finalizer may have sent something, before there was a waiter to serve
+            return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
+        except RuntimeError:
+            check_run("a Selector")
+            raise
 
     def _serve(self) -> None:
         """Give what is ready to the tasks that are parked."""
@@ -366,6 +374,11 @@ class _Watch:
         # A channel that is added can have values for several of the tasks that are parked.
         selector._serve()
         selector._end_iteration_if_empty()
+
+    def when_forgotten(self, call: Callable[[], object]) -> None:
+        selector = self._selector()
+        assert selector is not None
+        self._selector = weakref.ref(selector, lambda _: call())
 
     def forget(self) -> None:
         selector = self._selector()

@@ -79,8 +79,9 @@ class SendManyWaiter(SendWaiter):
     __slots__ = ("_rest",)
 
     def __init__(self, channel: Sink[Any], values: deque[Any]) -> None:
+        super().__init__(channel, values[0])
         # The next value is kept apart, so that it does not matter to a receiver what others do to the deque.
-        super().__init__(channel, values.popleft())
+        values.popleft()
         self._rest = values
 
     def offer(self, source: object) -> object:

@@ -13,7 +13,19 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable
 from types import MethodType
-from typing import Any, ClassVar, Generic, NoReturn, Protocol, Self, SupportsIndex, TypeGuard, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    Protocol,
+    Self,
+    SupportsIndex,
+    TypeGuard,
+    TypeVar,
+    cast,
+)
 
 import outcome
 import trio
@@ -28,10 +40,14 @@ from trio.lowlevel import (
 
 from csp._core.case import Case
 from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due, turns
-from csp._core.results import Received, SelectResult, new_tuple
 from csp._core.queues import Queue, first, items, join, leave
+from csp._core.results import Received, SelectResult, new_tuple
+from csp._core.runs import check_run, no_run
 from csp._core.waiters import Waiter
 from csp.errors import ChannelBrokenError, EndOfChannelError, Error, InvalidTypeError, renew
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -46,9 +62,16 @@ class Moment:
     _time: float | None = None
 
     def time(self) -> float:
-        """Return `trio.current_time` as it was at the first call."""
+        """Return `trio.current_time` as it was at the first call.
+
+        Raises:
+            NoContextError: called outside a Trio run.
+        """
         if self._time is None:
-            self._time = trio.current_time()
+            try:
+                self._time = trio.current_time()
+            except RuntimeError:
+                raise no_run("a timer") from None
         return self._time
 
 
@@ -71,6 +94,12 @@ class Watch(Hashable, Protocol):
 
     def notify(self) -> None:
         """Tell the selector that the source is ready; by `Source._told`, the source then knows that it was told."""
+
+    def when_forgotten(self, call: Callable[[], object]) -> None:
+        """Have a function called if the selector is garbage collected while it watches.
+
+        The garbage collector may call it at any moment, and in any thread.
+        """
 
     def forget(self) -> None:
         """Tell the selector that the source gives nothing any more, and drop the watch."""
@@ -206,19 +235,23 @@ class Source(ABC, Generic[T_co]):
 
         Returns ``(value, True)``, or ``(None, False)`` once the source is closed and drained.
         """
-        turn = turns.current
-        changes = turn.changes
-        if self.is_ready(Moment()):
-            await checkpoint_if_cancelled()
-            received = self.receive_nowait()
-            if schedule_point_due():
-                await cancel_shielded_checkpoint()
-            return received
-        waiter = ReceiveWaiter(self)
-        self._park(waiter)
-        if turn.changes != changes and self.is_ready(Moment()):
-            waiter.take()
-        return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
+        try:
+            turn = turns.current
+            changes = turn.changes
+            if self.is_ready(Moment()):
+                await checkpoint_if_cancelled()
+                received = self.receive_nowait()
+                if schedule_point_due():
+                    await cancel_shielded_checkpoint()
+                return received
+            waiter = ReceiveWaiter(self)
+            self._park(waiter)
+            if turn.changes != changes and self.is_ready(Moment()):
+                waiter.take()
+            return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
+        except RuntimeError:
+            check_run("a receive")
+            raise
 
     def __aiter__(self) -> Self:
         return self
@@ -340,12 +373,12 @@ def error_of(cause: BaseException) -> Error:
     Like the cause if that is an `Error`, else one that says what broke the source. So is the end of another source: it
     must not pass for a quiet end of this one.
     """
+    if isinstance(cause, ChannelBrokenError) and cause.__cause__ is not None and not cause.details:
+        cause = cause.__cause__  # it came through another source
     if not isinstance(cause, Error) or isinstance(cause, EndOfChannelError):
         return broken_by(cause)
     error = renew(cause, cause.message)
-    # What came through another source already says what broke that one.
-    if not (isinstance(cause, ChannelBrokenError) and cause.__cause__ is not None):
-        error.__cause__ = cause
+    error.__cause__ = cause
     return error
 
 
@@ -365,7 +398,9 @@ def broken_by_block(name: str, error: BaseException) -> ChannelBrokenError:
     """
     failure = without_cancelled(error)
     how = "was cancelled" if failure is None else f"failed: {brief(failure)}"
-    broken = ChannelBrokenError(f"the values ended too early: the block of csp.{name} {how}")
+    broken = ChannelBrokenError(
+        f"the values ended too early: the block of csp.{name} {how}", details={"block": f"csp.{name}"}
+    )
     broken.__cause__ = failure
     return broken
 

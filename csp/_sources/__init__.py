@@ -1,7 +1,7 @@
 """What else a Trio program waits for, as sources.
 
-Each so far is a `csp.PullSource`, and so a block: a task of the block fetches a value when one is asked for, holds one
-at most, and drops none.
+Each whose name begins with `from_` is a `csp.PullSource`, and so a block: a task of the block fetches a value when one
+is asked for, holds one at most, and drops none.
 
 From the bottom:
 
@@ -11,4 +11,5 @@ From the bottom:
 - `stream`: the bytes that a Trio stream receives
 - `event`: a source that ends when a Trio event is set
 - `signals`: the Unix signals that arrive
+- `latest`: a value that changes, to read and to wait for
 """

@@ -17,6 +17,7 @@ from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule,
 
 from csp._core.background import BackgroundNursery
 from csp._core.results import Received
+from csp._core.runs import check_run
 from csp._core.source import Moment, ReceiveCase, Source, broken_by_block, without_cancelled
 from csp.errors import ChannelBrokenError, InvalidTypeError, NoContextError
 
@@ -50,7 +51,7 @@ class PullSource(Source[T_co]):
 
     Raises:
         InvalidTypeError: pull cannot be called.
-        NoContextError: used before the block is entered, or entered twice.
+        NoContextError: used before the block is entered; or entered twice, or outside a Trio run.
     """
 
     __slots__ = (
@@ -110,7 +111,7 @@ class PullSource(Source[T_co]):
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
-        self._check_not_entered()
+        self._check_can_enter()
         self._entered = True
         nursery = await self._background.__aenter__()
         nursery.start_soon(self._run)
@@ -253,9 +254,10 @@ class PullSource(Source[T_co]):
         if not self._entered:
             raise NoContextError(f"{self._name} gives nothing before its block: write `async with ...` first")
 
-    def _check_not_entered(self) -> None:
+    def _check_can_enter(self) -> None:
         if self._entered:
             raise NoContextError(f"this {self._name} was used before; make another one")
+        check_run(self._name)
 
     @property
     def closed(self) -> bool:

@@ -60,7 +60,7 @@ class _SignalSource(PullSource[int]):
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
-        self._check_not_entered()
+        self._check_can_enter()
         self._stack.callback(self._raise_again)
         self._receiver = self._stack.enter_context(trio.open_signal_receiver(*self._signals))
         return await super().__aenter__()

@@ -15,9 +15,9 @@ from typing import ClassVar, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from csp._core.queues import items, join, leave
 from csp._core.results import Received
 from csp._core.source import Moment, Source, Watch
-from csp._core.queues import items, join, leave
 from csp._core.waiters import Waiter
 from csp._time.alarm import Alarm, current_alarm
 
@@ -131,11 +131,24 @@ class TimerChannel(Source[float]):
 
     def _watch(self, watch: Watch) -> None:
         super()._watch(watch)
+        watch.when_forgotten(self._selector_forgotten)
         self._arm()
 
     def _unwatch(self, watch: Watch) -> None:
         super()._unwatch(watch)
         self._disarm()
+
+    def _selector_forgotten(self) -> None:
+        """Called when a selector that watches the timer is garbage collected: at any moment, in any thread."""
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.disarm_soon(self._drop_forgotten)
+
+    @enable_ki_protection
+    def _drop_forgotten(self) -> None:
+        for watch in items(self._watches):
+            if not watch.alive:
+                self._unwatch(watch)
 
     def __repr__(self) -> str:
         state = "silent" if self._deadline == SILENT else f"due at {self._deadline:.3f}"

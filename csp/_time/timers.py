@@ -6,9 +6,9 @@ from typing import final
 
 import trio
 
+from csp._core.runs import no_run
 from csp._time.duration import Duration, parse_duration, positive_duration
 from csp._time.timer_channels import SILENT, AfterChannel, TickerChannel, TimerChannel
-from csp.errors import NoContextError
 
 
 @final
@@ -24,10 +24,12 @@ class Timer:
         NoContextError: called outside a Trio run.
     """
 
-    __slots__ = ("_channel",)
+    __slots__ = ("_channel", "_seconds")
 
     def __init__(self, duration: Duration) -> None:
-        self._channel = TimerChannel(_now() + positive_duration(duration, "Timer's duration"))
+        now = _now()
+        self._seconds = positive_duration(duration, "Timer's duration")
+        self._channel = TimerChannel(now + self._seconds)
 
     @property
     def channel(self) -> TimerChannel:
@@ -41,12 +43,20 @@ class Timer:
         """
         return self._channel._set_deadline(SILENT)
 
-    def reset(self, duration: Duration) -> bool:
+    def reset(self, duration: Duration | None = None) -> bool:
         """Set the timer again, whether it runs, is due, or was stopped; a value not taken yet is dropped.
 
         Tasks parked on `channel` go on waiting, for the new time. Returns what `stop` would have returned.
+
+        Args:
+            duration: how long from now until it is due; None for as long as it was set for last.
+
+        Raises: as `Timer` does.
         """
-        return self._channel._set_deadline(_now() + positive_duration(duration, "Timer.reset's duration"))
+        now = _now()
+        if duration is not None:
+            self._seconds = positive_duration(duration, "Timer.reset's duration")
+        return self._channel._set_deadline(now + self._seconds)
 
     def __repr__(self) -> str:
         return f"<csp.Timer of {self._channel!r}>"
@@ -77,9 +87,16 @@ class Ticker:
         """Stop ticking; nothing is received afterwards. Returns whether it was ticking."""
         return self._channel._set_deadline(SILENT)
 
-    def reset(self, duration: Duration) -> bool:
-        """Start a new grid now, with another time between ticks. Returns whether it was ticking."""
-        return self._channel._restart(_now(), positive_duration(duration, "Ticker.reset's duration"))
+    def reset(self, duration: Duration | None = None) -> bool:
+        """Start a new grid now. Returns whether it was ticking.
+
+        Args:
+            duration: the time between two ticks; None for what it was before.
+
+        Raises: as `Timer` does.
+        """
+        period = self._channel._period if duration is None else positive_duration(duration, "Ticker.reset's duration")
+        return self._channel._restart(_now(), period)
 
     def __repr__(self) -> str:
         return f"<csp.Ticker of {self._channel!r}>"
@@ -105,4 +122,4 @@ def _now() -> float:
     try:
         return trio.current_time()
     except RuntimeError:
-        raise NoContextError("timers need a running Trio: create them inside trio.run") from None
+        raise no_run("a timer") from None

@@ -1,4 +1,4 @@
-"""Tasks that wait for timers, and channels that stay silent."""
+"""Tasks that wait for timers, channels that stay silent, and a clock that never jumps."""
 
 from __future__ import annotations
 
@@ -31,6 +31,26 @@ class Waiting:
         self.nursery.start_soon(run)
         await wait_all_tasks_blocked()
         return scope
+
+
+class StandingClock(trio.abc.Clock):
+    """Stands still until a test sets `time`. Unlike Trio's `MockClock` it never jumps ahead by itself."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def start_clock(self) -> None: ...
+
+    def current_time(self) -> float:
+        return self.time
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return 0 if deadline <= self.time else 1_000_000
+
+
+def next_deadline() -> float:
+    """Return for how many seconds Trio would sleep now, if nothing else happens; infinite for no deadline."""
+    return trio.lowlevel.current_statistics().seconds_to_next_deadline
 
 
 async def is_silent(channel: csp.TimerChannel, seconds: float = 1_000_000) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,16 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import csp
 from csp._time.alarm import _MIN_HEAP_TO_CLEAN, Alarm, current_alarm
-from tests.time._waiting import Waiting
+from tests.time._waiting import StandingClock, Waiting, next_deadline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+
+
+@pytest.fixture
+def standing_clock() -> StandingClock:
+    """The clock of a test that asks for it: a clock that does not jump, as the real one."""
+    return StandingClock()
 
 
 class Bell:
@@ -117,7 +124,7 @@ async def test_one_task_a_run_serves_all_timers(autojump_clock: MockClock) -> No
     assert current_alarm() is current_alarm()
 
 
-async def test_the_heap_stays_small_when_timers_are_replaced_before_they_are_due(mock_clock: MockClock) -> None:
+async def test_the_heap_stays_small_when_timers_are_replaced_before_they_are_due(standing_clock: StandingClock) -> None:
     channel = csp.Channel[int]()
     alarm = current_alarm()
     references: list[weakref.ref[object]] = []
@@ -141,7 +148,7 @@ async def test_the_heap_stays_small_when_timers_are_replaced_before_they_are_due
     assert sum(reference() is not None for reference in references) <= _MIN_HEAP_TO_CLEAN + 1
 
 
-async def test_cleaning_keeps_the_timers_that_are_waited_for(autojump_clock: MockClock) -> None:
+async def test_cleaning_keeps_the_timers_that_are_waited_for(standing_clock: StandingClock) -> None:
     async with trio.open_nursery() as nursery:
         waiting = Waiting(nursery)
         timers = [csp.Timer(f"{second + 10}s") for second in range(50)]
@@ -158,12 +165,13 @@ async def test_cleaning_keeps_the_timers_that_are_waited_for(autojump_clock: Moc
                 scope.cancel()
                 await csp.after("1s").receive()
         assert len(current_alarm()._heap) <= 2 * 50 + 2
-        await trio.sleep(100)
-        assert [time for time, _ in waiting.times] == [second + 10 for second in range(1, 50, 2)]
-    assert [time for time, _ in waiting.times[25:]] == [200] * 25
+        for second in range(201):
+            standing_clock.time = second
+            await wait_all_tasks_blocked()
+    assert [time for time, _ in waiting.times] == [second + 10 for second in range(1, 50, 2)] + [200] * 25
 
 
-async def test_a_timer_can_be_waited_for_again_after_its_entry_was_cleaned(autojump_clock: MockClock) -> None:
+async def test_a_timer_can_be_waited_for_again_after_its_entry_was_cleaned(standing_clock: StandingClock) -> None:
     channel = csp.after("50s")
 
     async def give_up(timer: csp.TimerChannel) -> None:
@@ -175,27 +183,187 @@ async def test_a_timer_can_be_waited_for_again_after_its_entry_was_cleaned(autoj
     for _ in range(3 * _MIN_HEAP_TO_CLEAN):
         await give_up(csp.after("60s"))
     assert channel._entry is None
-    assert await channel.receive() == (50, True)
-    assert trio.current_time() == 50
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        await waiting.start(channel.receive)
+        standing_clock.time = 50
+    assert waiting.times == [(50, (50, True))]
 
 
-async def test_a_timer_waited_for_again_uses_its_old_entry(autojump_clock: MockClock) -> None:
+async def test_a_timer_waited_for_again_uses_its_old_entry(standing_clock: StandingClock) -> None:
     channel = csp.after("5s")
-    for _ in range(20):
-        with trio.move_on_after(0.1):
-            await channel.receive()
-    assert len(current_alarm()._heap) == 1
-    assert await channel.receive() == (5, True)
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        for _ in range(20):
+            (await waiting.start(channel.receive)).cancel()
+        await waiting.start(channel.receive)
+        assert len(current_alarm()._heap) == 1
+        standing_clock.time = 5
+    assert waiting.times == [(5, (5, True))]
 
 
-async def test_an_entry_nobody_waits_for_any_more_is_dropped_when_it_comes_up(autojump_clock: MockClock) -> None:
+async def test_an_entry_nobody_waits_for_any_more_is_dropped_when_it_comes_up(standing_clock: StandingClock) -> None:
     channel = csp.after("1s")
-    with trio.move_on_after(0.5):
-        await channel.receive()
+    async with trio.open_nursery() as nursery:
+        (await Waiting(nursery).start(channel.receive)).cancel()
     assert len(current_alarm()._heap) == 1
-    await trio.sleep(5)
+    standing_clock.time = 5
+    await wait_all_tasks_blocked()
     assert current_alarm()._heap == []
     assert channel.receive_nowait() == (1, True)
+
+
+async def test_a_clock_that_does_not_jump_is_woken_once_at_most_for_timers_nobody_waits_for(
+    standing_clock: StandingClock,
+) -> None:
+    ready = csp.Channel[int](100)
+    for seconds in range(1, 101):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(csp.select, ready.case_receive(), csp.after(f"{seconds}s").case_receive())
+            await wait_all_tasks_blocked()
+            await ready.send(seconds)
+    assert next_deadline() == 1
+    standing_clock.time = 1
+    await wait_all_tasks_blocked()
+    assert next_deadline() == math.inf
+
+
+# Timers that nobody waits for any more, and a clock that jumps ------------------------------------------------------
+
+
+async def test_a_timer_takes_its_deadline_along_when_a_select_performs_another_case(autojump_clock: MockClock) -> None:
+    ready = csp.Channel[int]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(csp.select, ready.case_receive(), csp.after("1h").case_receive())
+        await wait_all_tasks_blocked()
+        assert next_deadline() == 3600
+        await ready.send(1)
+    assert next_deadline() == math.inf
+
+
+@pytest.mark.parametrize("make", [lambda: csp.Timer("1h"), lambda: csp.Ticker("1h")])
+async def test_a_timer_that_is_stopped_or_set_again_takes_its_deadline_along(
+    autojump_clock: MockClock, make: Callable[[], csp.Timer | csp.Ticker]
+) -> None:
+    timer = make()
+    async with trio.open_nursery() as nursery:
+        scope = await Waiting(nursery).start(timer.channel.receive)
+        assert next_deadline() == 3600
+        timer.reset("3h")
+        assert next_deadline() == 3 * 3600
+        timer.reset("2h")
+        assert next_deadline() == 2 * 3600
+        timer.stop()
+        assert next_deadline() == math.inf
+        timer.reset("2h")
+        assert next_deadline() == 2 * 3600
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert next_deadline() == math.inf
+
+
+async def test_the_first_timer_that_is_waited_for_sets_the_deadline_whichever_leaves(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        scopes = {hours: await waiting.start(csp.after(f"{hours}h").receive) for hours in (3, 1, 2, 4)}
+        for left, first in ((2, 1), (1, 3), (3, 4), (4, math.inf)):
+            scopes[left].cancel()
+            await wait_all_tasks_blocked()
+            assert next_deadline() == first * 3600
+
+
+async def test_a_timer_that_rings_leaves_the_deadline_of_the_first_that_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        await waiting.start(csp.after("1h").receive)
+        gone = await waiting.start(csp.after("2h").receive)
+        last = await waiting.start(csp.after("3h").receive)
+        gone.cancel()
+        await csp.after("1h").receive()
+        assert next_deadline() == 2 * 3600
+        last.cancel()
+
+
+async def test_a_timer_that_was_set_to_a_later_time_leaves_no_deadline_of_the_earlier_one(
+    autojump_clock: MockClock,
+) -> None:
+    timer = csp.Timer("2h")
+    async with trio.open_nursery() as nursery:
+        waiting = Waiting(nursery)
+        first = await waiting.start(csp.after("1h").receive)
+        last = await waiting.start(timer.channel.receive)
+        timer.reset("3h")
+        first.cancel()
+        await wait_all_tasks_blocked()
+        assert next_deadline() == 3 * 3600
+        last.cancel()
+
+
+@pytest.mark.parametrize("leave", ["close", "remove"])
+async def test_a_timer_takes_its_deadline_along_when_its_selector_lets_go_of_it(
+    autojump_clock: MockClock, leave: str
+) -> None:
+    ticks = csp.tick("1h")
+    selector = csp.Selector(ticks, csp.Channel[int]())
+    await csp.after("1ms").receive()
+    assert next_deadline() == 3600 - 0.001
+    if leave == "close":
+        selector.close()
+    else:
+        selector.remove(ticks)
+    assert next_deadline() == math.inf
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_timer_takes_its_deadline_along_when_its_selector_is_garbage_collected(
+    mock_clock: MockClock, in_thread: bool
+) -> None:
+    ticks = csp.tick("1h")
+    selectors = [csp.Selector(ticks), csp.Selector(ticks, csp.after("2h"))]
+
+    def forget_one() -> None:
+        del selectors[-1]
+
+    await wait_all_tasks_blocked()
+    assert next_deadline() == 3600
+    while selectors:
+        # The garbage collector may run in any thread.
+        await trio.to_thread.run_sync(forget_one) if in_thread else forget_one()
+        await wait_all_tasks_blocked()
+        assert next_deadline() == (3600 if selectors else math.inf)
+
+
+async def test_a_selector_is_garbage_collected_after_its_timer_has_rung(autojump_clock: MockClock) -> None:
+    timer = csp.after("1s")
+    selector = csp.Selector(timer)
+    await trio.sleep(2)
+    del selector
+    assert await timer.receive() == (1, True)
+
+
+def test_a_selector_with_a_timer_is_garbage_collected_after_its_run() -> None:
+    async def main() -> csp.Selector[float]:
+        selector = csp.Selector(csp.tick("1h"))
+        await csp.after("1ms").receive()
+        return selector
+
+    selector = trio.run(main, clock=MockClock(autojump_threshold=0))
+    reference = weakref.ref(selector)
+    del selector
+    gc.collect()
+    assert reference() is None
+
+
+async def test_a_loop_of_selects_with_timers_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    channel = csp.Channel[int]()
+    async with trio.open_nursery() as nursery:
+        for value in range(1000):
+            nursery.start_soon(channel.send, value)
+            await csp.select(channel.case_receive(), csp.after("1h").case_receive())
+            assert len(current_alarm()._heap) == 0
+    assert trio.current_time() == 0
 
 
 async def test_the_count_of_armed_timers_is_exact(autojump_clock: MockClock) -> None:

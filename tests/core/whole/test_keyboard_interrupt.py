@@ -85,8 +85,10 @@ MUTATORS = {
         "_unpark",
         "_watch",
         "_unwatch",
+        "_drop_forgotten",
     },
-    "_time/alarm.py": {"arm", "disarm", "_clean", "_ring"},
+    "_time/alarm.py": {"arm", "disarm", "_next_deadline", "_clean", "_ring"},
+    "_sources/latest.py": {"set", "close", "receive_nowait", "_wake_readers"},
 }
 
 
@@ -214,7 +216,20 @@ async def use_timers(clock: MockClock) -> None:
                 scope.cancel()
                 await csp.after("1h").receive()
         selector.close()
+        csp.Selector(csp.after("1h"))  # and forgets it
+        await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
+
+
+async def use_latest() -> None:
+    latest = csp.Latest(1)
+    changes = latest.changes()
+    async with trio.open_nursery() as nursery:
+        changes.receive_nowait()
+        nursery.start_soon(changes.receive)
+        await wait_all_tasks_blocked()
+        latest.set(2)
+    latest.close()
 
 
 def test_every_change_is_protected(restore_profile: None) -> None:
@@ -236,6 +251,7 @@ def test_every_change_is_protected(restore_profile: None) -> None:
         await use_overflow()
         await use_source()
         await use_timers(clock)
+        await use_latest()
         sys.setprofile(None)
 
     clock = MockClock()
@@ -244,7 +260,8 @@ def test_every_change_is_protected(restore_profile: None) -> None:
     assert unprotected == set()
 
 
-def test_forgetting_a_selector_changes_nothing_at_that_moment(restore_profile: None) -> None:
+@pytest.mark.parametrize("clock", [None, MockClock()])
+def test_forgetting_a_selector_changes_nothing_at_that_moment(restore_profile: None, clock: MockClock | None) -> None:
     # The garbage collector takes it in the middle of anything, and in any thread.
     changed: list[str] = []
 
@@ -260,7 +277,7 @@ def test_forgetting_a_selector_changes_nothing_at_that_moment(restore_profile: N
         selector = None
         sys.setprofile(None)
 
-    trio.run(main)
+    trio.run(main, clock=clock)
     assert changed == []
 
 

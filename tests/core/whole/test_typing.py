@@ -241,11 +241,25 @@ async def test_timers() -> None:
     assert_type(timer.channel, csp.TimerChannel)
     assert_type(timer.stop(), bool)
     assert_type(timer.reset("1s"), bool)
+    assert_type(timer.reset(), bool)
     ticker = csp.Ticker("1s")
     assert_type(ticker.stop(), bool)
     assert_type(ticker.reset("1s"), bool)
+    assert_type(ticker.reset(), bool)
     assert_type(csp.never().case_receive(), csp.ReceiveCase[Never])
     assert_type(csp.parse_duration("1s"), float)
+
+
+async def test_latest() -> None:
+    latest = csp.Latest(1)
+    assert_type(latest, csp.Latest[int])
+    assert_type(latest.value, int)
+    changes = latest.changes()
+    assert_type(changes, csp.Source[int])
+    assert_type(await changes.receive(), csp.Received[int])
+    assert_type(csp.Latest[str | None](None).value, str | None)
+    with latest as entered:
+        assert_type(entered, csp.Latest[int])
 
 
 def test_errors() -> None:
