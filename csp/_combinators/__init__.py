@@ -4,8 +4,8 @@ Two patterns. Where a value has to be taken only when one is asked for, as in `m
 `csp.PullSource`. Where values have to be taken as they come (`throttle`, `debounce`), several at once (`pipeline`) or
 for several receivers (`broadcast`), it is a `Block` with tasks, and gives channels.
 
-A block that fails or is cancelled before its source has ended closes what it gives with a cause that says so: to
-somebody who receives outside of it, it must not look like the end of the values. A block that is left closes it quietly.
+A block that fails or is cancelled before its source has ended closes what it gives with a cause that says so: to those
+who receive outside of it, that must not look like the end of the values. A block that is left closes it quietly.
 
 From the bottom:
 

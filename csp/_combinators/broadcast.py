@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+import sys
+from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from csp._combinators.block import Block
 from csp._core.arguments import check_count
-from csp._core.background import BackgroundNursery
 from csp._core.channel import Channel, Overflow
 from csp._core.source import Source, check_source
 from csp.errors import ChannelClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
 
 
-def broadcast(source: Source[T]) -> AbstractAsyncContextManager[Broadcast[T], bool | None]:
+def broadcast(source: Source[T], *, replay: int = 0) -> AbstractAsyncContextManager[Broadcast[T], bool | None]:
     """Give every value of a source to each of many subscribers; used as a block.
 
-        async with csp.broadcast(feed.channel()) as prices:
-            log = prices.subscribe(100, overflow="wait")
-            screen = prices.subscribe(1, overflow="drop_oldest")
+        async with csp.broadcast(feed.channel(), replay=1) as prices:
+            with prices.subscribe(100, overflow="wait") as log, prices.subscribe(1, overflow="drop_oldest") as screen:
+                ...
+
+    Args:
+        source: where the values come from.
+        replay: how many of the last values a new subscriber is given first. (ReactiveX: "Replay".)
 
     Raises:
-        InvalidTypeError: it is not a source.
-        NoContextError: it is a block that was not entered.
+        InvalidError: replay is below 0.
+        InvalidTypeError: an argument is of the wrong type.
+        NoContextError: the source is a block that was not entered.
     """
     check_source(source, "source")
-    return _block(source)
-
-
-@asynccontextmanager
-async def _block(source: Source[T]) -> AsyncGenerator[Broadcast[T]]:
-    values = Broadcast(source)
-    async with BackgroundNursery() as nursery:
-        nursery.start_soon(values._run)
-        yield values
+    check_count(replay, "replay", least=0)
+    values = Broadcast(source, replay)
+    return Block("broadcast", values, [values._run], values._end)
 
 
 @final
@@ -52,23 +52,27 @@ class Broadcast(Generic[T]):
     most is held for the next. A value is given to all that are subscribed when it comes, and only then is the next one
     taken. When the source is closed, the subscribers' channels are closed with the same cause. At the end of the block
     they are closed too: what they buffer can still be received, but a value that is just being given has reached only
-    those that had room for it, and one that is held for the next subscriber is lost.
+    those that had room for it, and one that is held for the next subscriber is lost. If the block fails or is cancelled
+    before the source has ended, they are closed with a `ChannelBrokenError` as the cause.
     """
 
-    def __init__(self, source: Source[T]) -> None:
+    def __init__(self, source: Source[T], replay: int) -> None:
         self._source = source
+        self._last = deque[T](maxlen=min(replay, sys.maxsize))
         self._ended = False
+        self._cause: BaseException | None = None
         self._subscribers: list[Channel[T]] = []
         self._subscribed = trio.Event()
 
     @enable_ki_protection
     def subscribe(self, capacity: int, *, overflow: Overflow) -> Channel[T]:
-        """Return a channel that gets every value from now on; closing it ends the subscription.
+        """Return a channel that gets every value from now on, after those that are replayed.
 
-        As a block, it is closed at the end: ``with prices.subscribe(100, overflow="wait") as log:``.
+        Closing it ends the subscription. As a block, it is closed at the end, and then holds up nobody:
+        ``with prices.subscribe(100, overflow="wait") as log:``.
 
         Args:
-            capacity: how many values it buffers, at least 1.
+            capacity: how many values it buffers, at least 1. No more than that are replayed.
             overflow: what to do when its buffer is full: see `Overflow`. ``"wait"`` holds up all the others and the
                 source; the others hold up nobody.
 
@@ -78,8 +82,10 @@ class Broadcast(Generic[T]):
         """
         check_count(capacity, "capacity")
         channel = Channel[T](capacity, overflow=overflow)
+        for value in list(self._last)[-capacity:]:
+            channel.send_nowait(value)
         if self._ended:
-            channel.close(self._source.cause)
+            channel.close(self._cause)
         else:
             self._subscribers.append(channel)
             self._subscribed.set()
@@ -90,30 +96,39 @@ class Broadcast(Generic[T]):
         return f"<csp.Broadcast {state}, {len(self._subscribers)} subscribers, of {self._source!r}>"
 
     async def _run(self) -> None:
-        try:
-            while True:
-                await self._wait_for_subscribers()
-                value, ok = await self._source.receive()
-                if not ok:
-                    break
-                await self._wait_for_subscribers()
-                await self._give(value)
-        finally:
-            self._ended = True
-            for channel in self._subscribers:
-                channel.close(self._source.cause)
+        while True:
+            await self._wait_for_subscribers()
+            value, ok = await self._source.receive()
+            if not ok:
+                self._end(self._source.cause)
+                return
+            await self._wait_for_subscribers()
+            await self._give(value)
+
+    @enable_ki_protection
+    def _end(self, cause: BaseException | None) -> None:
+        """Close the subscribers' channels, once."""
+        if self._ended:
+            return
+        self._ended = True
+        self._cause = cause
+        subscribers, self._subscribers = self._subscribers, []
+        for channel in subscribers:
+            channel.close(cause)
 
     async def _wait_for_subscribers(self) -> None:
         while True:
+            # The event first: a finalizer may subscribe.
+            self._subscribed = trio.Event()
             self._subscribers = [channel for channel in self._subscribers if not channel.closed]
             if self._subscribers:
                 return
-            self._subscribed = trio.Event()
             await self._subscribed.wait()
 
     async def _give(self, value: T) -> None:
+        self._last.append(value)  # for those that subscribe while it is given, too
         full: list[Channel[T]] = []
-        for channel in self._subscribers:
+        for channel in tuple(self._subscribers):
             with suppress(ChannelClosedError):
                 try:
                     channel.send_nowait(value)

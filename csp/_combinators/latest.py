@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def latest_of(
-    name: str, source: Source[T], run: Callable[[Channel[T], list[T]], Awaitable[None]]
-) -> Block[Channel[T]]:
+def latest_of(name: str, source: Source[T], run: Callable[[Channel[T], list[T]], Awaitable[None]]) -> Block[Channel[T]]:
     """Give what ``run`` sends, in a channel that keeps the latest value only; used as a block.
 
     ``run`` gets that channel, and a list in which it keeps the value that is still to be given, if there is one. When

@@ -423,7 +423,8 @@ class Channel(Source[T]):
             else:
                 waiter = ReceiveWaiter(self)
                 self._park(waiter)
-                if self._buffered or self._closed:  # a finalizer has sent or closed, before there was a waiter to serve
+                # A finalizer may have sent or closed, before there was a waiter to serve.
+                if self._buffered or self._closed:  # type: ignore[redundant-expr]  # mypy has seen that it is empty
                     waiter.take()
                 received = await wait_task_rescheduled(waiter.abort)
                 return received
@@ -460,7 +461,7 @@ class Channel(Source[T]):
         received: Received[T] = new_tuple(Received, (value, True))
         return received
 
-    def _next_offer(self) -> object:
+    def _next_offer(self) -> Any:
         """Return the value of the sender that has waited longest; `GONE` if none waits any more."""
         while (waiter := first(self._senders)) is not None:
             if (value := waiter.offer(self)) is not GONE:

@@ -139,11 +139,7 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
         result: SelectResult[Any]
         if chosen is None and not default:
             waiter = SelectWaiter(cases, priority)
-            try:
-                waiter.enqueue()
-            except BaseException:  # of a source's on_wanted
-                waiter.leave()
-                raise
+            waiter.enqueue()
             if turn.changes != changes:
                 waiter.look_again()
             result = await wait_task_rescheduled(waiter.abort)
@@ -155,12 +151,10 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
         else:
             try:
                 result = _perform(chosen, cast("_AnyCase", cases[chosen]))
-            except trio.WouldBlock:
-                if type(cases[chosen]) is ReceiveCase:
-                    raise
-                # A finalizer was there first.
-                return await select(*cases, default=default, priority=priority)
-            except Exception:
+            except Exception as error:
+                if type(error) is trio.WouldBlock and type(cases[chosen]) is not ReceiveCase:
+                    # A finalizer was there first.
+                    return await select(*cases, default=default, priority=priority)
                 if schedule_point_due():  # a loop that ignores the error must not starve the others
                     await cancel_shielded_checkpoint()
                 raise
@@ -248,17 +242,21 @@ class SelectWaiter(Waiter):
         self._closed: SendCase[Any] | None = None
 
     def enqueue(self) -> None:
-        for case in self._cases:
-            if type(case) is ChannelCase:
-                channel = case.channel
-                if channel._receivers is None:
-                    channel._receivers = self
-                else:
-                    channel._park(self)
-            elif type(case) is ReceiveCase:
-                case.channel._park(self)
-            elif type(case) is SendCase:
-                case.channel._park_sender(self)
+        try:
+            for case in self._cases:
+                if type(case) is ChannelCase:
+                    channel = case.channel
+                    if channel._receivers is None:
+                        channel._receivers = self
+                    else:
+                        channel._park(self)
+                elif type(case) is ReceiveCase:
+                    case.channel._park(self)
+                elif type(case) is SendCase:
+                    case.channel._park_sender(self)
+        except BaseException:  # of a source's on_wanted
+            self.leave()
+            raise
 
     def look_again(self) -> None:
         """Take what a finalizer has made ready before the waiter was in every queue."""

@@ -10,7 +10,7 @@ The semantics are those of Go 1.23 (package time, "NewTimer"): after `stop` or `
 from __future__ import annotations
 
 import math
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -18,8 +18,10 @@ from trio.lowlevel import enable_ki_protection
 from csp._core.queues import items, join, leave
 from csp._core.results import Received
 from csp._core.source import Moment, Source, Watch
-from csp._core.waiters import Waiter
 from csp._time.alarm import Alarm, current_alarm
+
+if TYPE_CHECKING:
+    from csp._core.waiters import Waiter
 
 SILENT = math.inf
 
