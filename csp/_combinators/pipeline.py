@@ -12,7 +12,8 @@ import trio
 from csp._combinators.block import Block
 from csp._core.arguments import check_count
 from csp._core.channel import Channel
-from csp._core.source import Source, brief, check_source
+from csp._core.exceptions import add_note
+from csp._core.source import Source, check_source
 from csp.errors import ChannelClosedError, InvalidTypeError
 
 if TYPE_CHECKING:
@@ -164,5 +165,5 @@ class _Pool(Generic[T, R]):
         number = min(self._failures) if self._ordered else next(iter(self._failures))
         failure = self._failures.pop(number)
         for other in self._failures.values():
-            failure.add_note(f"Another call of the pipeline raised: {brief(other)}")
+            add_note(failure, other, "another call")
         return failure

@@ -5,6 +5,7 @@ From the bottom:
 - `arguments`: a check of arguments
 - `runs`: the error where there is no Trio run
 - `checkpoint`: how often an operation that is ready at once lets other tasks run
+- `exceptions`: what exceptions are to others
 - `background`: a nursery for the tasks of a block
 - `results`: what a receive and a select give
 - `case`: what stands in a select

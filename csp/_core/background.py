@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from csp._core.exceptions import add_note
 from csp._core.runs import check_run
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ class BackgroundNursery:
             nursery.start_soon(keep_something_going)
             ...
 
-    What the block raises comes out as it is, not in an exception group, so that callers need not know of the nursery. A
-    task that raises cancels the block, and its exception comes out as it is too. Only several such exceptions come out
-    as a group.
+    What the block raises comes out as it is, not in an exception group, so that callers need not know of the nursery.
+    What tasks raise when they are cancelled then is in its notes, unless that is not an `Exception`. A task that raises
+    cancels the block, and its exception comes out as it is too. Only several such exceptions come out as a group.
 
     Raises:
         NoContextError: entered outside a Trio run.
@@ -43,6 +44,10 @@ class BackgroundNursery:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        # If no task has failed yet, what the block raises is the first failure.
+        first = None
+        if isinstance(exc, Exception) and not self._nursery.cancel_scope.cancel_called and not _contains_cancelled(exc):
+            first = exc
         self._nursery.cancel_scope.cancel()
         failures: BaseExceptionGroup[BaseException] | None = None
         caught = False
@@ -57,6 +62,11 @@ class BackgroundNursery:
             failures = group.split(trio.Cancelled)[1]
         if failures is None:
             return caught
+        if first is not None and isinstance(failures, Exception):
+            for failure in failures.exceptions:
+                add_note(first, failure, "a task of the block")
+            del failures
+            return False
         failure = failures.exceptions[0] if len(failures.exceptions) == 1 else failures
         try:
             if exc is None or isinstance(exc, trio.Cancelled):

@@ -242,7 +242,7 @@ class Channel(Source[T]):
                 raise
 
     @enable_ki_protection
-    def send_nowait(self, value: T) -> None:
+    def send_nowait(self, value: T) -> None:  # noqa: C901  # a call costs more than a branch
         """Send a value without waiting.
 
         Raises:
@@ -262,6 +262,8 @@ class Channel(Source[T]):
         elif self._receivers is not None:
             self._selectors_turn = True
             waiter = first(self._receivers)
+            if waiter is None:  # a finalizer sends, while the last is just leaving
+                self._receivers = None
             if waiter is None or not waiter.deliver(self, value, True):
                 self.send_nowait(value)
             return
@@ -365,7 +367,7 @@ class Channel(Source[T]):
         """Put a waiter at the end of the queue of senders; it stays until it is served or leaves."""
         self._senders = waiter if self._senders is None else join(self._senders, waiter)
         if self._closed:  # by a finalizer, after it was asked
-            waiter.fail(self)
+            self._fail_waiters()
         elif self._unaware is not None:
             self._notify()
 
@@ -382,6 +384,8 @@ class Channel(Source[T]):
     def _park(self, waiter: Waiter) -> None:
         # As in Source, without the call of on_wanted.
         self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+        if self._closed:  # by a finalizer, after it was asked
+            self._fail_waiters()
 
     def is_ready(self, moment: Moment) -> bool:
         """Tell whether `receive_nowait` would not block."""
@@ -423,8 +427,7 @@ class Channel(Source[T]):
             else:
                 waiter = ReceiveWaiter(self)
                 self._park(waiter)
-                # A finalizer may have sent or closed, before there was a waiter to serve.
-                if self._buffered or self._closed:  # type: ignore[redundant-expr]  # mypy has seen that it is empty
+                if self._buffered:  # a finalizer has sent something, before there was a waiter to serve
                     waiter.take()
                 received = await wait_task_rescheduled(waiter.abort)
                 return received
@@ -541,13 +544,17 @@ class Channel(Source[T]):
         self._cause = cause
         self._details = None if details is None else dict(details)
         turns.current.changes += 1
+        self._fail_waiters()
+        if self._drained is not None:
+            self._drained()
+        self._notify()
+
+    def _fail_waiters(self) -> None:
+        """Tell all that wait that the channel is closed."""
         while (waiter := first(self._senders)) is not None:
             waiter.fail(self)
         while (waiter := first(self._receivers)) is not None:
             waiter.fail(self)
-        if self._drained is not None:
-            self._drained()
-        self._notify()
 
     @enable_ki_protection
     def _abandon(self) -> None:

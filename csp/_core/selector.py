@@ -249,9 +249,10 @@ class Selector(Generic[T]):
         """Take a value from the source at the head of the ready queue, which has one."""
         source = watch.source
         if source.one_shot:
-            # First, because the source then tells all others that watch it that it is spent.
+            # First, because then all others that watch the source are told that it is spent.
             self._drop(watch)
             value, ok = source.receive_nowait()
+            source._forget_watches()
         else:
             value, ok = source.receive_nowait()
             self._given += 1

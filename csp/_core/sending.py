@@ -87,7 +87,9 @@ class SendManyWaiter(SendWaiter):
     def offer(self, source: object) -> object:
         rest = self._rest
         if not rest:
-            return super().offer(source)
+            value = super().offer(source)
+            self._value = GONE
+            return value
         value, following = self._value, rest.popleft()
         if self._value is not value:  # a finalizer has taken it meanwhile
             return following
@@ -105,5 +107,5 @@ class SendManyWaiter(SendWaiter):
 
     def leave(self) -> None:
         self._rest.appendleft(self._value)
-        self._rest = deque()  # nothing more is offered
+        self._rest, self._value = deque(), GONE  # nothing more is offered
         super().leave()

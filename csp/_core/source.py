@@ -8,7 +8,6 @@ iteration, `select` and `Selector`. `on_wanted` is for sources that fetch their 
 
 from __future__ import annotations
 
-import reprlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -40,6 +39,7 @@ from trio.lowlevel import (
 
 from csp._core.case import Case
 from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due, turns
+from csp._core.exceptions import brief, without_cancelled
 from csp._core.queues import Queue, first, items, join, leave
 from csp._core.results import Received, SelectResult, new_tuple
 from csp._core.runs import check_run, no_run
@@ -124,7 +124,9 @@ class Source(ABC, Generic[T_co]):
     _selectors_turn: bool
 
     one_shot: ClassVar[bool] = False
-    """Whether the source gives one value at most, so that a `Selector` may forget it then."""
+    """Whether the source gives one value at most, so that all selectors that have it forget it when one has taken that.
+
+    If others may take it, by `receive` or in a select, the source is to be closed then: a selector hears of that."""
 
     def __init__(self) -> None:
         self._receivers = None
@@ -345,6 +347,11 @@ class Source(ABC, Generic[T_co]):
             elif isinstance(self._watches, OrderedDict):
                 self._watches.move_to_end(oldest)
 
+    def _forget_watches(self) -> None:
+        """Tell the selectors that watch this source that there will be no other value."""
+        for watch in items(self._watches):
+            watch.forget()
+
     def _told(self, watch: Watch) -> None:
         """Note that a selector has been told that the source is ready."""
         self._unaware = leave(self._unaware, watch)
@@ -403,23 +410,6 @@ def broken_by_block(name: str, error: BaseException) -> ChannelBrokenError:
     )
     broken.__cause__ = failure
     return broken
-
-
-def without_cancelled(error: BaseException) -> BaseException | None:
-    """Return what is left of an exception without `trio.Cancelled`, alone or in groups; None for nothing."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return group.split(trio.Cancelled)[1]
-    return None if isinstance(error, trio.Cancelled) else error
-
-
-def brief(error: BaseException) -> str:
-    """Return what an exception is, for a text: it may hold all that a peer sent, or fail to show itself."""
-    return _bounded.repr(error)
-
-
-_bounded = reprlib.Repr()
-_bounded.maxother = 500
 
 
 def check_source(source: object, name: str) -> None:

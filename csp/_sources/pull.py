@@ -16,9 +16,10 @@ import trio
 from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from csp._core.background import BackgroundNursery
+from csp._core.exceptions import without_cancelled
 from csp._core.results import Received
 from csp._core.runs import check_run
-from csp._core.source import Moment, ReceiveCase, Source, broken_by_block, without_cancelled
+from csp._core.source import Moment, ReceiveCase, Source, broken_by_block
 from csp.errors import ChannelBrokenError, InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:

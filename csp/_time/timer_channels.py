@@ -168,9 +168,7 @@ class AfterChannel(TimerChannel):
     @enable_ki_protection
     def receive_nowait(self) -> Received[float]:
         received = super().receive_nowait()
-        # Whoever took the value: there will be no other.
-        for watch in items(self._watches):
-            watch.forget()
+        self._forget_watches()  # whoever took the value
         return received
 
 

@@ -69,14 +69,40 @@ async def test_exceptions_of_several_tasks_come_out_as_a_group() -> None:
     assert set(caught.value.exceptions) == errors
 
 
-async def test_when_block_and_task_fail_both_are_seen() -> None:
-    error, context = ValueError("the task's"), KeyError("the block's")
+async def test_what_a_task_raises_after_the_block_failed_is_a_note() -> None:
+    first = KeyError("the block's")
+    with pytest.raises(KeyError) as caught:
+        await block(ValueError("the task's"), OSError("another's"), error=first)
+    assert caught.value is first
+    notes = sorted(first.__notes__)
+    assert notes[0].startswith('a task of the block raised, too: OSError("another\'s") (')
+    assert notes[1].startswith('a task of the block raised, too: ValueError("the task\'s") (')
+    assert all(f"{__file__}:" in note for note in notes)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+async def test_what_a_task_raises_to_end_the_program_is_no_note(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        await block(error, error=KeyError("the block's"))
+    assert caught.value is error
+    assert isinstance(error.__context__, KeyError)
+
+
+async def test_what_the_block_raises_because_a_task_failed_is_the_context_of_that() -> None:
+    async def block_that_cleans_up_badly() -> None:
+        async with csp.BackgroundNursery() as nursery:
+            nursery.start_soon(fail, ValueError("the task's"))
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyError("the block's")
+
     with pytest.raises(ValueError, match="task") as caught:
-        await block(error, error=context)
+        await block_that_cleans_up_badly()
     seen: list[BaseException] = [caught.value]
     while (before := seen[-1].__context__) is not None:
         seen.append(before)
-    assert context in seen
+    assert any(isinstance(error, KeyError) for error in seen)
 
 
 # Not of one that fails: of that, Trio's own frames are a cycle.
@@ -145,15 +171,7 @@ async def test_a_cancellation_from_outside_goes_on() -> None:
     assert scope.cancelled_caught
 
 
-async def test_the_traceback_shows_the_blocks_exception_but_not_that_the_block_was_cancelled() -> None:
-    async def block(task_error: BaseException, error: BaseException | None) -> None:
-        async with csp.BackgroundNursery() as nursery:
-            nursery.start_soon(fail, task_error)
-            if error is not None:
-                raise error
-            await trio.sleep_forever()
-
-    for error in (None, KeyError("the block's")):
-        with pytest.raises(ValueError, match="task") as caught:
-            await block(ValueError("the task's"), error)
-        assert caught.value.__suppress_context__ is (error is None)
+async def test_the_traceback_does_not_show_that_the_block_was_cancelled() -> None:
+    with pytest.raises(ValueError, match="task") as caught:
+        await block(ValueError("the task's"))
+    assert caught.value.__suppress_context__

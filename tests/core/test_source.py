@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -11,6 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
+from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -189,6 +192,198 @@ async def test_a_notification_without_a_value_wakes_nobody(receive: Callable[[Ma
         await wait_all_tasks_blocked()
         assert received == []
         mailbox.post("a")
+    assert received == ["a"]
+
+
+class BrokenError(Exception):
+    """What a source of one's own raises."""
+
+
+class Torn(Mailbox[str]):
+    """Raises what is posted."""
+
+    def receive_nowait(self) -> csp.Received[str]:
+        raise BrokenError(super().receive_nowait().value)
+
+
+@each_way
+@pytest.mark.parametrize("tasks", [1, 2])
+async def test_what_a_source_raises_goes_to_the_task_that_waits(
+    receive: Callable[[Mailbox[str]], Awaitable[str]], tasks: int
+) -> None:
+    torn = Torn()
+    raised: list[str] = []
+
+    async def run() -> None:
+        with pytest.raises(BrokenError) as caught:
+            await receive(torn)
+        raised.append(str(caught.value))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(tasks):
+            nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        for number in range(tasks):
+            torn.post(f"letter {number}")
+            await wait_all_tasks_blocked()
+            assert len(raised) == number + 1
+    assert sorted(raised) == [f"letter {number}" for number in range(tasks)]
+
+
+@each_way
+async def test_what_a_source_raises_at_once_comes_out_at_once(
+    receive: Callable[[Mailbox[str]], Awaitable[str]],
+) -> None:
+    torn = Torn()
+    torn.post("letter")
+    with pytest.raises(BrokenError, match="letter"):
+        await receive(torn)
+
+
+class AlwaysReady(Mailbox[str]):
+    """Says that it is ready, and raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+        self.ready = False
+
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # it has no clock
+        return self.ready
+
+    def receive_nowait(self) -> csp.Received[str]:
+        raise self.error
+
+
+@each_way
+@pytest.mark.parametrize("error", [BrokenError(), trio.WouldBlock()], ids=["broken", "would block"])
+async def test_a_source_that_stays_ready_and_raises_makes_nothing_spin(
+    receive: Callable[[Mailbox[str]], Awaitable[str]], error: Exception
+) -> None:
+    source = AlwaysReady(error)
+    raised: list[BaseException] = []
+
+    async def run() -> None:
+        try:
+            await receive(source)
+        except (BrokenError, trio.WouldBlock) as caught:
+            raised.append(caught)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        source.ready = True
+        source.wake()
+    assert raised == [error, error]
+
+
+async def test_what_a_source_raises_leaves_a_selector_as_it_was() -> None:
+    torn, channel = Torn(), csp.Channel[str](1)
+    with csp.Selector(torn, channel) as selector:
+        async with trio.open_nursery() as nursery:
+
+            async def select() -> None:
+                with pytest.raises(BrokenError):
+                    await selector.select()
+                assert (await selector.select()).value == "value"
+
+            nursery.start_soon(select)
+            await wait_all_tasks_blocked()
+            torn.post("letter")
+            await wait_all_tasks_blocked()
+            channel.send_nowait("value")
+
+
+class Unsure(Mailbox[str]):
+    """Cannot say whether it is ready."""
+
+    asked = False
+
+    def is_ready(self, moment: csp.Moment) -> bool:
+        if self.asked:
+            raise BrokenError
+        return super().is_ready(moment)
+
+
+async def test_what_is_ready_raises_comes_out_of_wake(nursery: trio.Nursery) -> None:
+    unsure = Unsure()
+    nursery.start_soon(unsure.receive)
+    await wait_all_tasks_blocked()
+    unsure.asked = True
+    with pytest.raises(BrokenError):
+        unsure.wake()
+    unsure.asked = False
+    unsure.post("letter")
+
+
+async def test_a_select_gets_what_another_of_its_cases_raises() -> None:
+    # The one that becomes ready is not the one that is performed: its own error, all the same, is the select's.
+    mailbox, unsure = Mailbox[str](), Unsure()
+
+    async def select() -> None:
+        with pytest.raises(BrokenError):
+            await csp.select(unsure.case_receive(), mailbox.case_receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(select)
+        await wait_all_tasks_blocked()
+        unsure.asked = True
+        mailbox.post("letter")
+    assert mailbox.receive_nowait() == ("letter", True)
+
+
+class Chained(Mailbox[str]):
+    """Makes another source ready when it is asked for a value."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__()
+        self.call = call
+
+    def on_wanted(self) -> None:
+        self.call()
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_select_sees_what_becomes_ready_while_it_begins_to_wait(first: bool) -> None:
+    mailbox = Mailbox[str]()
+    chained = Chained(lambda: mailbox.post("letter"))
+    cases = [chained.case_receive(), mailbox.case_receive()]
+    result = await csp.select(*(cases if first else reversed(cases)))
+    assert result.value == "letter"
+
+
+async def test_a_receive_sees_what_becomes_ready_while_it_begins_to_wait() -> None:
+    def post() -> None:
+        if not chained.letters:
+            chained.post("letter")
+
+    chained = Chained(post)
+    assert await chained.receive() == ("letter", True)
+
+
+@pytest.mark.parametrize("copy", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("make", [Mailbox[str], csp.Channel[str], csp.never])
+def test_a_source_cannot_be_copied(copy: Callable[[object], object], make: Callable[[], csp.Source[str]]) -> None:
+    # A copy would share the buffer, and not the count of what is in it.
+    source = make()
+    with pytest.raises(InvalidTypeError, match="cannot be copied"):
+        copy(source)
+
+
+async def test_what_one_selector_took_of_a_one_shot_source_the_others_forget() -> None:
+    last = Last[str]()
+    received: list[str] = []
+
+    async def iterate() -> None:
+        with csp.Selector(last) as selector:
+            received.extend([result.value async for result in selector])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(iterate)
+        await wait_all_tasks_blocked()
+        last.post("a")
     assert received == ["a"]
 
 
