@@ -152,7 +152,7 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
             try:
                 result = _perform(chosen, cast("_AnyCase", cases[chosen]))
             except Exception as error:
-                if type(error) is trio.WouldBlock and type(cases[chosen]) is not ReceiveCase:
+                if type(error) is trio.WouldBlock and not _is_ready(cases[chosen], Moment()):
                     # A finalizer was there first.
                     return await select(*cases, default=default, priority=priority)
                 if schedule_point_due():  # a loop that ignores the error must not starve the others

@@ -146,7 +146,6 @@ class Selector(Generic[T]):
             raise trio.ClosedResourceError("the selector is closed")
         if case in self._watches:
             return
-        ready = case.channel.is_ready(Moment())
         watch = _Watch(self, case, self._added)
         self._added += 1
         self._watches[case] = watch
@@ -155,7 +154,7 @@ class Selector(Generic[T]):
         except BaseException:  # of a source's on_wanted
             self._drop(watch)
             raise
-        if ready:
+        if case.channel.is_ready(Moment()):
             watch.notify()
 
     @enable_ki_protection
@@ -209,7 +208,12 @@ class Selector(Generic[T]):
                 await checkpoint_if_cancelled()
                 watch = self._first_ready()
                 if watch is not None:
-                    result = self._take(watch)
+                    try:
+                        result = self._take(watch)
+                    except trio.WouldBlock:
+                        if watch.source.is_ready(Moment()):
+                            raise
+                        return await self._next(iterating=iterating)  # a finalizer was there first
                     self._end_iteration_if_empty()
                     if schedule_point_due():
                         await cancel_shielded_checkpoint()
@@ -417,6 +421,11 @@ class _SelectorWaiter(Waiter):
         try:
             self._result = self._selector._take(watch)
         except BaseException as error:  # noqa: BLE001  # it is raised in the task
+            if type(error) is trio.WouldBlock and not watch.source.is_ready(Moment()):
+                # A finalizer was there first.
+                self._task = task
+                self._selector._parked = join(self._selector._parked, self)
+                return
             reschedule(task, outcome.Error(error))
         else:
             reschedule(task, self)

@@ -53,9 +53,10 @@ class SendWaiter(Waiter):
             self._channel._unpark_sender(self)
             return GONE
         self._task = None
+        value, self._value = self._value, GONE
         self._channel._unpark_sender(self)
         reschedule(task, self)
-        return self._value
+        return value
 
     def fail(self, source: object) -> None:
         task, self._task = self._task, None
@@ -87,9 +88,7 @@ class SendManyWaiter(SendWaiter):
     def offer(self, source: object) -> object:
         rest = self._rest
         if not rest:
-            value = super().offer(source)
-            self._value = GONE
-            return value
+            return super().offer(source)
         value, following = self._value, rest.popleft()
         if self._value is not value:  # a finalizer has taken it meanwhile
             return following

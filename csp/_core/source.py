@@ -213,8 +213,9 @@ class Source(ABC, Generic[T_co]):
     def _end_turn(self, watch: Watch) -> None:
         """Let a selector that was handed a value be the last, as the next value is for another."""
         self._handed = watch
-        if isinstance(self._unaware, OrderedDict) and watch in self._unaware:
-            self._unaware.move_to_end(watch)
+        queue = self._unaware
+        if isinstance(queue, OrderedDict) and watch in queue:
+            queue.move_to_end(watch)
 
     @enable_ki_protection
     def _notify(self) -> None:
@@ -339,13 +340,14 @@ class Source(ABC, Generic[T_co]):
         Two are looked at for each that is added: no more are dead then than alive, and adding stays O(1).
         """
         for _ in range(2):
-            oldest = first(self._watches)
+            queue = self._watches
+            oldest = first(queue)
             if oldest is None:
                 return
             if not oldest.alive:
                 self._unwatch(oldest)
-            elif isinstance(self._watches, OrderedDict):
-                self._watches.move_to_end(oldest)
+            elif isinstance(queue, OrderedDict) and oldest in queue:
+                queue.move_to_end(oldest)
 
     def _forget_watches(self) -> None:
         """Tell the selectors that watch this source that there will be no other value."""
@@ -361,9 +363,9 @@ class Source(ABC, Generic[T_co]):
 
         It is put first, unless it was handed a value last: so the one that was stays the last.
         """
-        self._unaware = join(self._unaware, watch)
-        if watch is not self._handed and isinstance(self._unaware, OrderedDict):
-            self._unaware.move_to_end(watch, last=False)
+        queue = self._unaware = join(self._unaware, watch)
+        if watch is not self._handed and isinstance(queue, OrderedDict) and watch in queue:
+            queue.move_to_end(watch, last=False)
 
     @enable_ki_protection
     def _unwatch(self, watch: Watch) -> None:
