@@ -160,7 +160,7 @@ def has_credentials(parsed: argparse.Namespace) -> bool:
 
 def advice(error: BaseException | None, *, credentials: bool = False) -> str:
     """Return what to try after connecting has failed, where that is known."""
-    details = (error.details if isinstance(error, Error) else None) or {}
+    details = error.details if isinstance(error, Error) else {}
     match details.get("status"):
         case 401 | 403:
             missing = "; credentials go into --header 'Authorization: ...' or the URL"

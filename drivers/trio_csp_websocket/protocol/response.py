@@ -145,11 +145,7 @@ class ResponseReader:
             f"the server refused the connection with status {status} {shown(reason)}".rstrip(_SPACES),
             kind=Kind.INTERNAL,
             retryable=status in _RETRYABLE_STATUSES or status >= 500,
-            details={
-                "status": status,
-                "headers": joined(self.headers),
-                "body": self._body[:MAX_BODY_BYTES],
-            },
+            details=self._details(status, self._body[:MAX_BODY_BYTES]),
         )
 
     def _no_answer(self, message: str) -> ConnectionFailedError:
@@ -195,8 +191,17 @@ class ResponseReader:
     def _invalid(self, reason: str) -> ConnectionFailedError:
         return _bad_answer(
             f"the server's answer to the handshake is invalid: {reason}",
-            {"status": _SWITCHING_PROTOCOLS, "headers": joined(self.headers), "body": b""},
+            self._details(_SWITCHING_PROTOCOLS, b""),
         )
+
+    def _details(self, status: int, body: bytes) -> dict[str, object]:
+        """Return what the error tells programs of an answer."""
+        return {
+            "status": status,
+            "headers": joined(self.headers),
+            "response_headers": self.headers,
+            "body": body,
+        }
 
 
 def _bad_answer(message: str, details: dict[str, object]) -> ConnectionFailedError:

@@ -69,7 +69,6 @@ def blocks(data: bytes, size: int) -> list[bytes]:
 
 
 def details(error: ConnectionFailedError) -> Mapping[str, object]:
-    assert error.details is not None
     return error.details
 
 
