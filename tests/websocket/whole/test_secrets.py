@@ -136,7 +136,7 @@ async def test_what_a_failed_connection_says_shows_no_secret(
     ("handler", "said"),
     [
         (choose_another, "must choose one of the subprotocols that were offered (2), not 'v2'"),
-        (choose_all, "must choose one of the subprotocols that were offered (2), not another or several"),
+        (choose_all, "it repeats all 2 subprotocols that were offered, and must choose one of them"),
     ],
 )
 async def test_subprotocols_that_were_offered_are_counted(handler: testing.Handler, said: str) -> None:
