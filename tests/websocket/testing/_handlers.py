@@ -38,7 +38,7 @@ async def flood(end: ServerConnection | websocket.Client) -> None:
 async def raw_client(url: str = URL) -> Transport:
     """Shake hands by hand, and return the stream, for what our client would not do."""
     target = parse_url(url)
-    transport = await dial(target, parse_options({}))
+    transport = await dial(target, parse_options({}), Progress())
     request = Request(host=target.host_header, target=target.resource)
     await transport.send_all(WSConnection(ConnectionType.CLIENT).send(request))
     assert (await transport.receive_some(1000)).startswith(b"HTTP/1.1 101 ")
