@@ -10,6 +10,7 @@ from wsproto.events import Request
 from tests.websocket._server import frame
 from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import parse_options
+from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
