@@ -252,8 +252,8 @@ def test_errors() -> None:
     error = errors.Error("late", kind=errors.TIMEOUT)
     assert_type(error.kind, errors.Kind)
     assert_type(error.retryable, bool | None)
-    details: Mapping[str, object] | None = error.details
-    assert details is None
+    details = assert_type(error.details, Mapping[str, object])
+    assert details == {}
     assert_type(errors.wrap(errors.InvalidError("no"), "text"), errors.InvalidError)
     assert_type(errors.wrap(OSError(), "text"), errors.Error)
     assert_type(errors.is_kind(None, errors.TIMEOUT), bool)
