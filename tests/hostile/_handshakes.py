@@ -95,7 +95,9 @@ async def reset(peer: Peer) -> None:
 def cut_off() -> Iterator[Attack]:
     cut = "closed the connection in the middle of the handshake"
     yield Attack("no answer but the end", hang_up, cut, retryable=True, details={"answer": b""})
-    yield Attack("no interest in the request", hang_up_unread, "broke during the WebSocket handshake|middle of", retryable=True)
+    yield Attack(
+        "no interest in the request", hang_up_unread, "broke during the WebSocket handshake|middle of", retryable=True
+    )
     yield Attack(
         "a reset instead of an answer", reset, "the connection broke during the WebSocket handshake", retryable=True
     )
