@@ -123,7 +123,7 @@ class Decoder:
             self.violation = violation
             if violation.reason == _HTTP_INSTEAD:
                 # Only what is parsed is found to be HTTP.
-                self.violation = _http_instead(block, start)  # pyright: ignore[reportPossiblyUnbound]  # see above
+                self.violation = _http_instead(block, start)  # pyright: ignore[reportPossiblyUnboundVariable]  # see above
             self._closed = True
             self.paused = False
         return controls
