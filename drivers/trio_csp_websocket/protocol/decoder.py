@@ -13,6 +13,7 @@ import codecs
 from collections import deque
 from typing import TYPE_CHECKING
 
+from csp.errors import shown
 from trio_csp_websocket.protocol.close import parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.frames import (
@@ -55,6 +56,14 @@ WHOLE_COMPRESSED = (COMPRESSED_TEXT, FIN | COMPRESSED | BINARY_FRAME)
 # An incomplete frame of up to this size is kept, and parsed again with the next block. The payload of a larger one is
 # collected.
 _MAX_REPARSED = 4096
+
+_HTTP_INSTEAD = "an HTTP answer instead of a frame"
+# An answer in HTTP begins with the letters HT: as a frame's first byte and length, those of a compressed close frame of
+# 84 bytes, which no peer sends.
+_HTTP_HEADER = (ord("H"), ord("T"))
+# How much of an answer in HTTP is told. The text is also the reason of a close frame, which has at most 123 bytes.
+_MAX_HTTP_LINE = 200
+_MAX_SHOWN_CHARACTERS = 50
 
 # Parsing pauses once this much that came out of compressed messages waits to be taken.
 MAX_INFLATED_BYTES = 1024 * 1024
@@ -112,6 +121,9 @@ class Decoder:
             self._parse(block, start, controls)
         except ProtocolViolation as violation:
             self.violation = violation
+            if violation.reason == _HTTP_INSTEAD:
+                # Only what is parsed is found to be HTTP.
+                self.violation = _http_instead(block, start)  # pyright: ignore[reportPossiblyUnboundVariable]  # see above
             self._closed = True
             self.paused = False
         return controls
@@ -221,7 +233,7 @@ class Decoder:
             self.inflater is not None and head & RESERVED_BITS == COMPRESSED and opcode in (TEXT_FRAME, BINARY_FRAME)
         )
         if head & RESERVED_BITS and not starts_compressed:
-            raise protocol_error("a reserved bit is set")
+            raise protocol_error(_HTTP_INSTEAD if (head, length) == _HTTP_HEADER else "a reserved bit is set")
         if opcode & CONTROL:
             if opcode not in (CLOSE, PING, PONG):
                 raise protocol_error(f"unknown control opcode {opcode}")
@@ -318,6 +330,22 @@ def _check_utf8(decoder: IncrementalDecoder, piece: bytes) -> None:
         decoder.decode(piece)
     except UnicodeDecodeError:
         raise not_utf8() from None
+
+
+def _http_instead(block: bytes, start: int) -> ProtocolViolation:
+    """Return the violation that shows the first line of an answer in HTTP, as some proxies send one.
+
+    Args:
+        block: what was parsed up to there.
+        start: where its first frame starts.
+    """
+    while not block.startswith(b"HT", start):
+        # The frames before it are complete.
+        header = payload_length(block, start)
+        assert header is not None
+        start = sum(header)
+    line = block[start : start + _MAX_HTTP_LINE].partition(b"\r")[0].partition(b"\n")[0]
+    return protocol_error(f"{_HTTP_INSTEAD}: {shown(line.decode('latin-1'), _MAX_SHOWN_CHARACTERS)}")
 
 
 def not_utf8() -> ProtocolViolation:
