@@ -9,7 +9,7 @@ import trio
 from wsproto.events import AcceptConnection, BytesMessage, Ping, RejectConnection, RejectData, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from csp.errors import InvalidError, NoContextError, shown
+from csp.errors import EndOfChannelError, InvalidError, NoContextError, shown
 from trio_csp_websocket.protocol.close import close_payload
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.encoder import Encoder
@@ -196,16 +196,24 @@ class ServerConnection:
         """Take the client's next message.
 
         Raises:
-            EndOfChannelError: there are no more; ``code`` and ``reason`` of the client's close frame are in the
-                details, if there was one.
+            EndOfChannelError: there are no more. The text tells how the connection ended; ``code`` and ``reason`` of
+                the client's close frame are in the details, if there was one. If the handler does not catch it, an
+                `AssertionError` with that text comes out of `websocket_server`.
         """
-        return await self.channel().receive_value()
+        try:
+            return await self.channel().receive_value()
+        except EndOfChannelError as error:
+            raise self._peer.miss(error) from None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
-        """Take the client's next message; stop the iteration once there are no more, whatever the reason."""
+        """Take the client's next message; stop the iteration once there are no more, whatever the reason.
+
+        A `StopAsyncIteration` that the handler does not catch, as of ``await anext(connection)``, comes out of
+        `websocket_server` as an `AssertionError` that tells how the connection ended.
+        """
         return await self.channel().__anext__()
 
     async def _send(self, event: TextMessage | BytesMessage | Ping) -> None:

@@ -15,14 +15,12 @@ from csp import testing, websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, NoContextError
 from csp.testing import ServerConnection, websocket_pair, websocket_server
 from tests.websocket._server import TEXT, accepting, details, frame
-from tests.websocket.testing._handlers import URL, masked, raw_client
+from tests.websocket.testing._handlers import URL, masked
 from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import parse_options
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from trio.testing import MockClock
 
 
@@ -214,36 +212,6 @@ async def test_what_is_no_message_is_refused_before_anything_is_sent() -> None:
             await server.send(bad)
         await server.send("good")
         assert (await client.receive()).value.data == "good"
-
-
-async def leave_without_a_word() -> None:
-    transport = await raw_client()
-    await transport.aclose()
-
-
-async def leave_with_a_close() -> None:
-    async with websocket.connect(URL):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("leave", "how"),
-    [(leave_with_a_close, "closed with code 1000"), (leave_without_a_word, "the client left without a close frame")],
-)
-async def test_a_handler_that_waits_for_a_message_in_vain_fails_the_test(
-    leave: Callable[[], Awaitable[None]], how: str, autojump_clock: MockClock
-) -> None:
-    async def handler(connection: ServerConnection) -> None:
-        await anext(connection)
-
-    async def whole() -> None:
-        async with websocket_server(handler):
-            await leave()
-            await trio.sleep(1)
-
-    said = f"the handler waits for a message, and the client sends no more: {how}"
-    with pytest.raises(AssertionError, match=f"^{said}$"):
-        await whole()
 
 
 # Pings ----------------------------------------------------------------------------------------------------------------
