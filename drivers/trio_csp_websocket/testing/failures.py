@@ -75,7 +75,7 @@ class Failures:
         """
         first = self._first(program)
         if first is not None and first is not program:
-            if _is_failure(program):
+            if program is not None and _is_failure(program):
                 first.add_note(f"the program failed too: {described(program)}")
             elif (handled := self._handled()) is not None:
                 first.add_note(f"the program was cancelled while it handled: {described(handled)}")
