@@ -17,7 +17,7 @@ from csp import testing, websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, InvalidTypeError, NoContextError
 from csp.testing import ServerConnection, websocket_pair, websocket_server
 from tests.websocket._server import TEXT, accepting, details, frame
-from tests.websocket.testing._handlers import URL, masked
+from tests.websocket.testing._handlers import URL, masked, raw_client
 from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import parse_options
 from trio_csp_websocket.protocol.url import parse_url
@@ -483,6 +483,7 @@ async def test_anything_bytes_like_can_be_sent(given: Any) -> None:
 
 async def test_what_is_sent_is_as_it_was_in_the_call() -> None:
     data = bytearray(b"before")
+    changed = trio.Event()
 
     async def handler(connection: ServerConnection) -> None:
         await connection.accept()
@@ -490,11 +491,13 @@ async def test_what_is_sent_is_as_it_was_in_the_call() -> None:
             nursery.start_soon(connection.send_bytes, b"first ")
             await wait_all_tasks_blocked()
             nursery.start_soon(connection.send_bytes, data)
+            await wait_all_tasks_blocked()
+            data[:] = b"after!"
+            changed.set()
 
     async with websocket_server(handler):
         stream = await raw_client()
-        await wait_all_tasks_blocked()
-        data[:] = b"after!"
+        await changed.wait()
         received = b""
         while len(received) < len(b"first before"):
             received += await stream.receive_some(100)
