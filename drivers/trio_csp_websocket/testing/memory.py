@@ -10,7 +10,7 @@ import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
-from csp.errors import InvalidTypeError
+from csp.errors import InvalidTypeError, NoContextError
 from trio_csp_websocket.client.connect import Connecting
 from trio_csp_websocket.client.dial import memory_servers
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
@@ -128,6 +128,8 @@ def _is_below(url: str, root: str) -> bool:
 @asynccontextmanager
 async def _serving(handler: Handler) -> AsyncGenerator[Callable[[Target], Transport]]:
     """Give a function that returns the client's end of a new stream, whose other end is served by a handler."""
+    if not trio.lowlevel.in_trio_task():
+        raise NoContextError("csp.testing needs a running Trio: it works inside trio.run only")
     failures = Failures()
     try:
         async with csp.BackgroundNursery() as nursery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import textwrap
@@ -14,7 +15,14 @@ from trio.testing import wait_all_tasks_blocked
 
 import csp
 from csp import security, testing, websocket
-from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError, Kind, PermissionDeniedError
+from csp.errors import (
+    ConnectionFailedError,
+    InvalidError,
+    InvalidTypeError,
+    Kind,
+    NoContextError,
+    PermissionDeniedError,
+)
 from csp.testing import ServerConnection, websocket_pair, websocket_server
 from tests.websocket._server import details
 from tests.websocket.testing._handlers import URL, echo, flood, greeter, ignore, raw_client
@@ -23,7 +31,7 @@ from trio_csp_websocket.client.options import parse_options
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from trio.testing import MockClock
 
@@ -546,3 +554,16 @@ async def test_a_handler_that_is_not_async_is_told_so() -> None:
         with pytest.raises(InvalidTypeError, match=f"handler must be an async function: .* returned {returned}$"):
             async with websocket_server(bad), websocket.connect(URL):
                 pass
+
+
+@pytest.mark.parametrize("block", [lambda: websocket_server(echo), websocket_pair])
+def test_without_a_trio_run_a_block_tells_so(block: Callable[[], Any]) -> None:
+    async def enter() -> None:
+        async with block():
+            pytest.fail("it was entered")
+
+    with pytest.raises(
+        NoContextError, match=r"^csp\.testing needs a running Trio: it works inside trio\.run only$"
+    ) as raised:
+        asyncio.run(enter())
+    assert raised.value.__context__ is None
