@@ -279,7 +279,6 @@ def connecting(
 
 def details(error: Error | None) -> dict[str, object]:
     assert error is not None
-    assert error.details is not None
     return dict(error.details)
 
 

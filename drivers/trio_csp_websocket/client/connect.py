@@ -192,7 +192,7 @@ class Connecting:
     def _with_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
         """Return an error of dialling or of the handshake, with the URL added to its text and details."""
         described = wrap(error, f"cannot connect to {self._target.shown}")
-        described.details = {"url": self._target.url, **(error.details or {})}
+        described.details = {"url": self._target.url, **error.details}
         return described
 
     def _check_allowed(self) -> None:

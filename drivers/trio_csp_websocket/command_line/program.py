@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import signal
 import socket
 import ssl
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import trio
 
 import csp
-from csp.errors import Error, InvalidError, shown
+from csp.errors import Error, InvalidError
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import connect
 from trio_csp_websocket.command_line.arguments import DEMO_URL, parse, program_name
@@ -160,14 +159,11 @@ def has_credentials(parsed: argparse.Namespace) -> bool:
 
 def advice(error: BaseException | None, *, credentials: bool = False) -> str:
     """Return what to try after connecting has failed, where that is known."""
-    details = (error.details if isinstance(error, Error) else None) or {}
+    details = error.details if isinstance(error, Error) else {}
     match details.get("status"):
         case 401 | 403:
             missing = "; credentials go into --header 'Authorization: ...' or the URL"
             return "; the credentials were not accepted" if credentials else missing
-        case 301 | 302 | 303 | 307 | 308:
-            location = cast("dict[str, str]", details["headers"]).get("location", "nowhere")
-            return f"; redirects are not followed, and this one leads to {shown(without_secrets(location))}"
         case 404:
             return "; is the path right?"
         case _:
@@ -180,12 +176,6 @@ def advice(error: BaseException | None, *, credentials: bool = False) -> str:
                 return text
         error = error.__cause__
     return ""
-
-
-def without_secrets(location: str) -> str:
-    """Return where a redirect leads without credentials, query and fragment, which may hold tokens."""
-    location = re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", location)
-    return re.sub(r"([?#]).*", r"\1...", location, flags=re.DOTALL)
 
 
 async def demo(connection: ServerConnection) -> None:

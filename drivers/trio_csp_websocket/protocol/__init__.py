@@ -18,6 +18,8 @@ From the bottom:
 - `encoder`: messages and control frames become bytes, masked or not
 - `headers`: HTTP headers
 - `url`: URLs, parsed and normalised
+- `secrets`: what may be secret in a request
+- `refusal`: what a refusal says
 - `heads`: where the heads of answers end, and how large they may be
 - `response`: checks a server's answer to the opening handshake
 """

@@ -59,6 +59,12 @@ def without_query(url: str) -> str:
     return f"{path}{mark}..." if mark else url
 
 
+def without_secrets(location: str) -> str:
+    """Return where a redirect leads without credentials, query and fragment, which may hold tokens."""
+    location = re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", location)
+    return re.sub(r"([?#]).*", r"\1...", location, flags=re.DOTALL)
+
+
 def parse_url(url: str) -> Target:
     """Parse and normalise a ``ws:`` or ``wss:`` URL.
 

@@ -217,7 +217,6 @@ async def test_a_refusal_says_status_headers_and_body_at_once(
     error = caught.value
     assert not isinstance(error, ConnectionTimeoutError)
     assert (error.kind, error.retryable) == (Kind.INTERNAL, retryable)
-    assert error.details is not None
     assert error.details["status"] == status
     assert error.details["body"] == b"no"
     headers = error.details["headers"]

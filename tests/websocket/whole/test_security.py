@@ -109,7 +109,7 @@ async def test_what_is_not_allowed_is_not_dialled(
     assert str(error).startswith(says)
     assert isinstance(error, PermissionError)
     assert (error.kind, error.retryable) == (Kind.PERMISSION_DENIED, False)
-    assert error.details == (None if "to" not in says.split() else {"url": URL})
+    assert error.details == ({} if "to" not in says.split() else {"url": URL})
     assert error.__cause__ is None
 
 
