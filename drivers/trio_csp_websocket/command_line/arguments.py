@@ -95,7 +95,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--compress", metavar="[MODE]", choices=COMPRESSION, help="offer compression: takeover, where a message may "
         "refer to those before it (the default), or no-context")  # fmt: skip
     add("--after-first", action="store_true", help="send the input only once a first message has come")
-    add("--delay", metavar="DURATION", type=duration, help="wait this long before each line of the input is sent")
+    add("--delay", metavar="DURATION", type=duration, help="wait this long before the first line of "
+        "the input is sent, and at least this long between lines")  # fmt: skip
     add("--count", metavar="N", type=positive, help="end after N messages")
     add("--ping", metavar="DURATION", type=duration, help="ping this often, and show the round-trip time")
     add("--wait", metavar="DURATION", type=duration_or_forever, default=argparse.SUPPRESS, help="after the end of the "

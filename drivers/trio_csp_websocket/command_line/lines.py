@@ -145,7 +145,7 @@ class Format:
         return self.members(
             type="refused",
             status=status,
-            headers={name: secrets.hidden(value) for name, value in headers.items()},
+            headers={secrets.hidden(name): secrets.hidden(value) for name, value in headers.items()},
             body=None if body is None else secrets.hidden(body),
             **why,
         )

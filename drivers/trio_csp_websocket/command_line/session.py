@@ -48,7 +48,7 @@ class Session:
         stops: what ends the session early: signals, and input or output that fails.
         ping: how often to ping; None for never.
         wait: the silence that ends the session after the end of the input; None for no limit.
-        delay: how long to wait before each line of the input is sent.
+        delay: how long to wait before the first line of the input is sent, and at least between lines.
         first_within: nothing is sent before a first message, which may take this long; None to send at once.
     """
 
