@@ -64,8 +64,9 @@ examples:
 
 exit status:
   0    closed from here, or by the server with 1000, 1001 or no code
-  1    no connection, or it ended with an error, or before --count messages
-       had come, or input or output failed; standard error says which
+  1    no connection, or it ended with an error, or before --count messages or
+       the message for --after-first had come, or input or output failed;
+       standard error says which
   2    wrong usage
   130  Ctrl-C (but 0 on a terminal, where it closes the connection); 143 after
        SIGTERM; a second signal does not wait for the server to close
