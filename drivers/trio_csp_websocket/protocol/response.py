@@ -7,6 +7,7 @@ checked: nothing else that a server says reaches it.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import h11
@@ -31,6 +32,7 @@ MAX_BODY_BYTES = 4096
 _BODY_PIECE_BYTES = 1024
 
 _SWITCHING_PROTOCOLS = 101
+_BYTEARRAY = re.compile(r"""bytearray\((b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*")\)""")
 # Around a header's value and in lists (RFC 9110, section 5.6.3). What `str.strip` strips by itself is more.
 _SPACES = " \t"
 # A client may wait and try again after these, and after any 5xx.
@@ -105,6 +107,11 @@ class ResponseReader:
         try:
             return self._heads.next()
         except NoAnswerError as error:
+            if self._beginning.startswith(b"GET "):
+                # It may have the query, which is not shown.
+                raise self._no_answer(
+                    "the server did not answer in HTTP: it sent a request, as a server that echoes does"
+                ) from None
             raise self._no_answer(str(error)) from None
 
     def _parse(self, head: bytes) -> h11.InformationalResponse | h11.Response:
@@ -112,7 +119,9 @@ class ResponseReader:
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            raise self._no_answer(f"the server did not answer in HTTP: {shown(str(error))}") from None
+            # Its texts show bytes as they came to it.
+            why = _BYTEARRAY.sub(r"\1", str(error))
+            raise self._no_answer(f"the server did not answer in HTTP: {shown(why)}") from None
         assert isinstance(event, h11.InformationalResponse | h11.Response)
         return event
 
@@ -136,6 +145,11 @@ class ResponseReader:
         self._body_complete = isinstance(event, h11.EndOfMessage)
         if event is not h11.NEED_DATA or len(self._body) >= MAX_BODY_BYTES:
             raise self.refusal()
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer has come."""
+        return bool(self._beginning)
 
     @property
     def refused(self) -> bool:

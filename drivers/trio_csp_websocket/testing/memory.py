@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from trio_csp_websocket.client.client import Client
+    from trio_csp_websocket.client.progress import Progress
     from trio_csp_websocket.transport.base import Transport
 
 Handler: TypeAlias = "Callable[[ServerConnection], Awaitable[object]]"
@@ -50,7 +51,7 @@ async def websocket_pair(**connect_options: Unpack[ConnectOptions]) -> AsyncGene
             await served.send(connection)
             await connection.wait_closed()
 
-        async def dial(target: Target, _options: Options) -> Transport:
+        async def dial(target: Target, _options: Options, _progress: Progress) -> Transport:
             return _linked(target, nursery, accept)
 
         async with Connecting(parse_url(_PAIR_URL), parse_options(connect_options), dial=dial) as client:

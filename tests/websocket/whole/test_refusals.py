@@ -9,7 +9,7 @@ import pytest
 
 from csp import testing, websocket
 from csp.errors import ConnectionFailedError, wrap
-from tests.websocket._server import accepting
+from tests.websocket._server import accepting, text
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -105,18 +105,16 @@ async def test_an_error_always_has_details(autojump_clock: MockClock) -> None:
         (answer("301 Moved"), "the server refused the connection with status 301 Moved"),
         (answer("304 Not Modified", "Location: /x"), "the server refused the connection with status 304 Not Modified"),
         (
-            answer("401 Unauthorized", 'WWW-Authenticate: Basic realm="a"', "WWW-Authenticate: Bearer"),
-            'the server refused the connection with status 401 Unauthorized (WWW-Authenticate: Basic realm="a", Bearer)',
+            answer("401 No", 'WWW-Authenticate: Basic realm="a"', "WWW-Authenticate: Bearer"),
+            'the server refused the connection with status 401 No (WWW-Authenticate: Basic realm="a", Bearer)',
         ),
         (
-            answer("407 Proxy Authentication Required", "Proxy-Authenticate: Negotiate"),
-            "the server refused the connection with status 407 Proxy Authentication Required "
-            "(Proxy-Authenticate: Negotiate)",
+            answer("407 Authenticate!", "Proxy-Authenticate: Negotiate"),
+            "the server refused the connection with status 407 Authenticate! (Proxy-Authenticate: Negotiate)",
         ),
         (
-            answer("426 Upgrade Required", "Sec-WebSocket-Version: 8", "Sec-WebSocket-Version: 7", "Upgrade: h2c"),
-            "the server refused the connection with status 426 Upgrade Required "
-            "(Sec-WebSocket-Version: 8, 7; Upgrade: h2c)",
+            answer("426 Upgrade!", "Sec-WebSocket-Version: 8", "Sec-WebSocket-Version: 7", "Upgrade: h2c"),
+            "the server refused the connection with status 426 Upgrade! (Sec-WebSocket-Version: 8, 7; Upgrade: h2c)",
         ),
         (
             answer("400 Bad Request", "Sec-WebSocket-Version: 8"),
@@ -204,6 +202,34 @@ async def test_a_long_first_line_is_not_told_where_its_end_was_not_read(autojump
     assert str(error).endswith("403 Forbidden")
 
 
+# No answer in HTTP ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (
+            b"\x15\x03\x03\0\x02\x02\x46",
+            r"it began with b'\x15\x03\x03\x00\x02\x02F', as TLS does; is it a wss: server?",
+        ),
+        (
+            b"\0\0\x06\x04\0\0\0\0\0",
+            r"it began with b'\x00\x00\x06\x04\x00\x00\x00\x00\x00', as HTTP/2 does, and WebSocket needs HTTP/1.1",
+        ),
+        (b"HTTP/1.1 101 OK\r\nno 'colon\r\n\r\n", r"""illegal header line: b"no \'colon" """.strip()),
+        (b"HTTP/1.1 101 OK\r\nno 'colon\"\r\n\r\n", r"""illegal header line: b'no \'colon"'"""),
+    ],
+)
+async def test_what_is_not_http_is_shown(raw: bytes, says: str, autojump_clock: MockClock) -> None:
+    assert str(await failure(raw)) == f"{BEGIN}the server did not answer in HTTP: {says}"
+
+
+async def test_a_server_that_echoes_the_request_is_told_without_it(autojump_clock: MockClock) -> None:
+    error = await failure(b"GET /?token=hunter2 HTTP/1.1\r\n", "wss://api.test/?token=hunter2")
+    said = "the server did not answer in HTTP: it sent a request, as a server that echoes does"
+    assert str(error) == f"cannot connect to wss://api.test/?...: {said}"
+
+
 # What it repeats ------------------------------------------------------------------------------------------------------
 
 TOKEN = "t0ken/+="
@@ -257,9 +283,9 @@ async def test_what_may_be_secret_in_the_request_is_hidden_where_the_answer_repe
     ],
 )
 async def test_it_is_hidden_in_every_part_of_the_answer(raw: bytes, autojump_clock: MockClock) -> None:
-    text = str(await failure(raw, SECRET_URL, **SECRETS))
-    assert TOKEN not in text
-    assert "..." in text.removeprefix("cannot connect to wss://api.test/feed?...:")
+    said = str(await failure(raw, SECRET_URL, **SECRETS))
+    assert TOKEN not in said
+    assert "..." in said.removeprefix("cannot connect to wss://api.test/feed?...:")
 
 
 async def test_credentials_that_are_no_base64_are_hidden_as_they_are(autojump_clock: MockClock) -> None:
@@ -318,3 +344,56 @@ async def test_an_extension_that_repeats_a_secret_is_not_shown(autojump_clock: M
     assert said == "it wants the extension '...', which was not offered"
     said = await invalid("Sec-WebSocket-Extensions: t%30ken", headers=headers)
     assert said == "its Sec-WebSocket-Extensions header is not what was offered"
+
+
+# A second answer ------------------------------------------------------------------------------------------------------
+
+SECOND = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("compression", [0, 1])
+@pytest.mark.parametrize("messages", [0, 1])
+async def test_an_answer_in_http_behind_the_acceptance_is_told(
+    messages: int, compression: int, autojump_clock: MockClock
+) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        extensions = ["Sec-WebSocket-Extensions: permessage-deflate"] * compression
+        await connection.send_bytes(accepting(connection.headers, *extensions) + text("a") * messages + SECOND)
+        await connection.wait_closed()
+
+    async with testing.websocket_server(handler), websocket.connect(URL, compression=compression) as client:
+        await client.wait_closed()
+        assert len(client.channel()) == messages
+        assert client.close_reason == "an HTTP answer instead of a frame: HTTP/1.1 502 Bad Gateway"
+        assert client.close_code == 1002
+        assert str(client.error).endswith(client.close_reason)
+
+
+@pytest.mark.parametrize(
+    ("raw", "shows"),
+    [
+        (b"HT", "HT"),
+        (b"HTTP/1.1 408 \x1b\xff" + b"x" * 300, f"HTTP/1.1 408 \\u001b\u00ff{'x' * 30}... (155 more characters)"),
+        (b"HTTP/1.0 400\nDate: x", "HTTP/1.0 400"),
+    ],
+)
+async def test_of_an_answer_in_http_the_first_line_is_shown(raw: bytes, shows: str, autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.send_bytes(accepting(connection.headers) + raw)
+        await connection.wait_closed()
+
+    async with testing.websocket_server(handler), websocket.connect(URL) as client:
+        await client.wait_closed()
+        assert client.close_reason == f"an HTTP answer instead of a frame: {shows}"
+
+
+@pytest.mark.parametrize("raw", [b"HX", b"H\xd4TP/", b"\x49TTP/"])
+async def test_what_only_resembles_http_is_not_taken_for_it(raw: bytes, autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.send_bytes(accepting(connection.headers) + raw)
+        await connection.wait_closed()
+
+    async with testing.websocket_server(handler), websocket.connect(URL) as client:
+        await client.wait_closed()
+        assert client.close_code == 1002
+        assert "HTTP" not in (client.close_reason or "")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 URL = "wss://api.test/feed"
 
 MAX_CHARACTERS = 600
-"""The longest text, besides the URL: 400 characters of a server's in three places, how many are cut off, and our own."""
+"""The longest text, besides the URL: 400 characters of a server's, how many are cut off, and what we say about them."""
 
 # What HTTP lets through: C1 controls, a space that is none in HTTP, and more than fits.
 LATIN = "\x9b2J\x85forged\xa0\xad" * 4000
