@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from csp import testing
+from csp import security, testing
 from tests.websocket.command_line._process import start
 from tests.websocket.command_line._session import URL
 from trio_csp_websocket.command_line import program
@@ -155,6 +155,15 @@ async def test_a_timeout_is_an_error(capfd: pytest.CaptureFixture[str], autojump
     found = json.loads(capfd.readouterr().out)
     assert found["type"] == "error"
     assert "within 5 s" in found["error"]
+
+
+async def test_a_policy_that_denies_is_an_error(capfd: pytest.CaptureFixture[str], autojump_clock: MockClock) -> None:
+    scope = security.Scope([security.Policy("websocket.*", "*", "deny")])
+    with security.context(scope=scope, strict=True):
+        assert await program.run(parse([URL, "--json"])) == 1
+    found = json.loads(capfd.readouterr().out)
+    assert (found["type"], found["retryable"]) == ("error", False)
+    assert "not allowed" in found["error"]
 
 
 async def test_without_json_nothing_goes_to_standard_output(
