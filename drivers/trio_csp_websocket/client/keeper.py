@@ -488,7 +488,8 @@ def _caused_by_ending(error: Exception) -> bool:
 
 def _closed_too_soon(code: int | None) -> ConnectionFailedError:
     return ConnectionFailedError(
-        f"the server closed the connection too soon, too often; the last time with code {code}",
+        "max_attempts have failed in a row; in the last one the server closed the connection soon after it was opened, "
+        f"with code {code}",
         kind=Kind.UNAVAILABLE,
         retryable=True,
         details={"code": code},

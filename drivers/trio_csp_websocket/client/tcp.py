@@ -42,7 +42,7 @@ async def open_tcp_stream(target: Target, progress: Progress) -> trio.SocketStre
         OSError: the name cannot be resolved; or no address can be connected to, with a group of the reasons as cause.
     """
     progress.waits_for = _lookup_of(target.host)
-    found: list[_Address] = [*await trio.socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)]
+    found: list[_Address] = [*await trio.socket.getaddrinfo(target.looked_up, target.port, type=socket.SOCK_STREAM)]
     if not found:
         raise OSError("the host has no address")
     facts = {"url": target.url, "host": target.host, "port": target.port}
@@ -97,7 +97,7 @@ def _name(address: _Address) -> str:
         return normalized_ipv6(host) if ":" in host else str(IPv4Address(host))
     except AddressValueError:
         # The socket would resolve it, to an address that nobody was asked about.
-        raise OSError(f"the host's address is no IP address: {host!r}") from None
+        raise OSError(f"the host name led to {host!r}, which is no IP address") from None
 
 
 def _by_turns(addresses: Iterable[_Address]) -> list[_Address]:

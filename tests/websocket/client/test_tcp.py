@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from csp import websocket
+from csp import security, websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError
 from tests.websocket._network import Names, Sockets, refuse
 from trio_csp_websocket.client.progress import Progress
@@ -136,6 +136,30 @@ async def test_all_that_are_silent_are_given_up_when_the_timeout_expires(autojum
     assert network.open == 0
 
 
+async def test_a_zone_says_by_which_interface_and_is_not_asked_about() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def note(_actor: object, action: str, resource: str, _meta: object) -> bool:
+        asked.append((action, resource))
+        return True
+
+    network = Sockets(refuse)
+    scope = security.Scope([security.Policy("*", "*", condition=note)])
+    with security.context(scope=scope, strict=False), pytest.raises(ConnectionFailedError) as caught:
+        await websocket.connect("ws://[fe80::1%251]:81/").__aenter__()
+    # Real getaddrinfo: an address needs no look-up.
+    assert network.places == [("fe80::1", 81, 0, 1)]
+    assert ("websocket.connect.url", "ws://[fe80::1]:81/") in asked
+    assert ("websocket.connect.address", "fe80::1") in asked
+    assert str(caught.value) == "cannot connect to ws://[fe80::1%251]:81/: Connection refused"
+    assert caught.value.details["url"] == "ws://[fe80::1]:81/"
+
+
+async def test_a_zone_that_does_not_exist_is_told() -> None:
+    with pytest.raises(ConnectionFailedError, match=r"^cannot connect to ws://\[fe80::1%25no-such0\]/: "):
+        await websocket.connect("ws://[fe80::1%25no-such0]/").__aenter__()
+
+
 async def test_of_many_that_are_silent_the_first_are_named(autojump_clock: MockClock) -> None:
     Names([ONE, TWO, THREE, "192.0.2.4", "192.0.2.5"])
     Sockets(ignore)
@@ -207,7 +231,7 @@ async def test_a_resolver_that_says_a_name_is_not_believed(host: str) -> None:
     # The socket would look it up, and connect to an address that no policy was asked about.
     Names([host])
     network = Sockets(accept)
-    with pytest.raises(ConnectionFailedError, match="the host's address is no IP address: "):
+    with pytest.raises(ConnectionFailedError, match=r"the host name led to '.*', which is no IP address$"):
         await websocket.connect(TARGET.url).__aenter__()
     assert network.connected_to == []
 

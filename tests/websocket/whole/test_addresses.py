@@ -139,7 +139,7 @@ async def test_where_all_are_denied_nothing_is_connected_to_and_the_error_says_s
     error = await denied(denying("*"), "10.0.0.1", "10.0.0.2", "::1", "10.0.0.3")
     assert str(error) == (
         "connections to ws://server.test:81/a?... are not allowed: websocket.connect.address is denied for "
-        "10.0.0.1, 10.0.0.2, ::1"
+        "10.0.0.1, 10.0.0.2, ::1 and 1 more"
     )
     assert error.details == {"url": URL, "addresses": ("10.0.0.1", "10.0.0.2", "::1", "10.0.0.3")}
     assert (error.kind, error.retryable) == (Kind.PERMISSION_DENIED, False)
