@@ -55,10 +55,8 @@ def check_resources(actions: tuple[str, ...], resources: tuple[str, ...]) -> Non
     if actions and all(action in _ASKED_ABOUT for action in actions):
         for resource in resources:
             if not any(_ASKED_ABOUT[action][0](resource) for action in actions):
-                asked = ", ".join(f"{action} about {_ASKED_ABOUT[action][1]}" for action in actions)
-                raise InvalidError(
-                    f"resources must be what is asked about, {asked}: {_shown(resource)!r} is never that"
-                )
+                asked = ", ".join(f"{action} is asked about {_ASKED_ABOUT[action][1]}" for action in actions)
+                raise InvalidError(f"resources must not have {_shown(resource)!r}, which never matches: {asked}")
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -74,11 +72,11 @@ def _check_url(pattern: str) -> None:
     write = f"its normal form has {_RULES}" if form is None else f"write {_without_query(form)!r}"
     if pattern.endswith("*") and _ENDS_IN_AUTHORITY.fullmatch(beginning):
         raise InvalidError(
-            "resources must not have a * in the host or port of a URL, where it matches hosts of others too, as "
-            f"'wss://example.com*' does 'wss://example.com.evil.example/': not {_shown(pattern)!r}; {write}"
+            f"resources must not have a * in the host or port of a URL, as {_shown(pattern)!r} has: it matches hosts "
+            f"of others too, such as 'wss://example.com.evil.example/' for 'wss://example.com*'; {write}"
         )
     raise InvalidError(
-        f"resources must have URLs in their normal form, not {_shown(pattern)!r}, or never match; {write}"
+        f"resources must have URLs in their normal form, unlike {_shown(pattern)!r}, which never matches; {write}"
     )
 
 

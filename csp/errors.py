@@ -89,13 +89,13 @@ class Error(Exception):
         message: one sentence for people; also ``str(error)``.
         kind: the `Kind` of failure, for programs.
         retryable: whether the same can succeed when it is tried again; None if that is not known.
-        details: facts about the failure by name (a close code, an HTTP status), or None.
+        details: facts about the failure by name (a close code, an HTTP status); empty where none are known.
     """
 
     message: str
     kind: Kind
     retryable: bool | None
-    details: Mapping[str, object] | None
+    details: Mapping[str, object]
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Error(Exception):
         self.message = message
         self.kind = _checked(kind)
         self.retryable = retryable
-        self.details = None if details is None else dict(details)
+        self.details = {} if details is None else dict(details)
 
     def __str__(self) -> str:
         return self.message
@@ -132,7 +132,7 @@ class _OneKindError(Error):
 
 
 class InvalidError(_OneKindError, ValueError):
-    """An argument or option is out of range or malformed; nothing was done."""
+    """An argument or option is out of range or malformed, or a message cannot be decoded; nothing was done."""
 
     _kind = Kind.INVALID
 
@@ -185,6 +185,15 @@ class EndOfChannelError(_OneKindError, trio.EndOfChannel):
 
 class ConnectionFailedError(Error, ConnectionError):
     """A connection could not be made, ended in failure, or was used after its end."""
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status of the server's answer to the handshake, such as 401; None if no such answer came.
+
+        101 if the server accepted the connection with an answer that is not valid. The same as ``details["status"]``.
+        """
+        status = self.details.get("status")
+        return status if isinstance(status, int) else None
 
 
 class ConnectionTimeoutError(ConnectionFailedError, TimeoutError):

@@ -193,7 +193,7 @@ class context:  # noqa: N801  # used like a function
             # Before the context is set: a filter may turn the warning into an exception.
             warnings.warn(
                 "a csp.security.context with a scope and without an actor allows what no policy of the scope decides: "
-                "give it an actor, or strict=True to deny that, or strict=False if it is meant",
+                "give it an actor or strict=True to deny that, or strict=False to allow it without this warning",
                 RuntimeWarning,
                 stacklevel=2,
             )

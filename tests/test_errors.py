@@ -64,10 +64,10 @@ def test_fields_are_what_was_given() -> None:
     assert error.details == {"limit": 3}
 
 
-def test_retryable_and_details_are_unknown_by_default() -> None:
+def test_retryable_is_unknown_and_details_are_empty_by_default() -> None:
     error = errors.Error("no", kind=errors.CONFLICT)
     assert error.retryable is None
-    assert error.details is None
+    assert error.details == {}
 
 
 def test_details_are_a_copy() -> None:
@@ -148,7 +148,7 @@ def test_a_denial_is_an_os_error_with_its_sentence_and_details(details: dict[str
     assert str(error) == error.message == "not for you"
     assert error.args == ("not for you",)
     assert error.errno is None
-    assert error.details == details
+    assert error.details == (details or {})
     assert repr(error) == "PermissionDeniedError('not for you', kind=PERMISSION_DENIED, retryable=False)"
 
 

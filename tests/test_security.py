@@ -396,7 +396,7 @@ def test_a_scope_without_an_actor_warns_of_what_it_allows() -> None:
     (warning,) = caught
     assert warning.filename == __file__  # it points at the with statement
     assert str(warning.message).endswith(
-        "give it an actor, or strict=True to deny that, or strict=False if it is meant"
+        "give it an actor or strict=True to deny that, or strict=False to allow it without this warning"
     )
 
 

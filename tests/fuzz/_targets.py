@@ -105,7 +105,7 @@ def _answered(handshake: ResponseReader, blocks: Sequence[bytes]) -> object:
             answer = handshake.feed(block)
             assert len(handshake._body) < 1 << 17
     except ConnectionFailedError as error:
-        details = dict(error.details or {})
+        details = dict(error.details)
         # What is not HTTP is refused, and shown, as far as it has come.
         return error.kind, error.retryable, details if details.pop("answer", None) is None else None
     assert answer is not None

@@ -38,7 +38,9 @@ ERROR_WIDTH = 90
 
 def told(error: Exception | None) -> str:
     """Return an error's text without what is the same in every row."""
-    return re.sub(r"^(cannot connect to \S+:|the connection was failed with code \d+ \(\w+\):) ", "", str(error or "-"))
+    return re.sub(
+        r"^(cannot connect to \S+:|this end closed the connection with code \d+ \(\w+\):) ", "", str(error or "-")
+    )
 
 
 def carry_out_and_print(attacks: Sequence[Attack], certificates: Certificates | None) -> int:

@@ -192,7 +192,7 @@ def check(attack: Attack, outcome: Outcome) -> None:
         assert re.search(attack.says, str(error)), error
         assert type(error) is attack.error, repr(error)
         assert (error.kind, error.retryable) == (attack.kind, attack.retryable), repr(error)
-        details = dict(error.details or {})
+        details = dict(error.details)
         expected = dict(attack.details) if outcome.code is None else {"code": outcome.code, **attack.details}
         for name, value in expected.items():
             assert details[name] == value, details

@@ -96,7 +96,9 @@ def cut_off() -> Iterator[Attack]:
     cut = "closed the connection in the middle of the handshake"
     yield Attack("no answer but the end", hang_up, cut, retryable=True, details={"answer": b""})
     yield Attack("no interest in the request", hang_up_unread, "broke during the handshake|middle of", retryable=True)
-    yield Attack("a reset instead of an answer", reset, "the connection broke during the handshake", retryable=True)
+    yield Attack(
+        "a reset instead of an answer", reset, "the connection broke during the WebSocket handshake", retryable=True
+    )
     for size in (1, 8, 12, 40):
         answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"[:size]
         yield bad(f"{size} bytes and the end", cut, answer, end=True)

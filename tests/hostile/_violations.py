@@ -123,7 +123,7 @@ CLOSES = {
         f"a close with {code}": Violation(close_frame(code), 1002, f"the peer closed .* {code}", code)
         for code in (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)
     },
-    "a close with half a code": Violation(frame(CLOSE, b"\x03"), 1002, "half a code"),
+    "a close with half a code": Violation(frame(CLOSE, b"\x03"), 1002, "instead of a code of two"),
     **{
         f"a close whose reason is not UTF-8: {name}": Violation(frame(CLOSE, b"\x03\xe8" + bad), 1007, "not UTF-8")
         for name, bad in NOT_UTF8.items()

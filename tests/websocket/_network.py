@@ -49,6 +49,8 @@ class Sockets(trio.abc.SocketFactory):
         self._connect = connect
         self.connected_to: list[str] = []
         """The addresses to which connecting began, in order."""
+        self.places: list[Any] = []
+        """What was connected to, as the system's `connect` takes it."""
         self.began_at: list[float] = []
         self.open = 0
         self.most_open = 0
@@ -61,6 +63,7 @@ class Sockets(trio.abc.SocketFactory):
 
     async def connect(self, place: Any) -> None:
         self.connected_to.append(place if isinstance(place, str) else place[0])
+        self.places.append(place)
         self.began_at.append(trio.current_time())
         await self._connect(self.connected_to[-1])
 

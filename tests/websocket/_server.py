@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from csp.errors import Error
     from csp.websocket import Client
     from trio_csp_websocket.client.options import Options
+    from trio_csp_websocket.client.progress import Progress
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -268,7 +269,7 @@ def connecting(
 ) -> Connecting:
     """Return what `connect` would, for a server in memory."""
 
-    async def dial_memory(_target: Target, _options: Options) -> Transport:
+    async def dial_memory(_target: Target, _options: Options, _progress: Progress) -> Transport:
         return StreamTransport(server.stream) if dial is None else await dial()
 
     return Connecting(parse_url(url), parse_options(options), nursery, dial=dial_memory)
@@ -279,7 +280,6 @@ def connecting(
 
 def details(error: Error | None) -> dict[str, object]:
     assert error is not None
-    assert error.details is not None
     return dict(error.details)
 
 

@@ -4,6 +4,7 @@ From the bottom:
 
 - `options`: the options of `connect`, checked
 - `verifying`: the TLS context that verifies servers, if a user gives none
+- `progress`: how far the opening of a connection has come
 - `tcp`: name resolution, the policies about addresses, and TCP
 - `dial`: reaching a server: TCP, and TLS where the URL says so
 - `opening`: the opening handshake on the wire

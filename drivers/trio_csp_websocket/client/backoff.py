@@ -125,7 +125,7 @@ def retry_after(error: Error | None, now: datetime) -> float | None:
     there is none; one that has passed asks for 0. Returns None if nothing is asked: without an error or without its
     Retry-After, and for anything that is neither a date nor a number of at most ten digits (317 years).
     """
-    headers = None if error is None or error.details is None else error.details.get("headers")
+    headers = None if error is None else error.details.get("headers")
     if not isinstance(headers, Mapping):
         return None
     named = cast("Mapping[str, str]", headers)

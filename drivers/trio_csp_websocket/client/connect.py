@@ -22,6 +22,7 @@ from csp.errors import (
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.dial import dial as dial_server
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
+from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.protocol.url import Target, parse_url
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from trio_csp_websocket.transport.base import Transport
 
 
-Dial: TypeAlias = "Callable[[Target, Options], Awaitable[Transport]]"
-"""Opens the byte stream to a target."""
+Dial: TypeAlias = "Callable[[Target, Options, Progress], Awaitable[Transport]]"
+"""Opens the byte stream to a target, and tells what it waits for."""
 
 
 def connect(url: str, *, nursery: trio.Nursery | None = None, **options: Unpack[ConnectOptions]) -> Connecting:
@@ -78,8 +79,8 @@ def connect(url: str, *, nursery: trio.Nursery | None = None, **options: Unpack[
         NoContextError: on entering or awaiting outside a Trio run, or for a second time; on awaiting without a
             nursery.
         ConnectionFailedError: on entering or awaiting; no connection could be made. Kind INTERNAL; retryable except
-            after a refusal that a retry will not change. `ConnectionTimeoutError` if it took longer than
-            ``dial_timeout``.
+            after a refusal that a retry will not change, and where ``ssl_context`` made the server choose HTTP/2.
+            `ConnectionTimeoutError` if it took longer than ``dial_timeout``; the text says what was waited for.
     """
     if nursery is not None and not isinstance(nursery, trio.Nursery):
         raise InvalidTypeError(f"nursery must be a trio.Nursery, not {nursery!r}")
@@ -149,14 +150,15 @@ class Connecting:
         from trio_csp_websocket.client.handshakes import Handshakes  # noqa: PLC0415
 
         # A background nursery: its tasks raise nothing that a user should see.
+        progress = Progress()
         self._background = BackgroundNursery()
         self._nursery = await self._background.__aenter__()
         try:
             with trio.fail_after(self._options.dial_timeout_seconds):
-                return await self._open(Handshakes)
+                return await self._open(Handshakes, progress)
         except trio.TooSlowError:
             await self._end_background()
-            raise self._timed_out() from None
+            raise self._timed_out(progress) from None
         except ConnectionFailedError as error:
             await self._end_background()
             raise self._with_url(error) from error.__cause__
@@ -175,15 +177,12 @@ class Connecting:
             return failure
         return None
 
-    def _timed_out(self) -> ConnectionFailedError:
-        if self._handshakes is None:
-            waited_for = "the server was not reached"
-        elif self._handshakes.refusal is not None:
+    def _timed_out(self, progress: Progress) -> ConnectionFailedError:
+        if self._handshakes is not None and self._handshakes.refusal is not None:
             return self._with_url(self._handshakes.refusal)
-        else:
-            waited_for = "the server did not answer the handshake"
+        seconds = self._options.dial_timeout_seconds
         return ConnectionTimeoutError(
-            f"no connection to {self._target.shown} within {self._options.dial_timeout_seconds:g} s: {waited_for}",
+            f"no connection to {self._target.shown} within {seconds:g} s: {progress.waits_for()}",
             kind=Kind.INTERNAL,
             retryable=True,
             details={"url": self._target.url},
@@ -192,7 +191,7 @@ class Connecting:
     def _with_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
         """Return an error of dialling or of the handshake, with the URL added to its text and details."""
         described = wrap(error, f"cannot connect to {self._target.shown}")
-        described.details = {"url": self._target.url, **(error.details or {})}
+        described.details = {"url": self._target.url, **error.details}
         return described
 
     def _check_allowed(self) -> None:
@@ -204,10 +203,11 @@ class Connecting:
                 f"connections to {self._target.shown} are not allowed", details={"url": self._target.url}
             )
 
-    async def _open(self, handshakes_class: type[Handshakes]) -> Client:
+    async def _open(self, handshakes_class: type[Handshakes], progress: Progress) -> Client:
         """Connect and shake hands."""
-        transport = await self._dial(self._target, self._options)
+        transport = await self._dial(self._target, self._options, progress)
         handshakes = self._handshakes = handshakes_class(transport, self._options, self._nursery)
+        progress.waits_for = handshakes.waits_for
         headers = list(self._options.headers)
         credentials = self._target.authorization
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):

@@ -87,7 +87,6 @@ class Handshakes(trio.abc.Stream):
         """
         opening = self._opening
         assert opening is not None
-        opening.secure = target.secure
         extension = offer(self._options.connection.compression)
         if extension is not None:
             headers = [*headers, (b"Sec-WebSocket-Extensions", extension.encode())]
@@ -124,6 +123,11 @@ class Handshakes(trio.abc.Stream):
         if self._opening is None or not self._opening.response.refused:
             return None
         return self._opening.response.refusal()
+
+    def waits_for(self) -> str:
+        """Say what has not happened yet in the opening handshake."""
+        assert self._opening is not None
+        return self._opening.waits_for()
 
     # What trio-websocket calls ---------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from sys import getsizeof
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeGuard, cast, final
@@ -32,7 +33,7 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 import csp
-from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Error, Kind
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Error, InvalidError, InvalidTypeError, Kind
 from trio_csp_websocket.client.backoff import Backoff, may_come_back, retry_after
 from trio_csp_websocket.client.connect import Connecting, Dial
 from trio_csp_websocket.connection.backlog import Backlog, call_when_drained
@@ -42,7 +43,7 @@ from trio_csp_websocket.protocol.decoder import MAX_INFLATED_BYTES
 from trio_csp_websocket.protocol.messages import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.client.options import Options
@@ -312,7 +313,12 @@ class Keeper:
     @staticmethod
     @disable_ki_protection
     async def _call(subscribe: Subscribe, client: Client) -> None:
-        await subscribe(client)
+        waiting: object = subscribe(client)
+        if not isinstance(waiting, Awaitable):
+            raise InvalidTypeError(
+                f"subscribe must be an async function: it returned {type(waiting).__name__}, which cannot be awaited"
+            )
+        await waiting
 
     # The task that passes on -----------------------------------------------------------------------------------------
 
@@ -474,15 +480,16 @@ def _may_come_back(client: Client) -> bool:
 
 def _caused_by_ending(error: Exception) -> bool:
     """Return whether user code may have raised this because the connection ended; if a group, everything in it."""
-    kinds = (Error, StopAsyncIteration)
     if isinstance(error, ExceptionGroup):
-        return cast("ExceptionGroup[Exception]", error).split(kinds)[1] is None
-    return isinstance(error, kinds)
+        return all(map(_caused_by_ending, cast("ExceptionGroup[Exception]", error).exceptions))
+    # An argument is wrong whatever becomes of the connection.
+    return isinstance(error, (Error, StopAsyncIteration)) and not isinstance(error, InvalidError)
 
 
 def _closed_too_soon(code: int | None) -> ConnectionFailedError:
     return ConnectionFailedError(
-        f"the server closed the connection too soon, too often; the last time with code {code}",
+        "max_attempts have failed in a row; in the last one the server closed the connection soon after it was opened, "
+        f"with code {code}",
         kind=Kind.UNAVAILABLE,
         retryable=True,
         details={"code": code},

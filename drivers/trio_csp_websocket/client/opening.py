@@ -8,6 +8,7 @@ import trio
 
 from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.response import ResponseReader
+from trio_csp_websocket.transport.tls import TlsTransport
 
 if TYPE_CHECKING:
     from trio_csp_websocket.client.options import Options
@@ -30,15 +31,15 @@ class Opening:
         self.response = ResponseReader(options.protocols, options.connection.compression)
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
-        self.secure = False
-        """Whether the handshake runs over TLS."""
         self._transport = transport
+        self._sent = False
 
     async def send_request(self, request: bytes) -> None:
         """Send the request, and note the key that the answer must match."""
         self.response.request_sent(request)
         try:
             await self._transport.send_all(request)
+            self._sent = True
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._refuse(self._broken(error))
             raise
@@ -70,11 +71,20 @@ class Opening:
         self.refusal = refusal
         self.scope.cancel()
 
+    def waits_for(self) -> str:
+        """Say what has not happened yet."""
+        if not self._sent:
+            return "the server did not take the request of the WebSocket handshake"
+        if self.response.begun:
+            return "the server's answer to the WebSocket handshake was not complete"
+        return "the server did not answer the WebSocket handshake"
+
     def _broken(self, error: Exception) -> ConnectionFailedError:
-        # In TLS 1.3 the handshake ends for us before the server checks our certificate. Its alert about that can be
-        # lost if it closes the connection at once.
-        unexplained = self.secure and "ALERT" not in str(error)
-        hint = "; the server may want a client certificate" if unexplained else ""
+        # The server's alert about our certificate can be lost if it closes the connection at once.
+        silent = isinstance(self._transport, TlsTransport) and self._transport.silent_since_handshake
+        hint = ", right after TLS; the server may want a client certificate" if silent else ""
         return ConnectionFailedError(
-            f"the connection broke during the handshake: {shown(str(error))}{hint}", kind=Kind.INTERNAL, retryable=True
+            f"the connection broke during the WebSocket handshake: {shown(str(error))}{hint}",
+            kind=Kind.INTERNAL,
+            retryable=True,
         )

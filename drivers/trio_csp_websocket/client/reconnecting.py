@@ -77,8 +77,9 @@ def reconnecting(
         subscribe: awaited with the `Client` of each new connection, before messages are passed on. It may send and
             receive on that client; the feed does not see what it receives. The attempt has failed if it raises because
             the connection has ended, as ``send`` and ``await anext(client)`` do, or if it raises another
-            `csp.errors.Error` that is ``retryable``. Any other exception ends the feed. Only ``read_timeout`` and
-            ``keepalive`` limit how long it may take.
+            `csp.errors.Error` that is ``retryable``. Any other exception ends the feed, as does the `InvalidTypeError`
+            for a function that returns nothing to await. Only ``read_timeout`` and ``keepalive`` limit how long it may
+            take.
         min_delay: the shortest wait: a Go duration or a timedelta. 500 ms.
         max_delay: the largest bound of the random waits, and of a Retry-After, given like ``min_delay``. None for 30 s,
             and 10 minutes of a Retry-After. If equal to ``min_delay``, that is every random wait.

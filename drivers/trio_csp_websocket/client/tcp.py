@@ -15,8 +15,9 @@ from csp.errors import PermissionDeniedError
 from trio_csp_websocket.protocol.url import normalized_ipv6
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from trio_csp_websocket.client.progress import Progress
     from trio_csp_websocket.protocol.url import Target
 
 _Address: TypeAlias = "tuple[int, int, int, str, Any]"
@@ -25,8 +26,11 @@ _Address: TypeAlias = "tuple[int, int, int, str, Any]"
 _ATTEMPT_DELAY_SECONDS = 0.25
 """How long an attempt is waited for before the next one begins beside it (RFC 8305, section 5)."""
 
+# How many of a host's addresses a text names.
+_NAMES_LISTED = 3
 
-async def open_tcp_stream(target: Target) -> trio.SocketStream:
+
+async def open_tcp_stream(target: Target, progress: Progress) -> trio.SocketStream:
     """Connect to the first address of a host that answers, of those that may be connected to.
 
     The name is resolved once, and the addresses that the policies are asked about are those that are connected to. A
@@ -37,7 +41,8 @@ async def open_tcp_stream(target: Target) -> trio.SocketStream:
             anything. An `OSError` too, so catch it first.
         OSError: the name cannot be resolved; or no address can be connected to, with a group of the reasons as cause.
     """
-    found: list[_Address] = [*await trio.socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)]
+    progress.waits_for = _lookup_of(target.host)
+    found: list[_Address] = [*await trio.socket.getaddrinfo(target.looked_up, target.port, type=socket.SOCK_STREAM)]
     if not found:
         raise OSError("the host has no address")
     facts = {"url": target.url, "host": target.host, "port": target.port}
@@ -49,11 +54,37 @@ async def open_tcp_stream(target: Target) -> trio.SocketStream:
     ]
     if not allowed:
         raise PermissionDeniedError(
-            f"connections to {target.shown} are not allowed: websocket.connect.address is denied for "
-            + ", ".join(names[:3]),
+            f"connections to {target.shown} are not allowed: websocket.connect.address is denied for " + _listed(names),
             details={"url": target.url, "addresses": tuple(names)},
         )
-    return await _connect_to_one(_by_turns(allowed))
+    turns = _by_turns(allowed)
+    progress.waits_for = lambda: (
+        f"no TCP connection to port {target.port} of {_listed([_name(turn) for turn in turns])}"
+    )
+    return await _connect_to_one(turns)
+
+
+def _lookup_of(host: str) -> Callable[[], str]:
+    """Return what says that a name was not looked up in time.
+
+    Trio looks names up in threads, of which only so many run at a time, those of the program's own calls of
+    `trio.to_thread.run_sync` included.
+    """
+    threads = trio.to_thread.current_default_thread_limiter()
+    had_to_wait = threads.available_tokens <= 0
+
+    def waits_for() -> str:
+        busy = had_to_wait and threads.available_tokens <= 0
+        why = f": all {threads.total_tokens:g} threads in which Trio looks names up are busy" if busy else ""
+        return f"the name {host} was not looked up{why}"
+
+    return waits_for
+
+
+def _listed(names: list[str]) -> str:
+    """Return the first few of some names, and how many more there are."""
+    more = len(names) - _NAMES_LISTED
+    return ", ".join(names[:_NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _name(address: _Address) -> str:
@@ -66,7 +97,7 @@ def _name(address: _Address) -> str:
         return normalized_ipv6(host) if ":" in host else str(IPv4Address(host))
     except AddressValueError:
         # The socket would resolve it, to an address that nobody was asked about.
-        raise OSError(f"the host's address is no IP address: {host!r}") from None
+        raise OSError(f"the host name led to {host!r}, which is no IP address") from None
 
 
 def _by_turns(addresses: Iterable[_Address]) -> list[_Address]:

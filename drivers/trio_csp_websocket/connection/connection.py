@@ -371,9 +371,7 @@ class Connection:
                 left -= len(block or b"")
         if self.ending is None:
             unread = self.delivery.unread
-            why = (
-                f"; what the peer said last was not read behind {unread} unread messages" if self.delivery.full else ""
-            )
+            why = f"; what the peer sent behind {unread} messages that wait was not read" if self.delivery.full else ""
             self._lose(f"{error}{why}")
 
     async def _read_block(self, *, visited: bool) -> None:

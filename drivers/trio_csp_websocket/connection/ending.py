@@ -53,8 +53,9 @@ def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:
         code, reason = violation.sent_code, violation.sent_reason
         message = f"the peer closed the connection with code {_name(code)}, which must not be sent{_told(reason)}"
         return Ending(violation.code, violation.reason, _unavailable(message, code, reason, retryable=True))
+    option = " (read_limit)" if violation.code == CloseCode.MESSAGE_TOO_BIG else ""
     error = ConnectionFailedError(
-        f"the connection was failed with code {_name(violation.code)}: {violation.reason}",
+        f"this end closed the connection with code {_name(violation.code)}: {violation.reason}{option}",
         kind=Kind.INTERNAL,
         retryable=False,
         details={"code": int(violation.code), "reason": violation.reason},

@@ -6,6 +6,7 @@ From the bottom:
 
 - `constants`: the constants of the interface
 - `frames`: what frames are made of, and how a peer breaks the protocol
+- `json_text`: JSON, out of a message's data and for a message to be sent
 - `messages`: data messages, received and to be sent
 - `close`: close frames, and which codes and reasons they may have
 - `masking`: masking payloads
@@ -17,6 +18,8 @@ From the bottom:
 - `encoder`: messages and control frames become bytes, masked or not
 - `headers`: HTTP headers
 - `url`: URLs, parsed and normalised
+- `secrets`: what may be secret in a request
+- `refusal`: what a refusal says
 - `heads`: where the heads of answers end, and how large they may be
 - `response`: checks a server's answer to the opening handshake
 """

@@ -53,7 +53,7 @@ def parse_close(payload: bytes) -> tuple[int, str]:
     if not payload:
         return CloseCode.NO_STATUS, ""
     if len(payload) == 1:
-        raise protocol_error("a close frame has half a code")
+        raise protocol_error("a close frame has one byte instead of a code of two")
     code = int.from_bytes(payload[:2], "big")
     try:
         reason = payload[2:].decode()

@@ -13,6 +13,7 @@ import codecs
 from collections import deque
 from typing import TYPE_CHECKING
 
+from csp.errors import shown
 from trio_csp_websocket.protocol.close import parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.frames import (
@@ -55,6 +56,11 @@ WHOLE_COMPRESSED = (COMPRESSED_TEXT, FIN | COMPRESSED | BINARY_FRAME)
 # An incomplete frame of up to this size is kept, and parsed again with the next block. The payload of a larger one is
 # collected.
 _MAX_REPARSED = 4096
+
+_HTTP = b"HTTP/"
+# How much of an answer in HTTP is told. The text is also the reason of a close frame, which has at most 123 bytes.
+_MAX_HTTP_LINE = 200
+_MAX_SHOWN_CHARACTERS = 50
 
 # Parsing pauses once this much that came out of compressed messages waits to be taken.
 MAX_INFLATED_BYTES = 1024 * 1024
@@ -129,7 +135,11 @@ class Decoder:
             if header is None:
                 break
             length, payload_start = header
-            self._check_header(head, length)
+            try:
+                self._check_header(head, length)
+            except ProtocolViolation:
+                _refuse_http(block, start)
+                raise
             end = payload_start + length
             if end > size:
                 if length > _MAX_REPARSED:
@@ -318,6 +328,16 @@ def _check_utf8(decoder: IncrementalDecoder, piece: bytes) -> None:
         decoder.decode(piece)
     except UnicodeDecodeError:
         raise not_utf8() from None
+
+
+def _refuse_http(block: bytes, start: int) -> None:
+    """Say so where an answer in HTTP stands in place of a frame, as some proxies send one in an open connection."""
+    # Of a block that ends early, two bytes are enough: no frame of a server's begins with them.
+    if _HTTP.startswith(block[start : start + len(_HTTP)]):
+        line = block[start : start + _MAX_HTTP_LINE].partition(b"\r")[0].partition(b"\n")[0]
+        raise protocol_error(
+            f"an HTTP answer instead of a frame: {shown(line.decode('latin-1'), _MAX_SHOWN_CHARACTERS)}"
+        )
 
 
 def not_utf8() -> ProtocolViolation:

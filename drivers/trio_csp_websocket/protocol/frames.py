@@ -60,7 +60,8 @@ def payload_length(block: bytes, start: int) -> tuple[int, int] | None:
         start: where in the block the frame starts.
 
     Raises:
-        ProtocolViolation: the length is not in its shortest form (RFC 6455, section 5.2).
+        ProtocolViolation: the length is not in its shortest form, or has the highest of 64 bits set (RFC 6455,
+            section 5.2).
     """
     short = block[start + 1] & LENGTH_7_BITS
     if short < LENGTH_16_BITS:
@@ -72,6 +73,8 @@ def payload_length(block: bytes, start: int) -> tuple[int, int] | None:
     if len(block) < end:
         return None
     length = int.from_bytes(block[start + 2 : end], "big")
-    if length < least or length >> 63:
+    if length < least:
         raise protocol_error(f"a frame's length of {length} is not in its shortest form")
+    if length >> 63:
+        raise protocol_error(f"a frame's length of {length} is more than 63 bits can hold")
     return length, end

@@ -22,6 +22,10 @@ _OVERLAP_BYTES = 2
 # Nowhere in a head (RFC 9110, section 5.5). A carriage return stands before a line feed only.
 _FORBIDDEN = re.compile(rb"[\x00\x0b\x0c]|\r(?!\n)")
 _MAX_SHOWN_BYTES = 16
+# How a server of TLS answers what is not TLS (RFC 8446, section 5.1); and what comes first in HTTP/2, behind the three
+# bytes of its length (RFC 9113, sections 3.4, 4.1 and 6.5).
+_TLS_ALERT = b"\x15\x03"
+_HTTP_2_SETTINGS = b"\x04\0\0\0\0\0"
 
 
 class NoAnswerError(Exception):
@@ -50,7 +54,8 @@ class Heads:
         """
         data, searched = self._data, self._searched
         if not _HTTP.startswith(data[: len(_HTTP)]):
-            raise NoAnswerError(f"the server did not answer in HTTP: it began with {bytes(data[:_MAX_SHOWN_BYTES])!r}")
+            began = bytes(data[:_MAX_SHOWN_BYTES])
+            raise NoAnswerError(f"the server did not answer in HTTP: it began with {began!r}{_known(began)}")
         found = _BLANK_LINE.search(data, max(0, searched - _OVERLAP_BYTES))
         end = len(data) if found is None else found.end()
         self._searched = end
@@ -77,3 +82,12 @@ class Heads:
         del self._data[:size]
         self._searched = 0
         return taken
+
+
+def _known(began: bytes) -> str:
+    """Return what it is that does not begin as HTTP does, where that is known."""
+    if began.startswith(_TLS_ALERT):
+        return ", as TLS does; is it a wss: server?"
+    if began[3:].startswith(_HTTP_2_SETTINGS):
+        return ", as HTTP/2 does, and WebSocket needs HTTP/1.1"
+    return ""

@@ -57,8 +57,14 @@ def agreed(answer: str, compression: Compression) -> DeflateParameters | None:
     does not confirm ``server_no_context_takeover`` is taken to keep its context, which costs memory and nothing else.
 
     Raises:
-        ValueError: the header is malformed, or contains what was not offered; the text says what.
+        ValueError: the header is malformed, repeats the offer, or contains what was not offered; the text says what.
     """
+    offered = offer(compression)
+    if offered is not None and re.sub("[ \t]", "", answer) == offered.replace(" ", ""):
+        raise ValueError(
+            "its Sec-WebSocket-Extensions header repeats the whole offer, and must say which window it chooses: "
+            "client_max_window_bits has no value"
+        )
     terms: _Terms | None = None
     for name, parameters in _extensions(answer):
         if name != _EXTENSION or compression not in _OFFERS:

@@ -7,6 +7,7 @@ checked: nothing else that a server says reaches it.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import h11
@@ -16,6 +17,8 @@ from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 from trio_csp_websocket.protocol.heads import Heads, NoAnswerError
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
+from trio_csp_websocket.protocol.refusal import first_line, refusal_text
+from trio_csp_websocket.protocol.secrets import Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +32,7 @@ MAX_BODY_BYTES = 4096
 _BODY_PIECE_BYTES = 1024
 
 _SWITCHING_PROTOCOLS = 101
+_BYTEARRAY = re.compile(r"""bytearray\((b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*")\)""")
 # Around a header's value and in lists (RFC 9110, section 5.6.3). What `str.strip` strips by itself is more.
 _SPACES = " \t"
 # A client may wait and try again after these, and after any 5xx.
@@ -47,11 +51,13 @@ class ResponseReader:
         self._protocols = protocols
         self._compression = compression
         self._expected_accept = b""
+        self._request: h11.Request
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_BODY_PIECE_BYTES)
         self._response: h11.Response | None = None
         self._heads = Heads()
         self._beginning = b""
         self._body = b""
+        self._body_complete = False
         self.headers: Headers = Headers()
         """The headers of the answer, once there is one."""
         self.head: bytes = b""
@@ -65,6 +71,7 @@ class ResponseReader:
         server.receive_data(request)
         event = server.next_event()
         assert isinstance(event, h11.Request)
+        self._request = event
         self._http.send(event)
         self._http.send(h11.EndOfMessage())
         self._expected_accept = generate_accept_token(dict(event.headers)[b"sec-websocket-key"])
@@ -100,6 +107,11 @@ class ResponseReader:
         try:
             return self._heads.next()
         except NoAnswerError as error:
+            if self._beginning.startswith(b"GET "):
+                # It may have the query, which is not shown.
+                raise self._no_answer(
+                    "the server did not answer in HTTP: it sent a request, as a server that echoes does"
+                ) from None
             raise self._no_answer(str(error)) from None
 
     def _parse(self, head: bytes) -> h11.InformationalResponse | h11.Response:
@@ -107,7 +119,9 @@ class ResponseReader:
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            raise self._no_answer(f"the server did not answer in HTTP: {shown(str(error))}") from None
+            # Its texts show bytes as they came to it.
+            why = _BYTEARRAY.sub(r"\1", str(error))
+            raise self._no_answer(f"the server did not answer in HTTP: {shown(why)}") from None
         assert isinstance(event, h11.InformationalResponse | h11.Response)
         return event
 
@@ -128,8 +142,14 @@ class ResponseReader:
                 self._body += event.data
         except h11.RemoteProtocolError:
             raise self.refusal() from None
+        self._body_complete = isinstance(event, h11.EndOfMessage)
         if event is not h11.NEED_DATA or len(self._body) >= MAX_BODY_BYTES:
             raise self.refusal()
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer has come."""
+        return bool(self._beginning)
 
     @property
     def refused(self) -> bool:
@@ -141,15 +161,12 @@ class ResponseReader:
         assert self._response is not None
         status = self._response.status_code
         reason = bytes(self._response.reason).decode("latin-1").rstrip(_SPACES)
+        line = first_line(self._body, complete=self._body_complete)
         return ConnectionFailedError(
-            f"the server refused the connection with status {status} {shown(reason)}".rstrip(_SPACES),
+            refusal_text(status, reason, self.headers, line, self._secrets()),
             kind=Kind.INTERNAL,
             retryable=status in _RETRYABLE_STATUSES or status >= 500,
-            details={
-                "status": status,
-                "headers": joined(self.headers),
-                "body": self._body[:MAX_BODY_BYTES],
-            },
+            details=self._details(status, self._body[:MAX_BODY_BYTES]),
         )
 
     def _no_answer(self, message: str) -> ConnectionFailedError:
@@ -164,10 +181,10 @@ class ResponseReader:
         self._note_headers(event)
         upgrade = self.headers.get_all("upgrade")
         if [value.strip(_SPACES).lower() for value in upgrade] != ["websocket"]:
-            raise self._invalid(f"its Upgrade header must be websocket, not '{shown(', '.join(upgrade))}'")
+            raise self._invalid(f"its Upgrade header must be websocket, not {self._quoted(', '.join(upgrade))}")
         connection = ", ".join(self.headers.get_all("connection"))
         if "upgrade" not in [token.strip(_SPACES).lower() for token in connection.split(",")]:
-            raise self._invalid(f"its Connection header must contain Upgrade, not be '{shown(connection)}'")
+            raise self._invalid(f"its Connection header must contain Upgrade, not be {self._quoted(connection)}")
         accept = self.headers.get_all("sec-websocket-accept")
         if [value.strip(_SPACES).encode("latin-1") for value in accept] != [self._expected_accept]:
             raise self._invalid("its Sec-WebSocket-Accept header does not match the key sent")
@@ -175,7 +192,9 @@ class ResponseReader:
         try:
             self.deflate = agreed(extensions, self._compression)
         except ValueError as error:
-            raise self._invalid(str(error)) from None
+            raise self._invalid(
+                self._secrets().hidden(str(error)) or "its Sec-WebSocket-Extensions header is not what was offered"
+            ) from None
         protocols = self.headers.get_all("sec-websocket-protocol")
         if protocols and (len(protocols) > 1 or protocols[0] not in self._protocols):
             raise self._invalid(self._bad_choice(", ".join(protocols)))
@@ -187,16 +206,39 @@ class ResponseReader:
         Offers may be tokens. So they are counted, and what the server chose is not shown if it repeats one of them.
         """
         if not self._protocols:
-            return f"it chose the subprotocol '{shown(chosen)}', and none was offered"
+            return f"it chose the subprotocol {self._quoted(chosen)}, and none was offered"
+        choices = [choice.strip(_SPACES) for choice in chosen.split(",")]
+        if len(choices) > 1 and set(choices) == set(self._protocols):
+            return f"it repeats all {len(self._protocols)} subprotocols that were offered, and must choose one of them"
         repeats = any(offer.lower() in chosen.lower() for offer in self._protocols)
-        other = "another or several" if repeats else f"'{shown(chosen)}'"
+        other = "another or several" if repeats else self._quoted(chosen)
         return f"it must choose one of the subprotocols that were offered ({len(self._protocols)}), not {other}"
+
+    def _quoted(self, said: str) -> str:
+        return f"'{shown(self._secrets().hidden(said))}'"
 
     def _invalid(self, reason: str) -> ConnectionFailedError:
         return _bad_answer(
             f"the server's answer to the handshake is invalid: {reason}",
-            {"status": _SWITCHING_PROTOCOLS, "headers": joined(self.headers), "body": b""},
+            self._details(_SWITCHING_PROTOCOLS, b""),
         )
+
+    def _secrets(self) -> Secrets:
+        """Return what may be secret in the request, and so must not be shown if the server repeats it."""
+        headers = self._request.headers
+        return Secrets(
+            self._request.target.decode("latin-1"),
+            [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
+        )
+
+    def _details(self, status: int, body: bytes) -> dict[str, object]:
+        """Return what the error tells programs of an answer."""
+        return {
+            "status": status,
+            "headers": joined(self.headers),
+            "response_headers": self.headers,
+            "body": body,
+        }
 
 
 def _bad_answer(message: str, details: dict[str, object]) -> ConnectionFailedError:

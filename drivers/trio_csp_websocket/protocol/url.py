@@ -23,6 +23,9 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _BACKSLASH_BEFORE_PATH = re.compile(r"[^/?#]*//[^/?#]*\\")
 _AUTHORITY = re.compile(r"[^/?#]*//([^/?#]*)")
+# The zone of an IPv6 address, and its form in a URL, where a % is written as %25 (RFC 6874, section 2).
+_ZONE_IN_BRACKETS = re.compile(r"\[[^]%]*%([^]]*)")
+_ZONE = re.compile(r"(?:25)?([A-Za-z0-9._~-]+)")
 # So that what is not linear in what libraries do with a URL stays small: urllib, and Unicode's normal forms.
 _MAX_URL_CHARACTERS = 64 * 1024
 # User name, password, host and port.
@@ -39,18 +42,27 @@ class Target:
     """The normalised URL, without credentials."""
     secure: bool
     host: str
-    """For name resolution and TLS: without brackets."""
+    """For TLS, and the policies: without brackets and zone."""
     port: int
     host_header: str
     resource: str = field(repr=False)
     """Path and query, as they go into the request line."""
     authorization: str | None = field(repr=False)
     """The Authorization header made of the URL's credentials."""
+    zone: str = ""
+    """The interface that leads to a link-local IPv6 address, by name or number; "" for any other host. It means nothing
+    to others, so it stands neither in `url` nor in what the server gets (RFC 6874, section 4)."""
 
     @property
     def shown(self) -> str:
-        """The URL as texts show it: without the query, which may hold a token."""
-        return without_query(self.url)
+        """The URL as texts show it: with the zone, and without the query, which may hold a token."""
+        shown = without_query(self.url)
+        return shown.replace("]", f"%25{self.zone}]", 1) if self.zone else shown
+
+    @property
+    def looked_up(self) -> str:
+        """The host for name resolution: with its zone."""
+        return f"{self.host}%{self.zone}" if self.zone else self.host
 
 
 def without_query(url: str) -> str:
@@ -59,13 +71,20 @@ def without_query(url: str) -> str:
     return f"{path}{mark}..." if mark else url
 
 
+def without_secrets(location: str) -> str:
+    """Return where a redirect leads without credentials, query and fragment, which may hold tokens."""
+    location = re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", location)
+    return re.sub(r"([?#]).*", r"\1...", location, flags=re.DOTALL)
+
+
 def parse_url(url: str) -> Target:
     """Parse and normalise a ``ws:`` or ``wss:`` URL.
 
     Scheme and host become lower case, an international host name its ASCII form, an IPv6 address that IPv4 is mapped
     to the IPv4 address; a default port is dropped, as is the dot at the end of an absolute host name; unreserved
     characters are percent-decoded and dot segments resolved (RFC 3986, section 6.2.2); the query stays as it is. A
-    backslash is refused before the path, percent-encoded in it.
+    backslash is refused before the path, percent-encoded in it. A link-local IPv6 address may have a zone, written as
+    ``%25eth0`` or ``%eth0``.
 
     Raises:
         InvalidError: it is malformed, or not a WebSocket URL. The text of the error shows no credentials.
@@ -81,7 +100,7 @@ def parse_url(url: str) -> Target:
     try:
         port = parts.port
     except ValueError:
-        raise InvalidError("url must have a port of 1 to 65535, if it has one") from None
+        raise InvalidError("url has a port that is not a number of 1 to 65535") from None
     if parts.scheme not in _DEFAULT_PORTS:
         # Without "://", what looks like a scheme can be a user's name.
         found = f', not "{parts.scheme}:"' if "://" in url else ""
@@ -90,7 +109,7 @@ def parse_url(url: str) -> Target:
         raise InvalidError("url must not have a fragment (#...): it would not be sent")
     if port == 0:
         raise InvalidError("url must have a port of 1 to 65535, not 0")
-    host = _url_host(parts)
+    host, zone = _url_host(parts)
     bracketed = f"[{host}]" if ":" in host else host
     default_port = _DEFAULT_PORTS[parts.scheme]
     host_header = bracketed if port in (None, default_port) else f"{bracketed}:{port}"
@@ -107,6 +126,7 @@ def parse_url(url: str) -> Target:
         host_header=host_header,
         resource=resource,
         authorization=_authorization(parts),
+        zone=zone,
     )
 
 
@@ -127,9 +147,16 @@ def _check_characters(url: str) -> None:
             f"url must have at most {_MAX_AUTHORITY_CHARACTERS} characters of credentials, host and port, not "
             f"{len(authority[1])}"
         )
+    zone = None if authority is None else _ZONE_IN_BRACKETS.match(authority[1].rpartition("@")[2])
+    if zone is not None and _ZONE.fullmatch(zone[1]) is None:
+        raise InvalidError(
+            "url has an IPv6 zone that is not made of letters, digits, and the characters - . _ ~ only: write the "
+            "interface's name or number, as in [fe80::1%25eth0]"
+        )
 
 
-def _url_host(parts: SplitResult) -> str:
+def _url_host(parts: SplitResult) -> tuple[str, str]:
+    """Return the host, and its zone or ""."""
     host = parts.hostname or ""
     if not host:
         raise InvalidError("url must name a host")
@@ -138,10 +165,18 @@ def _url_host(parts: SplitResult) -> str:
         try:
             if not re.fullmatch(r"\[[^]]*\](:[0-9]*)?", location):
                 raise AddressValueError
-            return normalized_ipv6(host)
+            address, mark, zone = host.partition("%")
+            normalized = normalized_ipv6(address)
         except AddressValueError:
             raise InvalidError(f"url has an invalid IPv6 address: {location.partition(']')[0]}]") from None
-    return normalized_host(host, "url has an invalid host name")
+        if not mark:
+            return normalized, ""
+        if ":" not in normalized or not IPv6Address(normalized).is_link_local:
+            raise InvalidError(f"url has the address {normalized} with a zone: only those of fe80::/10 may have one")
+        found = _ZONE.fullmatch(zone)
+        assert found is not None  # it was checked
+        return normalized, found[1]
+    return normalized_host(host, "url has an invalid host name"), ""
 
 
 def normalized_ipv6(address: str) -> str:

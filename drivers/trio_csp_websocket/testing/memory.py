@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from trio_csp_websocket.client.client import Client
+    from trio_csp_websocket.client.progress import Progress
     from trio_csp_websocket.transport.base import Transport
 
 Handler: TypeAlias = "Callable[[ServerConnection], Awaitable[object]]"
@@ -62,7 +63,7 @@ async def _pair(options: Options) -> AsyncGenerator[tuple[Client, ServerConnecti
 
     async with _serving(accept) as link:
 
-        async def dial(target: Target, _options: Options) -> Transport:
+        async def dial(target: Target, _options: Options, _progress: Progress) -> Transport:
             return link(target)
 
         async with Connecting(parse_url(_PAIR_URL), options, dial=dial) as client:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, cast, final
 
 import trio
 from wsproto.events import AcceptConnection, BytesMessage, Ping, RejectConnection, RejectData, TextMessage
@@ -14,12 +14,12 @@ from trio_csp_websocket.protocol.constants import TEXT, CloseCode
 from trio_csp_websocket.protocol.encoder import Encoder
 from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD
 from trio_csp_websocket.protocol.headers import Headers, encoded_field, field_pairs
-from trio_csp_websocket.protocol.messages import encoded, utf_8
+from trio_csp_websocket.protocol.messages import encoded, json_payload, utf_8
 from trio_csp_websocket.protocol.url import without_query
 from trio_csp_websocket.testing.peer import ConnectionEndedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from typing_extensions import Buffer
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.protocol.messages import Message
     from trio_csp_websocket.testing.peer import Peer
 
+T = TypeVar("T")
 GivenHeaders: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]] | None"
 
 # How long `close` waits for the client, on Trio's clock.
@@ -169,6 +170,17 @@ class ServerConnection:
         """
         _, payload = encoded(data, None)
         await self._send(TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=bytes(payload)))
+
+    async def send_json(self, value: T, *, dumps: Callable[[T], str | Buffer] | None = None) -> None:
+        """Send a value as JSON in a text message, encoded as by `csp.websocket.Client.send_json`, as `send` does.
+
+        Raises:
+            InvalidError: the value cannot be encoded, as in `csp.websocket.Client.send_json`; nothing was sent.
+            InvalidTypeError: the same.
+            ConnectionEndedError: as in `send`.
+            NoContextError: as in `send`.
+        """
+        await self.send(bytes(json_payload(value, dumps)).decode())
 
     async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
         """Send a ping, wait until the client has read it, and return a channel for the answer.

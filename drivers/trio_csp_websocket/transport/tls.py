@@ -61,6 +61,8 @@ class TlsTransport(Transport):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._rest: bytes | memoryview = b""
+        # How many bytes of ciphertext had come when the handshake was finished, if none of those was behind it.
+        self._handshake_bytes: int | None = None
         # Whether OpenSSL may hold data, or the end, that can be read before anything more is received.
         self._more = False
         # How the peer's direction ended.
@@ -93,7 +95,22 @@ class TlsTransport(Transport):
                 await self._inner.send_all(self._outgoing.read())
                 # The server's first data may have come together with the end of its handshake.
                 self._more = self._incoming.pending > 0
+                self._handshake_bytes = None if self._more else self._inner.bytes_received
                 return
+
+    @property
+    def protocol(self) -> str | None:
+        """The protocol that the server has chosen of those that the context offers (ALPN, RFC 7301), if any."""
+        return self._tls.selected_alpn_protocol()
+
+    @property
+    def silent_since_handshake(self) -> bool:
+        """Whether nothing has come since the end of a handshake of TLS 1.3.
+
+        There a server checks the client's certificate after the client's handshake has ended. One that is content
+        mostly sends session tickets then (RFC 8446, sections 2 and 4.6.1).
+        """
+        return self._tls.version() == "TLSv1.3" and self._inner.bytes_received == self._handshake_bytes
 
     async def receive_some(self, max_bytes: int) -> bytes:
         block_bytes = min(max(max_bytes, _RECORD_BYTES), self._block_bytes)

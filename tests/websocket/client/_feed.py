@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from csp.websocket import ConnectOptions
     from trio_csp_websocket.client.keeper import Subscribe
     from trio_csp_websocket.client.options import Options
+    from trio_csp_websocket.client.progress import Progress
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -63,7 +64,7 @@ class Site:
         max_attempts: int | None = None,
         **options: Unpack[ConnectOptions],
     ) -> Feed:
-        async def dial(_target: Target, _options: Options) -> Transport:
+        async def dial(_target: Target, _options: Options, _progress: Progress) -> Transport:
             return await self.dial()
 
         backoff = Backoff(min_seconds, max_seconds, Largest(), max_attempts=max_attempts)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from tests.websocket._server import (
@@ -241,7 +241,7 @@ async def test_a_reset_during_the_handshake_is_an_error_at_once(autojump_clock: 
     server = Server(reset)
     start = trio.current_time()
     error = await refused(server)
-    assert "the connection broke during the handshake" in str(error)
+    assert "the connection broke during the WebSocket handshake" in str(error)
     assert error.retryable is True
     assert trio.current_time() == start
 
@@ -283,7 +283,7 @@ async def test_a_silent_server_is_given_up_after_the_dial_timeout(autojump_clock
     assert isinstance(error, TimeoutError)
     assert error.kind is Kind.INTERNAL
     assert error.retryable is True
-    assert str(error) == f"no connection to {URL} within 5 s: the server did not answer the handshake"
+    assert str(error) == f"no connection to {URL} within 5 s: the server did not answer the WebSocket handshake"
     assert details(error) == {"url": URL}
     assert trio.current_time() - start == pytest.approx(5)
 
@@ -295,13 +295,30 @@ async def test_a_server_that_is_not_reached_is_given_up_after_the_dial_timeout(a
     assert str(caught.value) == f"no connection to {URL} within 5 s: the server was not reached"
 
 
+async def test_an_answer_that_does_not_end_is_given_up_after_the_dial_timeout(autojump_clock: MockClock) -> None:
+    error = await refused(Server(b"HTTP/1.1 101 Sw"), dial_timeout="5s")
+    assert isinstance(error, ConnectionTimeoutError)
+    assert str(error).endswith(" within 5 s: the server's answer to the WebSocket handshake was not complete")
+
+
+async def test_a_request_that_is_not_taken_is_given_up_after_the_dial_timeout(autojump_clock: MockClock) -> None:
+    near, _far = lockstep_stream_pair()
+
+    async def dial() -> Transport:
+        return StreamTransport(near)
+
+    with pytest.raises(ConnectionTimeoutError) as caught:
+        await connecting(Server(), dial=dial, dial_timeout="5s").__aenter__()
+    assert str(caught.value).endswith(" within 5 s: the server did not take the request of the WebSocket handshake")
+
+
 async def test_a_refusal_that_is_known_when_the_dial_timeout_expires_is_what_is_told(autojump_clock: MockClock) -> None:
     server = Server(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\nno!")
     error = await refused(server, dial_timeout="500ms")
     assert not isinstance(error, ConnectionTimeoutError)
     assert str(error) == f"cannot connect to {URL}: the server refused the connection with status 403 Forbidden"
     assert error.retryable is False
-    assert details(error) | {"headers": None} == {"url": URL, "status": 403, "headers": None, "body": b"no!"}
+    assert (error.status, details(error)["url"], details(error)["body"]) == (403, URL, b"no!")
 
 
 async def test_dialing_counts_towards_the_dial_timeout(autojump_clock: MockClock) -> None:

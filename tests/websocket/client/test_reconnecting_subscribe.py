@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
 
-from csp.errors import ConnectionFailedError, Error, InvalidError, Kind
+from csp.errors import ConnectionFailedError, Error, InvalidError, InvalidTypeError, Kind
 from csp.websocket import Client, Gap, Message, State
 from tests.websocket._server import Server, close, details, text
 from tests.websocket.client._feed import Site, drained_states, first_message, rest, saying, settled, shape
@@ -52,6 +52,44 @@ async def test_a_connection_that_ends_while_subscribing_is_a_failed_attempt(
         assert isinstance(gap, Gap)
         assert details(gap.error)["code"] == 1006  # of the connection before, not of the failed attempt
     assert site.dialled_at == pytest.approx([0, 1, 2, 4])
+
+
+@pytest.mark.parametrize("data", [[], [close(1011)]], ids=["open", "ended"])
+async def test_a_subscribe_that_is_not_async_ends_the_feed(data: list[bytes], autojump_clock: MockClock) -> None:
+    def subscribe(client: Client) -> None:
+        called.append(client)
+
+    called: list[Client] = []
+    site = Site(saying(*data, ends=bool(data)))
+    async with site.feed(cast("Any", subscribe)) as feed:
+        with pytest.raises(InvalidTypeError) as caught:
+            await feed.receive_value()
+    assert str(caught.value) == ("subscribe must be an async function: it returned NoneType, which cannot be awaited")
+    assert len(called) == len(site.servers) == 1
+
+
+async def test_a_subscribe_may_be_any_function_that_returns_what_can_be_awaited(autojump_clock: MockClock) -> None:
+    site = Site(saying(text("a"), ends=False))
+    async with site.feed(lambda client: client.send("subscribe")) as feed:
+        await settled()
+        site.servers[0].send(close(1000))
+        assert shape(await rest(feed)) == ["a"]
+    assert site.servers[0].payloads[0] == b"subscribe"
+
+
+@pytest.mark.parametrize("bug", [InvalidError("bug"), ExceptionGroup("bugs", [InvalidError("bug")])])
+async def test_a_wrong_argument_in_subscribe_ends_the_feed_although_the_connection_has_ended(
+    bug: Exception, autojump_clock: MockClock
+) -> None:
+    async def subscribe(client: Client) -> None:
+        await client.wait_closed()
+        raise bug
+
+    site = Site(saying(close(1011)))
+    async with site.feed(subscribe) as feed:
+        await feed.wait_closed()
+        assert feed.channel().cause is bug
+    assert len(site.servers) == 1
 
 
 async def test_a_send_that_fails_while_subscribing_is_a_failed_attempt(autojump_clock: MockClock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from csp import websocket
+from csp import security, websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError
 from tests.websocket._network import Names, Sockets, refuse
+from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.client.tcp import open_tcp_stream
 from trio_csp_websocket.protocol.url import parse_url
 
@@ -60,7 +62,7 @@ async def test_families_take_turns_and_else_the_order_stays(given: list[str], or
 async def test_an_address_that_refuses_makes_room_for_the_next_at_once(autojump_clock: MockClock) -> None:
     Names([ONE, TWO, THREE])
     network = Sockets(partial(differ, {ONE: refuse, TWO: accept}))
-    stream = await open_tcp_stream(TARGET)
+    stream = await open_tcp_stream(TARGET, Progress())
     assert network.connected_to == [ONE, TWO]
     assert network.began_at[0] == network.began_at[1]
     assert network.open == 1
@@ -94,7 +96,7 @@ async def test_an_address_that_is_silent_is_not_waited_for_and_is_given_up_for_a
 ) -> None:
     Names([ONE, TWO, THREE])
     network = Sockets(partial(differ, {ONE: ignore, TWO: accept}))
-    stream = await open_tcp_stream(TARGET)
+    stream = await open_tcp_stream(TARGET, Progress())
     assert network.connected_to == [ONE, TWO]
     assert network.began_at[0] < network.began_at[1]
     assert network.open == 1
@@ -113,7 +115,7 @@ async def test_of_two_that_answer_at_once_one_is_kept_and_the_other_closed(autoj
     network = Sockets(wait)
 
     async def connect() -> None:
-        (await open_tcp_stream(TARGET)).socket.close()
+        (await open_tcp_stream(TARGET, Progress())).socket.close()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connect)
@@ -127,11 +129,70 @@ async def test_of_two_that_answer_at_once_one_is_kept_and_the_other_closed(autoj
 async def test_all_that_are_silent_are_given_up_when_the_timeout_expires(autojump_clock: MockClock) -> None:
     Names([ONE, SIX, TWO])
     network = Sockets(ignore)
-    with pytest.raises(ConnectionTimeoutError, match="the server was not reached"):
+    with pytest.raises(ConnectionTimeoutError, match=f"no TCP connection to port 81 of {ONE}, {SIX}, {TWO}$"):
         async with websocket.connect(TARGET.url, dial_timeout="10s"):
             pytest.fail("it was opened")
     assert network.connected_to == [ONE, SIX, TWO]
     assert network.open == 0
+
+
+async def test_a_zone_says_by_which_interface_and_is_not_asked_about() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def note(_actor: object, action: str, resource: str, _meta: object) -> bool:
+        asked.append((action, resource))
+        return True
+
+    network = Sockets(refuse)
+    scope = security.Scope([security.Policy("*", "*", condition=note)])
+    with security.context(scope=scope, strict=False), pytest.raises(ConnectionFailedError) as caught:
+        await websocket.connect("ws://[fe80::1%251]:81/").__aenter__()
+    # Real getaddrinfo: an address needs no look-up.
+    assert network.places == [("fe80::1", 81, 0, 1)]
+    assert ("websocket.connect.url", "ws://[fe80::1]:81/") in asked
+    assert ("websocket.connect.address", "fe80::1") in asked
+    assert str(caught.value) == "cannot connect to ws://[fe80::1%251]:81/: Connection refused"
+    assert caught.value.details["url"] == "ws://[fe80::1]:81/"
+
+
+async def test_a_zone_that_does_not_exist_is_told() -> None:
+    with pytest.raises(ConnectionFailedError, match=r"^cannot connect to ws://\[fe80::1%25no-such0\]/: "):
+        await websocket.connect("ws://[fe80::1%25no-such0]/").__aenter__()
+
+
+async def test_of_many_that_are_silent_the_first_are_named(autojump_clock: MockClock) -> None:
+    Names([ONE, TWO, THREE, "192.0.2.4", "192.0.2.5"])
+    Sockets(ignore)
+    with pytest.raises(ConnectionTimeoutError) as caught:
+        await websocket.connect(TARGET.url, dial_timeout="10s").__aenter__()
+    text = f"no connection to ws://server.test:81/ within 10 s: no TCP connection to port 81 of {ONE}, {TWO}, {THREE}"
+    assert str(caught.value) == f"{text} and 2 more"
+
+
+async def test_a_name_that_is_not_looked_up_in_time_is_told(autojump_clock: MockClock) -> None:
+    class Silent(Names):
+        async def getaddrinfo(self, *_given: Any) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return await trio.sleep_forever()
+
+    Silent([])
+    with pytest.raises(ConnectionTimeoutError, match=r"within 10 s: the name server\.test was not looked up$"):
+        await websocket.connect(TARGET.url, dial_timeout="10s").__aenter__()
+
+
+async def test_a_name_for_which_no_thread_is_free_is_told(autojump_clock: MockClock) -> None:
+    # The clock jumps while threads run: it knows nothing of them.
+    threads = trio.to_thread.current_default_thread_limiter()
+    threads.total_tokens = 2
+    work_is_done = threading.Event()
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(trio.to_thread.run_sync, work_is_done.wait)
+        await wait_all_tasks_blocked()
+        with pytest.raises(ConnectionTimeoutError) as caught:
+            await websocket.connect(TARGET.url, dial_timeout="10s").__aenter__()
+        work_is_done.set()
+    said = "the name server.test was not looked up: all 2 threads in which Trio looks names up are busy"
+    assert str(caught.value) == f"no connection to ws://server.test:81/ within 10 s: {said}"
 
 
 async def test_the_reasons_of_all_addresses_are_told_once_each() -> None:
@@ -170,7 +231,7 @@ async def test_a_resolver_that_says_a_name_is_not_believed(host: str) -> None:
     # The socket would look it up, and connect to an address that no policy was asked about.
     Names([host])
     network = Sockets(accept)
-    with pytest.raises(ConnectionFailedError, match="the host's address is no IP address: "):
+    with pytest.raises(ConnectionFailedError, match=r"the host name led to '.*', which is no IP address$"):
         await websocket.connect(TARGET.url).__aenter__()
     assert network.connected_to == []
 
@@ -179,7 +240,7 @@ async def test_a_cancelled_attempt_leaves_nothing_open(autojump_clock: MockClock
     Names([ONE, TWO])
     network = Sockets(ignore)
     with trio.move_on_after(5) as scope:
-        await open_tcp_stream(TARGET)
+        await open_tcp_stream(TARGET, Progress())
     assert scope.cancelled_caught
     assert network.connected_to == [ONE, TWO]
     assert network.open == 0
@@ -195,14 +256,14 @@ async def test_a_connection_that_is_made_when_all_is_cancelled_is_closed(autojum
     Names([ONE])
     network = Sockets(accept_and_cancel)
     with scope:
-        await open_tcp_stream(TARGET)
+        await open_tcp_stream(TARGET, Progress())
     assert scope.cancelled_caught
     assert (network.most_open, network.open) == (1, 0)
 
 
 async def test_a_real_connection_is_made_to_a_literal_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        stream = await open_tcp_stream(parse_url(f"ws://127.0.0.1:{server.getsockname()[1]}/"))
+        stream = await open_tcp_stream(parse_url(f"ws://127.0.0.1:{server.getsockname()[1]}/"), Progress())
         accepted, peer = server.accept()
         with accepted:
             assert stream.socket.getsockname() == peer

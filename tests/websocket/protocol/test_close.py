@@ -34,7 +34,7 @@ def test_a_close_payload_with_a_code_that_must_not_be_sent_is_a_violation_that_h
 @pytest.mark.parametrize(
     ("payload", "code", "reason"),
     [
-        (b"\x03", 1002, "a close frame has half a code"),
+        (b"\x03", 1002, "a close frame has one byte instead of a code of two"),
         (b"\x03\xe8\xff", 1007, "a close frame's reason is not UTF-8"),
         (b"\x03\xee\xff", 1002, "a close frame has the invalid code 1006"),
     ],

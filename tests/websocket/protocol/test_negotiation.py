@@ -145,7 +145,7 @@ def test_a_window_of_other_than_8_to_15_bits_is_refused(value: str, name: str) -
 @EITHER_WINDOW
 def test_a_window_without_a_size_is_refused(name: str, compression: Compression) -> None:
     # In an offer it may come without one; in an answer it may not.
-    said = refusal(f"permessage-deflate; {name}", compression)
+    said = refusal(f"permessage-deflate; server_no_context_takeover; {name}", compression)
     assert said == f"it gives the parameter {name!r} of permessage-deflate no value"
 
 

@@ -69,7 +69,6 @@ def blocks(data: bytes, size: int) -> list[bytes]:
 
 
 def details(error: ConnectionFailedError) -> Mapping[str, object]:
-    assert error.details is not None
     return error.details
 
 
@@ -302,7 +301,6 @@ def test_an_acceptance_that_is_not_valid_is_refused_naming_the_header(answer: by
     [
         ("Sec-WebSocket-Protocol: other",),
         ("Sec-WebSocket-Protocol: Chat",),
-        ("Sec-WebSocket-Protocol: chat, v2",),
         ("Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: chat"),
         ("Sec-WebSocket-Protocol:",),
     ],
@@ -535,7 +533,7 @@ def test_the_request_reaches_the_parser_as_h11_would_have_it() -> None:
         ResponseReader((), Compression.DISABLED).request_sent(b"garbage\r\n\r\n")
 
 
-@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x15\x03\x01", b"HTTQ", b"\r\nHTTP/1.1 101"])
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x16\x03\x01", b"HTTQ", b"\r\nHTTP/1.1 101"])
 def test_a_server_of_another_protocol_is_refused_at_its_first_bytes(said: bytes) -> None:
     error = failure(said, ended=False)
     assert str(error) == f"the server did not answer in HTTP: it began with {said[:16]!r}"

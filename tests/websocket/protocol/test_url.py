@@ -253,10 +253,28 @@ def test_what_is_no_string_is_a_type_error(url: object) -> None:
         parse_url(url)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("zone", ["eth0", "25eth0", "\u00e9", "a%25b", ""])
-def test_an_ipv6_zone_is_refused(zone: str) -> None:
-    with pytest.raises(InvalidError):
+@pytest.mark.parametrize(
+    ("written", "zone"),
+    [("%eth0", "eth0"), ("%25eth0", "eth0"), ("%25Eth-0._~", "Eth-0._~"), ("%3", "3"), ("%2525", "25"), ("%25", "25")],
+)
+def test_a_link_local_address_may_have_a_zone(written: str, zone: str) -> None:
+    target = parse_url(f"ws://user:pass@[FE80::1{written}]:81/?token")
+    assert (target.zone, target.host, target.looked_up) == (zone, "fe80::1", f"fe80::1%{zone}")
+    assert target.url == "ws://[fe80::1]:81/?token"
+    assert target.host_header == "[fe80::1]:81"
+    assert target.shown == f"ws://[fe80::1%25{zone}]:81/?..."
+
+
+@pytest.mark.parametrize("zone", ["\u00e9", "a%25b", "", "a b", "a\u200b"])
+def test_a_zone_that_is_no_interface_is_refused_by_its_name(zone: str) -> None:
+    with pytest.raises(InvalidError, match=r"url has an IPv6 zone that is not made of|url must not contain spaces"):
         parse_url(f"ws://[fe80::1%{zone}]/")
+
+
+@pytest.mark.parametrize("address", ["::1", "2001:db8::1", "::ffff:127.0.0.1", "ff02::1"])
+def test_an_address_that_is_not_link_local_may_have_no_zone(address: str) -> None:
+    with pytest.raises(InvalidError, match=r"with a zone: only those of fe80::/10 may have one$"):
+        parse_url(f"ws://[{address}%25eth0]/")
 
 
 def test_a_host_whose_last_label_and_port_are_too_long_for_the_host_header_is_refused() -> None:

@@ -220,6 +220,20 @@ async def test_what_is_no_message_is_refused_before_anything_is_sent() -> None:
         assert (await client.receive()).value.data == "good"
 
 
+async def test_values_go_as_json() -> None:
+    async with websocket_pair() as (client, server):
+        await server.send_json({"price": 101.5, "name": "caf\xe9"})
+        assert (await client.receive_value()) == websocket.Message("text", '{"price":101.5,"name":"caf\xe9"}')
+        await server.send_json([1], dumps=lambda value: repr(value).encode())
+        assert (await client.receive_value()).json() == [1]
+        await client.send_json({"id": 1})
+        assert (await server.receive_value()).json() == {"id": 1}
+        with pytest.raises(InvalidError):
+            await server.send_json(float("nan"))
+        with pytest.raises(InvalidTypeError):
+            await server.send_json(object())
+
+
 # Pings ----------------------------------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from trio_csp_websocket.client.options import Options
+    from trio_csp_websocket.client.progress import Progress
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -41,7 +42,7 @@ def scope_for(*urls: str) -> Scope:
     return Scope([CONNECT, Policy("websocket.connect.url", urls)])
 
 
-async def dial_nothing(_target: Target, _options: Options) -> NoReturn:
+async def dial_nothing(_target: Target, _options: Options, _progress: Progress) -> NoReturn:
     pytest.fail("it was dialled")
 
 
@@ -109,7 +110,7 @@ async def test_what_is_not_allowed_is_not_dialled(
     assert str(error).startswith(says)
     assert isinstance(error, PermissionError)
     assert (error.kind, error.retryable) == (Kind.PERMISSION_DENIED, False)
-    assert error.details == (None if "to" not in says.split() else {"url": URL})
+    assert error.details == ({} if "to" not in says.split() else {"url": URL})
     assert error.__cause__ is None
 
 
@@ -253,7 +254,7 @@ async def dialled(url: str, **options: Any) -> tuple[list[str], Target, Server, 
     """Connect; return the URLs that were asked about, the target that was dialled, and both ends."""
     asked, server, targets = Asked(), Server(), list[Any]()
 
-    async def dial(target: Target, _options: Options) -> Transport:
+    async def dial(target: Target, _options: Options, _progress: Progress) -> Transport:
         from trio_csp_websocket.transport.stream import StreamTransport
 
         targets.append(target)

@@ -115,7 +115,6 @@ async def test_error_handshake_answered_with_a_status(either: LibraryServer, sta
     connecting = websocket.connect(either.url(f"/refuse/{status}"))
     error = await raises(Kind.INTERNAL, retryable, ConnectionError, enter(connecting))
     assert f"status {status}" in error.message
-    assert error.details is not None
     assert (error.details["status"], error.details["body"]) == (status, b"no")
     headers: Any = error.details["headers"]
     assert headers["x-why"] == "because"

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from trio.testing import MockClock
+
 MIB = 1 << 20
 
 
@@ -138,7 +140,9 @@ async def test_a_server_without_tls_behind_wss_fails_at_once(says: bytes, trusti
         await peer.send(says)
 
     async with raw_server(server) as url:
-        await fails_to_connect(url.replace("ws:", "wss:"), trusting, r"TLS failed: [A-Z_]+; is it a ws: server\?$")
+        await fails_to_connect(
+            url.replace("ws:", "wss:"), trusting, r"TLS failed: the server .*; is it a ws: server\?$"
+        )
 
 
 async def test_a_server_that_says_nothing_to_tls_is_left_after_the_dial_timeout(trusting: ssl.SSLContext) -> None:
@@ -351,9 +355,33 @@ async def test_a_server_that_is_silent_in_the_tls_handshake_is_given_up_in_time(
         await peer.expect_gone()
 
     async with raw_server(server) as url:
-        with pytest.raises(ConnectionTimeoutError):
+        with pytest.raises(ConnectionTimeoutError) as caught:
             async with websocket.connect(url.replace("ws:", "wss:"), dial_timeout="50ms"):
                 pytest.fail("connected")
+    said = "the server took the TCP connection, and did not answer the TLS handshake"
+    assert str(caught.value).endswith(f" within 0.05 s: {said}")
+
+
+async def test_a_server_that_stops_in_the_tls_handshake_is_told(mock_clock: MockClock) -> None:
+    said = trio.Event()
+
+    async def server(peer: Peer) -> None:
+        await peer.read(1)
+        await peer.send(b"\x16\x03\x03")  # the beginning of a record
+        said.set()
+        await peer.expect_gone()
+
+    async def give_up() -> None:
+        await said.wait()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(6)
+
+    async with raw_server(server) as url, trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        with pytest.raises(ConnectionTimeoutError) as caught:
+            await websocket.connect(url.replace("ws:", "wss:"), dial_timeout="5s").__aenter__()
+    text = "the server took the TCP connection, and did not finish the TLS handshake"
+    assert str(caught.value).endswith(f" within 5 s: {text}")
 
 
 async def test_a_reset_in_the_tls_handshake_is_a_failed_connection() -> None:
@@ -630,8 +658,122 @@ async def test_a_server_that_wants_another_certificate_of_the_client_is_understo
     context = trusting if certificate == "none" else with_certificate_of(trustme.CA(), authority)
     async with raw_server(server) as url:
         await fails_to_connect(
-            url.replace("ws:", "wss:"), context, f"the connection broke during the handshake: .*{says}$"
+            url.replace("ws:", "wss:"), context, f"the connection broke during the WebSocket handshake: .*{says}$"
         )
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 "])
+async def test_a_reset_right_after_tls_1_3_may_be_about_the_clients_certificate(
+    version: ssl.TLSVersion, says: bytes, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    context = context_for(authority, "127.0.0.1")
+    context.maximum_version = version
+
+    async def server(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(says)
+        peer.reset()
+
+    async with raw_server(server, tls=context) as url:
+        with pytest.raises(ConnectionFailedError) as caught:
+            await websocket.connect(url, ssl_context=trusting).__aenter__()
+    hint = ", right after TLS; the server may want a client certificate"
+    expected = hint if version is ssl.TLSVersion.TLSv1_3 and not says else ""
+    said = "the connection broke during the WebSocket handshake: Connection reset by peer"
+    assert str(caught.value) == f"cannot connect to {url}: {said}{expected}"
+
+
+async def test_a_reset_without_tls_is_not_about_certificates() -> None:
+    async def server(peer: Peer) -> None:
+        await peer.read_request()
+        peer.reset()
+
+    async with raw_server(server) as url:
+        with pytest.raises(ConnectionFailedError, match=r"WebSocket handshake: Connection reset by peer$"):
+            await websocket.connect(url).__aenter__()
+
+
+# Which protocol is spoken within TLS ----------------------------------------------------------------------------------
+
+
+def offering(trusted: trustme.CA, *protocols: str) -> ssl.SSLContext:
+    """Return a client's context that trusts the authority, and offers these protocols."""
+    context = ssl.create_default_context()
+    trusted.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # the same
+    context.set_alpn_protocols(protocols)
+    return context
+
+
+async def test_a_server_that_chooses_http_2_is_told_with_what_to_do(authority: trustme.CA) -> None:
+    served = context_for(authority, "127.0.0.1")
+    served.set_alpn_protocols(["h2", "http/1.1"])
+
+    async def server(peer: Peer) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            assert await peer.stream.receive_some() == b""  # no request is made
+
+    async with raw_server(server, tls=served) as url:
+        with pytest.raises(ConnectionFailedError, match=r"chose HTTP/2, because ssl_context offers it") as caught:
+            await websocket.connect(url, ssl_context=offering(authority, "http/1.1", "h2")).__aenter__()
+    assert "give connect a context of its own" in str(caught.value)
+    assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, False)
+    assert caught.value.details == {"url": url}
+
+
+@pytest.mark.parametrize(("served", "offered"), [(["http/1.1"], ["h2", "http/1.1"]), ([], ["h2"]), (["x"], ["x"])])
+async def test_another_choice_of_the_servers_is_no_obstacle(
+    served: list[str], offered: list[str], authority: trustme.CA
+) -> None:
+    context = context_for(authority, "127.0.0.1")
+    context.set_alpn_protocols(served)
+
+    async def server(peer: Peer) -> None:
+        await peer.accept()
+        await frames_until_close(peer)
+
+    async with raw_server(server, tls=context) as url:
+        async with websocket.connect(url, ssl_context=offering(authority, *offered)) as client:
+            pass
+        assert client.close_code == 1000
+
+
+async def test_a_server_that_speaks_http_2_although_nobody_chose_it_is_told(authority: trustme.CA) -> None:
+    async def server(peer: Peer) -> None:
+        await peer.send(b"\0\0\x12\x04\0\0\0\0\0" + bytes(18))
+        await peer.expect_gone()
+
+    async with raw_server(server, tls=context_for(authority, "127.0.0.1")) as url:
+        with pytest.raises(ConnectionFailedError, match=r"as HTTP/2 does, and WebSocket needs HTTP/1\.1$"):
+            await websocket.connect(url, ssl_context=offering(authority, "h2")).__aenter__()
+
+
+async def test_an_alert_about_the_offer_of_protocols_is_told(authority: trustme.CA) -> None:
+    async def server(peer: Peer) -> None:
+        await peer.read(1)
+        await peer.send(b"\x15\x03\x03\0\x02\x02\x78")  # no_application_protocol (RFC 7301, section 3.2)
+        await peer.expect_gone()
+
+    async with raw_server(server) as url:
+        said = r"(?i)no.application.protocol.*; the server takes none of the protocols that ssl_context offers \(ALPN\)"
+        await fails_to_connect(url.replace("ws:", "wss:"), offering(authority, "h2"), said)
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (b"", "the server closed the connection without an answer; is it a ws: server\\?$"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the server did not answer in TLS; is it a ws: server\\?$"),
+        (b"\x16\x03\x03", "the server closed the connection in the middle of the handshake$"),
+    ],
+)
+async def test_a_tls_handshake_that_ends_is_told_in_words(says: bytes, told: str, trusting: ssl.SSLContext) -> None:
+    async def server(peer: Peer) -> None:
+        await peer.stream.receive_some()
+        await peer.send(says)
+
+    async with raw_server(server) as url:
+        await fails_to_connect(url.replace("ws:", "wss:"), trusting, f"TLS failed: {told}")
 
 
 class Unusable(ssl.SSLContext):

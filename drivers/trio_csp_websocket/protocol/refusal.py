@@ -1,0 +1,86 @@
+"""What the text of a refusal tells: its status, the headers that explain it, and the first line of its body. No I/O."""
+
+from __future__ import annotations
+
+import codecs
+import html
+import re
+from typing import TYPE_CHECKING
+
+from csp.errors import shown
+from trio_csp_websocket.protocol.url import without_secrets
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.protocol.headers import Headers
+    from trio_csp_websocket.protocol.secrets import Secrets
+
+# The headers that say what a status asks for: credentials (RFC 9110, section 11.6), another version or protocol
+# (RFC 6455, section 4.4), or time.
+_EXPLAINING_HEADERS = {
+    400: ("Sec-WebSocket-Version",),
+    401: ("WWW-Authenticate",),
+    407: ("Proxy-Authenticate",),
+    426: ("Sec-WebSocket-Version", "Upgrade"),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REASON_CHARACTERS = 100
+_MAX_HEADER_CHARACTERS = 100
+_TITLE = re.compile(r"<title[^<>]*>([^<]*)</title", re.IGNORECASE)
+
+
+def refusal_text(status: int, reason: str, headers: Headers, line: str, secrets: Secrets) -> str:
+    """Return what an answer with another status than 101 says, as a sentence without the secrets of the request.
+
+    Args:
+        status: its status.
+        reason: the reason phrase behind that.
+        headers: its headers.
+        line: what `first_line` gives of its body.
+        secrets: those of the request.
+    """
+    told = f"{status} {shown(secrets.hidden(reason), _MAX_REASON_CHARACTERS)}".rstrip()
+    if status in _REDIRECTS and "location" in headers:
+        place = secrets.hidden(without_secrets(headers["location"]))
+        to = f" to {shown(place)}" if place else ""
+        return f"the server redirects{to} (status {told}), and redirects are not followed"
+    if 200 <= status <= 299:
+        text = f"the server answered with status {told}, as to an ordinary request, and did not switch to WebSocket"
+    else:
+        text = f"the server refused the connection with status {told}"
+    explaining = [
+        f"{name}: {secrets.hidden(', '.join(headers.get_all(name)))}"
+        for name in _EXPLAINING_HEADERS.get(status, ())
+        if name in headers
+    ]
+    if explaining:
+        text += f" ({shown('; '.join(explaining), _MAX_HEADER_CHARACTERS)})"
+    line = secrets.hidden(line)
+    # Many bodies only repeat the status.
+    return text if line.lower() in told.lower() else f"{text}: {shown(line)}"
+
+
+def first_line(body: bytes, *, complete: bool) -> str:
+    """Return the line of a refusal's body that is shown; "" if there is none, or it has not come as a whole.
+
+    Of plain text it is the first that is not blank; of JSON all lines as one; of HTML the title. What is not UTF-8 is
+    not shown.
+
+    Args:
+        body: what has come of it.
+        complete: whether that is all of it.
+    """
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(body, final=complete).strip()
+    except UnicodeDecodeError:
+        return ""
+    if "\0" in text:
+        return ""
+    if text.startswith("<"):
+        title = _TITLE.search(text)
+        return "" if title is None else " ".join(html.unescape(title[1]).split())
+    if text.startswith(("{", "[")):
+        return " ".join(line.strip() for line in text.split("\n")) if complete else ""
+    line, end, _ = text.partition("\n")
+    return line.strip() if complete or end else ""
