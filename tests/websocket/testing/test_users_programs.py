@@ -144,7 +144,7 @@ class Session:
                 async with websocket.connect(URL, headers=headers) as client:
                     return str((await client.receive_value()).data)
             except ConnectionFailedError as error:
-                if (error.details or {}).get("status") != 401:
+                if error.status != 401:
                     raise
         raise PermissionError("no token is accepted")
 
