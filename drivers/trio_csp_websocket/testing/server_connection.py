@@ -105,7 +105,7 @@ class ServerConnection:
         """Refuse the connection with an HTTP status, and end it.
 
         Args:
-            status: 200 to 999, also as an `http.HTTPStatus`.
+            status: 200 to 999, also as an ``http.HTTPStatus``.
             headers: additional headers for the answer: a mapping or pairs. Without a Content-Length or a
                 Transfer-Encoding, which must be ``chunked``, the Content-Length is that of the body.
             body: bytes or anything bytes-like. A str goes as UTF-8, with ``Content-Type: text/plain; charset=utf-8``

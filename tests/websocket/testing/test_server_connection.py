@@ -399,7 +399,9 @@ async def test_bytes_may_follow_a_close() -> None:
 # What cannot be written -----------------------------------------------------------------------------------------------
 
 
-# Each before the request is answered, and where it can be after that too: type of the error, its text, and the call.
+TWICE = [("Content-Length", "2"), ("content-length", "2")]
+CHUNKED = ("Transfer-Encoding", "chunked")
+# The type of the error, its text, and the call.
 BAD: list[tuple[type[InvalidError], str, Callable[[Any], Any]]] = [
     (InvalidTypeError, "protocol must be a str or None, not b'a'", lambda c: c.accept(protocol=b"a")),
     (InvalidError, "protocol must be one of the 1 that were offered, not 'c'", lambda c: c.accept(protocol="c")),
@@ -448,8 +450,6 @@ BAD: list[tuple[type[InvalidError], str, Callable[[Any], Any]]] = [
     (InvalidError, "reason cannot be encoded as UTF-8", lambda c: c.close(1000, "\ud800")),
     (InvalidError, "reason must be empty without a code", lambda c: c.close(None, "x")),
 ]
-TWICE = [("Content-Length", "2"), ("content-length", "2")]
-CHUNKED = ("Transfer-Encoding", "chunked")
 
 
 @pytest.mark.parametrize(("kind", "said", "call"), BAD)

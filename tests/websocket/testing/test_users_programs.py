@@ -228,11 +228,10 @@ async def watch(limit: str) -> list[str]:
     heard: list[str] = []
     async with websocket.connect(URL) as client:
         while True:
-            stale = csp.after(limit)
-            r = await csp.select(client.channel().case_receive(), stale.case_receive(), priority=True)
-            if stale.gave(r):
+            messages, stale = client.channel(), csp.after(limit)
+            r = await csp.select(messages.case_receive(), stale.case_receive(), priority=True)
+            if not messages.gave(r):
                 return [*heard, "stale"]
-            assert r.ok
             heard.append(str(r.value.data))
 
 
