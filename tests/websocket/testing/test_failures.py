@@ -261,9 +261,8 @@ async def test_where_both_fail_at_the_same_moment_the_handler_comes_out() -> Non
             raise KeyError
 
     for _ in range(20):  # in whatever order Trio runs the two
-        with pytest.raises(AssertionError) as raised:
+        with pytest.raises(AssertionError):
             await whole()
-        assert len(notes(raised.value)) == 1
 
 
 async def test_a_program_that_has_left_in_order_is_cancelled_by_a_handler_and_what_it_then_raises_is_a_note() -> None:
