@@ -35,8 +35,8 @@ program stays connected until the server closes, --count messages have come,
 or, without --count, nothing has come for a second (--wait)."""
 JSON_HELP = (
     '{"type": "text", "data": "..."}, "binary" with its data in base64, "pong" with "seconds", and at the end "close" '
-    'with "code", "reason" and "error"; instead of all that "refused" with "status", "headers", "body" and "error", or '
-    '"error" with "error"'
+    'with "code", "reason" and "error"; where there is no connection, "refused" with "status", "headers" and "body", '
+    'or "error", both with "error" and "retryable"'
 )
 EPILOG = """\
 Where standard output is not a terminal, it gets one line for each message and
