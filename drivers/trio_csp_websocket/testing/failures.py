@@ -60,6 +60,7 @@ class Failures:
         if self._reason is None:
             self._reason = f"a handler failed: {described(error)}"
         self.block.cancel(reason=self._reason)
+        del error  # the traceback of the cancellation holds this frame: what failed would wait for the collector
 
     def arrived(self, error: BaseException) -> None:
         """Note what has come to the end of the block: an exception of the program, or a cancellation."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -352,6 +355,32 @@ async def test_a_handlers_own_limit_is_its_failure(autojump_clock: MockClock) ->
     with pytest.raises(trio.TooSlowError):
         async with websocket_server(handler), websocket.connect(URL) as client:
             await client.receive()
+
+
+@pytest.mark.parametrize("handler", [need_a_message, need_an_answer])
+async def test_what_has_failed_is_no_reference_cycle(
+    handler: Callable[[ServerConnection], Awaitable[object]],
+) -> None:
+    class Kept:
+        pass
+
+    async def hold() -> weakref.ref[Kept]:
+        kept = Kept()
+
+        async def fail_with_it(connection: ServerConnection, kept: Kept = kept) -> None:
+            await handler(connection)
+            raise KeyError(repr(kept))
+
+        with contextlib.suppress(AssertionError):
+            async with websocket_server(fail_with_it), websocket.connect(URL):
+                pass
+        return weakref.ref(kept)
+
+    gc.disable()
+    try:
+        assert (await hold())() is None
+    finally:
+        gc.enable()
 
 
 # Cancelled from outside -----------------------------------------------------------------------------------------------
