@@ -132,7 +132,7 @@ class _OneKindError(Error):
 
 
 class InvalidError(_OneKindError, ValueError):
-    """An argument or option is out of range or malformed; nothing was done."""
+    """An argument or option is out of range or malformed, or a message cannot be decoded; nothing was done."""
 
     _kind = Kind.INVALID
 

@@ -24,12 +24,14 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
 
 - `websocket_server` is a block in which `connect` reaches a `Handler` of the test, from every task of the Trio run; in
   an async fixture it serves every test that asks for that fixture. ``wss:`` works without TLS and certificates. An
-  assert that fails in a handler fails the test, with that AssertionError.
+  assert that fails in a handler fails the test, with that AssertionError. If the program fails too, what came first
+  comes out, with a note about the other.
 - `websocket_pair` is for code that takes a `csp.websocket.Client`: a block that gives one, and the server's end of it.
 - `ServerConnection`, the server's end, does what a server does and what it should not do: it accepts, with a
   subprotocol or compression, or rejects; sends, receives, pings and closes with any code; leaves pings unanswered,
   stops reading, drops the connection, or sends any bytes. Whatever a client does, receiving just ends, and ``error``
-  says why. Only a wait for a message that must come, by `ServerConnection.receive_value` or ``anext``, fails the test.
+  says why. Only a wait for a message that must come, by `ServerConnection.receive_value` or ``anext``, fails the test,
+  with an AssertionError that tells how the connection ended.
 - `ConnectionEndedError` is raised by a send after the end; a handler need not catch it.
 """
 

@@ -31,7 +31,7 @@ async def exchange(request: WebSocketRequest) -> None:
 
 async def subscribe(client: websocket.Client) -> None:
     """Ask for prices, on each new connection."""
-    await client.send('{"subscribe": ["BTC-EUR", "ETH-EUR", "EUR-USD"]}')
+    await client.send_json({"subscribe": ["BTC-EUR", "ETH-EUR", "EUR-USD"]})
 
 
 async def main(url: str | None) -> None:
@@ -46,7 +46,7 @@ async def main(url: str | None) -> None:
             while True:
                 r = await csp.select(*(s.case_receive() for s in (stop, limit, show, feed.states(), feed.channel())))
                 if isinstance(r.value, websocket.Message):
-                    prices.update(json.loads(r.value.data))
+                    prices.update(r.value.json())
                 elif feed.channel().gave(r) or feed.states().gave(r):
                     print(r.value, flush=True)  # a gap, or what becomes of the connection
                 elif show.gave(r):

@@ -182,9 +182,9 @@ async def answering(connection: testing.ServerConnection) -> None:
         return
     async for message in connection:
         try:
-            question = json.loads(message.data)
+            question = message.json()
             answer: str | bytes = json.dumps({"id": question["id"], "result": question.get("params")})
-        except (ValueError, TypeError, KeyError):
+        except (errors.InvalidError, TypeError, KeyError):
             answer = message.data
         await connection.send(answer)
 

@@ -49,7 +49,7 @@ async def test_calls_of_many_tasks_get_their_own_replies_in_any_order_and_some_a
 
         async with trio.open_nursery() as nursery:
             async for message in connection:
-                nursery.start_soon(reply, json.loads(message.data), chance.uniform(0, 5))
+                nursery.start_soon(reply, message.json(), chance.uniform(0, 5))
                 if chance.random() < 0.5:
                     await connection.send("news")
 
@@ -85,7 +85,7 @@ async def test_what_is_no_reply_comes_on_others_and_answers_nobody(
     data: str | bytes, autojump_clock: MockClock
 ) -> None:
     async def server(connection: testing.ServerConnection) -> None:
-        request = json.loads((await connection.receive_value()).data)
+        request = (await connection.receive_value()).json()
         await connection.send(data)
         await connection.send(json.dumps({"id": 99, "result": "nobody's"}))
         await connection.send(json.dumps({"id": request["id"], "result": "ours"}))
@@ -180,7 +180,7 @@ async def test_calls_that_outlive_the_block_fail_and_do_not_wait_for_ever(autoju
 
 async def test_replies_do_not_wait_behind_messages_that_nobody_receives(autojump_clock: MockClock) -> None:
     async def server(connection: testing.ServerConnection) -> None:
-        request = json.loads((await connection.receive_value()).data)
+        request = (await connection.receive_value()).json()
         for number in range(3000):
             await connection.send(str(number))
         await connection.send(json.dumps({"id": request["id"], "result": "ours"}))
@@ -208,7 +208,7 @@ async def test_a_channel_that_closes_when_it_is_full_ends_the_block(autojump_clo
 async def test_a_reply_with_an_error_raises_it_and_leaves_the_rest_alone(autojump_clock: MockClock) -> None:
     async def server(connection: testing.ServerConnection) -> None:
         async for message in connection:
-            request = json.loads(message.data)
+            request = message.json()
             outcome = {"error": {"code": 7}} if request["method"] == "fail" else {"result": None, "error": None}
             await connection.send(json.dumps({"id": request["id"], **outcome}))
 

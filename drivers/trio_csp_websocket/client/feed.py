@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, Self, TypeVar, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -11,12 +11,12 @@ from trio.lowlevel import enable_ki_protection
 import csp
 from csp.errors import ConnectionFailedError, Kind, NoContextError
 from trio_csp_websocket.protocol.close import check_close
-from trio_csp_websocket.protocol.constants import CloseCode
-from trio_csp_websocket.protocol.messages import encoded
+from trio_csp_websocket.protocol.constants import TEXT, CloseCode
+from trio_csp_websocket.protocol.messages import encoded, json_payload
 from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.client.keeper import Keeper
     from trio_csp_websocket.protocol.messages import Message
+
+T = TypeVar("T")
 
 
 @final
@@ -146,6 +148,19 @@ class Feed:
             encoded(data, type)  # raises at once if it cannot be sent
             client = await self._next_client()
         await client.send(data, type)
+
+    async def send_json(self, value: T, *, dumps: Callable[[T], str | Buffer] | None = None) -> None:
+        """Send a value as JSON in a text message, as `Client.send_json` encodes it and as `send` sends it.
+
+        It is encoded at once, before a connection is waited for.
+
+        Raises:
+            InvalidError: as in `Client.send_json`.
+            ConnectionFailedError: as in `send`.
+            ConnectionTimeoutError: as in `send`.
+            NoContextError: as in `send`.
+        """
+        await self.send(json_payload(value, dumps), TEXT)
 
     async def _next_client(self) -> Client:
         """Wait until there is an open connection."""

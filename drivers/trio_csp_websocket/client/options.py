@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import Settings, Timeout, parse_settings, parse_timeout
-from trio_csp_websocket.protocol.headers import field_pairs, shown_name
+from trio_csp_websocket.protocol.headers import TOKEN, encoded_field, field_pairs
 from trio_csp_websocket.protocol.url import normalized_host, normalized_ipv6
 
 if TYPE_CHECKING:
@@ -61,9 +61,6 @@ class ConnectOptions(TypedDict, total=False):
 
 _DEFAULT_DIAL_TIMEOUT = "30s"
 _DEFAULT_USER_AGENT = f"trio-csp/{csp.__version__}"
-# RFC 9110, section 5.6.2; also the grammar of a subprotocol (RFC 6455, section 4.1).
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HANDSHAKE_HEADERS = frozenset(("host", "upgrade", "connection", "content-length", "transfer-encoding"))
 
 
@@ -134,17 +131,10 @@ def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _header(name: str, value: str) -> tuple[bytes, bytes]:
-    # The value may be a secret, so no error shows it.
-    if not _TOKEN.fullmatch(name):
-        raise InvalidError(f"headers must have names without spaces and separators, not {shown_name(name)}")
+    field = encoded_field(name, value)
     if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
         raise InvalidError(f"headers must not contain {name!r}: it belongs to the handshake")
-    if _CONTROL_CHARACTER.search(value):
-        raise InvalidError(f"headers must not contain control characters such as line breaks, as {name!r} does")
-    try:
-        return name.encode("ascii"), value.strip(" \t").encode("latin-1")
-    except UnicodeEncodeError:
-        raise InvalidError(f"headers must have values in Latin-1, unlike that of {name!r}") from None
+    return field
 
 
 def _server_hostname(name: object) -> str | None:
@@ -168,7 +158,7 @@ def _protocols(protocols: object) -> tuple[str, ...]:
     for number, name in enumerate(cast("Iterable[object]", protocols), 1):
         if not isinstance(name, str):
             raise InvalidTypeError(f"protocols must be strings, and number {number} is {type(name).__name__}")
-        if not _TOKEN.fullmatch(name):
+        if not TOKEN.fullmatch(name):
             raise InvalidError(f"protocols must be names without spaces and separators, unlike number {number}")
         if name in names:
             raise InvalidError(f"protocols must be different, and number {number} came before")

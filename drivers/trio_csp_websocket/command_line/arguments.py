@@ -35,7 +35,8 @@ program stays connected until the server closes, --count messages have come,
 or, without --count, nothing has come for a second (--wait)."""
 JSON_HELP = (
     '{"type": "text", "data": "..."}, "binary" with its data in base64, "pong" with "seconds", and at the end "close" '
-    'with "code", "reason" and "error"'
+    'with "code", "reason" and "error"; where there is no connection, "refused" with "status", "headers" and "body", '
+    'or "error", both with "error" and "retryable"'
 )
 EPILOG = """\
 Where standard output is not a terminal, it gets one line for each message and
@@ -63,8 +64,9 @@ examples:
 
 exit status:
   0    closed from here, or by the server with 1000, 1001 or no code
-  1    no connection, or it ended with an error, or before --count messages
-       had come, or input or output failed; standard error says which
+  1    no connection, or it ended with an error, or before --count messages or
+       the message for --after-first had come, or input or output failed;
+       standard error says which
   2    wrong usage
   130  Ctrl-C (but 0 on a terminal, where it closes the connection); 143 after
        SIGTERM; a second signal does not wait for the server to close
@@ -93,12 +95,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--protocol", metavar="NAME", action="append", help="offer a subprotocol; may be repeated")
     add("--compress", metavar="[MODE]", choices=COMPRESSION, help="offer compression: takeover, where a message may "
         "refer to those before it (the default), or no-context")  # fmt: skip
+    add("--after-first", action="store_true", help="send the input only once a first message has come")
+    add("--delay", metavar="DURATION", type=duration, help="wait this long before the first line of "
+        "the input is sent, and at least this long between lines")  # fmt: skip
     add("--count", metavar="N", type=positive, help="end after N messages")
     add("--ping", metavar="DURATION", type=duration, help="ping this often, and show the round-trip time")
     add("--wait", metavar="DURATION", type=duration_or_forever, default=argparse.SUPPRESS, help="after the end of the "
         "input, end when nothing has come for this long; or forever (default: 1s, with --count forever)")  # fmt: skip
-    add("--timeout", metavar="DURATION", type=duration, default="30s", help="give up connecting after this long "
-        "(default: %(default)s)")  # fmt: skip
+    add("--timeout", metavar="DURATION", type=duration, default="30s", help="give up connecting after this long, "
+        "and waiting for what --after-first waits for (default: %(default)s)")  # fmt: skip
     add("--ca", metavar="FILE", help="trust the certificate authorities in this PEM file only")
     add("-k", "--insecure", action="store_true", help="do not verify the server's certificate")
     add("--demo", action="store_true", help="instead of URL: a server in this process, which echoes; no network")
@@ -118,6 +123,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parsed.wait = None if parsed.count else "1s"
     if (parsed.url is None) != parsed.demo:
         parser.error("give either a URL or --demo")
+    if parsed.after_first and parsed.count == 1:
+        parser.error("--after-first needs a --count of at least 2: it counts the first message too")
     try:
         parsed.options = options(parsed)
         parsed.target, _ = check(parsed.url or DEMO_URL, parsed.options)

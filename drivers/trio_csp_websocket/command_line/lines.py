@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
-from csp.errors import shown
+from csp.errors import ConnectionFailedError, shown
 from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.url import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from csp.errors import Error
     from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.protocol.messages import Message
+    from trio_csp_websocket.protocol.secrets import Secrets
 
 _PREVIEW_BYTES = 16
 # Spaces that stand in ordinary text, and do no harm.
@@ -26,6 +30,8 @@ _LINE_BREAK = re.compile("\r\n|\n|\r")
 _INDENT = "  "
 # On a screen of fewer columns, what is shown is not kept inside it.
 _MIN_COLUMNS = 10
+
+_SWITCHING_PROTOCOLS = 101
 
 MARKS = {"received": "< ", "sent": "> ", "note": "- ", "error": "! "}
 """What is put in front of a line on a terminal."""
@@ -126,10 +132,36 @@ class Format:
         by = "" if ours else " by the server"
         return Line("note", f"closed{by} with code {code}{name}{f': {shown(reason)}' if reason else ''}")
 
+    def no_connection(self, error: Error, secrets: Secrets) -> Line:
+        """Return the JSON object that says why there is no connection, without the secrets of the request."""
+        why = {"error": str(error), "retryable": error.retryable}
+        status = error.status if isinstance(error, ConnectionFailedError) else None
+        if status in (None, _SWITCHING_PROTOCOLS):
+            return self.members(type="error", **why)
+        headers = dict(cast("dict[str, str]", error.details["headers"]))
+        if "location" in headers:
+            headers["location"] = without_secrets(headers["location"])
+        body = _text(cast("bytes", error.details["body"]))
+        return self.members(
+            type="refused",
+            status=status,
+            headers={secrets.hidden(name): secrets.hidden(value) for name, value in headers.items()},
+            body=None if body is None else secrets.hidden(body),
+            **why,
+        )
+
     def members(self, **members: object) -> Line:
         """Return the line of a JSON object."""
         text = json.dumps(members, ensure_ascii=False)
         return Line("received", escaped(text) if self.terminal else text)
+
+
+def _text(body: bytes) -> str | None:
+    """Return a body as text, without a character that was cut at its end; None if it is not UTF-8."""
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(body)
+    except UnicodeDecodeError:
+        return None
 
 
 def _preview(data: bytes) -> str:

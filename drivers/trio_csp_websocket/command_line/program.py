@@ -24,6 +24,7 @@ from trio_csp_websocket.command_line.prompt import prompt
 from trio_csp_websocket.command_line.session import Session, Stop
 from trio_csp_websocket.command_line.streams import read_lines, screen_columns, streams
 from trio_csp_websocket.protocol.messages import Message
+from trio_csp_websocket.protocol.secrets import Secrets
 from trio_csp_websocket.testing.memory import websocket_server
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def run(parsed: argparse.Namespace) -> int:
     """Connect, carry the session through, and return the exit status."""
     interactive = os.isatty(0) and os.isatty(1)
+    if interactive and (parsed.delay or parsed.after_first):
+        say("--delay and --after-first are for input from a pipe or a file, and not for what is typed")
+        return 2
+    form = Format(json=parsed.json, terminal=os.isatty(1))
     stops = csp.Channel[Stop](math.inf)
     interrupted = 0
 
@@ -72,7 +77,7 @@ async def run(parsed: argparse.Namespace) -> int:
             await nursery.start(receive_signals)
             if parsed.demo:
                 await stack.enter_async_context(websocket_server(demo, DEMO_URL))
-            opened = csp.Channel[Client](1)
+            opened = csp.Channel[Client | Error](1)
             nursery.start_soon(open_connection, nursery, parsed, opened)
             show_plainly = streams(interactive=interactive)
             # Connecting may take half a minute: a person is told what is happening.
@@ -80,8 +85,8 @@ async def run(parsed: argparse.Namespace) -> int:
             cases = stops.case_receive(), opened.case_receive(), slow.case_receive()
             while (r := await csp.select(*cases)).channel is slow:
                 await show_plainly([Line("note", f"connecting to {parsed.target.shown} ...")])
-            if not r.ok:
-                say(f"{opened.cause}{advice(opened.cause, credentials=has_credentials(parsed))}")
+            if isinstance(r.value, Error):
+                await tell_failure(r.value, parsed, form, show_plainly)
                 return 1
             if not isinstance(r.value, Client):
                 return interrupted
@@ -94,22 +99,38 @@ async def run(parsed: argparse.Namespace) -> int:
                 lines,
                 show or show_plainly,
                 stops,
-                Format(json=parsed.json, terminal=os.isatty(1)),
+                form,
                 interactive=interactive,
                 count=parsed.count or math.inf,
                 ping=parsed.ping,
                 wait=parsed.wait,
+                delay=parsed.delay,
+                first_within=parsed.timeout if parsed.after_first else None,
             )
             return await session.run()
     return interrupted
 
 
-async def open_connection(nursery: trio.Nursery, parsed: argparse.Namespace, opened: csp.Channel[Client]) -> None:
-    """Connect, or close the channel with the error."""
+async def open_connection(
+    nursery: trio.Nursery, parsed: argparse.Namespace, opened: csp.Channel[Client | Error]
+) -> None:
+    """Connect, and send the client, or the error."""
     try:
         await opened.send(await connect(parsed.url or DEMO_URL, nursery=nursery, **parsed.options))
     except Error as error:
-        opened.close(error)
+        await opened.send(error)
+
+
+async def tell_failure(error: Error, parsed: argparse.Namespace, form: Format, show: Show) -> None:
+    """Say why there is no connection, on standard error; if JSON was asked for, also on standard output."""
+    if parsed.json:
+        try:
+            await show([form.no_connection(error, secrets(parsed))])
+        except BrokenPipeError:
+            pass  # its reader has ended
+        except OSError as failed:
+            say(f"cannot write the output: {failed.strerror}")
+    say(f"{error}{advice(error, credentials=has_credentials(parsed))}")
 
 
 async def open_prompt(
@@ -150,6 +171,13 @@ def say(text: str) -> None:
     """Print something about the program on standard error."""
     line, columns = f"{program_name()}: {escaped(text)}", screen_columns(2)
     print(line if columns is None else on_screen("", line, columns), file=sys.stderr)
+
+
+def secrets(parsed: argparse.Namespace) -> Secrets:
+    """Return what may be secret in the request, as the user gave it."""
+    target, protocols = parsed.target, ", ".join(parsed.protocol or ())
+    own = [("Authorization", target.authorization or ""), ("Sec-WebSocket-Protocol", protocols)]
+    return Secrets(target.resource, [*own, *parsed.header])
 
 
 def has_credentials(parsed: argparse.Namespace) -> bool:

@@ -48,6 +48,8 @@ class Session:
         stops: what ends the session early: signals, and input or output that fails.
         ping: how often to ping; None for never.
         wait: the silence that ends the session after the end of the input; None for no limit.
+        delay: how long to wait before the first line of the input is sent, and at least between lines.
+        first_within: nothing is sent before a first message, which may take this long; None to send at once.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class Session:
         count: float = math.inf,
         ping: str | None = None,
         wait: str | None = None,
+        delay: str | None = None,
+        first_within: str | None = None,
     ) -> None:
         self.client = client
         self.show = show
@@ -72,6 +76,9 @@ class Session:
         # Sending. An input is read only as fast as the server takes it; a person is not made to wait.
         self.typed = lines if interactive else None
         self.to_send = csp.Channel[str | None](math.inf) if interactive else lines
+        self.delay_seconds = csp.parse_duration(delay) if delay else 0.0
+        self.first_within = first_within
+        self.first = trio.Event()
         self.all_sent = csp.Channel[None](1)
         self.input_ended = False
         self.silence: csp.Source[float] = csp.never()
@@ -132,11 +139,15 @@ class Session:
                 await self.write_all()
         if self.stop:
             return self.stop.status
-        return 1 if self.client.error or self.falls_short() else 0
+        return 1 if self.client.error or self.falls_short() or self.held_back() else 0
 
     def falls_short(self) -> bool:
         """Whether fewer messages came than were asked for."""
         return self.received < self.count < math.inf
+
+    def held_back(self) -> bool:
+        """Whether the input was not sent, because no message came."""
+        return self.first_within is not None and not self.received
 
     # What comes -------------------------------------------------------------------------------------------------------
 
@@ -145,10 +156,13 @@ class Session:
         if message is None:
             self.ended = True
             self.unwritten.append(self.form.end(self.client, ours=self.closing))
+            if self.held_back() and not self.stop:
+                self.unwritten.append(Line("error", "no message came, so nothing was sent"))
             if self.falls_short():
                 self.unwritten.append(Line("error", f"{self.received} of {self.count} messages came"))
         elif self.received < self.count:
             self.received += 1
+            self.first.set()
             self.unwritten.append(self.form.message(message))
             self.restart_silence()
             if self.received == self.count:
@@ -232,9 +246,23 @@ class Session:
     async def send(self) -> None:
         # The line about the connection's end tells why.
         with contextlib.suppress(ConnectionFailedError):
+            await self.wait_for_first()
+            not_before = trio.current_time() + self.delay_seconds
             while (text := (await self.to_send.receive()).value) is not None:
+                if self.delay_seconds:
+                    await trio.sleep_until(not_before)
                 await self.client.send(text)
+                not_before = trio.current_time() + self.delay_seconds
         await self.all_sent.send(None)
+
+    async def wait_for_first(self) -> None:
+        """If asked to, wait for a first message; where none comes in time, end the session."""
+        if self.first_within is not None:
+            with trio.move_on_after(csp.parse_duration(self.first_within)):
+                await self.first.wait()
+                return
+            await self.stops.send(Stop(1, f"no message came within {self.first_within}, so nothing was sent"))
+            await trio.sleep_forever()  # until the session has ended
 
     async def ping(self) -> None:
         with contextlib.suppress(ConnectionFailedError):

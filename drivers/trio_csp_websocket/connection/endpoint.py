@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -12,18 +12,21 @@ from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidErr
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
 from trio_csp_websocket.connection.writer import WriteTimeoutError
 from trio_csp_websocket.protocol.close import check_close
-from trio_csp_websocket.protocol.constants import BINARY, CloseCode
+from trio_csp_websocket.protocol.constants import BINARY, TEXT, CloseCode
 from trio_csp_websocket.protocol.frames import MAX_CONTROL_PAYLOAD, PING
-from trio_csp_websocket.protocol.messages import Message, encoded
+from trio_csp_websocket.protocol.messages import Message, encoded, json_payload
 from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Buffer
 
     import csp
     from trio_csp_websocket.connection.connection import Connection
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,25 @@ class Endpoint(trio.abc.AsyncResource):
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
             await self._connection.end_if_broken(error)
             raise self._failure("sending failed", error, retryable=False) from self._reason(error)
+
+    async def send_json(self, value: T, *, dumps: Callable[[T], str | Buffer] | None = None) -> None:
+        """Send a value as JSON in a text message, as `send` does.
+
+        Args:
+            value: anything that the encoder takes; it is encoded at once.
+            dumps: the encoder. What it returns is sent as text, also if it is bytes-like, which must be UTF-8 then. By
+                default it is `json.dumps`, without spaces, with characters outside ASCII as they are, and without NaN
+                and infinity, which are not JSON (RFC 8259, section 6).
+
+        Raises:
+            InvalidError: the encoder raised an exception, which is ``__cause__``, or what it returned is not valid
+                text. Nothing was sent.
+            InvalidTypeError: the same, if that exception is a TypeError, or if what it returned is neither a str nor
+                bytes-like, or if ``dumps`` cannot be called.
+            ConnectionFailedError: as in `send`.
+            ConnectionTimeoutError: as in `send`.
+        """
+        await self.send(json_payload(value, dumps), TEXT)
 
     async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
         """Send a ping, and return a channel for the answer (RFC 6455, section 5.5.2).

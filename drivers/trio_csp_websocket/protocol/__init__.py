@@ -6,6 +6,7 @@ From the bottom:
 
 - `constants`: the constants of the interface
 - `frames`: what frames are made of, and how a peer breaks the protocol
+- `json_text`: JSON, out of a message's data and for a message to be sent
 - `messages`: data messages, received and to be sent
 - `close`: close frames, and which codes and reasons they may have
 - `masking`: masking payloads

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, Final, cast, final
 
-from csp.errors import InvalidTypeError, shown
+from csp.errors import InvalidError, InvalidTypeError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110, section 5.6.2; also the grammar of a subprotocol (RFC 6455, section 4.1)."""
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @final
@@ -86,6 +90,22 @@ def field_pairs(fields: object) -> list[tuple[str, str]]:
             raise InvalidTypeError(f"headers must have strings as names and values, not as in {shown_name(name)}")
         pairs.append((name, value))
     return pairs
+
+
+def encoded_field(name: str, value: str) -> tuple[bytes, bytes]:
+    """Return a header as it goes on the wire (RFC 9110, section 5).
+
+    Raises:
+        InvalidError: it cannot be written. The value is not shown: it may be a secret.
+    """
+    if not TOKEN.fullmatch(name):
+        raise InvalidError(f"headers must have names without spaces and separators, not {shown_name(name)}")
+    if _CONTROL_CHARACTER.search(value):
+        raise InvalidError(f"headers must not contain control characters such as line breaks, as {name!r} does")
+    try:
+        return name.encode("ascii"), value.strip(" \t").encode("latin-1")
+    except UnicodeEncodeError:
+        raise InvalidError(f"headers must have values in Latin-1, unlike that of {name!r}") from None
 
 
 def shown_name(name: object) -> str:

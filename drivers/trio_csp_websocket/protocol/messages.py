@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.protocol.constants import BINARY, TEXT, MessageType
+from trio_csp_websocket.protocol.json_text import compact_dumps, decoded_json, encoded_json, strict_loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+T = TypeVar("T")
 
 
 class Message(NamedTuple):
@@ -19,6 +24,26 @@ class Message(NamedTuple):
 
     type: MessageType
     data: str | bytes
+
+    # What JSON holds is known to the caller only, and with `object` each use of it would need a cast.
+    @overload
+    def json(self, *, loads: None = None) -> Any: ...
+    @overload
+    def json(self, *, loads: Callable[[str | bytes], T]) -> T: ...
+    def json(self, *, loads: Callable[[str | bytes], Any] | None = None) -> Any:
+        """Return the data decoded as JSON, be it text or the UTF-8 of a binary message.
+
+        Args:
+            loads: the decoder, which gets `data` as it is. By default it is `json.loads`, which also takes NaN and
+                Infinity for numbers.
+
+        Raises:
+            InvalidError: the decoder raised an exception, which is ``__cause__``: the data is not JSON or not UTF-8,
+                is nested too deep, has a number with too many digits, or is not what the decoder expects. The text
+                shows the first 40 characters or bytes of the data.
+            InvalidTypeError: ``loads`` cannot be called.
+        """
+        return decoded_json(self.data, strict_loads if loads is None else loads)
 
 
 # What `Message` itself comes down to, at half its price; for the hot paths. The core has one like it, but a driver uses
@@ -52,6 +77,13 @@ def encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int,
         except UnicodeDecodeError as error:
             raise InvalidError(f"{name} must be UTF-8 to go as text: {error}") from None
     return BINARY if type is None else type, payload
+
+
+def json_payload(value: T, dumps: Callable[[T], str | Buffer] | None) -> bytes | bytearray:
+    """Return the payload of a text message that is a value as JSON; raise `InvalidError` for what cannot be sent."""
+    if dumps is None:
+        return encoded(encoded_json(value, compact_dumps), TEXT, name="value as JSON")[1]
+    return encoded(encoded_json(value, dumps), TEXT, name="what dumps returns")[1]
 
 
 def utf_8(text: str, name: str) -> bytes:

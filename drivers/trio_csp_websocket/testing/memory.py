@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, TypeAlias, Unpack
+from collections.abc import Awaitable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, Unpack, cast
 
 import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
-from csp.errors import InvalidTypeError
+from csp.errors import InvalidTypeError, NoContextError
 from trio_csp_websocket.client.connect import Connecting
 from trio_csp_websocket.client.dial import memory_servers
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.protocol.url import Target, parse_url, without_query
+from trio_csp_websocket.testing.failures import Failures
 from trio_csp_websocket.testing.peer import ConnectionEndedError, Peer
 from trio_csp_websocket.testing.server_connection import ServerConnection
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.client.progress import Progress
@@ -30,8 +33,9 @@ Handler: TypeAlias = "Callable[[ServerConnection], Awaitable[object]]"
 _PAIR_URL = "wss://server.test/"
 
 
-@contextlib.asynccontextmanager
-async def websocket_pair(**connect_options: Unpack[ConnectOptions]) -> AsyncGenerator[tuple[Client, ServerConnection]]:
+def websocket_pair(
+    **connect_options: Unpack[ConnectOptions],
+) -> AbstractAsyncContextManager[tuple[Client, ServerConnection], bool | None]:
     """Open a connection in memory, for the length of a block: gives the client, and the server's end.
 
     The server has accepted compression, if the client offers it, and the first subprotocol that the client offers. The
@@ -41,30 +45,41 @@ async def websocket_pair(**connect_options: Unpack[ConnectOptions]) -> AsyncGene
         connect_options: the options of a connection, as `csp.websocket.connect` takes them.
 
     Raises:
-        InvalidError: an option is out of range or malformed.
+        InvalidError: an option is out of range or malformed. Raised by the call.
+        InvalidTypeError: the same for a wrong type or an unknown option.
+        NoContextError: on entering outside a Trio run.
     """
-    async with csp.BackgroundNursery() as nursery:
-        served = csp.Channel[ServerConnection](1)
+    return _pair(parse_options(connect_options))
 
-        async def accept(connection: ServerConnection) -> None:
-            await connection.accept(protocol=next(iter(connection.protocols), None), compression=True)
-            await served.send(connection)
-            await connection.wait_closed()
+
+@asynccontextmanager
+async def _pair(options: Options) -> AsyncGenerator[tuple[Client, ServerConnection]]:
+    served = csp.Channel[ServerConnection](1)
+
+    async def accept(connection: ServerConnection) -> None:
+        await connection.accept(protocol=next(iter(connection.protocols), None), compression=True)
+        await served.send(connection)
+        await connection.wait_closed()
+
+    async with _serving(accept) as link:
 
         async def dial(target: Target, _options: Options, _progress: Progress) -> Transport:
-            return _linked(target, nursery, accept)
+            return link(target)
 
-        async with Connecting(parse_url(_PAIR_URL), parse_options(connect_options), dial=dial) as client:
+        async with Connecting(parse_url(_PAIR_URL), options, dial=dial) as client:
             yield client, (await served.receive()).value
 
 
-@contextlib.asynccontextmanager
-async def websocket_server(handler: Handler, url: str | None = None) -> AsyncGenerator[None]:
+def websocket_server(handler: Handler, url: str | None = None) -> AbstractAsyncContextManager[None, bool | None]:
     """For the length of a block, let every `csp.websocket.connect` of this Trio run reach a handler in memory.
 
     ``await handler(connection)`` runs in a task for each connection, once its request has come. When it returns, the
-    connection is closed with 1000. An exception of the handler cancels the block, and comes out of it unchanged. Only
+    connection is closed with 1000. An exception of the handler cancels the block, and comes out of it as it is. Only
     `ConnectionEndedError`, raised by a send to a client that has gone, does not: it just ends the handler.
+
+    If both the block and a handler fail, the exception that came first comes out, and has notes about the others. The
+    block's came first if the handler failed after its client had left, or when it was cancelled; unless a handler's
+    failure had cancelled the block. Ctrl-C and ``SystemExit`` come before all others.
 
     Blocks may be nested: a connection reaches the innermost block that serves its URL. If none does, it is refused, as
     by a closed port; nothing goes to the network. Security policies are checked as always.
@@ -79,16 +94,22 @@ async def websocket_server(handler: Handler, url: str | None = None) -> AsyncGen
             ignored. None to serve every URL.
 
     Raises:
-        InvalidError: the URL is malformed.
-        InvalidTypeError: the handler is not callable.
+        InvalidError: the URL is malformed. Raised by the call.
+        InvalidTypeError: the handler is not callable, or the URL not a string. What the handler returns has to be
+            awaitable, else the block ends with this error.
+        NoContextError: on entering outside a Trio run.
     """
     if not callable(handler):
         raise InvalidTypeError(f"handler must be an async function of a ServerConnection, not {handler!r}")
-    root = None if url is None else parse_url(url).url
-    async with csp.BackgroundNursery() as nursery:
+    return _server(handler, None if url is None else parse_url(url).url)
+
+
+@asynccontextmanager
+async def _server(handler: Handler, root: str | None) -> AsyncGenerator[None]:
+    async with _serving(handler) as link:
 
         def serve(target: Target) -> Transport | None:
-            return _linked(target, nursery, handler) if root is None or _is_below(target.url, root) else None
+            return link(target) if root is None or _is_below(target.url, root) else None
 
         memory_servers.set((*memory_servers.get(), serve))
         try:
@@ -105,14 +126,52 @@ def _is_below(url: str, root: str) -> bool:
     return url == root or url.startswith(root if root.endswith("/") else (f"{root}/", f"{root}?"))
 
 
-def _linked(target: Target, nursery: trio.Nursery, handler: Handler) -> Transport:
-    """Return a client's end of a new stream, whose other end is served in a task."""
-    near, far = lockstep_stream_pair()
-    nursery.start_soon(_serve, far, target.url, handler, nursery, name=f"csp.testing server of {target.shown}")
-    return StreamTransport(near)
+@asynccontextmanager
+async def _serving(handler: Handler) -> AsyncGenerator[Callable[[Target], Transport]]:
+    """Give a function that returns the client's end of a new stream, whose other end is served by a handler."""
+    if not trio.lowlevel.in_trio_task():
+        raise NoContextError("csp.testing needs a running Trio: it works inside trio.run only")
+    failures = Failures()
+    try:
+        async with csp.BackgroundNursery() as nursery:
+            failures.block = nursery.cancel_scope
+
+            def link(target: Target) -> Transport:
+                near, far = lockstep_stream_pair()
+                nursery.start_soon(
+                    _serve, far, target.url, handler, failures, name=f"csp.testing server of {target.shown}"
+                )
+                return StreamTransport(near)
+
+            try:
+                yield link
+            except BaseException as error:
+                failures.arrived(error)
+                raise
+    except BaseException as error:
+        first = failures.take_first(error)
+        if first is error:
+            raise
+    else:
+        first = failures.take_first(None)
+    try:
+        if first is not None:
+            _raise_as_it_is(first)
+    finally:
+        del first  # its traceback holds this frame: all it refers to would wait for the collector
 
 
-async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handler, servers: trio.Nursery) -> None:
+def _raise_as_it_is(error: BaseException) -> NoReturn:
+    """Raise what was raised before; that it is raised while another exception is handled does not show."""
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context
+        del error, context
+
+
+async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handler, failures: Failures) -> None:
     try:
         peer = Peer(stream)
         if not await peer.read_request():
@@ -120,12 +179,12 @@ async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handle
         connection = ServerConnection(peer, url)
         async with csp.BackgroundNursery() as nursery:
             nursery.start_soon(peer.run, name=f"csp.testing connection of {without_query(url)}")
-            try:
-                await _handle(handler, connection)
-            except BaseException:
-                # Before the client sees the end of its stream: an error of the client's would hide this one.
-                servers.cancel_scope.cancel()
-                raise
+            failure = await _failure_of(handler, connection, peer)
+            if failure is not None:
+                # Before the client sees the end of its stream: a program that fails at that end comes second.
+                failures.add(failure, client_left=peer.client_left)
+                del failure
+                return
             await connection.close()
     finally:
         # A client that sees the end may fail and cancel this; Cancelled must not replace the exception on its way out.
@@ -133,12 +192,49 @@ async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handle
             await stream.aclose()
 
 
-async def _handle(handler: Handler, connection: ServerConnection) -> None:
+async def _failure_of(handler: Handler, connection: ServerConnection, peer: Peer) -> BaseException | None:
+    """Run a handler; return what it has raised, but for sends to a client that has gone, and cancellations."""
     try:
-        await handler(connection)
-    except* ConnectionEndedError:
-        pass  # also in a group, from tasks that the handler started
-    except* StopAsyncIteration:
-        code = connection.close_code
-        how = f"closed with code {code}" if connection.error is None else connection.error
-        raise AssertionError(f"the handler waits for a message, and the client sends no more: {how}") from None
+        returned = cast("object", handler(connection))
+        if not isinstance(returned, Awaitable):
+            raise InvalidTypeError(f"handler must be an async function: {handler!r} returned {type(returned).__name__}")
+        await returned
+    except BaseException as error:  # noqa: BLE001  # all that is no failure is raised again
+        return _failure(error, peer)
+    return None
+
+
+def _failure(error: BaseException, peer: Peer) -> BaseException | None:
+    raised = _without(error, ConnectionEndedError)  # also in a group, from tasks that the handler started
+    failure = _without(raised, trio.Cancelled)
+    if raised is not None and failure is None:
+        raise raised from None
+    return None if failure is None else _with_assertions(failure, peer)
+
+
+def _without(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """Return an exception without those of a kind that are in it if it is a group; None if nothing is left."""
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).split(kind)[1]
+    return None if isinstance(error, kind) else error
+
+
+def _with_assertions(error: BaseException, peer: Peer) -> BaseException:
+    """Return an exception of a handler with an `AssertionError` for each wait for a message that did not come."""
+
+    def is_vain_wait(seen: BaseException) -> bool:
+        return isinstance(seen, StopAsyncIteration) or seen is peer.missed()
+
+    if is_vain_wait(error):
+        if peer.messages.closed:
+            text = f"the handler waits for a message, and the client sends no more: {peer.how_it_ended()}"
+        else:
+            text = "the handler waits for a value with anext, and there are no more"
+        return AssertionError(text).with_traceback(error.__traceback__)
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    if group.subgroup(is_vain_wait) is None:
+        return group
+    inner = [_with_assertions(seen, peer) for seen in group.exceptions]
+    return group.derive(inner).with_traceback(group.__traceback__)

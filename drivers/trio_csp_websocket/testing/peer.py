@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+import weakref
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 from wsproto import ConnectionType, WSConnection
@@ -11,11 +12,14 @@ from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Request, TextMessage
 
 import csp
-from csp.errors import ConnectionFailedError, Kind, shown
+from csp.errors import ConnectionFailedError, EndOfChannelError, Kind, shown
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.protocol.constants import TYPE_BINARY, TYPE_TEXT, CloseCode
 from trio_csp_websocket.protocol.headers import Headers, parse_headers
 from trio_csp_websocket.protocol.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Reading stops while this many messages wait to be received.
 _MAX_UNRECEIVED = 1000
@@ -29,6 +33,10 @@ class ConnectionEndedError(ConnectionFailedError):
 
     def __init__(self) -> None:
         super().__init__("the connection has ended", kind=Kind.INTERNAL, retryable=False)
+
+
+def _none() -> None:
+    """Stand for a reference to nothing."""
 
 
 class _Outgoing(NamedTuple):
@@ -59,6 +67,10 @@ class Peer:
         """Whether the request was accepted."""
         self.close_sent: bool = False
         """Whether only raw bytes may still be sent."""
+        self.client_left: bool = False
+        """Whether the client ended the connection, or broke the protocol, before the server ended it."""
+        self.missed: Callable[[], EndOfChannelError | None] = _none
+        """Gives the latest error of a wait for a message that must come, while somebody else holds it."""
         self.close_code: int | None = None
         self.close_reason: str | None = None
         self.error: ConnectionFailedError | None = None
@@ -137,6 +149,24 @@ class Peer:
         self.close_sent = True
         self._delivering.cancel()
 
+    def miss(self, error: EndOfChannelError) -> EndOfChannelError:
+        """Return the error of a wait for a message that must come, from that of the channel, and note it."""
+        text = f"the client sends no more messages: {self.how_it_ended()}"
+        failure = EndOfChannelError(text, details=error.details)
+        self.missed = weakref.ref(failure)
+        return failure
+
+    def how_it_ended(self) -> str:
+        """Return how the connection ended, for the text of an error: once `messages` is closed."""
+        if self.close_code is not None:
+            code = "without a code" if self.close_code == CloseCode.NO_STATUS else f"with code {self.close_code}"
+            return f"closed {code}" + (f" and the reason {shown(repr(self.close_reason))}" if self.close_reason else "")
+        if self.error is not None:
+            return str(self.error)
+        if self.client_left:
+            return "it left before it was accepted"
+        return "the server has ended the connection"
+
     # Reading ---------------------------------------------------------------------------------------------------------
 
     def stop_reading(self) -> None:
@@ -180,6 +210,7 @@ class Peer:
                 self._websocket.receive_data(data)
                 for event in self._websocket.events():
                     await self._handle(event)
+        self._note_leaving()
         if self.accepted and not self.messages.closed:
             self.error = ConnectionFailedError(
                 "the client left without a close frame",
@@ -223,9 +254,14 @@ class Peer:
             with trio.CancelScope() as self._delivering:
                 await self.messages.send(message)
 
+    def _note_leaving(self) -> None:
+        if not (self.close_sent or self.ended):
+            self.client_left = True
+
     def _closed(self, event: CloseConnection) -> None:
         """Note the client's close, answer it, and end. wsproto reports a violation of the protocol in the same way."""
         reason = event.reason or ""
+        self._note_leaving()
         if self._websocket.state is ConnectionState.OPEN:
             self.error = ConnectionFailedError(
                 f"the client broke the protocol: {shown(reason)}",

@@ -32,6 +32,10 @@ def test_arguments_become_options() -> None:
     parsed = parse(["ws://h/", "--compress", "no-context", "--wait", "forever", "--ping=1m", "--count", "3"])
     assert parsed.options["compression"] == websocket.COMPRESSION.NO_CONTEXT
     assert (parsed.wait, parsed.ping, parsed.count) == (None, "1m", 3)
+    parsed = parse(["ws://h/", "--delay", "500ms", "--after-first", "--count", "2"])
+    assert (parsed.delay, parsed.after_first, parsed.count) == ("500ms", True, 2)
+    parsed = parse(["ws://h/"])
+    assert (parsed.delay, parsed.after_first) == (None, False)
     assert parse(["wss://h/", "-k"]).options["ssl_context"].verify_mode == 0
     waits = {wait: parse(["ws://h/", *wait.split()]).wait for wait in ("", "--count 3", "--count 3 --wait 5s")}
     assert waits == {"": "1s", "--count 3": None, "--count 3 --wait 5s": "5s"}
@@ -71,6 +75,14 @@ def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
         (
             ["ws://h/", "--timeout", "5"],
             "argument --timeout: must be a duration such as 300ms, 10s or 1m30s, not 5; wr",
+        ),
+        (["ws://h/", "--delay", "1"], "argument --delay: must be a duration such as 300ms, 10s or 1m30s, not 1; write"),
+        (["ws://h/", "--delay", "0s"], "argument --delay: must be above 0, not 0s"),
+        (["ws://h/", "--delay", "-1s"], "argument --delay: "),
+        (["ws://h/", "--after-first=5s"], "argument --after-first: ignored explicit argument '5s'"),
+        (
+            ["ws://h/", "--after-first", "--count", "1"],
+            "--after-first needs a --count of at least 2: it counts the first message too",
         ),
         (["ws://h/", "--timeout", "forever"], "argument --timeout: must be a duration such as"),
         (["ws://h/", "--compress=x"], "argument --compress: invalid choice: 'x'"),

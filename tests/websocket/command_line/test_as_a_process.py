@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -12,11 +11,12 @@ import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.websocket._peers import LibraryServer, NodeServer
+from tests.websocket.command_line._process import start
 from trio_csp_websocket.command_line.program import main
 
 if TYPE_CHECKING:
@@ -25,23 +25,6 @@ if TYPE_CHECKING:
 
 FULL = Path("/dev/full")
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
-
-
-def environment() -> dict[str, str]:
-    # Where nothing is installed, the checkout must be found by the child as it was by this process.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
-def start(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "csp.websocket", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env=environment(),
-    )
 
 
 def finished(*arguments: str, given: str = "") -> tuple[int, list[str], list[str]]:
@@ -73,6 +56,19 @@ def test_npm_ws_echoes(node: NodeServer) -> None:
         {"type": "text", "data": "é"},
         {"type": "close", "code": 1000, "reason": "", "error": None},
     ]
+
+
+def test_the_input_waits_for_the_first_message_and_for_the_delay() -> None:
+    status, out, err = finished("--demo", "--after-first", "--delay", "50ms", "--count", "3", given="a\nb\n")
+    assert (status, out[1:]) == (0, ["a", "b"])
+    assert out[0].startswith("Welcome!")
+    assert err[-1] == "closed with code 1000 (NORMAL)"
+
+
+def test_the_input_is_not_sent_if_no_first_message_comes(library: LibraryServer) -> None:
+    status, out, err = finished("--after-first", "--timeout", "1s", library.url("/echo"), given="a\n")
+    assert (status, out) == (1, [])
+    assert err[1:] == ["no message came within 1s, so nothing was sent", "closed with code 1000 (NORMAL)"]
 
 
 def test_headers_and_protocols_reach_the_server(library: LibraryServer) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -95,6 +96,15 @@ async def test_who_waits_for_a_connection_is_told(monkeypatch: pytest.MonkeyPatc
             assert await program.run(parse(["ws://user:password@server.test/"])) == 0
 
 
+@pytest.mark.parametrize("arguments", [["--delay", "1s"], ["--after-first"]])
+async def test_what_is_typed_is_not_held_back(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with standard_terminal() as terminal:
+        assert await program.run(parse([URL, *arguments])) == 2
+        assert not select.select([terminal.fd], [], [], 0)[0]
+    said = "--delay and --after-first are for input from a pipe or a file, and not for what is typed"
+    assert capfd.readouterr().err == f"python -m csp.websocket: {said}\n"
+
+
 # As a process --------------------------------------------------------------------------------------------------------
 
 
@@ -163,12 +173,14 @@ def forging(columns: int) -> str:
     return "\n".join(line + forged + wide + forged for line in ("", *filled, wide) for forged in FORGED)
 
 
-async def shown_by_the_program(handler: Callable[[Peer], Awaitable[None]], *, columns: int, term: str) -> str:
+async def shown_by_the_program(
+    handler: Callable[[Peer], Awaitable[None]], *arguments: str, columns: int, term: str
+) -> str:
     """Return what the program shows of a server that ends it with an error."""
     async with raw_server(handler) as url:
 
         def run() -> str:
-            with at_terminal("-m", "csp.websocket", url, columns=columns, term=term) as (terminal, process):
+            with at_terminal("-m", "csp.websocket", *arguments, url, columns=columns, term=term) as (terminal, process):
                 while terminal.read(20):
                     pass
                 assert process.wait(20) == 1
@@ -209,6 +221,21 @@ async def test_no_refusal_makes_a_line_that_looks_like_the_programs(columns: int
     assert (first[:10], end) == ("python -m ", "")
     assert len(more) > 3
     assert all(row.startswith("  ") for row in more)
+
+
+@pytest.mark.parametrize("columns", [24, 80])
+async def test_as_json_a_refusal_controls_nothing_on_a_terminal(columns: int) -> None:
+    body = "\x1b[2J\x9b1m\u202e\r\n! the peer closed".encode()
+
+    async def refuse(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(f"HTTP/1.1 403 No\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        await peer.stream.receive_some()
+
+    shown = await shown_by_the_program(refuse, "--json", columns=columns, term="dumb")
+    marked = [row for row in rows_on_screen(shown, columns) if not row.startswith("  ")]
+    assert [row[:10] for row in marked] == ['< {"type":', "python -m ", ""]
+    assert shown.replace("\r\n", "").isprintable()
 
 
 # The history ----------------------------------------------------------------------------------------------------------

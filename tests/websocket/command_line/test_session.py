@@ -249,6 +249,130 @@ async def test_a_server_that_does_not_read_slows_the_input_down(autojump_clock: 
         assert taken < 100
 
 
+# When the input is sent ----------------------------------------------------------------------------------------------
+
+
+class Listener:
+    """A server that greets after some seconds, and notes when each message came since the connection was made."""
+
+    def __init__(self, greets_after: float | None = None, *, answers: bool = False) -> None:
+        self.greets_after = greets_after
+        self.answers = answers
+        self.came: list[tuple[float, str | bytes]] = []
+
+    async def __call__(self, connection: testing.ServerConnection) -> None:
+        await connection.accept()
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            if self.greets_after is not None:
+                nursery.start_soon(self.greet, connection, self.greets_after)
+            async for message in connection:
+                self.came.append((round(trio.current_time() - start), message.data))
+                if self.answers:
+                    await connection.send(message.data)
+            nursery.cancel_scope.cancel()
+
+    async def greet(self, connection: testing.ServerConnection, seconds: float) -> None:
+        await trio.sleep(seconds)
+        await connection.send("welcome")
+
+
+async def test_after_first_sends_nothing_before_a_message_has_come(autojump_clock: MockClock) -> None:
+    run, listener = Run(), Listener(20, answers=True)
+    async with testing.websocket_server(listener):
+        assert await run.carry_through("a", "b", None, wait="1s", first_within="30s") == 0
+    assert listener.came == [(20, "a"), (20, "b")]
+    assert run.texts() == ["welcome", "a", "b"]
+
+
+async def test_after_first_a_binary_message_is_a_message_and_a_pong_is_not(autojump_clock: MockClock) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await trio.sleep(10)
+        assert connection.channel().statistics().buffered == 0
+        await connection.send(b"")
+        assert (await connection.receive_value()).data == "a"
+
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through("a", None, ping="1s", first_within="30s") == 0
+    assert run.texts() == [""]
+
+
+async def test_after_first_nothing_is_sent_if_no_message_comes_in_time(autojump_clock: MockClock) -> None:
+    run, listener = Run(), Listener()
+    async with testing.websocket_server(listener):
+        assert await run.carry_through("a", None, wait="1s", first_within="30s") == 1
+    assert listener.came == []
+    assert run.texts("error") == ["no message came within 30s, so nothing was sent"]
+    assert run.texts("note")[-1] == "closed with code 1000 (NORMAL)"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_after_first_it_is_an_error_if_the_server_closes_before(autojump_clock: MockClock, as_json: bool) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.close(1000)
+        received.extend([message async for message in connection])
+
+    received: list[object] = []
+    run = Run()
+    async with testing.websocket_server(handler):
+        assert await run.carry_through("a", None, as_json=as_json, first_within="30s") == 1
+    assert received == []
+    assert run.texts("error") == ["no message came, so nothing was sent"]
+
+
+async def test_after_first_a_stop_does_not_wait_for_the_message(autojump_clock: MockClock) -> None:
+    run, listener = Run(), Listener()
+    await run.stops.send(Stop(130))
+    async with testing.websocket_server(listener):
+        assert await run.carry_through("a", None, first_within="30s") == 130
+    assert (listener.came, run.texts("error")) == ([], [])
+
+
+async def test_after_first_the_first_message_counts(autojump_clock: MockClock) -> None:
+    run, listener = Run(), Listener(1, answers=True)
+    async with testing.websocket_server(listener):
+        assert await run.carry_through("a", "b", None, count=2, first_within="30s") == 0
+    assert run.texts() == ["welcome", "a"]
+
+
+async def test_a_delay_stands_before_the_first_line_and_between_lines(autojump_clock: MockClock) -> None:
+    run, listener = Run(), Listener()
+    async with testing.websocket_server(listener):
+        assert await run.carry_through("a", "b", "c", None, delay="10s", wait="1s") == 0
+    assert listener.came == [(10, "a"), (20, "b"), (30, "c")]
+
+
+async def test_a_delay_does_not_hold_up_a_line_that_comes_late(autojump_clock: MockClock) -> None:
+    run, listener = Run(), Listener()
+    async with testing.websocket_server(listener), csp.BackgroundNursery() as nursery:
+        nursery.start_soon(lambda: run.carry_through(delay="10s", wait="1s"))
+        await trio.sleep(25)
+        for line in ("a", "b", None):
+            await run.input.send(line)
+        await trio.sleep(100)
+    assert listener.came == [(25, "a"), (35, "b")]
+    assert run.status == 0
+
+
+async def test_a_delay_begins_with_the_first_message_if_that_is_waited_for(autojump_clock: MockClock) -> None:
+    run, listener = Run(), Listener(5)
+    async with testing.websocket_server(listener):
+        assert await run.carry_through("a", "b", None, delay="10s", first_within="30s", wait="1s") == 0
+    assert listener.came == [(15, "a"), (25, "b")]
+
+
+async def test_a_stop_does_not_wait_for_a_delay(autojump_clock: MockClock) -> None:
+    run, listener = Run(), Listener()
+    async with testing.websocket_server(listener), csp.BackgroundNursery() as nursery:
+        nursery.start_soon(lambda: run.carry_through("a", "b", None, delay="10s"))
+        await trio.sleep(15)
+        await run.stops.send(Stop(143))
+        await trio.sleep(1)
+        assert run.status == 143
+    assert listener.came == [(10, "a")]
+
+
 # What is typed at a terminal ------------------------------------------------------------------------------------------
 
 

@@ -36,10 +36,15 @@ async def flood(end: ServerConnection | websocket.Client) -> None:
         await end.send("flood")
 
 
+async def dialled(url: str = URL) -> Transport:
+    """Return a stream on which nothing was sent yet."""
+    return await dial(parse_url(url), parse_options({}), Progress())
+
+
 async def raw_client(url: str = URL) -> Transport:
     """Shake hands by hand, and return the stream, for what our client would not do."""
     target = parse_url(url)
-    transport = await dial(target, parse_options({}), Progress())
+    transport = await dialled(url)
     request = Request(host=target.host_header, target=target.resource)
     await transport.send_all(WSConnection(ConnectionType.CLIENT).send(request))
     assert (await transport.receive_some(1000)).startswith(b"HTTP/1.1 101 ")

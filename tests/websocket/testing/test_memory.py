@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import textwrap
@@ -14,17 +15,20 @@ from trio.testing import wait_all_tasks_blocked
 
 import csp
 from csp import security, testing, websocket
-from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError, Kind, PermissionDeniedError
+from csp.errors import (
+    ConnectionFailedError,
+    InvalidError,
+    InvalidTypeError,
+    Kind,
+    NoContextError,
+    PermissionDeniedError,
+)
 from csp.testing import ServerConnection, websocket_pair, websocket_server
 from tests.websocket._server import details
-from tests.websocket.testing._handlers import URL, echo, flood, greeter, ignore, raw_client
-from trio_csp_websocket.client.dial import dial
-from trio_csp_websocket.client.options import parse_options
-from trio_csp_websocket.client.progress import Progress
-from trio_csp_websocket.protocol.url import parse_url
+from tests.websocket.testing._handlers import URL, dialled, echo, flood, greeter, ignore, raw_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from trio.testing import MockClock
 
@@ -200,12 +204,6 @@ async def test_behind_the_block_the_network_is_dialled_again() -> None:
             nursery.start_soon(answer)
             with pytest.raises(ConnectionFailedError, match="403 Over TCP"):
                 await greeting(url)
-
-
-async def test_a_malformed_url_is_found_at_once() -> None:
-    with pytest.raises(InvalidError, match="ws://"):
-        async with websocket_server(echo, "https://api.example.com"):
-            pass
 
 
 async def test_policies_are_asked_as_always() -> None:
@@ -515,28 +513,54 @@ async def test_when_a_handler_fails_the_program_is_cancelled_before_it_sees_the_
     with pytest.raises(AssertionError, match="expected something else") as raised:
         await whole()
     assert seen == []
-    assert raised.value.__suppress_context__
+    assert raised.value.__context__ is None
 
 
 async def test_a_connect_that_is_refused_lets_others_run() -> None:
     async with websocket_server(ignore, "ws://other.test"):
         with trio.testing.assert_checkpoints(), pytest.raises(ConnectionFailedError):
-            await dial(parse_url(URL), parse_options({}), Progress())
+            await dialled()
 
 
-async def test_what_makes_no_server_is_found_at_once(nursery: trio.Nursery) -> None:
-    async def serve(handler: Any) -> None:
-        async with websocket_server(handler):
-            raise AssertionError
+def test_what_makes_no_server_is_found_in_the_call() -> None:
+    bad: Any = "nonsense"
+    with pytest.raises(InvalidTypeError, match="handler must be an async function of a ServerConnection, not 'nons"):
+        websocket_server(bad)
+    bad = b"ws://api.example.com"
+    with pytest.raises(InvalidTypeError, match="url must be a str"):
+        websocket_server(echo, bad)
+    with pytest.raises(InvalidError, match="ws://"):
+        websocket_server(echo, "https://api.example.com")
+    bad = {"nursery": None}
+    with pytest.raises(InvalidTypeError, match="unknown option 'nursery'"):
+        websocket_pair(**bad)
+    with pytest.raises(InvalidError, match="read_limit"):
+        websocket_pair(read_limit=-1)
 
-    async def pair() -> None:
-        options: Any = {"nursery": nursery}
-        async with websocket_pair(**options):
-            raise AssertionError
+
+async def test_a_handler_that_is_not_async_is_told_so() -> None:
+    def not_async(_connection: ServerConnection) -> None:
+        pass
+
+    async def generator(connection: ServerConnection) -> AsyncGenerator[None]:
+        await connection.accept()
+        yield
+
+    bad: Any
+    for bad, returned in ((not_async, "NoneType"), (generator, "async_generator")):
+        with pytest.raises(InvalidTypeError, match=f"handler must be an async function: .* returned {returned}$"):
+            async with websocket_server(bad), websocket.connect(URL):
+                pass
+
+
+@pytest.mark.parametrize("block", [lambda: websocket_server(echo), websocket_pair])
+def test_without_a_trio_run_a_block_tells_so(block: Callable[[], Any]) -> None:
+    async def enter() -> None:
+        async with block():
+            pytest.fail("it was entered")
 
     with pytest.raises(
-        InvalidTypeError, match="handler must be an async function of a ServerConnection, not 'nonsense'"
-    ):
-        await serve("nonsense")
-    with pytest.raises(InvalidTypeError, match="unknown option 'nursery'"):
-        await pair()
+        NoContextError, match=r"^csp\.testing needs a running Trio: it works inside trio\.run only$"
+    ) as raised:
+        asyncio.run(enter())
+    assert raised.value.__context__ is None

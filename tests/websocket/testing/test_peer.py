@@ -14,11 +14,7 @@ from csp import testing, websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from csp.testing import ServerConnection, websocket_pair, websocket_server
 from tests.websocket._server import BINARY, CLOSE, CONTINUATION, PING, TEXT, details, frame
-from tests.websocket.testing._handlers import URL, echo, flood, greeter, ignore, masked, raw_client
-from trio_csp_websocket.client.dial import dial
-from trio_csp_websocket.client.options import parse_options
-from trio_csp_websocket.client.progress import Progress
-from trio_csp_websocket.protocol.url import parse_url
+from tests.websocket.testing._handlers import URL, dialled, echo, flood, greeter, ignore, masked, raw_client
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -34,7 +30,7 @@ async def test_a_stream_that_ends_without_a_request_reaches_no_handler() -> None
         pytest.fail("there was no request")
 
     async with websocket_server(handler):
-        transport = await dial(parse_url(URL), parse_options({}), Progress())
+        transport = await dialled()
         await transport.aclose()
         await wait_all_tasks_blocked()
 
@@ -45,7 +41,7 @@ async def test_a_request_in_pieces_is_put_together() -> None:
         await ignore(connection)
 
     async with websocket_server(handler):
-        transport = await dial(parse_url(URL), parse_options({}), Progress())
+        transport = await dialled()
         request = WSConnection(ConnectionType.CLIENT).send(Request(host="api.example.com", target="/prices"))
         for byte in request:
             await transport.send_all(bytes([byte]))

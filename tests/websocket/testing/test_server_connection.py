@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,19 +14,17 @@ from wsproto.events import Request
 
 import csp
 from csp import testing, websocket
-from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, NoContextError
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, InvalidTypeError, NoContextError
 from csp.testing import ServerConnection, websocket_pair, websocket_server
 from tests.websocket._server import TEXT, accepting, details, frame
-from tests.websocket.testing._handlers import URL, masked, raw_client
-from trio_csp_websocket.client.dial import dial
-from trio_csp_websocket.client.options import parse_options
-from trio_csp_websocket.client.progress import Progress
-from trio_csp_websocket.protocol.url import parse_url
+from tests.websocket.testing._handlers import URL, dialled, masked, raw_client
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from trio.testing import MockClock
+
+TAKEOVER = websocket.COMPRESSION.CONTEXT_TAKEOVER
 
 
 # Answers to the handshake ---------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ async def test_what_comes_behind_a_rejection_is_ignored() -> None:
         await connection.wait_closed()
 
     async with websocket_server(handler):
-        transport = await dial(parse_url(URL), parse_options({}), Progress())
+        transport = await dialled()
         await transport.send_all(WSConnection(ConnectionType.CLIENT).send(Request(host="api.example.com", target="/")))
         assert (await transport.receive_some(1000)).startswith(b"HTTP/1.1 403 ")
         for _ in range(3):
@@ -217,34 +217,18 @@ async def test_what_is_no_message_is_refused_before_anything_is_sent() -> None:
         assert (await client.receive()).value.data == "good"
 
 
-async def leave_without_a_word() -> None:
-    transport = await raw_client()
-    await transport.aclose()
-
-
-async def leave_with_a_close() -> None:
-    async with websocket.connect(URL):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("leave", "how"),
-    [(leave_with_a_close, "closed with code 1000"), (leave_without_a_word, "the client left without a close frame")],
-)
-async def test_a_handler_that_waits_for_a_message_in_vain_fails_the_test(
-    leave: Callable[[], Awaitable[None]], how: str, autojump_clock: MockClock
-) -> None:
-    async def handler(connection: ServerConnection) -> None:
-        await anext(connection)
-
-    async def whole() -> None:
-        async with websocket_server(handler):
-            await leave()
-            await trio.sleep(1)
-
-    said = f"the handler waits for a message, and the client sends no more: {how}"
-    with pytest.raises(AssertionError, match=f"^{said}$"):
-        await whole()
+async def test_values_go_as_json() -> None:
+    async with websocket_pair() as (client, server):
+        await server.send_json({"price": 101.5, "name": "caf\xe9"})
+        assert (await client.receive_value()) == websocket.Message("text", '{"price":101.5,"name":"caf\xe9"}')
+        await server.send_json([1], dumps=lambda value: repr(value).encode())
+        assert (await client.receive_value()).json() == [1]
+        await client.send_json({"id": 1})
+        assert (await server.receive_value()).json() == {"id": 1}
+        with pytest.raises(InvalidError):
+            await server.send_json(float("nan"))
+        with pytest.raises(InvalidTypeError):
+            await server.send_json(object())
 
 
 # Pings ----------------------------------------------------------------------------------------------------------------
@@ -415,21 +399,147 @@ async def test_bytes_may_follow_a_close() -> None:
 # What cannot be written -----------------------------------------------------------------------------------------------
 
 
-async def test_what_a_server_cannot_write_is_an_invalid_error(autojump_clock: MockClock) -> None:
+TWICE = [("Content-Length", "2"), ("content-length", "2")]
+CHUNKED = ("Transfer-Encoding", "chunked")
+# The type of the error, its text, and the call.
+BAD: list[tuple[type[InvalidError], str, Callable[[Any], Any]]] = [
+    (InvalidTypeError, "protocol must be a str or None, not b'a'", lambda c: c.accept(protocol=b"a")),
+    (InvalidError, "protocol must be one of the 1 that were offered, not 'c'", lambda c: c.accept(protocol="c")),
+    (InvalidTypeError, "compression must be True or False, not ", lambda c: c.accept(compression=TAKEOVER)),
+    (InvalidTypeError, "headers must be a mapping or an iterable of pairs, not int", lambda c: c.accept(headers=3)),
+    (InvalidTypeError, "headers must have strings as names and values", lambda c: c.accept(headers={"X": 3})),
+    (InvalidError, "headers must have names without spaces", lambda c: c.accept(headers={"X Y": ""})),
+    (InvalidError, "headers must have names without spaces", lambda c: c.accept(headers={"X-caf\xe9": ""})),
+    (InvalidError, "headers must not contain control characters", lambda c: c.accept(headers={"X": "a\r\nB: c"})),
+    (InvalidError, "headers must have values in Latin-1", lambda c: c.accept(headers={"X": "\u20ac"})),
+    (InvalidError, "there is no body", lambda c: c.accept(headers={"content-length": "0"})),
+    (InvalidError, "there is no body", lambda c: c.accept(headers={"Transfer-Encoding": "chunked"})),
+    (InvalidTypeError, "status must be an int, not '401'", lambda c: c.reject("401")),
+    (InvalidTypeError, "status must be an int, not True", lambda c: c.reject(True)),
+    (InvalidError, "status must be 200 to 999, not 101", lambda c: c.reject(HTTPStatus.SWITCHING_PROTOCOLS)),
+    (InvalidError, "status must be 200 to 999, not 1000", lambda c: c.reject(1000)),
+    (InvalidTypeError, "body must be a str or bytes-like, not dict", lambda c: c.reject(400, body={})),
+    (InvalidError, "body cannot be encoded as UTF-8", lambda c: c.reject(400, body="\ud800")),
+    (InvalidError, "body must be empty with status 204", lambda c: c.reject(204, body="x")),
+    (InvalidTypeError, "headers must be a mapping", lambda c: c.reject(401, headers="X: y")),
+    (InvalidError, "headers must not contain control characters", lambda c: c.reject(401, headers={"X": "\n"})),
+    (InvalidError, "headers must contain Content-Length once, as 2", lambda c: c.reject(401, body="ab", headers=TWICE)),
+    (
+        InvalidError,
+        "headers must contain Content-Length once, as 1",
+        lambda c: c.reject(401, body="a", headers=TWICE[:1]),
+    ),
+    (
+        InvalidError,
+        "no other Transfer-Encoding than chunked",
+        lambda c: c.reject(401, headers={"Transfer-Encoding": "x"}),
+    ),
+    (InvalidError, "both Content-Length and Transfer-Encoding", lambda c: c.reject(401, headers=[*TWICE, CHUNKED])),
+    (InvalidTypeError, "data must be a str or bytes-like, not int", lambda c: c.send(3)),
+    (InvalidError, "data cannot be encoded as UTF-8", lambda c: c.send("\ud800")),
+    (InvalidTypeError, "payload must be a str or bytes-like, not int", lambda c: c.ping(3)),
+    (InvalidError, "payload must be at most 125 bytes, not 126", lambda c: c.ping(bytes(126))),
+    (InvalidError, "payload must be at most 125 bytes, not 126", lambda c: c.ping("\xe4" * 63)),
+    (InvalidTypeError, "raw must be bytes-like, not str: encode it", lambda c: c.send_bytes("raw")),
+    (InvalidTypeError, "raw must be a str or bytes-like, not int", lambda c: c.send_bytes(3)),
+    (InvalidTypeError, "code must be an int or None, not '1000'", lambda c: c.close("1000")),
+    (InvalidTypeError, "code must be an int or None, not False", lambda c: c.close(False)),
+    (InvalidError, "code must be 0 to 65535, not 65536", lambda c: c.close(65536)),
+    (InvalidError, "code must be 0 to 65535, not -1", lambda c: c.close(-1)),
+    (InvalidTypeError, "reason must be a str, not b'x'", lambda c: c.close(1000, b"x")),
+    (InvalidError, "reason cannot be encoded as UTF-8", lambda c: c.close(1000, "\ud800")),
+    (InvalidError, "reason must be empty without a code", lambda c: c.close(None, "x")),
+]
+
+
+@pytest.mark.parametrize(("kind", "said", "call"), BAD)
+async def test_what_a_server_cannot_write_is_told_in_the_call_and_nothing_is_sent(
+    kind: type[InvalidError], said: str, call: Callable[[Any], Any], autojump_clock: MockClock
+) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        for _ in range(2):
+            with pytest.raises(InvalidError, match=re.escape(said)) as raised:
+                await call(connection)
+            assert type(raised.value) is kind
+        await connection.accept(protocol="a")
+        await connection.send("good")
+        with pytest.raises(InvalidError, match=re.escape(said)):
+            await call(connection)
+        await connection.close(4000)
+
+    async with websocket_server(handler), websocket.connect(URL, protocols=["a"]) as client:
+        assert (await client.receive_value()).data == "good"
+        assert not (await client.receive()).ok
+    assert (client.subprotocol, client.close_code) == ("a", 4000)
+
+
+async def test_whether_pings_are_answered_is_true_or_false() -> None:
     async with websocket_pair() as (_, server):
-        with pytest.raises(InvalidError, match="payload must be at most 125 bytes, not 126"):
-            await server.ping(bytes(126))
-        with pytest.raises(InvalidError, match="data must be a str or bytes-like, not int"):
-            await server.send(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        for code, reason in ((70000, ""), (1000, "\ud800")):
-            with pytest.raises(InvalidError, match="such a close frame cannot be written"):
-                await server.close(code, reason)
-        await server.send("still open")
+        bad: Any = "no"
+        with pytest.raises(InvalidTypeError, match="answer_pings must be True or False, not 'no'"):
+            server.answer_pings = bad
+        assert server.answer_pings
 
-    async def reject(connection: ServerConnection) -> None:
-        with pytest.raises(InvalidError, match="such an answer cannot be written"):
-            await connection.reject(101)
 
-    async with websocket_server(reject), websocket.connect(URL) as client:
-        await client.receive()
-        assert client.close_code == 1000
+@pytest.mark.parametrize("given", [b"ab", bytearray(b"ab"), memoryview(b"a-b-")[::2]])
+async def test_anything_bytes_like_can_be_sent(given: Any) -> None:
+    async with websocket_pair() as (client, server):
+        await server.send(given)
+        await server.send_bytes(frame(0x2, b"cd"))
+        await server.send_bytes(memoryview(frame(0x2, b"ef")))
+        assert [(await client.receive()).value.data for _ in range(3)] == [b"ab", b"cd", b"ef"]
+        assert (await (await server.ping(given)).receive()).ok
+        assert (await (await server.ping("\xe4")).receive()).ok
+
+
+async def test_what_is_sent_is_as_it_was_in_the_call() -> None:
+    data = bytearray(b"before")
+    changed = trio.Event()
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.send_bytes, b"first ")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(connection.send_bytes, data)
+            await wait_all_tasks_blocked()
+            data[:] = b"after!"
+            changed.set()
+
+    async with websocket_server(handler):
+        stream = await raw_client()
+        await changed.wait()
+        received = b""
+        while len(received) < len(b"first before"):
+            received += await stream.receive_some(100)
+        assert received == b"first before"
+        await stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("body", "given", "expected"),
+    [
+        ("kein Schl\xfcssel", {}, ("text/plain; charset=utf-8", "kein Schl\xfcssel".encode())),
+        ('{"why": 1}', {"content-TYPE": "application/json"}, ("application/json", b'{"why": 1}')),
+        (b"bytes", {}, (None, b"bytes")),
+        (bytearray(b"bytes"), {}, (None, b"bytes")),
+        ("", {}, ("text/plain; charset=utf-8", b"")),
+        ("in a chunk", {"Transfer-Encoding": "Chunked"}, ("text/plain; charset=utf-8", b"in a chunk")),
+    ],
+)
+async def test_a_rejection_may_have_text_as_its_body(
+    body: Any, given: dict[str, str], expected: tuple[str | None, bytes]
+) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.reject(HTTPStatus.UNAUTHORIZED, headers=given, body=body)
+
+    error = await refusal(handler)
+    headers: Any = details(error)["headers"]
+    assert (headers.get("content-type"), details(error)["body"]) == expected
+    assert details(error)["status"] == 401
+
+
+async def test_a_reason_may_have_line_breaks_and_is_cut() -> None:
+    async with websocket_pair() as (client, server):
+        await server.close(4000, "a\r\n\0" + "\u20ac" * 100)
+        assert client.close_reason == "a\r\n\0" + "\u20ac" * 39

@@ -24,7 +24,6 @@ option or a call does is seen from there wherever it can be: servers report what
 
 from __future__ import annotations
 
-import json
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,7 @@ def server_context(authority: trustme.CA, identity: str) -> ssl.SSLContext:
 
 async def headers_seen(client: websocket.Client) -> dict[str, str]:
     """Return the headers of the handshake as a server's ``/headers`` tells them."""
-    return {name.lower(): value for name, value in json.loads((await client.receive()).value.data)}
+    return {name.lower(): value for name, value in (await client.receive()).value.json()}
 
 
 async def raises(kind: Kind, retryable: bool, builtin: type[Exception], call: Awaitable[object]) -> errors.Error:

@@ -187,7 +187,7 @@ async def test_a_server_is_given_compressed_what_reaches_the_threshold(
             ("世" * 16 + ".", False),
         ):
             await client.send(message)
-            is_compressed, size = json.loads((await client.receive()).value.data)
+            is_compressed, size = (await client.receive()).value.json()
             assert is_compressed == compressed
             assert size == size_of(message) or compressed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -183,7 +182,7 @@ async def test_a_subprotocol_is_negotiated(server: LibraryServer) -> None:
 async def test_the_server_sees_the_headers_given(server: LibraryServer) -> None:
     given = [("X-Token", "se cret=,;"), ("X-Many", "1"), ("X-Many", "2"), ("Origin", "https://example.com")]
     async with connected(server.url("/headers?a=b%20c"), headers=given) as client:
-        headers = [(name.lower(), value) for name, value in json.loads((await client.receive()).value.data)]
+        headers = [(name.lower(), value) for name, value in (await client.receive()).value.json()]
     for name, value in given:
         assert (name.lower(), value) in headers
     names = [name for name, _ in headers]
@@ -194,7 +193,7 @@ async def test_the_server_sees_the_headers_given(server: LibraryServer) -> None:
 async def test_credentials_in_the_url_are_sent_as_basic_authorization_and_not_shown(server: LibraryServer) -> None:
     url = server.url("/headers", credentials="us%C3%A9r:p%40ss@")
     async with connected(url) as client:
-        headers = {name.lower(): value for name, value in json.loads((await client.receive()).value.data)}
+        headers = {name.lower(): value for name, value in (await client.receive()).value.json()}
         assert headers["authorization"] == "Basic " + base64.b64encode("usér:p@ss".encode()).decode()
         assert client.url == server.url("/headers")
         assert "ss@" not in repr(client)

@@ -285,7 +285,7 @@ async def test_a_test_server_that_waits_for_a_message_in_vain_fails_the_test(aut
     async def handler(connection: testing.ServerConnection) -> None:
         await connection.receive_value()
 
-    with pytest.raises(csp.EndOfChannelError, match="code 4000, reason 'enough'"):
+    with pytest.raises(AssertionError, match=r"closed with code 4000 and the reason 'enough'$"):
         async with testing.websocket_server(handler), websocket.connect(URL) as client:
             await client.close(4000, "enough")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -130,7 +129,7 @@ async def test_option_compression_threshold_is_the_size_from_which_the_server_ge
     async with connected(server.url("/frames?deflate"), **options) as client:
         for size, expected in ((threshold - 1, False), (threshold, True), (threshold + 1, True)):
             await client.send(bytes(size))
-            compressed, _ = json.loads((await client.receive()).value.data)
+            compressed, _ = (await client.receive()).value.json()
             assert compressed is expected
 
 
@@ -143,7 +142,7 @@ async def test_option_compression_threshold_may_be_0_and_100_mib(server: Library
         ) as client:
             for message in ("", "1", bytes(1000)):
                 await client.send(message)
-                compressed, _ = json.loads((await client.receive()).value.data)
+                compressed, _ = (await client.receive()).value.json()
                 assert compressed is expected
 
 

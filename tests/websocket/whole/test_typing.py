@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_type
+import json
+from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
 import trio
@@ -46,6 +47,28 @@ async def test_client(autojump_clock: MockClock) -> None:
         assert_type(client.statistics().messages_received, int)
         resource: trio.abc.AsyncResource = client
         assert resource is client
+
+
+def decoded(data: str | bytes) -> list[int]:
+    found: list[int] = json.loads(data)
+    return found
+
+
+def encoded(numbers: list[int]) -> bytes:
+    return json.dumps(numbers).encode()
+
+
+async def test_json(autojump_clock: MockClock) -> None:
+    async with testing.websocket_pair() as (client, server):
+        await client.send_json({"any": ["thing"]})
+        assert_type((await server.receive_value()).json(), Any)
+        await client.send_json([1], dumps=encoded)
+        await client.send_json(object(), dumps=lambda value: json.dumps(str(value)))
+        message = await server.receive_value()
+        assert_type(message.json(loads=decoded), list[int])
+        assert_type(message.json(loads=json.loads), Any)
+        with pytest.raises(InvalidTypeError):
+            await client.send_json([object()], dumps=encoded)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def test_client_in_a_nursery(autojump_clock: MockClock) -> None:
