@@ -14,6 +14,7 @@ import trustme
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.websocket._forging import Forger, forgeable
+from tests.websocket._links import SMALL_BUFFER_BYTES
 from tests.websocket._peers import LIMIT_SECONDS, until
 from tests.websocket.transport._pairs import outcome_of
 from trio_csp_websocket.connection.writer import Writer
@@ -130,7 +131,7 @@ class OverSockets:
 
     def __init__(self, server: ssl.SSLContext | None = None, client: ssl.SSLContext | None = None) -> None:
         ours, theirs = socket.socketpair()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER_BYTES)
         self.wire = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
         self.server = Server(server or serving())
         self.inner = SocketTransport(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
