@@ -27,8 +27,8 @@ both_schemes = pytest.mark.parametrize("scheme", ["ws", "wss"])
 def slow_link(
     server: PongingServer, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, scheme: str = "ws"
 ) -> tuple[str, Link]:
-    """Return the URL of a server behind a link that carries a large message in 12 s."""
-    link = Link(monkeypatch, server, nursery, bytes_a_second=256 * KIB, secure=scheme == "wss")
+    """Return the URL of a server behind a link that carries a large message in 24 s."""
+    link = Link(monkeypatch, server, nursery, bytes_a_second=128 * KIB, secure=scheme == "wss")
     return f"{scheme}://server.test/", link
 
 
