@@ -28,7 +28,7 @@ Closing: TypeAlias = Literal["at once", "late", "never", "half"]
 
 LATE_SECONDS = 4.0
 SMALL_BUFFER_BYTES = 2048
-"""What a socket is given that is to take few bytes at once. Linux doubles it, which is the least that it allows."""
+"""What a socket is given that is to take few bytes at once. Linux makes 4,608 bytes of it, the least it allows."""
 SERVER_TASK = "server:"
 """How the names of a server's tasks begin."""
 _PIECE_BYTES = 2048
