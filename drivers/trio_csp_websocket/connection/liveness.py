@@ -30,7 +30,8 @@ class Liveness:
     - The read timeout is the limit for one whole message. Parts of a message, pings and pongs do not extend it.
     - After ``keepalive`` of silence a ping is sent; after as long again the peer has stalled. Any byte that arrives
       ends the silence. While frames still wait to be written, so does any byte that the system takes from us: the ping
-      may not have been written yet.
+      may not have been written yet. A system takes up to two slices at a time, `SLICE_BYTES`, and keeps them until the
+      network has carried them. So a link that carries less than one within ``keepalive`` seems dead in a large send.
     """
 
     def __init__(

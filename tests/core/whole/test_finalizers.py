@@ -1,8 +1,8 @@
 """Finalizers that send, receive, close and cancel in the middle of the operations of a channel.
 
 The garbage collector runs finalizers at a moment of its own choice: from CPython 3.12 on, between any two calls. So
-`Interrupting` counts the calls and returns that a program makes in the core and in Trio's memory channels, and at one of
-them does what a finalizer may do. Each program is run once for each of them. Afterwards every value that was sent has
+`Interrupting` counts the calls and returns that a program makes in the core and in Trio's memory channels, and at one
+of them does what a finalizer may do. Each program is run once for each of them. Afterwards every value that was sent has
 to have been received, once, or counted as dropped; and nobody may be left waiting.
 
 An ordinary run takes some of the moments, always the same; ``CSP_FINALIZERS=1`` takes all, which is 115,000 programs.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _EVERY = 1 if os.environ.get("CSP_FINALIZERS") else 37
 
-_PLACES = (os.path.join("csp", "_core", ""), os.path.join("trio", "_channel.py"))
+_PLACES = (f"csp{os.sep}_core{os.sep}", f"trio{os.sep}_channel.py")
 
 Step: TypeAlias = tuple[str, int]
 Action: TypeAlias = Literal["send", "send twice", "receive", "receive all", "close", "cancel", "send elsewhere"]
