@@ -445,7 +445,7 @@ async def test_receive_value_at_a_quiet_end_is_the_end_of_the_channel() -> None:
     with pytest.raises(csp.EndOfChannelError, match=r"there are no more values: the channel is closed$") as caught:
         await channel.receive_value()
     assert isinstance(caught.value, trio.EndOfChannel)
-    assert (caught.value.kind, caught.value.retryable, caught.value.details) == (errors.UNAVAILABLE, False, None)
+    assert (caught.value.kind, caught.value.retryable, caught.value.details) == (errors.UNAVAILABLE, False, {})
 
 
 async def test_an_end_may_have_details() -> None:

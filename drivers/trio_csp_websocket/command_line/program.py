@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import csp
-from csp.errors import Error, InvalidError
+from csp.errors import ConnectionFailedError, Error, InvalidError
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import connect
 from trio_csp_websocket.command_line.arguments import DEMO_URL, parse, program_name
@@ -187,8 +187,7 @@ def has_credentials(parsed: argparse.Namespace) -> bool:
 
 def advice(error: BaseException | None, *, credentials: bool = False) -> str:
     """Return what to try after connecting has failed, where that is known."""
-    details = error.details if isinstance(error, Error) else {}
-    match details.get("status"):
+    match error.status if isinstance(error, ConnectionFailedError) else None:
         case 401 | 403:
             missing = "; credentials go into --header 'Authorization: ...' or the URL"
             return "; the credentials were not accepted" if credentials else missing

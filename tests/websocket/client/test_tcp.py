@@ -184,9 +184,13 @@ async def test_a_name_for_which_no_thread_is_free_is_told(autojump_clock: MockCl
     threads = trio.to_thread.current_default_thread_limiter()
     threads.total_tokens = 2
     work_is_done = threading.Event()
+
+    async def work() -> None:
+        await trio.to_thread.run_sync(work_is_done.wait)
+
     async with trio.open_nursery() as nursery:
         for _ in range(2):
-            nursery.start_soon(trio.to_thread.run_sync, work_is_done.wait)
+            nursery.start_soon(work)
         await wait_all_tasks_blocked()
         with pytest.raises(ConnectionTimeoutError) as caught:
             await websocket.connect(TARGET.url, dial_timeout="10s").__aenter__()

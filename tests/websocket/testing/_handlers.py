@@ -10,6 +10,7 @@ from wsproto.events import Request
 from tests.websocket._server import frame
 from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import parse_options
+from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ async def flood(end: ServerConnection | websocket.Client) -> None:
 async def raw_client(url: str = URL) -> Transport:
     """Shake hands by hand, and return the stream, for what our client would not do."""
     target = parse_url(url)
-    transport = await dial(target, parse_options({}))
+    transport = await dial(target, parse_options({}), Progress())
     request = Request(host=target.host_header, target=target.resource)
     await transport.send_all(WSConnection(ConnectionType.CLIENT).send(request))
     assert (await transport.receive_some(1000)).startswith(b"HTTP/1.1 101 ")

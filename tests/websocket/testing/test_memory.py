@@ -20,6 +20,7 @@ from tests.websocket._server import details
 from tests.websocket.testing._handlers import URL, echo, flood, greeter, ignore, raw_client
 from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import parse_options
+from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
@@ -520,7 +521,7 @@ async def test_when_a_handler_fails_the_program_is_cancelled_before_it_sees_the_
 async def test_a_connect_that_is_refused_lets_others_run() -> None:
     async with websocket_server(ignore, "ws://other.test"):
         with trio.testing.assert_checkpoints(), pytest.raises(ConnectionFailedError):
-            await dial(parse_url(URL), parse_options({}))
+            await dial(parse_url(URL), parse_options({}), Progress())
 
 
 async def test_what_makes_no_server_is_found_at_once(nursery: trio.Nursery) -> None:

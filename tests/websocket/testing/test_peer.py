@@ -17,6 +17,7 @@ from tests.websocket._server import BINARY, CLOSE, CONTINUATION, PING, TEXT, det
 from tests.websocket.testing._handlers import URL, echo, flood, greeter, ignore, masked, raw_client
 from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import parse_options
+from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ async def test_a_stream_that_ends_without_a_request_reaches_no_handler() -> None
         pytest.fail("there was no request")
 
     async with websocket_server(handler):
-        transport = await dial(parse_url(URL), parse_options({}))
+        transport = await dial(parse_url(URL), parse_options({}), Progress())
         await transport.aclose()
         await wait_all_tasks_blocked()
 
@@ -44,7 +45,7 @@ async def test_a_request_in_pieces_is_put_together() -> None:
         await ignore(connection)
 
     async with websocket_server(handler):
-        transport = await dial(parse_url(URL), parse_options({}))
+        transport = await dial(parse_url(URL), parse_options({}), Progress())
         request = WSConnection(ConnectionType.CLIENT).send(Request(host="api.example.com", target="/prices"))
         for byte in request:
             await transport.send_all(bytes([byte]))

@@ -18,6 +18,7 @@ from tests.websocket._server import TEXT, accepting, details, frame
 from tests.websocket.testing._handlers import URL, masked, raw_client
 from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import parse_options
+from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ async def test_what_comes_behind_a_rejection_is_ignored() -> None:
         await connection.wait_closed()
 
     async with websocket_server(handler):
-        transport = await dial(parse_url(URL), parse_options({}))
+        transport = await dial(parse_url(URL), parse_options({}), Progress())
         await transport.send_all(WSConnection(ConnectionType.CLIENT).send(Request(host="api.example.com", target="/")))
         assert (await transport.receive_some(1000)).startswith(b"HTTP/1.1 403 ")
         for _ in range(3):

@@ -64,7 +64,7 @@ async def test_each_cookie_of_a_refusal_can_be_told_from_the_others(autojump_clo
         headers = same.details["response_headers"]
         assert isinstance(headers, websocket.Headers)
         assert headers.get_all("Set-Cookie") == cookies
-        assert same.details["headers"]["set-cookie"] == ", ".join(cookies)
+        assert cast("dict[str, str]", same.details["headers"])["set-cookie"] == ", ".join(cookies)
 
 
 async def test_an_error_always_has_details(autojump_clock: MockClock) -> None:
