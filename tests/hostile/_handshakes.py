@@ -95,7 +95,9 @@ async def reset(peer: Peer) -> None:
 def cut_off() -> Iterator[Attack]:
     cut = "closed the connection in the middle of the handshake"
     yield Attack("no answer but the end", hang_up, cut, retryable=True, details={"answer": b""})
-    yield Attack("no interest in the request", hang_up_unread, "broke during the handshake|middle of", retryable=True)
+    yield Attack(
+        "no interest in the request", hang_up_unread, "broke during the WebSocket handshake|middle of", retryable=True
+    )
     yield Attack(
         "a reset instead of an answer", reset, "the connection broke during the WebSocket handshake", retryable=True
     )
@@ -167,7 +169,7 @@ def almost() -> Iterator[Attack]:
         yield Attack(
             f"subprotocol {' and '.join(lines) or 'nothing'} of a and b",
             answering(with_lines(*(f"Sec-WebSocket-Protocol: {line}" for line in lines))),
-            "it must choose one of the subprotocols that were offered",
+            "must choose one of (the subprotocols that were offered|them)",
             retryable=True,
             details=SWITCHING,
             options={"protocols": ["a", "b"]},
@@ -215,12 +217,19 @@ async def flood_with_body(peer: Peer) -> None:
         await peer.send(b"sorry " * 1000)
 
 
+def says(status: int) -> str:
+    if status in (301, 302, 303, 307, 308):
+        return rf"redirects to wss://other\.test/ \(status {status} Because\), and redirects are not followed$"
+    told = "answered" if 200 <= status <= 299 else "refused the connection"
+    return f"{told} with status {status} Because"
+
+
 def refused(name: str, status: int, head: bytes, body: bytes, told: bytes, *, end: bool) -> Attack:
     answer = b"HTTP/1.1 %d Because\r\nLocation: wss://other.test/\r\n%s\r\n\r\n%s" % (status, head, body)
     return Attack(
         name,
         answering(answer, end=end),
-        f"refused the connection with status {status} Because",
+        says(status),
         retryable=status in RETRYABLE or status >= 500,
         details={"status": status, "body": told},
     )

@@ -57,7 +57,10 @@ WHOLE_COMPRESSED = (COMPRESSED_TEXT, FIN | COMPRESSED | BINARY_FRAME)
 # collected.
 _MAX_REPARSED = 4096
 
-_HTTP = b"HTTP/"
+_HTTP_INSTEAD = "an HTTP answer instead of a frame"
+# An answer in HTTP begins with the letters HT: as a frame's first byte and length, those of a compressed close frame of
+# 84 bytes, which no peer sends.
+_HTTP_HEADER = (ord("H"), ord("T"))
 # How much of an answer in HTTP is told. The text is also the reason of a close frame, which has at most 123 bytes.
 _MAX_HTTP_LINE = 200
 _MAX_SHOWN_CHARACTERS = 50
@@ -118,6 +121,9 @@ class Decoder:
             self._parse(block, start, controls)
         except ProtocolViolation as violation:
             self.violation = violation
+            if violation.reason == _HTTP_INSTEAD:
+                # Only what is parsed is found to be HTTP.
+                self.violation = _http_instead(block, start)  # pyright: ignore[reportPossiblyUnboundVariable]  # see above
             self._closed = True
             self.paused = False
         return controls
@@ -135,11 +141,7 @@ class Decoder:
             if header is None:
                 break
             length, payload_start = header
-            try:
-                self._check_header(head, length)
-            except ProtocolViolation:
-                _refuse_http(block, start)
-                raise
+            self._check_header(head, length)
             end = payload_start + length
             if end > size:
                 if length > _MAX_REPARSED:
@@ -231,7 +233,7 @@ class Decoder:
             self.inflater is not None and head & RESERVED_BITS == COMPRESSED and opcode in (TEXT_FRAME, BINARY_FRAME)
         )
         if head & RESERVED_BITS and not starts_compressed:
-            raise protocol_error("a reserved bit is set")
+            raise protocol_error(_HTTP_INSTEAD if (head, length) == _HTTP_HEADER else "a reserved bit is set")
         if opcode & CONTROL:
             if opcode not in (CLOSE, PING, PONG):
                 raise protocol_error(f"unknown control opcode {opcode}")
@@ -330,14 +332,20 @@ def _check_utf8(decoder: IncrementalDecoder, piece: bytes) -> None:
         raise not_utf8() from None
 
 
-def _refuse_http(block: bytes, start: int) -> None:
-    """Say so where an answer in HTTP stands in place of a frame, as some proxies send one in an open connection."""
-    # Of a block that ends early, two bytes are enough: no frame of a server's begins with them.
-    if _HTTP.startswith(block[start : start + len(_HTTP)]):
-        line = block[start : start + _MAX_HTTP_LINE].partition(b"\r")[0].partition(b"\n")[0]
-        raise protocol_error(
-            f"an HTTP answer instead of a frame: {shown(line.decode('latin-1'), _MAX_SHOWN_CHARACTERS)}"
-        )
+def _http_instead(block: bytes, start: int) -> ProtocolViolation:
+    """Return the violation that shows the first line of an answer in HTTP, as some proxies send one.
+
+    Args:
+        block: what was parsed up to there.
+        start: where its first frame starts.
+    """
+    while not block.startswith(b"HT", start):
+        # The frames before it are complete.
+        header = payload_length(block, start)
+        assert header is not None
+        start = sum(header)
+    line = block[start : start + _MAX_HTTP_LINE].partition(b"\r")[0].partition(b"\n")[0]
+    return protocol_error(f"{_HTTP_INSTEAD}: {shown(line.decode('latin-1'), _MAX_SHOWN_CHARACTERS)}")
 
 
 def not_utf8() -> ProtocolViolation:

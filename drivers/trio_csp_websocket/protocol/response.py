@@ -208,7 +208,7 @@ class ResponseReader:
         if not self._protocols:
             return f"it chose the subprotocol {self._quoted(chosen)}, and none was offered"
         choices = [choice.strip(_SPACES) for choice in chosen.split(",")]
-        if len(choices) > 1 and set(choices) == set(self._protocols):
+        if len(self._protocols) > 1 and set(choices) == set(self._protocols):
             return f"it repeats all {len(self._protocols)} subprotocols that were offered, and must choose one of them"
         repeats = any(offer.lower() in chosen.lower() for offer in self._protocols)
         other = "another or several" if repeats else self._quoted(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Never, assert_type
 
@@ -13,7 +14,6 @@ import csp
 from csp import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
 
 
@@ -252,8 +252,8 @@ def test_errors() -> None:
     error = errors.Error("late", kind=errors.TIMEOUT)
     assert_type(error.kind, errors.Kind)
     assert_type(error.retryable, bool | None)
-    details: Mapping[str, object] | None = error.details
-    assert details is None
+    details = assert_type(error.details, Mapping[str, object])
+    assert details == {}
     assert_type(errors.wrap(errors.InvalidError("no"), "text"), errors.InvalidError)
     assert_type(errors.wrap(OSError(), "text"), errors.Error)
     assert_type(errors.is_kind(None, errors.TIMEOUT), bool)
