@@ -17,7 +17,7 @@ import importlib, os, select, signal, socket, sys, time
 from pathlib import Path
 import pytest
 
-LIBRARIES = "aiohttp multiprocessing.pool prompt_toolkit.input.vt100 prompt_toolkit.shortcuts trio trustme websockets"
+LIBRARIES = "aiohttp asyncio multiprocessing.pool prompt_toolkit.input.vt100 prompt_toolkit.shortcuts trio trustme websockets"
 MODULES = "fcntl grp pty pwd readline resource syslog termios tty"
 NAMES = {
     os: "fork forkpty geteuid getpgid getuid killpg mkfifo openpty sched_getaffinity sched_setaffinity setsid uname",
