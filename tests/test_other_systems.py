@@ -17,7 +17,9 @@ import importlib, os, select, signal, socket, sys, time
 from pathlib import Path
 import pytest
 
-LIBRARIES = "aiohttp asyncio multiprocessing.pool prompt_toolkit.input.vt100 prompt_toolkit.shortcuts trio trustme websockets"
+LIBRARIES = (
+    "aiohttp asyncio multiprocessing.pool prompt_toolkit.input.vt100 prompt_toolkit.shortcuts trio trustme websockets"
+)
 MODULES = "fcntl grp pty pwd readline resource syslog termios tty"
 NAMES = {
     os: "fork forkpty geteuid getpgid getuid killpg mkfifo openpty sched_getaffinity sched_setaffinity setsid uname",
@@ -74,7 +76,7 @@ def elsewhere(code: str, *arguments: str) -> list[str]:
         timeout=60,
         check=False,
     )
-    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    assert (result.returncode, result.stderr) == (0, ""), f"{result.stdout}\n{result.stderr}"
     return result.stdout.splitlines()
 
 
