@@ -140,7 +140,7 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
         if chosen is None and not default:
             waiter = SelectWaiter(cases, priority)
             waiter.enqueue()
-            if turn.changes != changes:
+            if turn.changes != changes or waiter._task is None:
                 waiter.look_again()
             result = await wait_task_rescheduled(waiter.abort)
             return result
@@ -259,9 +259,9 @@ class SelectWaiter(Waiter):
             raise
 
     def look_again(self) -> None:
-        """Take what a finalizer has made ready before the waiter was in every queue."""
+        """Take what became ready before the waiter was in every queue, as by a finalizer or a source's on_wanted."""
         if self._task is None:
-            self.leave()  # it was completed before it had joined the others
+            self.leave()  # it was completed before it had joined the other queues
         elif _choose(self._cases, self._priority) is not None:
             self.take()
 

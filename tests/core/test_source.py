@@ -351,6 +351,8 @@ async def test_a_select_sees_what_becomes_ready_while_it_begins_to_wait(first: b
     cases = [chained.case_receive(), mailbox.case_receive()]
     result = await csp.select(*(cases if first else reversed(cases)))
     assert result.value == "letter"
+    assert not mailbox.wanted
+    assert not chained.wanted
 
 
 async def test_a_receive_sees_what_becomes_ready_while_it_begins_to_wait() -> None:

@@ -129,10 +129,23 @@ class Silent(csp.Source[None]):
         raise trio.WouldBlock
 
 
+class Sending(Silent):
+    """Sends to a channel when somebody begins to wait, as a finalizer may."""
+
+    def __init__(self, channel: csp.Channel[int]) -> None:
+        super().__init__()
+        self.channel = channel
+
+    def on_wanted(self) -> None:
+        self.channel.send_nowait(1)
+
+
 async def use_source() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Silent().receive)
         await wait_all_tasks_blocked()
+        channel = csp.Channel[int](1)
+        await csp.select(Sending(channel).case_receive(), channel.case_receive())
         nursery.cancel_scope.cancel()
 
 
@@ -216,6 +229,9 @@ async def use_timers(clock: MockClock) -> None:
                 scope.cancel()
                 await csp.after("1h").receive()
         selector.close()
+        after = csp.after("0s")
+        with csp.Selector(after) as one, csp.Selector(after):
+            await one.select()
         csp.Selector(csp.after("1h"))  # and forgets it
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
