@@ -15,6 +15,8 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 EXAMPLE_PATHS = sorted(EXAMPLES.glob("*.py"))
 
+sends_signals = pytest.mark.skipif(sys.platform == "win32", reason="a process can only be killed here")
+
 
 def start(*command: str) -> subprocess.Popen[str]:
     """Start Python with a script, or code, and arguments."""
@@ -71,6 +73,7 @@ def test_chat_both_read_the_same_lines_in_the_same_order() -> None:
     assert last == "all lines were read by both"
 
 
+@sends_signals
 def test_price_stream_comes_back_after_a_restart_and_ends_on_ctrl_c() -> None:
     with start(str(EXAMPLES / "price_stream.py")) as process:
         lines = wait_for(process, "gap of ")
@@ -160,6 +163,7 @@ def test_fan_in_gets_every_message_of_a_thousand_connections() -> None:
     assert (opened, result) == ("1000 connections are open", "10000 messages received, 0 connections lost")
 
 
+@sends_signals
 @pytest.mark.parametrize(("signals", "abandoned"), [([signal.SIGTERM], 0), ([signal.SIGINT, signal.SIGTERM], 4)])
 def test_graceful_shutdown_finishes_what_was_begun(signals: list[signal.Signals], abandoned: int) -> None:
     with start(str(EXAMPLES / "graceful_shutdown.py")) as process:

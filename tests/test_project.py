@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import csp
 
@@ -24,10 +26,22 @@ def required(extra: str) -> set[str]:
     return {re.split(r"[^\w-]", requirement)[0] for requirement in EXTRAS[extra]}
 
 
+def brings(extra: str, name: str, implementation: str, python: str, system: str, machine: str) -> bool:
+    """Whether an extra brings something by itself, on such a Python and system."""
+    environment = {
+        "implementation_name": implementation,
+        "python_version": python,
+        "sys_platform": system,
+        "platform_machine": machine,
+    }
+    (found,) = [requirement for requirement in map(Requirement, EXTRAS[extra]) if requirement.name == name]
+    return found.marker is None or found.marker.evaluate(environment)
+
+
 def ci(*arguments: str) -> subprocess.CompletedProcess[str]:
     bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("there is no bash")
+    if bash is None or sys.platform == "win32":
+        pytest.skip("there is no bash that knows this folder")
     return subprocess.run([bash, ROOT / ".ci" / "run", *arguments], capture_output=True, text=True, check=False)
 
 
@@ -53,6 +67,35 @@ def test_the_extra_docs_brings_what_the_site_is_built_with() -> None:
     assert {module.replace("sphinxcontrib_", "sphinxcontrib-").replace("_", "-") for module in modules} == required(
         "docs"
     )
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wheels"),
+    [
+        ("linux", "x86_64", True),
+        ("linux", "aarch64", True),
+        ("linux", "i686", False),
+        ("darwin", "arm64", True),
+        ("darwin", "x86_64", False),
+        ("win32", "AMD64", True),
+        ("win32", "ARM64", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("implementation", "python", "known"),
+    [("cpython", "3.11", True), ("cpython", "3.15", True), ("pypy", "3.11", True), ("pypy", "3.12", False)],
+)
+def test_kosoku_is_asked_for_where_it_has_wheels(
+    implementation: str, python: str, known: bool, system: str, machine: str, wheels: bool
+) -> None:
+    assert brings("test", "kosoku", implementation, python, system, machine) == (known and wheels)
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "picows", "uvloop"])
+def test_what_only_benchmarks_need_is_asked_for_where_it_has_wheels(name: str) -> None:
+    assert brings("bench", name, "cpython", "3.13", "linux", "x86_64")
+    assert not brings("bench", name, "pypy", "3.11", "linux", "x86_64")
+    assert brings("bench", name, "cpython", "3.13", "win32", "AMD64") == (name == "matplotlib")
 
 
 @whole_project

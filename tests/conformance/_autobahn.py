@@ -114,9 +114,9 @@ def run_cases(
     Raises:
         ValueError: there is no such case.
     """
-    with _server(cases, without) as (url, pipe):
+    with _server(cases, without) as (url, result):
         observations = trio.run(_run_all, url, echo, show_progress)
-        verdicts: list[Verdict] = pipe.recv()
+        verdicts: list[Verdict] = result()
     return [Outcome(*both) for both in zip(verdicts, observations, strict=True)]
 
 
@@ -175,8 +175,8 @@ async def _observe(echo: Callable[[str], Awaitable[None]], url: str) -> Observat
 
 
 @contextmanager
-def _server(cases: Sequence[str], without: Sequence[str]) -> Generator[tuple[str, Connection[Any, Any]]]:
-    """Run kosoku; yield its URL, and the pipe through which the verdicts will come."""
+def _server(cases: Sequence[str], without: Sequence[str]) -> Generator[tuple[str, Callable[[], Any]]]:
+    """Run kosoku; yield its URL, and a function that waits for the verdicts."""
     context = multiprocessing.get_context("spawn")
     # One-way: a pipe for both directions would be two sockets.
     pipe, far_end = context.Pipe(duplex=False)
@@ -188,7 +188,7 @@ def _server(cases: Sequence[str], without: Sequence[str]) -> Generator[tuple[str
             port = pipe.recv()
             if isinstance(port, ValueError):
                 raise port
-            yield f"ws://127.0.0.1:{port}", pipe
+            yield f"ws://127.0.0.1:{port}", pipe.recv
         finally:
             process.terminate()
             process.join()

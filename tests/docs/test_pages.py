@@ -82,7 +82,8 @@ last
 
 async def test_a_server_that_a_block_starts_outlives_it(tmp_path: Path, autojump_clock: MockClock) -> None:
     page = tmp_path / "page.md"
-    page.write_text("""
+    page.write_text(
+        """
 <!-- before:
 async def greet(connection):
     await connection.send("hello")
@@ -102,7 +103,9 @@ async with websocket.connect("wss://other.example.com/") as client:
 ```text
 hello
 ```
-""")
+""",
+        encoding="utf-8",
+    )
     await Page(page).run()
 
 
@@ -114,6 +117,6 @@ async def test_a_block_that_fails_fails_the_page(tmp_path: Path, autojump_clock:
         ("print('a')\n```\n\n<!-- prints -->\n```text\nb", AssertionError),
     ]:
         page = tmp_path / "page.md"
-        page.write_text(f"```python\n{block}\n```\n")
+        page.write_text(f"```python\n{block}\n```\n", encoding="utf-8")
         with pytest.RaisesGroup(error, allow_unwrapped=True, flatten_subgroups=True):
             await Page(page).run()

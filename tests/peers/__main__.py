@@ -59,7 +59,10 @@ def run(*command: str | Path, folder: Path | None = None, **environment: str) ->
             raise StepError(f"{name} took longer than {STEP_SECONDS} s") from error
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                if sys.platform == "win32":
+                    process.kill()
+                else:
+                    os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         lines = output.strip().splitlines() or [f"status {process.returncode}"]
         raise StepError(f"{name}: {next((line for line in lines if 'error' in line.lower()), lines[-1])}")
@@ -122,7 +125,7 @@ def unpack_program(scratch: Path, name: str) -> None:
     program = root / "usr" / "sbin" / name
     run(program, "-v", LD_LIBRARY_PATH=folders)
     script = scratch / "bin" / name
-    script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={folders} exec {program} "$@"\n')
+    script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={folders} exec {program} "$@"\n', encoding="utf-8")
     script.chmod(0o755)
 
 

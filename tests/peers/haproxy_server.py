@@ -19,8 +19,8 @@ def run(haproxy: str, tunnel: str, behind: str) -> None:
     version = subprocess.run([haproxy, "-v"], check=True, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         path = Path(folder, "haproxy.cfg")
-        template = Path(__file__).with_name("haproxy.cfg").read_text()
-        path.write_text(template.format(tunnel=tunnel, listener=listener.fileno(), behind=behind))
+        template = Path(__file__).with_name("haproxy.cfg").read_text(encoding="utf-8")
+        path.write_text(template.format(tunnel=tunnel, listener=listener.fileno(), behind=behind), encoding="utf-8")
         process = subprocess.Popen([haproxy, "-q", "-db", "-f", str(path)], pass_fds=[listener.fileno()])
         print(json.dumps([listener.getsockname()[1], " ".join(version.split()[:3])]), flush=True)
         sys.stdin.read()

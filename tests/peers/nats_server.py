@@ -26,7 +26,7 @@ def port_told(folder: Path, process: subprocess.Popen[bytes]) -> int:
     path = folder / f"nats-server_{process.pid}.ports"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and (text := path.read_text()).endswith("}"):
+        if path.exists() and (text := path.read_text(encoding="utf-8")).endswith("}"):
             url: str = json.loads(text)["websocket"][0]
             port: int | None = urlsplit(url).port
             assert port is not None
@@ -40,7 +40,7 @@ def run(nats: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "nats.conf"
-        path.write_text(CONFIGURATION.format(folder=folder))
+        path.write_text(CONFIGURATION.format(folder=folder), encoding="utf-8")
         process = subprocess.Popen([nats, "-c", str(path)], stderr=subprocess.DEVNULL)
         try:
             print(json.dumps([port_told(folder, process), version.strip()]), flush=True)

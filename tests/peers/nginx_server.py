@@ -14,7 +14,7 @@ from pathlib import Path
 
 def configuration(folder: str, port: int, behind: str, certificate: str | None) -> str:
     tls = "" if certificate is None else f" ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate}"
-    template = Path(__file__).with_name("nginx.conf").read_text()
+    template = Path(__file__).with_name("nginx.conf").read_text(encoding="utf-8")
     return template.format(folder=folder, port=port, behind=behind, tls=tls)
 
 
@@ -24,7 +24,7 @@ def run(nginx: str, behind: str, certificate: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         path = Path(folder, "nginx.conf")
-        path.write_text(configuration(folder, port, behind, certificate))
+        path.write_text(configuration(folder, port, behind, certificate), encoding="utf-8")
         process = subprocess.Popen(
             [nginx, "-p", folder, "-c", str(path), "-e", "stderr"],
             env={**os.environ, "NGINX": f"{listener.fileno()};"},
@@ -34,7 +34,10 @@ def run(nginx: str, behind: str, certificate: str | None = None) -> None:
         print(json.dumps([port, version.strip().rpartition(": ")[2]]), flush=True)
         sys.stdin.read()
         # It and its worker.
-        os.killpg(process.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -50,11 +50,11 @@ def wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
 def run(prosody: str) -> None:
     # It cannot be asked for its version without being started.
     told = Path("/usr/lib/prosody/prosody.version")
-    version = f"prosody {told.read_text().strip()}" if told.exists() else "prosody"
+    version = f"prosody {told.read_text(encoding='utf-8').strip()}" if told.exists() else "prosody"
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         path = Path(folder, "prosody.cfg.lua")
-        path.write_text(CONFIGURATION.format(folder=folder, port=port))
+        path.write_text(CONFIGURATION.format(folder=folder, port=port), encoding="utf-8")
         # In the foreground; it advises on its console which libraries it would like.
         process = subprocess.Popen(
             [prosody, "--config", str(path), "-F"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import pytest
@@ -37,6 +36,6 @@ def test_options_out_of_range_are_refused() -> None:
         csp.from_signals()
     with pytest.raises(InvalidTypeError, match=r"a signal must be a number such as signal\.SIGTERM, not 'SIGTERM'"):
         csp.from_signals("SIGTERM")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    for number in (9999, signal.SIGKILL):
-        with pytest.raises(InvalidError, match=f"there is no signal {int(number)} that can be received here"):
+    for number in (9999, 9):  # 9 is SIGKILL, where there is one
+        with pytest.raises(InvalidError, match=f"there is no signal {number} that can be received here"):
             csp.from_signals(number)

@@ -33,7 +33,7 @@ class Forger:
 
     def __init__(self, context: ssl.SSLContext, records_sent: int = 0) -> None:
         assert context.keylog_filename is not None
-        words = Path(context.keylog_filename).read_text().split()
+        words = Path(context.keylog_filename).read_text(encoding="utf-8").split()
         latest = len(words) - 1 - words[::-1].index("SERVER_TRAFFIC_SECRET_0")
         self._secret = bytes.fromhex(words[latest + 2])
         assert len(self._secret) == 48, "the cipher is not TLS_AES_256_GCM_SHA384"

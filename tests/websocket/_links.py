@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import trio
 import trustme
 
+from tests.websocket._network import AF_UNIX
 from tests.websocket._server import CLOSE, PING, PONG, Server, close, frame
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ Closing: TypeAlias = Literal["at once", "late", "never", "half"]
 """How a server answers a close: at once, after `LATE_SECONDS`, not at all, or without ending the stream."""
 
 LATE_SECONDS = 4.0
+SMALL_BUFFER_BYTES = 2048
+"""What a socket is given that is to take few bytes at once. Linux doubles it, which is the least that it allows."""
 SERVER_TASK = "server:"
 """How the names of a server's tasks begin."""
 _PIECE_BYTES = 2048
@@ -100,7 +103,7 @@ class _OneAddress(trio.abc.HostnameResolver):
     # Takes whatever Trio gives.
     async def getaddrinfo(self, *_given: Any) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         await trio.lowlevel.checkpoint()
-        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", self._path)]
+        return [(AF_UNIX, socket.SOCK_STREAM, 0, "", self._path)]
 
     async def getnameinfo(self, *_given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         raise NotImplementedError
@@ -119,7 +122,7 @@ class SmallBuffers(trio.abc.SocketFactory):
         proto: int = 0,
     ) -> trio.socket.SocketType:
         made = trio.socket.from_stdlib_socket(socket.socket(family, type, proto))
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER_BYTES)
         self.made.append(made)
         return made
 
@@ -137,7 +140,7 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 async def listen(path: str) -> trio.SocketListener:
     """Listen at a path, and let every host be found there."""
-    listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening = trio.socket.socket(AF_UNIX, socket.SOCK_STREAM)
     await listening.bind(path)
     listening.listen()
     trio.socket.set_custom_hostname_resolver(_OneAddress(path))

@@ -18,6 +18,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -233,7 +234,8 @@ class Peer:
         if isinstance(stream, trio.SSLStream):
             stream = cast("trio.SSLStream[trio.SocketStream]", stream).transport_stream
         assert isinstance(stream, trio.SocketStream)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         stream.socket.close()
 
 

@@ -16,7 +16,7 @@ from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.tls import TlsTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from trio_csp_websocket.client.options import Options
     from trio_csp_websocket.protocol.url import Target
@@ -103,5 +103,14 @@ def _reasons(attempts: list[BaseException]) -> str:
 def _reason(attempt: BaseException) -> str:
     """Return why connecting to an address failed, in the system's words; Trio's own text repeats the address."""
     if isinstance(attempt, OSError) and not isinstance(attempt, socket.gaierror) and attempt.errno is not None:
-        return os.strerror(attempt.errno)
+        return error_text(attempt.errno)
     return getattr(attempt, "strerror", None) or str(attempt)
+
+
+def error_text(number: int) -> str:
+    """Return the system's text for the number of an error.
+
+    On Windows strerror knows no error of a socket; Python has texts for these.
+    """
+    of_sockets: Mapping[int, str] = getattr(socket, "errorTab", {})
+    return of_sockets.get(number, "").removesuffix(".") or os.strerror(number)

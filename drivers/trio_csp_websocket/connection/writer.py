@@ -20,9 +20,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
-import csp
+from csp import schedule_point_due
 from trio_csp_websocket.protocol.frames import PING, PONG
 
 if TYPE_CHECKING:
@@ -135,13 +135,13 @@ class Writer:
             trio.ClosedResourceError: the connection is closed, has ended, or is being closed.
             WriteTimeoutError: it took longer than the timeout.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         if not self._accepting:
             await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
             raise trio.ClosedResourceError("the connection has ended, or is being closed")
         if self._transport.synchronous and not self._task_exists:
             if self._write_now(self.encoder.encode(opcode, payload)):
-                if csp.schedule_point_due():
+                if schedule_point_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return
             outgoing = _Outgoing(opcode, b"", started=True)

@@ -10,8 +10,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-SLICE_BYTES = 256 * 1024
-"""How much of a large send a stream or TLS is given at a time, so that `Transport.bytes_sent` shows its progress."""
+SLICE_BYTES = 128 * 1024
+"""How much of a large send a socket, a stream or TLS is given at a time, so that `bytes_sent` shows its progress.
+
+Windows takes a send whole, whatever its size, or refuses it as too large. A message would then count as written while
+nearly all of it still waits in the system's memory. Slices of half this size make messages of 128 KiB to 1 MiB a fifth
+dearer to send, over loopback on Linux; of this size they cost nothing that can be measured.
+"""
 
 
 class Transport(ABC):
@@ -40,7 +45,7 @@ class Transport(ABC):
         """Return what has arrived without waiting for the network; None if nothing has, b"" at the end."""
 
     @abstractmethod
-    def send_now(self, data: Buffer) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
         """Write what the system takes at once; return the number of bytes, 0 if writing would have to wait."""
 
     @abstractmethod

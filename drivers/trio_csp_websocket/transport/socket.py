@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_csp_websocket.transport.base import Transport
+from trio_csp_websocket.transport.base import SLICE_BYTES, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+# From this size on, data is cut into slices. The last one has what is left, so that none is small: each takes a packet.
+_TOO_LARGE_BYTES = 2 * SLICE_BYTES
 
 
 class SocketTransport(Transport):
@@ -46,7 +49,9 @@ class SocketTransport(Transport):
         self.bytes_received += len(data)
         return data
 
-    def send_now(self, data: Buffer) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+        if len(data) >= _TOO_LARGE_BYTES:
+            return self._send_slices(data)
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
@@ -54,6 +59,20 @@ class SocketTransport(Transport):
         except OSError as error:
             raise self._translated(error) from error
         self.bytes_sent += sent
+        return sent
+
+    def _send_slices(self, data: bytes | bytearray | memoryview) -> int:
+        sent = 0
+        with memoryview(data) as view:
+            while sent < len(view):
+                size = len(view) - sent
+                if size >= _TOO_LARGE_BYTES:
+                    size = SLICE_BYTES
+                with view[sent : sent + size] as piece:
+                    taken = self.send_now(piece)
+                sent += taken
+                if taken < size:
+                    break
         return sent
 
     async def send_all(self, data: Buffer) -> None:

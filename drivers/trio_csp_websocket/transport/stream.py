@@ -44,7 +44,7 @@ class StreamTransport(Transport):
         await _without_waiting(receive)
         return received[0] if received else None
 
-    def send_now(self, data: Buffer) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
         return 0
 
     async def send_all(self, data: Buffer) -> None:

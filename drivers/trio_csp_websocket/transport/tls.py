@@ -120,7 +120,7 @@ class TlsTransport(Transport):
             data = self._decrypt(max_bytes)
         return data
 
-    def send_now(self, data: Buffer) -> int:
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
         encrypted = 0
         with memoryview(data) as view:
             while encrypted < view.nbytes and not self.pending:

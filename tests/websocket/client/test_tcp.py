@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError
 from tests.websocket._network import Names, Sockets, refuse
+from trio_csp_websocket.client.dial import error_text
 from trio_csp_websocket.client.tcp import open_tcp_stream
 from trio_csp_websocket.protocol.url import parse_url
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 TARGET = parse_url("ws://server.test:81/")
 ONE, TWO, THREE = "192.0.2.1", "192.0.2.2", "192.0.2.3"
+REFUSED = error_text(errno.ECONNREFUSED)
 SIX, SEVEN = "2001:db8::6", "2001:db8::7"
 
 
@@ -50,7 +54,7 @@ async def differ(behaviours: dict[str, Any], address: str) -> None:
 async def test_families_take_turns_and_else_the_order_stays(given: list[str], order: list[str]) -> None:
     Names(given)
     network = Sockets(refuse)
-    with pytest.raises(ConnectionFailedError, match="Connection refused"):
+    with pytest.raises(ConnectionFailedError, match=re.escape(REFUSED)):
         async with websocket.connect(TARGET.url):
             pytest.fail("it was opened")
     assert network.connected_to == order
@@ -71,7 +75,7 @@ async def test_an_address_that_refuses_makes_room_for_the_next_at_once(autojump_
 async def test_a_host_with_thousands_of_addresses_costs_a_socket_at_a_time_where_they_refuse() -> None:
     Names([f"192.0.{number >> 8}.{number & 255}" for number in range(4000)])
     network = Sockets(refuse)
-    with pytest.raises(ConnectionFailedError, match=r"/: Connection refused$"):
+    with pytest.raises(ConnectionFailedError, match=f"/: {re.escape(REFUSED)}$"):
         await websocket.connect(TARGET.url).__aenter__()
     assert len(network.connected_to) == 4000
     assert network.most_open == 1
@@ -137,23 +141,37 @@ async def test_all_that_are_silent_are_given_up_when_the_timeout_expires(autojum
 async def test_the_reasons_of_all_addresses_are_told_once_each() -> None:
     async def fail(address: str) -> None:
         await refuse(address) if address != TWO else None
-        raise OSError(101, "unreachable")
+        raise OSError(errno.ENETUNREACH, "no")
 
     Names([ONE, TWO, THREE])
     Sockets(fail)
     with pytest.raises(ConnectionFailedError) as caught:
         await websocket.connect(TARGET.url).__aenter__()
-    assert str(caught.value).endswith(": Connection refused; Network is unreachable")
+    assert str(caught.value).endswith(f": {REFUSED}; {error_text(errno.ENETUNREACH)}")
+
+
+async def test_errors_that_only_windows_has_are_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Python has them there, where strerror knows none of them.
+    monkeypatch.setattr(socket, "errorTab", {10061: "Connection refused."}, raising=False)
+
+    async def fail(_address: str) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(10061, "no")
+
+    Names([ONE])
+    Sockets(fail)
+    with pytest.raises(ConnectionFailedError, match=r"/: Connection refused$"):
+        await websocket.connect(TARGET.url).__aenter__()
 
 
 async def test_a_socket_that_cannot_be_made_is_a_failed_attempt() -> None:
     class NoSockets(Sockets):
         def socket(self, *_given: Any) -> trio.socket.SocketType:  # pyright: ignore[reportIncompatibleMethodOverride]
-            raise OSError(97, "no")
+            raise OSError(errno.EAFNOSUPPORT, "no")
 
     Names([ONE])
     NoSockets(accept)
-    with pytest.raises(ConnectionFailedError, match="Address family not supported"):
+    with pytest.raises(ConnectionFailedError, match=re.escape(error_text(errno.EAFNOSUPPORT))):
         await websocket.connect(TARGET.url).__aenter__()
 
 

@@ -48,12 +48,12 @@ def put(authority: trustme.CA, bundle: Path) -> None:
     """Replace the bundle, as systems do: the new file takes the name of the old one."""
     new = bundle.with_suffix(".new")
     authority.cert_pem.write_to_path(str(new))
-    new.rename(bundle)
+    new.replace(bundle)
 
 
 def touched(path: Path) -> None:
-    """Change the time of a change, which may otherwise be that of the one before."""
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    """Change the time of a change, which may otherwise be that of the one before. Not all systems count nanoseconds."""
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000_000))
 
 
 # The context ----------------------------------------------------------------------------------------------------------

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import fcntl
 import os
-import pty
 import select
 import struct
-import termios
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -55,8 +53,16 @@ def rows_on_screen(shown: str, columns: int) -> list[str]:
     return rows
 
 
+def open_terminal() -> tuple[int, int]:
+    """Open a pseudo-terminal; return both its sides. Where there are none, skip the test."""
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    ours, theirs = pty.openpty()
+    return ours, theirs
+
+
 def set_columns(fd: int, columns: int) -> None:
     """Say how many columns a pseudo-terminal has."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
 
@@ -93,7 +99,7 @@ class Terminal:
 @contextmanager
 def standard_terminal() -> Generator[Terminal]:
     """Put a pseudo-terminal in the place of standard input and output."""
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     saved = os.dup(0), os.dup(1)
     os.dup2(theirs, 0)
     os.dup2(theirs, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import ssl
 import sys
 from typing import TYPE_CHECKING
@@ -75,7 +77,7 @@ def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
         (["ws://h/", "--timeout", "forever"], "argument --timeout: must be a duration such as"),
         (["ws://h/", "--compress=x"], "argument --compress: invalid choice: 'x'"),
         (["ws://h/", "-k"], "--ca and --insecure need a wss:// URL"),
-        (["wss://h/", "--ca", "/no/such/file"], "--ca /no/such/file: No such file or directory"),
+        (["wss://h/", "--ca", "/no/such/file"], f"--ca /no/such/file: {os.strerror(errno.ENOENT)}"),
         (["wss://h/", "--ca", __file__], f"--ca {__file__}: no certificates in it"),
     ],
 )

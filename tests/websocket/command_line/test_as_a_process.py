@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 from tests.websocket._peers import LibraryServer, NodeServer
+from trio_csp_websocket.client.dial import error_text
 from trio_csp_websocket.command_line.program import main
 
 if TYPE_CHECKING:
@@ -121,10 +123,11 @@ def test_a_port_nobody_listens_on_is_told_in_one_line() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"ws://127.0.0.1:{unused.getsockname()[1]}/"
-        said = f"cannot connect to {url}: Connection refused; is the server running, and on this port?"
+        said = f"cannot connect to {url}: {error_text(errno.ECONNREFUSED)}; is the server running, and on this port?"
         assert finished(url) == (1, [], [f"python -m csp.websocket: {said}"])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process can only be killed here")
 def test_ctrl_c_in_a_pipe_closes_and_is_status_130(library: LibraryServer) -> None:
     with start(library.url("/echo")) as process:
         assert process.stdin is not None
@@ -140,10 +143,10 @@ def test_ctrl_c_in_a_pipe_closes_and_is_status_130(library: LibraryServer) -> No
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 def test_a_full_disk_at_the_end_is_status_1(library: LibraryServer) -> None:
-    with FULL.open("w") as full, start(library.url("/count/3"), stdout=full) as process:
+    with FULL.open("w", encoding="utf-8") as full, start(library.url("/count/3"), stdout=full) as process:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1
-    said = ["closed by the server with code 1000 (NORMAL)", "cannot write the output: No space left on device"]
+    said = ["closed by the server with code 1000 (NORMAL)", f"cannot write the output: {os.strerror(errno.ENOSPC)}"]
     assert sorted(err.splitlines()[1:]) == sorted(said)
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-import termios
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,6 +25,7 @@ from tests.websocket.command_line._terminal import (
     CTRL_D,
     Terminal,
     keyboard,
+    open_terminal,
     rows_on_screen,
     set_columns,
     standard_terminal,
@@ -108,7 +107,7 @@ def at_terminal(
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "TERM": term,
     }
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     set_columns(theirs, columns)
     command = [sys.executable, "-W", "error", *arguments]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
@@ -134,7 +133,7 @@ def test_a_person_at_a_terminal_types_and_sees(library: LibraryServer, state: Pa
         terminal.wait_for("closed with code 1000 (NORMAL)")
         assert process.wait(20) == 0
     assert "Traceback" not in terminal.shown
-    assert "/ping" in state.read_text()
+    assert "/ping" in state.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -248,9 +247,9 @@ def test_what_is_typed_is_kept_but_no_credentials_and_nothing_of_the_command(
     state.touch(0o644)
     lines = ["plain", " begins with a space", '{"token": "abc"}', "say url-secret", "say header-secret"]
     shown = typed_into_the_program(library, [*lines, "say query-secret"])
-    kept = [line for line in state.read_text().splitlines() if line.startswith("+")]
+    kept = [line for line in state.read_text(encoding="utf-8").splitlines() if line.startswith("+")]
     assert kept == ["+plain", "+/ping"]
-    assert "secret" not in state.read_text()
+    assert "secret" not in state.read_text(encoding="utf-8")
     assert state.stat().st_mode & 0o777 == 0o600
     assert "/echo?..." in shown
     assert "alice" not in shown
@@ -273,6 +272,7 @@ def test_a_history_that_is_a_link_is_told_in_a_line_and_not_followed(
 
 
 def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(library: LibraryServer) -> None:
+    termios = pytest.importorskip("termios", reason="this system has no pseudo-terminals")
     with at_terminal("-m", "csp.websocket", library.url("/echo")) as (terminal, process):
         before = termios.tcgetattr(terminal.fd)
         terminal.wait_for("Ctrl-D ends")

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     from tests.websocket._peers import LibraryServer
 
-pytestmark = pytest.mark.usefixtures("state")
+pytestmark = [
+    pytest.mark.usefixtures("state"),
+    pytest.mark.skipif(sys.platform == "win32", reason="it imitates Windows on other systems"),
+]
 
 CODE_PAGE = "cp850"  # of a console in western Europe
 CTRL_C, CTRL_Z = b"\x03", b"\x1a\r\n"
@@ -199,7 +202,6 @@ async def test_a_pipe_that_is_closed_ends_it_quietly_where_the_system_calls_it_a
     assert ("cannot write the output: Invalid argument" in capfd.readouterr().err) == (not there)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs a signal to play Ctrl-Break")
 def test_ctrl_break_ends_it_as_ctrl_c_does(library: LibraryServer) -> None:
     code = (
         "import runpy, signal; signal.SIGBREAK = signal.SIGUSR1; runpy.run_module('csp.websocket', run_name='__main__')"
@@ -217,7 +219,7 @@ def test_ctrl_break_ends_it_as_ctrl_c_does(library: LibraryServer) -> None:
         process.stdin.write("a\n")
         process.stdin.flush()
         assert process.stdout.readline() == "a\n"
-        process.send_signal(signal.SIGUSR1)
+        process.send_signal(getattr(signal, "SIGUSR1"))  # noqa: B009  # Windows has none
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "closed with code 1000 (NORMAL)"

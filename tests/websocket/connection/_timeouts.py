@@ -23,7 +23,7 @@ class PongingServer(Server):
         known = len(self.frames)
         super().take_in()
         for one in self.frames[known:]:
-            if one.opcode == PING and not self.closed:
+            if one.opcode == PING and not (self.closed or self.closes):
                 self.send(frame(PONG, one.payload))
 
 

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream
 
 from tests.websocket.transport._pairs import over_memory
+from trio_csp_websocket.transport.base import SLICE_BYTES
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
@@ -81,9 +82,6 @@ async def test_a_last_frame_that_is_stuck_is_given_up_after_a_few_passes_of_the_
     nursery.cancel_scope.cancel()
 
 
-KIB = 1024
-
-
 def bytes_sent(transport: Transport) -> int:
     return transport.bytes_sent
 
@@ -93,9 +91,9 @@ def bytes_sent(transport: Transport) -> int:
     [
         (0, []),
         (1, [1]),
-        (256 * KIB, [256 * KIB]),
-        (256 * KIB + 1, [256 * KIB, 1]),
-        (1000 * KIB, [256 * KIB, 256 * KIB, 256 * KIB, 232 * KIB]),
+        (SLICE_BYTES, [SLICE_BYTES]),
+        (SLICE_BYTES + 1, [SLICE_BYTES, 1]),
+        (3 * SLICE_BYTES + 1000, [SLICE_BYTES, SLICE_BYTES, SLICE_BYTES, 1000]),
     ],
 )
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -132,10 +130,10 @@ async def test_a_stream_that_breaks_in_the_middle_has_sent_the_pieces_before() -
             raise trio.BrokenResourceError("gone")
 
     stream.outgoing.send_all_hook = take
-    data = bytearray(1000 * KIB)
+    data = bytearray(4 * SLICE_BYTES)
     with pytest.raises(trio.BrokenResourceError):
         await transport.send_all(data)
-    assert transport.bytes_sent == 512 * KIB
+    assert transport.bytes_sent == 2 * SLICE_BYTES
     data.clear()  # no view of it is left
 
 

@@ -125,10 +125,11 @@ def interrupting(target: object, name: str, monkeypatch: pytest.MonkeyPatch, *, 
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         left[0] -= 1
-        if not after and left[0] == 0:
+        last = left[0] == 0  # it may call itself
+        if last and not after:
             signal.raise_signal(signal.SIGINT)
         result = original(*args, **kwargs)
-        if after and left[0] == 0:
+        if last and after:
             signal.raise_signal(signal.SIGINT)
         return result
 

@@ -408,10 +408,15 @@ async def test_a_reset_in_the_tls_handshake_is_a_failed_connection() -> None:
         peer.reset()
 
     async with raw_server(server) as url:
-        with pytest.raises(ConnectionFailedError, match="TLS failed: Connection reset by peer") as caught:
+        with pytest.raises(ConnectionFailedError, match="TLS failed: ") as caught:
             async with websocket.connect(url.replace("ws:", "wss:")):
                 pytest.fail("connected")
     assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
+    cause = caught.value.__cause__
+    assert cause is not None
+    reset = cause.__cause__
+    assert isinstance(reset, ConnectionResetError)
+    assert str(caught.value).endswith(f"TLS failed: {reset.strerror}")
 
 
 # Whom the certificate is for ------------------------------------------------------------------------------------------
