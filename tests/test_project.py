@@ -138,6 +138,25 @@ def test_ci_installs_extras_that_exist() -> None:
     assert extras <= set(EXTRAS)
 
 
+@whole_project
+def test_the_workflow_has_every_python_and_runs_steps_and_extras_that_exist() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^ +python: \[(.+)\]$", workflow, re.MULTILINE)
+    pythons = re.findall(r'"([\d.]+)"', listed)
+    assert pythons == re.findall(r"python(3\.\d+)", *re.findall(r"^    for python in (.+); do$", script, re.MULTILINE))
+    named: set[str] = set(
+        re.findall(r"Programming Language :: Python :: (3\.\d+)", str(PROJECT["project"]["classifiers"]))
+    )
+    assert named
+    assert named <= set(pythons)
+    asked = [step for steps in re.findall(r"steps: ([\w ]+)", workflow) for step in steps.split()]
+    # Each Python has a job of its own.
+    assert {*asked, "python314", "pythons"} == set(re.findall(r"^run_(\w+)\(\)", script, re.MULTILINE))
+    assert len(asked) == len(set(asked))
+    assert set(re.findall(r"'\.\[(\w+)\]'", workflow)) == {"test"} <= set(EXTRAS)
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     found = re.search(r"^## (\S+) \((unreleased|\d{4}-\d\d-\d\d)\)$", text, re.MULTILINE)

@@ -47,6 +47,23 @@ def test_ci_runs_the_test_command_as_printed() -> None:
     assert test_command in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the site is in the checkout only")
+def test_the_commands_for_windows_are_those_of_the_readme() -> None:
+    page = (ROOT / "docs" / "reference" / "platforms.md").read_text(encoding="utf-8")
+    blocks = [
+        block for block in re.findall(r"^```powershell\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "venv" in block
+    ]
+    here = [re.sub(r"^(py|\.venv\\Scripts\\python) ", "", line) for block in blocks for line in block.splitlines()]
+    there = [
+        re.sub(r"^(python3|\.venv/bin/python) ", "", command)
+        for block in code_blocks("sh")
+        if "venv" in block
+        for command in block.strip().split(" && ")
+    ]
+    assert len(there) > 4
+    assert [line.replace("\\", "/") for line in here] == there
+
+
 def test_no_link_of_the_readme_is_relative() -> None:
     assert len(links(README)) > 20
     assert [link for link in links(README) if not link.startswith(("https://", "#"))] == []

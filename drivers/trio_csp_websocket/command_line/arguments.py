@@ -46,9 +46,10 @@ digits. What concerns the connection goes to standard error.
 On a terminal a message begins with "< ", and its further lines with spaces;
 characters that would control it, or not be seen, are shown as \\u001b.
 What is typed at a prompt is kept for the next time, readable for you only, in
-~/.local/state/trio-csp/websocket_history (or below $XDG_STATE_HOME). Lines
-that begin with a space or look like credentials are not, nor are those with a
-secret of the command line. Not every secret looks like one: --no-history.
+~/.local/state/trio-csp/websocket_history (or below $XDG_STATE_HOME, and on
+Windows %%LOCALAPPDATA%%). Lines that begin with a space or look like credentials
+are not, nor are those with a secret of the command line. Not every secret looks
+like one: --no-history.
 The server has two seconds to answer a close.
 A DURATION is written 300ms, 10s or 1m30s.
 Other users of this machine may see the command line, and credentials in it.

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from trio_csp_websocket.command_line.streams import WINDOWS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -30,11 +32,15 @@ _set_mode: Callable[[int, int], object] = getattr(os, "fchmod", lambda _fd, _mod
 
 
 def history_file() -> Path | None:
-    """Return where the XDG Base Directory Specification puts the state of a user's programs; None without a home."""
+    """Return where the state of a user's programs lies; None without a home.
+
+    That is where the XDG Base Directory Specification says, and on Windows the user's local application data.
+    """
+    variable, usual = ("LOCALAPPDATA", "AppData/Local") if WINDOWS else ("XDG_STATE_HOME", ".local/state")
     # The specification has relative paths ignored.
     with contextlib.suppress(RuntimeError):
-        state = Path(os.environ.get("XDG_STATE_HOME", ""))
-        return (state if state.is_absolute() else Path.home() / ".local" / "state") / "trio-csp" / "websocket_history"
+        state = Path(os.environ.get(variable, ""))
+        return (state if state.is_absolute() else Path.home() / usual) / "trio-csp" / "websocket_history"
     return None
 
 
@@ -123,12 +129,9 @@ def _append(path: Path, entry: str) -> None:
 
 def _open(path: Path, flags: int) -> int:
     """Open a file that is the user's own, and make it readable for nobody else."""
-    try:
-        fd = os.open(path, flags | _SAFE_FLAGS, _FILE_MODE)
-    except OSError as error:
-        if path.is_symlink():
-            raise OSError(error.errno, "it is a symbolic link") from None
-        raise
+    if path.is_symlink():  # told in words; O_NOFOLLOW is for one that comes now
+        raise OSError(None, "it is a symbolic link")
+    fd = os.open(path, flags | _SAFE_FLAGS, _FILE_MODE)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(None, "it is not a regular file")

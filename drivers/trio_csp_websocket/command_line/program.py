@@ -22,7 +22,14 @@ from trio_csp_websocket.command_line.history import given_secrets, history_file,
 from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped, on_screen
 from trio_csp_websocket.command_line.prompt import prompt
 from trio_csp_websocket.command_line.session import Session, Stop
-from trio_csp_websocket.command_line.streams import read_lines, screen_columns, streams
+from trio_csp_websocket.command_line.streams import (
+    is_console,
+    is_typed,
+    read_lines,
+    screen_columns,
+    streams,
+    write_text,
+)
 from trio_csp_websocket.protocol.messages import Message
 from trio_csp_websocket.protocol.secrets import Secrets
 from trio_csp_websocket.testing.memory import websocket_server
@@ -40,6 +47,10 @@ ADVICE = (
     (socket.gaierror, "; is the host name right?"),
     (ssl.SSLCertVerificationError, "; --ca FILE trusts its authority, --insecure trusts anybody"),
 )
+# Ctrl-C, and on Windows Ctrl-Break.
+INTERRUPTS = frozenset({signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGINT)})
+# How long Trio may take to hear of a signal, once it has ended the read of a console.
+SIGNAL_SECONDS = 0.5
 # X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH: the certificate is that of another server.
 MISMATCHES = (62, 64)
 
@@ -54,23 +65,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def run(parsed: argparse.Namespace) -> int:
     """Connect, carry the session through, and return the exit status."""
-    interactive = os.isatty(0) and os.isatty(1)
+    terminal = screen_columns(1) is not None
+    interactive = terminal and is_typed(0)
     if interactive and (parsed.delay or parsed.after_first):
         say("--delay and --after-first are for input from a pipe or a file, and not for what is typed")
         return 2
-    form = Format(json=parsed.json, terminal=os.isatty(1))
+    form = Format(json=parsed.json, terminal=terminal)
     stops = csp.Channel[Stop](math.inf)
-    interrupted = 0
+    interrupted, signalled = 0, trio.Event()
 
     async def receive_signals(*, task_status: trio.TaskStatus[None]) -> None:
         nonlocal interrupted
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(*INTERRUPTS, signal.SIGTERM) as signals:
             task_status.started()
             async for number in signals:
                 if interrupted:
                     scope.cancel()
-                interrupted = 128 + number
-                await stops.send(Stop(0 if interactive and number == signal.SIGINT else interrupted))
+                signalled.set()
+                interrupted = 128 + (signal.SIGINT if number in INTERRUPTS else number)
+                await stops.send(Stop(0 if interactive and number in INTERRUPTS else interrupted))
 
     with trio.CancelScope() as scope:
         async with csp.BackgroundNursery() as nursery, contextlib.AsyncExitStack() as stack:
@@ -93,7 +106,7 @@ async def run(parsed: argparse.Namespace) -> int:
             lines = csp.Channel[str | None](math.inf if interactive else 0)
             show = await open_prompt(stack, lines, parsed) if interactive else None
             if show is None:
-                nursery.start_soon(read_input, lines, stops)
+                nursery.start_soon(read_input, lines, stops, signalled)
             session = Session(
                 r.value,
                 lines,
@@ -140,8 +153,10 @@ async def open_prompt(
     if os.environ.get("TERM") != "dumb":
         try:
             return await stack.enter_async_context(prompt(lines, kept_history(parsed)))
-        except ImportError:
-            say("for line editing, history and colours: pip install 'trio-csp[cli]'")
+        except ImportError as error:
+            missing = (error.name or "").partition(".")[0]
+            hint = "pip install 'trio-csp[cli]'" if missing == "prompt_toolkit" else f"this Python has no {missing}"
+            say(f"for line editing, history and colours: {hint}")
     return None
 
 
@@ -157,10 +172,14 @@ def kept_history(parsed: argparse.Namespace) -> History | None:
         return None
 
 
-async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop]) -> None:
+async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop], signalled: trio.Event) -> None:
     """Send the lines of standard input, and None at its end."""
     try:
         await read_lines(0, lines.send)
+        if is_console(0):  # there a signal looks like the end as well
+            with trio.move_on_after(SIGNAL_SECONDS):
+                await signalled.wait()
+                return
         await lines.send(None)
     except (InvalidError, OSError) as error:
         said = error.strerror if isinstance(error, OSError) else error
@@ -170,7 +189,8 @@ async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop]) -
 def say(text: str) -> None:
     """Print something about the program on standard error."""
     line, columns = f"{program_name()}: {escaped(text)}", screen_columns(2)
-    print(line if columns is None else on_screen("", line, columns), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        write_text(2, f"{line if columns is None else on_screen('', line, columns)}\n")
 
 
 def secrets(parsed: argparse.Namespace) -> Secrets:

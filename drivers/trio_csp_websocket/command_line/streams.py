@@ -1,15 +1,21 @@
 """The standard streams: lines read from one descriptor, and written to others.
 
-Descriptors are read and written in threads by `os.read` and `os.write`: a thread that is abandoned in the middle of one
-holds no lock of ``sys.stdin`` or ``sys.stdout`` for which the interpreter would wait at its end.
+Descriptors are read and written in threads, through files without a buffer: a thread that is abandoned in the middle of
+one holds no lock of ``sys.stdin`` or ``sys.stdout`` for which the interpreter would wait at its end.
+
+For a console of Windows, `open` returns another kind of file, which reads and writes UTF-8; `os.read` and `os.write`
+would give and take bytes of the console's code page.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import select
+import sys
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -22,17 +28,36 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES = 16 * 1024 * 1024
 # Of a terminal that does not know its own size.
 _USUAL_COLUMNS = 80
+_BLOCK_BYTES = 1 << 16
+
+WINDOWS = sys.platform == "win32"
+
+
+def is_console(fd: int) -> bool:
+    """Whether a descriptor reads from a console of Windows: `os.isatty` says that it does of ``NUL`` too.
+
+    With PYTHONLEGACYWINDOWSSTDIO set, none does: what is read then has the console's code page.
+    """
+    return WINDOWS and not isinstance(_opened(fd, "rb"), io.FileIO)
+
+
+def is_typed(fd: int) -> bool:
+    """Whether a descriptor reads what somebody types at a terminal."""
+    return os.isatty(fd) and (is_console(fd) or not WINDOWS)
 
 
 async def read_lines(fd: int, take: Callable[[str], Awaitable[None]]) -> None:
     """Hand each line of a descriptor, without its line break, to ``take``; read on when that returns.
 
+    On a console of Windows, Ctrl-Z at the beginning of a line is the end, and so is Ctrl-C.
+
     Raises:
         InvalidError: a line is not UTF-8, or longer than `MAX_LINE_BYTES`; those before it were handed over.
         OSError: reading failed.
     """
+    file = _opened(fd, "rb")
     number, rest = 0, bytearray()
-    while block := await trio.to_thread.run_sync(_read, fd, abandon_on_cancel=True):
+    while block := await trio.to_thread.run_sync(_read, file, abandon_on_cancel=True):
         rest += block
         if b"\n" in block:
             *lines, rest = rest.split(b"\n")
@@ -45,20 +70,31 @@ async def read_lines(fd: int, take: Callable[[str], Awaitable[None]]) -> None:
         await take(_decoded(rest, number + 1))
 
 
-def _read(fd: int) -> bytes:
-    while True:
-        try:
-            return os.read(fd, 1 << 16)
-        except BlockingIOError:  # the parent process left it non-blocking, and may need it so
-            select.select([fd], [], [])
+def _opened(fd: int, mode: Literal["rb", "wb"]) -> io.RawIOBase:
+    return open(fd, mode, buffering=0, closefd=False)
 
 
-def _write(fd: int, data: memoryview) -> None:
+def _read(file: io.RawIOBase) -> bytes:
+    # None: the parent process left it non-blocking, and may need it so.
+    while (block := file.read(_BLOCK_BYTES)) is None:
+        select.select([file], [], [])
+    return block
+
+
+def write_text(fd: int, text: str) -> None:
+    """Write a text to a descriptor, as UTF-8, whatever the locale; return when it is written. Raises OSError."""
+    file, data = _opened(fd, "wb"), memoryview(text.encode())
     while data:
         try:
-            data = data[os.write(fd, data) :]
-        except BlockingIOError:
-            select.select([], [fd], [])
+            written = file.write(data)
+        except OSError as error:
+            if WINDOWS and error.errno == errno.EINVAL:  # what Windows says of a pipe whose other end is closed
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
+            raise
+        if written is None:
+            select.select([], [file], [])
+        else:
+            data = data[written:]
 
 
 def _decoded(line: bytearray, number: int) -> str:
@@ -96,7 +132,7 @@ def streams(*, out: int = 1, err: int = 2, interactive: bool = False) -> Show:
             texts = [
                 line.text if columns is None else on_screen(MARKS[line.kind], line.text, columns) for line in group
             ]
-            _write(fd, memoryview("".join(f"{text}\n" for text in texts).encode()))
+            write_text(fd, "".join(f"{text}\n" for text in texts))
 
     async def show(lines: Iterable[Line]) -> None:
         await trio.to_thread.run_sync(write, lines, abandon_on_cancel=True)

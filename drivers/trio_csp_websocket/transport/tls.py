@@ -80,7 +80,7 @@ class TlsTransport(Transport):
         """Carry out the handshake, and verify the server's certificate.
 
         Raises:
-            trio.BrokenResourceError: it failed; the cause is an `ssl.SSLError` if TLS failed, and not the network.
+            trio.BrokenResourceError: it failed; the cause is an `OSError` if TLS failed, and not the network.
         """
         while True:
             try:
@@ -88,7 +88,7 @@ class TlsTransport(Transport):
             except ssl.SSLWantReadError:
                 await self._inner.send_all(self._outgoing.read())
                 self._feed(await self._inner.receive_some(_RECORD_BYTES))
-            except ssl.SSLError as error:
+            except OSError as error:  # of TLS, or of a context that has the system verify
                 await self._inner.send_last(self._outgoing.read())
                 raise _broken(error) from error
             else:
@@ -296,12 +296,13 @@ class TlsTransport(Transport):
             await self._inner.send_all(ciphertext)
 
 
-def _broken(error: ssl.SSLError) -> trio.BrokenResourceError:
+def _broken(error: OSError) -> trio.BrokenResourceError:
     return trio.BrokenResourceError(reason_of(error))
 
 
-def reason_of(error: ssl.SSLError) -> str:
-    """Return in words what went wrong in TLS."""
+def reason_of(error: OSError) -> str:
+    """Return in words what went wrong in TLS. An error that is not OpenSSL's may lack some of the attributes of one."""
+    said = error.strerror or ", ".join(map(str, error.args))
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {error.verify_message}"
-    return error.reason or str(error)
+        return f"the certificate is not trusted: {getattr(error, 'verify_message', said)}"
+    return getattr(error, "reason", None) or said

@@ -99,6 +99,23 @@ def test_the_installed_command_is_the_same_program(library: LibraryServer) -> No
     assert wrong.stderr.endswith("csp-websocket: error: give either a URL or --demo\n")
 
 
+def test_in_a_pipe_nothing_is_needed_that_only_unix_has(library: LibraryServer) -> None:
+    unix = ["fcntl", "grp", "pty", "pwd", "readline", "resource", "termios", "tty"]
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({unix})); "
+    code += "runpy.run_module('csp.websocket', run_name='__main__')"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, "--count=1", library.url("/echo")],
+        input="grüße\n",
+        capture_output=True,
+        encoding="utf-8",
+        timeout=30,
+        check=False,
+        env=environment(),
+    )
+    said = f"connected to {library.url('/echo')}\nclosed with code 1000 (NORMAL)\n"
+    assert (result.returncode, result.stdout, result.stderr) == (0, "grüße\n", said)
+
+
 def test_a_port_nobody_listens_on_is_told_in_one_line() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

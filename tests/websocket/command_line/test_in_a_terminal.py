@@ -162,6 +162,20 @@ def test_no_escape_sequence_of_the_server_reaches_the_terminal(library: LibraryS
         assert sequence not in terminal.shown
 
 
+def test_without_termios_lines_are_plain(library: LibraryServer) -> None:
+    code = "import runpy, sys; sys.modules['termios'] = sys.modules['tty'] = sys.modules['readline'] = None; "
+    code += "runpy.run_module('csp.websocket', run_name='__main__')"
+    with at_terminal("-c", code, library.url("/echo"), columns=200) as (terminal, process):
+        terminal.wait_for("for line editing, history and colours: this Python has no termios")
+        terminal.wait_for("Ctrl-D ends")
+        terminal.type("grüße\n")
+        terminal.wait_for("< grüße")
+        terminal.type(CTRL_D)
+        terminal.wait_for("closed with code 1000 (NORMAL)")
+        assert process.wait(20) == 0
+    assert "Traceback" not in terminal.shown
+
+
 FORGED = ("closed with code 1000 (NORMAL)", "- closed with code 1000 (NORMAL)", "! forged", "> forged", "< forged")
 
 

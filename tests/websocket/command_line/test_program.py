@@ -216,6 +216,16 @@ async def test_a_signal_closes_and_a_second_does_not_wait() -> None:
         assert await run_program(URL, "--wait", "forever") == 130
 
 
+async def test_what_is_said_goes_nowhere_else_where_standard_error_is_closed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    async with testing.websocket_server(lambda connection: connection.reject(404)):
+        assert await run_program(URL) == 1
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
 def test_streams_that_are_closed_are_no_files_to_be_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
     real_open = os.open

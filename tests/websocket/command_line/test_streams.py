@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import csp
-from tests.websocket.command_line._terminal import open_terminal, set_columns
+from tests.websocket.command_line._terminal import Terminal, open_terminal, set_columns
 from trio_csp_websocket.command_line.lines import Line
 from trio_csp_websocket.command_line.streams import MAX_LINE_BYTES, read_lines, streams
 
@@ -87,7 +87,9 @@ async def test_on_a_terminal_lines_are_marked_and_stay_inside_it(columns: int, w
         for mark, letter in (("< ", "é"), ("! ", "e"))
     }
     expected = {"out": [rows["< "]], "err": ["- n", "> s", rows["! "]], "both": ["- n", rows["< "], rows["! "]]}
-    assert os.read(ours, 9999).decode() == "".join(f"{row}\r\n" for row in expected[which])
+    terminal, text = Terminal(ours), "".join(f"{row}\r\n" for row in expected[which])
+    terminal.wait_for(text)  # a terminal may hand it on in parts
+    assert terminal.shown == text
     for fd in (*out, *err, ours, theirs):
         os.close(fd)
 

@@ -894,9 +894,12 @@ def alert(reason: str | None) -> ssl.SSLError:
         (distrust("certificate has expired"), "the certificate is not trusted: certificate has expired"),
         (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "TLSV13_ALERT_CERTIFICATE_REQUIRED"),
         (alert(None), "[SSL] something of TLS"),
+        (ssl.SSLError("no reason"), "no reason"),
+        (ssl.SSLCertVerificationError("no chain"), "the certificate is not trusted: no chain"),
+        (OSError(2148098052, "no signature"), "no signature"),
     ],
 )
-def test_tls_says_why_in_words(error: ssl.SSLError, reason: str) -> None:
+def test_tls_says_why_in_words(error: OSError, reason: str) -> None:
     assert reason_of(error) == reason
 
 

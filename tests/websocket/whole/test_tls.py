@@ -124,6 +124,52 @@ async def test_an_untrusted_certificate_is_refused(server_tls: ssl.SSLContext) -
         await fails_to_connect(url, ssl.create_default_context(), "not trusted")
 
 
+def verifying_itself(error: OSError) -> ssl.SSLContext:
+    """Return a context that does not ask OpenSSL whom to trust, as that of truststore on macOS and Windows."""
+
+    class Verified(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            certificate = self.getpeercert(binary_form=True)
+            assert certificate is not None
+            extensions = x509.load_der_x509_certificate(certificate).extensions
+            names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            if self.server_hostname not in names.get_values_for_type(x509.DNSName):
+                raise error
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.sslobject_class = Verified
+    return context
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ssl.SSLCertVerificationError("the system does not trust it"),
+        OSError(2148204809, "the system does not trust it"),
+    ],
+)
+async def test_a_context_that_verifies_by_itself_is_heard(authority: trustme.CA, error: OSError) -> None:
+    async def trusted(peer: Peer) -> None:
+        await peer.accept()
+        await frames_until_close(peer)
+
+    async def untrusted(peer: Peer) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            assert await peer.stream.receive_some() == b""
+
+    context = verifying_itself(error)
+    server_tls = context_for(authority, "localhost")
+    async with (
+        raw_server(trusted, tls=server_tls) as url,
+        websocket.connect(url.replace("127.0.0.1", "localhost"), ssl_context=context),
+    ):
+        pass
+    async with raw_server(untrusted, tls=server_tls) as url:
+        await fails_to_connect(url, context, "the system does not trust it")
+
+
 async def test_a_certificate_for_another_host_is_refused(authority: trustme.CA, trusting: ssl.SSLContext) -> None:
     async def server(peer: Peer) -> None:
         with contextlib.suppress(trio.BrokenResourceError):
