@@ -389,14 +389,14 @@ def broken_by(cause: BaseException) -> ChannelBrokenError:
     return error
 
 
-def broken_by_block(name: str, error: BaseException) -> ChannelBrokenError:
+def broken_by_block(name: str, error: BaseException | None) -> ChannelBrokenError:
     """Return the cause of a source that ends too early, because the block that it depends on failed or was cancelled.
 
     Args:
         name: the function that made the block.
-        error: what ended it.
+        error: what ended it; None if it ended in a scope that is cancelled.
     """
-    failure = without_cancelled(error)
+    failure = None if error is None else without_cancelled(error)
     how = "was cancelled" if failure is None else f"failed: {brief(failure)}"
     broken = ChannelBrokenError(
         f"the values ended too early: the block of csp.{name} {how}", details={"block": f"csp.{name}"}

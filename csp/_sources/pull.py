@@ -124,8 +124,8 @@ class PullSource(Source[T_co]):
         # The task is not cancelled but ends by itself, so that it can clean up.
         self._left = True
         self._ending = True
-        if exc is not None and self._broken is None:
-            self._broken = broken_by_block(self._name, exc)
+        if self._broken is None:
+            self._broken = ended_early(self._name, exc)
         self._resume()
         if self._calling:
             self._scope.cancel()
@@ -204,12 +204,19 @@ class PullSource(Source[T_co]):
     @enable_ki_protection
     def _end(self, cause: BaseException | None) -> None:
         """Close the source, unless it is closed; what is held stays receivable."""
-        if not self._closed:
-            self._held.extend(self._unfinished())
+        try:
+            if not self._closed:
+                self._held.extend(self._unfinished())
+        except BaseException as error:
+            cause = error
+            raise
+        finally:
             self._close(cause)
-        self.wake()
+            self.wake()
 
     def _close(self, cause: BaseException | None) -> None:
+        if self._closed:
+            return
         self._closed = True
         self._cause = cause
         self._ending = True
@@ -288,6 +295,21 @@ def named(source: SourceT, name: str, *, ends: tuple[type[Exception], ...] = _EN
     source._name = name
     source._ends = ends
     return source
+
+
+def ended_early(name: str, exc: BaseException | None) -> ChannelBrokenError | None:
+    """Return the cause of a source whose block ends before the values do; None if the block is left normally.
+
+    A block that ends without an exception, in a scope that is cancelled, was cancelled too: whether its task has been
+    told by then depends on what the task was doing.
+
+    Args:
+        name: the function that made the block.
+        exc: what the block raised, or None.
+    """
+    if exc is None and trio.current_effective_deadline() > trio.current_time():
+        return None
+    return broken_by_block(name, exc)
 
 
 def _not_cancelled(_raise_cancel: object) -> Abort:
