@@ -150,7 +150,7 @@ class Watched:
     def __init__(self, name: str, nursery: trio.Nursery, receive: Callable[[csp.Source[Any]], Awaitable[None]] | None):
         made = BLOCKS[name]()
         self.end = made.end
-        self.name = f"csp.{name.split(',')[0]}"
+        self.name = f"csp.{name.split(',', maxsplit=1)[0]}"
         self.finished = trio.Event()
         self._block = made.block
         self._nursery = nursery
@@ -369,7 +369,7 @@ async def test_a_block_in_an_async_generator_that_is_closed_breaks_what_it_gives
 @blocks
 async def test_a_block_is_entered_once(name: str) -> None:
     made = BLOCKS[name]()
-    text = f"^this {name.split(',')[0]} was used before; make another one$"
+    text = f"^this {name.split(',', maxsplit=1)[0]} was used before; make another one$"
     async with made.block:
         with pytest.raises(NoContextError, match=text):
             await made.block.__aenter__()

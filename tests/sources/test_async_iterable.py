@@ -281,7 +281,9 @@ async def test_of_a_group_that_a_generator_raises_when_it_is_cancelled_the_cause
     assert [str(error) for error in source.cause.exceptions] == ["'cleaning up'"]
 
 
-async def test_what_a_generator_raises_when_it_is_cancelled_is_told_to_who_receives_though_the_body_is_shielded() -> None:
+async def test_what_a_generator_raises_when_it_is_cancelled_is_told_to_who_receives_though_the_body_is_shielded() -> (
+    None
+):
     async def numbers() -> AsyncGenerator[int]:
         try:
             yield 1

@@ -250,10 +250,9 @@ async def test_once_its_block_is_left_nothing_is_taken_from_a_memory_channel() -
         with csp.Selector(source.case_receive()) as selector:
             received.extend([(r.value, r.ok) async for r in selector])
 
-    async with trio.open_nursery() as nursery:
-        async with csp.from_receive_channel(receiver) as source:
-            await wait_all_tasks_blocked()
-            for way in (receive, select, poll, select_by_selector) * 5:  # some run before the task of the block
-                nursery.start_soon(way, source)
+    async with trio.open_nursery() as nursery, csp.from_receive_channel(receiver) as source:
+        await wait_all_tasks_blocked()
+        for way in (receive, select, poll, select_by_selector) * 5:  # some run before the task of the block
+            nursery.start_soon(way, source)
     assert received == [ENDED] * 20
     assert receiver.statistics().current_buffer_used == 3
