@@ -317,12 +317,16 @@ async def test_a_shielded_body_that_ends_when_its_block_was_cancelled_does_not_e
 async def test_a_shielded_body_that_fails_in_a_cancelled_block_breaks_what_it_gives(name: str, receive: Any) -> None:
     async with trio.open_nursery() as nursery:
         watched = Watched(name, nursery, receive)
-        with trio.CancelScope() as scope, pytest.raises(KeyError, match="mine"):
+
+        async def block(scope: trio.CancelScope) -> None:
             async with watched:
                 scope.cancel()
                 with trio.CancelScope(shield=True):
                     await wait_all_tasks_blocked()
                 raise KeyError("mine")
+
+        with trio.CancelScope() as scope, pytest.raises(KeyError, match="mine"):
+            await block(scope)
         assert isinstance(await watched.cause(), ChannelBrokenError)
 
 
@@ -337,12 +341,16 @@ async def test_a_cancellation_beside_a_failure_is_not_told(name: str, receive: A
 
     async with trio.open_nursery() as nursery:
         watched = Watched(name, nursery, receive)
-        with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:
+
+        async def block(scope: trio.CancelScope) -> None:
             async with watched, trio.open_nursery() as inner:
                 inner.start_soon(fail_when_cancelled)
                 inner.start_soon(trio.sleep_forever)
                 await wait_all_tasks_blocked()
                 scope.cancel()
+
+        with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:
+            await block(scope)
         assert caught.value.subgroup(KeyError) is not None
         # Its task may have been told of the cancellation first.
         cause = await watched.cause()
@@ -403,11 +411,15 @@ async def test_a_cause_that_came_before_stays(name: str) -> None:
     error = KeyError("the source's")
     async with trio.open_nursery() as nursery:
         watched = Watched(name, nursery, by_receive)
-        with pytest.raises(ValueError, match="mine"):
+
+        async def block() -> None:
             async with watched:
                 watched.end(error)
                 await watched.finished.wait()
                 raise ValueError("mine")
+
+        with pytest.raises(ValueError, match="mine"):
+            await block()
         cause = await watched.cause()
     assert cause is not None
     # Through an iteration or Trio's interface, it comes as what that raises.
@@ -483,13 +495,18 @@ async def test_what_a_source_raises_is_the_cause_and_comes_out_of_the_block(name
         "broadcast": lambda: csp.broadcast(raising),
     }[name]
     channel: Any = None
-    with pytest.raises(type(error)) as caught:
+
+    async def block() -> None:
+        nonlocal channel
         async with make() as given:
             channel = given.subscribe(1, overflow="wait") if isinstance(given, csp.Broadcast) else given
             await wait_all_tasks_blocked()
             raising.wake()  # nothing has come yet
             raising.fail()
             await trio.sleep_forever()
+
+    with pytest.raises(type(error)) as caught:
+        await block()
     assert caught.value is error
     assert channel.receive_nowait() == ENDED
     assert channel.cause is error

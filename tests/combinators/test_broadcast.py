@@ -238,14 +238,18 @@ async def test_after_the_end_the_last_values_are_replayed_and_then_comes_the_cau
 
 async def test_after_a_block_that_failed_new_subscribers_are_told_too() -> None:
     source = csp.Channel[int](10)
-    values: csp.Broadcast[int] | None = None
-    with pytest.raises(KeyError):
+    entered: list[csp.Broadcast[int]] = []
+
+    async def block() -> None:
         async with csp.broadcast(source, replay=1) as values:
+            entered.append(values)
             values.subscribe(10, overflow="wait")
             await send(source, 1)
             raise KeyError("mine")
-    assert values is not None
-    late = values.subscribe(1, overflow="wait")
+
+    with pytest.raises(KeyError, match="mine"):
+        await block()
+    late = entered[0].subscribe(1, overflow="wait")
     assert held(late) == [1]
     assert isinstance(late.cause, csp.errors.ChannelBrokenError)
 
@@ -290,10 +294,15 @@ async def test_a_subscription_whose_block_fails_while_it_is_waited_for_holds_up_
     source = csp.Channel[int](10)
     async with csp.broadcast(source) as values:
         other = values.subscribe(10, overflow="wait")
-        for _ in range(3):
-            with pytest.raises(KeyError), values.subscribe(1, overflow="wait"):
+
+        async def subscribe() -> None:
+            with values.subscribe(1, overflow="wait"):
                 await send(source, 1, 2, 3)
                 raise KeyError("mine")
+
+        for _ in range(3):
+            with pytest.raises(KeyError, match="mine"):
+                await subscribe()
         await wait_all_tasks_blocked()
         assert held(other) == [1, 2, 3] * 3
 

@@ -381,7 +381,7 @@ async def test_a_call_that_ends_in_spite_of_its_cancellation_gives_its_result_if
         assert results.cause is error
 
 
-class Falsy(Exception):
+class FalsyError(Exception):
     """An exception that a truth test takes for none."""
 
     def __len__(self) -> int:
@@ -390,11 +390,11 @@ class Falsy(Exception):
 
 async def test_an_exception_that_is_false_is_the_cause() -> None:
     async def work(_value: int) -> int:
-        raise Falsy
+        raise FalsyError
 
     async with csp.pipeline(numbers(1), work, workers=2) as results:
         assert await results.receive() == ENDED
-        assert isinstance(results.cause, Falsy)
+        assert isinstance(results.cause, FalsyError)
 
 
 class Breaking(csp.Source[int]):
@@ -453,21 +453,29 @@ async def fail_when_cancelled(value: int) -> int:
 
 
 async def test_what_calls_raise_when_the_block_is_left_comes_out_of_it() -> None:
-    results: csp.Source[int] | None = None
-    with pytest.raises(ValueError, match="cleaning up 1") as caught:
+    entered: list[csp.Source[int]] = []
+
+    async def block() -> None:
         async with csp.pipeline(numbers(1), fail_when_cancelled, workers=2) as results:
+            entered.append(results)
             await wait_all_tasks_blocked()
-    assert results is not None
+
+    with pytest.raises(ValueError, match="cleaning up 1") as caught:
+        await block()
+    [results] = entered
     assert await results.receive() == ENDED
     assert results.cause is caught.value
 
 
 async def test_what_calls_raise_when_the_block_is_cancelled_comes_out_of_it() -> None:
-    with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:
+    async def block(scope: trio.CancelScope) -> None:
         async with csp.pipeline(numbers(1, 2), fail_when_cancelled, workers=2):
             await wait_all_tasks_blocked()
             scope.cancel()
             await trio.sleep_forever()
+
+    with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:
+        await block(scope)
     assert sorted(str(error) for error in caught.value.exceptions) == ["cleaning up 1", "cleaning up 2"]
 
 
@@ -475,12 +483,15 @@ async def test_what_calls_raise_when_the_receiver_closes_the_results_comes_out_o
     async def work(value: int) -> int:
         return value if value == 0 else await fail_when_cancelled(value)
 
-    with pytest.raises(ValueError, match="cleaning up 1"):
+    async def block() -> None:
         async with csp.pipeline(numbers(0, 1, 2), work, workers=2) as results:
             await wait_all_tasks_blocked()
             assert isinstance(results, csp.Channel)
             results.close()
             await trio.sleep_forever()
+
+    with pytest.raises(ValueError, match="cleaning up 1"):
+        await block()
 
 
 async def test_when_the_receiver_has_closed_the_results_no_value_is_begun() -> None:
@@ -510,11 +521,14 @@ async def test_keyboard_interrupt_in_the_work_ends_the_results_at_once(autojump_
         assert await results.receive() == ENDED
         assert isinstance(results.cause, KeyboardInterrupt)
 
+    async def block() -> None:
+        async with csp.pipeline(numbers(9, 1), work, workers=3) as results:
+            nursery.start_soon(receive, results)
+            await trio.sleep_forever()
+
     async with trio.open_nursery() as nursery:
         with pytest.raises(KeyboardInterrupt):
-            async with csp.pipeline(numbers(9, 1), work, workers=3) as results:
-                nursery.start_soon(receive, results)
-                await trio.sleep_forever()
+            await block()
         assert trio.current_time() == 1
 
 

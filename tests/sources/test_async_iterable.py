@@ -266,7 +266,8 @@ async def test_of_a_group_that_a_generator_raises_when_it_is_cancelled_the_cause
 ) -> None:
     generator = in_a_nursery(trio.sleep_forever, fail_when_cancelled, trio.sleep_forever)
     source: Any = csp.from_async_iterable(generator)
-    with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:
+
+    async def block(scope: trio.CancelScope) -> None:
         async with source:
             assert await source.receive() == (1, True)
             with pytest.raises(trio.WouldBlock):
@@ -275,6 +276,9 @@ async def test_of_a_group_that_a_generator_raises_when_it_is_cancelled_the_cause
             if cancelled:
                 scope.cancel()
                 await trio.sleep_forever()
+
+    with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:
+        await block(scope)
     assert caught.value.subgroup(KeyError) is not None
     assert source.receive_nowait() == ENDED
     assert isinstance(source.cause, ExceptionGroup)

@@ -424,11 +424,15 @@ async def test_if_the_unfinished_values_cannot_be_had_that_is_the_cause_and_come
         assert await source.receive() == ENDED
 
     source = csp.PullSource(pull, unfinished=unfinished)
+
+    async def block() -> None:
+        async with source:
+            nursery.start_soon(receive)
+            await wait_all_tasks_blocked()
+
     async with trio.open_nursery() as nursery:
         with pytest.raises(ValueError, match="unfinished"):
-            async with source:
-                nursery.start_soon(receive)
-                await wait_all_tasks_blocked()
+            await block()
     assert source.cause is error
 
 

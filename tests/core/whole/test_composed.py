@@ -224,32 +224,23 @@ class BreakingProgram:
 
     def choose(self, below: csp.Source[int]) -> Callable[[], Any]:
         """Return what makes a block."""
-        match self.random.randrange(9):
-            case 0:
-                return lambda: csp.merge(below, ended())
-            case 1:
-                return lambda: csp.from_async_iterable(one_by_one(below))
-            case 2:
-                self.loses = True
-                size = self.random.randint(1, 5)
-                return lambda: csp.from_async_iterable(in_batches(below, size))
-            case 3:
-                return lambda: csp.PullSource(below.__anext__)
-            case 4:
-                self.loses = True
-                replay = self.random.randrange(2)
-                return lambda: csp.broadcast(below, replay=replay)
-            case 5:
-                self.drops = True
-                return lambda: csp.throttle(below, "300ms")
-            case 6:
-                self.drops = True
-                return lambda: csp.debounce(below, "300ms")
-            case _:
-                self.loses = True
-                ordered = self.random.random() < 0.5
-                self.in_order &= ordered
-                return lambda: csp.pipeline(below, self.work_for(len(self.layers)), workers=3, ordered=ordered)
+        size, replay, ordered = self.random.randint(1, 5), self.random.randrange(2), self.random.random() < 0.5
+        work = self.work_for(len(self.layers))
+        makers: dict[str, Callable[[], Any]] = {
+            "merge": lambda: csp.merge(below, ended()),
+            "generator": lambda: csp.from_async_iterable(one_by_one(below)),
+            "batch": lambda: csp.from_async_iterable(in_batches(below, size)),
+            "PullSource": lambda: csp.PullSource(below.__anext__),
+            "broadcast": lambda: csp.broadcast(below, replay=replay),
+            "throttle": lambda: csp.throttle(below, "300ms"),
+            "debounce": lambda: csp.debounce(below, "300ms"),
+            "pipeline": lambda: csp.pipeline(below, work, workers=3, ordered=ordered),
+        }
+        kind = self.random.choice([*makers, "pipeline"])
+        self.loses |= kind in ("batch", "broadcast", "pipeline")
+        self.drops |= kind in ("throttle", "debounce")
+        self.in_order &= kind != "pipeline" or ordered
+        return makers[kind]
 
     def work_for(self, number: int) -> Callable[[int], Any]:
         failing = self.random.randrange(60) if self.random.random() < 0.2 else None
@@ -337,29 +328,35 @@ class BreakingProgram:
     async def receive(
         self, source: csp.Source[int], selector: csp.Selector[int]
     ) -> csp.Received[int] | csp.SelectResult[int] | None:
+        """Receive in one of many ways; None for nothing."""
         match self.random.randrange(7):
             case 0:
                 return await source.receive()
             case 1:
-                return await selector.select() if len(selector) else None
-            case 2:
-                try:
-                    r = await csp.select(source.case_receive(), self.echo.case_send(1))
-                except ChannelClosedError:
-                    return None
-                if self.echo.took(r):
-                    self.echoed[0] += 1
-                    return None
-                return csp.Received(int(r.value), True) if r.ok else csp.Received(0, False)
-            case 3:
-                polled = await csp.select(source.case_receive(), default=True)
-                return None if polled.default else polled
-            case 4:
                 return csp.Received(await anext(source), True)
-            case 5:
+            case 2:
                 return csp.Received(await source.receive_value(), True)
-            case _:
+            case 3:
                 return source.receive_nowait()
+            case _:
+                return await self.select(source, selector)
+
+    async def select(
+        self, source: csp.Source[int], selector: csp.Selector[int]
+    ) -> csp.Received[int] | csp.SelectResult[int] | None:
+        if self.random.random() < 0.3:
+            return await selector.select() if len(selector) else None
+        if self.random.random() < 0.5:
+            polled = await csp.select(source.case_receive(), default=True)
+            return None if polled.default else polled
+        try:
+            r = await csp.select(source.case_receive(), self.echo.case_send(1))
+        except ChannelClosedError:
+            return None
+        if self.echo.took(r):
+            self.echoed[0] += 1
+            return None
+        return csp.Received(int(r.value), True) if r.ok else csp.Received(0, False)
 
     def check(self) -> None:
         values = sorted(chain.from_iterable(self.received))
@@ -368,7 +365,7 @@ class BreakingProgram:
             assert all(mine == sorted(mine) for mine in self.received), self.seed
         if not (self.loses or self.drops):
             assert values == VALUES[: len(values)], self.seed
-        assert self.echoed[0] == self.echoed[1], self.seed
+        assert self.echoed[0] == self.echoed[1] + len(self.echo), self.seed
         for layer in self.layers:
             cause = layer.source.cause
             causes = [seen for source, seen in self.seen if source is layer.source]
