@@ -8,7 +8,7 @@ from trio.lowlevel import enable_ki_protection
 
 from csp._core.background import BackgroundNursery
 from csp._core.exceptions import without_cancelled
-from csp._core.source import broken_by_block
+from csp._core.source import broken_by_block, ended_early
 from csp.errors import NoContextError
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Block(Generic[T_co]):
     async def __aenter__(self) -> T_co:
         if self._entered:
             raise NoContextError(f"this {self._name} was used before; make another one")
-        self._entered = True
         nursery = await self._background.__aenter__()
+        self._entered = True
         for task in self._tasks:
             nursery.start_soon(self._run, task, name=f"csp.{self._name}")
         return self._given
@@ -60,8 +60,8 @@ class Block(Generic[T_co]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         self._leaving = True
-        if exc is not None:
-            self._end(broken_by_block(self._name, exc))
+        if (cause := ended_early(self._name, exc)) is not None:
+            self._end(cause)
         try:
             return await self._background.__aexit__(exc_type, exc, traceback)
         finally:

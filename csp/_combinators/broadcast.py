@@ -62,6 +62,8 @@ class Broadcast(Generic[T]):
         self._ended = False
         self._cause: BaseException | None = None
         self._subscribers: list[Channel[T]] = []
+        # How many there may be, with those that have closed, until these are looked for: at most as often as it pays.
+        self._most = 1
         self._subscribed = trio.Event()
 
     @enable_ki_protection
@@ -87,13 +89,16 @@ class Broadcast(Generic[T]):
         if self._ended:
             channel.close(self._cause)
         else:
+            if len(self._subscribers) >= self._most:
+                self._forget_closed()
             self._subscribers.append(channel)
             self._subscribed.set()
         return channel
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open"
-        return f"<csp.Broadcast {state}, {len(self._subscribers)} subscribers, of {self._source!r}>"
+        count = sum(not channel.closed for channel in self._subscribers)
+        return f"<csp.Broadcast {state}, {count} subscribers, of {self._source!r}>"
 
     async def _run(self) -> None:
         while True:
@@ -120,15 +125,21 @@ class Broadcast(Generic[T]):
         while True:
             # The event first: a finalizer may subscribe.
             self._subscribed = trio.Event()
-            self._subscribers = [channel for channel in self._subscribers if not channel.closed]
+            self._forget_closed()
             if self._subscribers:
                 return
             await self._subscribed.wait()
 
+    def _forget_closed(self) -> None:
+        self._subscribers = [channel for channel in self._subscribers if not channel.closed]
+        self._most = 2 * len(self._subscribers) + 1
+
     async def _give(self, value: T) -> None:
-        self._last.append(value)  # for those that subscribe while it is given, too
+        subscribers = tuple(self._subscribers)
+        # From here on it is replayed, to those that subscribe while it is given as well: a finalizer may.
+        self._last.append(value)
         full: list[Channel[T]] = []
-        for channel in tuple(self._subscribers):
+        for channel in subscribers:
             with suppress(ChannelClosedError):
                 try:
                     channel.send_nowait(value)

@@ -31,8 +31,11 @@ def latest_of(name: str, source: Source[T], run: Callable[[Channel[T], list[T]],
     latest: list[T] = []
 
     async def run_until_closed() -> None:
-        with suppress(ChannelClosedError):  # the receiver may close it
+        try:
             await run(given, latest)
+        except ChannelClosedError:
+            if not given.closed:  # by the receiver
+                raise
         end(source.cause)
 
     def end(cause: BaseException | None) -> None:

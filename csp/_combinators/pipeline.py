@@ -94,14 +94,19 @@ class _Pool(Generic[T, R]):
         self._failures: dict[int, Exception] = {}
 
     async def run_worker(self) -> None:
-        while not self._failures and not self.results.closed:
+        while not self._stopped:
             job = await self._take()
             if job is None:
                 break
             await self._work_on(job)
         self._workers_left -= 1
         if not self._workers_left:
-            self.results.close(self._failure() or self._source.cause)
+            self.results.close(self._failure() if self._failures else self._source.cause)
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether no more values are to be taken: a call has raised, or the receiver has closed the results."""
+        return bool(self._failures) or self.results.closed
 
     async def _take(self) -> _Job[T] | None:
         """Return the next value; None if there are no more, or none are to be taken."""
@@ -111,7 +116,7 @@ class _Pool(Generic[T, R]):
             try:
                 async with self._taking:
                     value, ok = await self._source.receive()
-                    if not ok or self._failures:
+                    if not ok or self._stopped:
                         return None
                     turn = self._turn
                     if self._ordered:
@@ -151,17 +156,16 @@ class _Pool(Generic[T, R]):
     def _fail(self, number: int, error: Exception) -> None:
         """Note what the call for a value has raised; cancel those that are not to give a result any more."""
         self._failures[number] = error
-        self._cancel_from(number if self._ordered else 0)
+        # A source's own is behind all values, as its end is.
+        self._cancel_from(number if self._ordered or number > self._taken else 0)
 
     def _cancel_from(self, number: int) -> None:
         for scope, other in self._scopes.items():
             if other > number:
                 scope.cancel()
 
-    def _failure(self) -> Exception | None:
-        """Return the failure that comes first, with notes of the others; None if there is none."""
-        if not self._failures:
-            return None
+    def _failure(self) -> Exception:
+        """Return the failure that comes first, with notes of the others."""
         number = min(self._failures) if self._ordered else next(iter(self._failures))
         failure = self._failures.pop(number)
         for other in self._failures.values():

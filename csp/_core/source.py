@@ -398,20 +398,35 @@ def broken_by(cause: BaseException) -> ChannelBrokenError:
     return error
 
 
-def broken_by_block(name: str, error: BaseException) -> ChannelBrokenError:
+def broken_by_block(name: str, error: BaseException | None) -> ChannelBrokenError:
     """Return the cause of a source that ends too early, because the block that it depends on failed or was cancelled.
 
     Args:
         name: the function that made the block.
-        error: what ended it.
+        error: what ended it; None if it ended in a scope that is cancelled.
     """
-    failure = without_cancelled(error)
+    failure = None if error is None else without_cancelled(error)
     how = "was cancelled" if failure is None else f"failed: {brief(failure)}"
     broken = ChannelBrokenError(
         f"the values ended too early: the block of csp.{name} {how}", details={"block": f"csp.{name}"}
     )
     broken.__cause__ = failure
     return broken
+
+
+def ended_early(name: str, exc: BaseException | None) -> ChannelBrokenError | None:
+    """Return the cause of a source whose block ends before the values do; None if the block is left normally.
+
+    A block that ends without an exception, in a scope that is cancelled, was cancelled too: whether its task has been
+    told by then depends on what the task was doing.
+
+    Args:
+        name: the function that made the block.
+        exc: what the block raised, or None.
+    """
+    if exc is None and trio.current_effective_deadline() > trio.current_time():
+        return None
+    return broken_by_block(name, exc)
 
 
 def check_source(source: object, name: str) -> None:

@@ -19,7 +19,7 @@ from csp._core.background import BackgroundNursery
 from csp._core.exceptions import without_cancelled
 from csp._core.results import Received
 from csp._core.runs import check_run
-from csp._core.source import Moment, ReceiveCase, Source, broken_by_block
+from csp._core.source import Moment, ReceiveCase, Source, broken_by_block, ended_early
 from csp.errors import ChannelBrokenError, InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ class PullSource(Source[T_co]):
         # The task is not cancelled but ends by itself, so that it can clean up.
         self._left = True
         self._ending = True
-        if exc is not None and self._broken is None:
-            self._broken = broken_by_block(self._name, exc)
+        if self._broken is None:
+            self._broken = ended_early(self._name, exc)
         self._resume()
         if self._calling:
             self._scope.cancel()
@@ -205,12 +205,19 @@ class PullSource(Source[T_co]):
     @enable_ki_protection
     def _end(self, cause: BaseException | None) -> None:
         """Close the source, unless it is closed; what is held stays receivable."""
-        if not self._closed:
-            self._held.extend(self._unfinished())
+        try:
+            if not self._closed:
+                self._held.extend(self._unfinished())
+        except BaseException as error:
+            cause = error
+            raise
+        finally:
             self._close(cause)
-        self.wake()
+            self.wake()
 
     def _close(self, cause: BaseException | None) -> None:
+        if self._closed:
+            return
         self._closed = True
         self._cause = cause
         self._ending = True

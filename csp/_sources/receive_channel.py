@@ -50,8 +50,8 @@ class _MemoryChannelSource(PullSource[T_co]):
         self._channel = channel
 
     def is_ready(self, moment: Moment) -> bool:
-        # While the task waits in the channel, the next value goes to it.
-        return super().is_ready(moment) or (not self._pulling and self._has_something())
+        # While the task waits in the channel, the next value goes to it. Once the block is left, nothing is taken.
+        return super().is_ready(moment) or not (self._pulling or self._left or not self._has_something())
 
     def _has_something(self) -> bool:
         statistics = self._channel.statistics()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from trio.testing import wait_all_tasks_blocked
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError, NoContextError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ENDED: object = (None, False)
 
@@ -160,3 +166,243 @@ async def test_a_subscriber_closed_for_being_slow_may_subscribe_again() -> None:
         await wait_all_tasks_blocked()
         assert isinstance(slow.cause, csp.errors.Error)
         assert slow.cause.retryable
+
+
+def held(channel: csp.Channel[int]) -> list[int]:
+    """Take what a channel buffers."""
+    return [channel.receive_nowait().value for _ in range(len(channel))]
+
+
+@pytest.mark.parametrize(
+    ("replay", "capacity", "replayed"),
+    [
+        (0, 5, []),
+        (1, 5, [3]),
+        (2, 5, [2, 3]),
+        (3, 2, [2, 3]),
+        (10, 5, [0, 1, 2, 3]),
+        (sys.maxsize + 1, 1, [3]),
+    ],
+)
+@pytest.mark.parametrize("overflow", ["wait", "drop_oldest", "drop_newest", "close"])
+async def test_a_new_subscriber_is_given_the_last_values_first(
+    replay: int, capacity: int, replayed: list[int], overflow: csp.Overflow
+) -> None:
+    source = csp.Channel[int](10)
+    async with csp.broadcast(source, replay=replay) as values:
+        values.subscribe(10, overflow="wait")
+        await send(source, *range(4))
+        channel = values.subscribe(capacity, overflow=overflow)
+        assert held(channel) == replayed
+        await send(source, 4)
+        assert held(channel) == [4]
+        assert not channel.closed
+
+
+@pytest.mark.parametrize(
+    ("overflow", "kept", "closed"),
+    [
+        ("wait", [1, 2], False),
+        ("drop_oldest", [2, 3], False),
+        ("drop_newest", [1, 2], False),
+        ("close", [1, 2], True),
+    ],
+)
+async def test_what_is_replayed_fills_the_buffer(overflow: csp.Overflow, kept: list[int], closed: bool) -> None:
+    source = csp.Channel[int](10)
+    async with csp.broadcast(source, replay=2) as values:
+        values.subscribe(10, overflow="wait")
+        await send(source, 1, 2)
+        channel = values.subscribe(2, overflow=overflow)
+        await send(source, 3)
+        assert channel.closed == closed
+        assert held(channel) == kept
+        await wait_all_tasks_blocked()
+        assert held(channel) == ([3] if overflow == "wait" else [])
+
+
+async def test_after_the_end_the_last_values_are_replayed_and_then_comes_the_cause() -> None:
+    error = KeyError("why")
+    source = csp.Channel[int](10)
+    async with csp.broadcast(source, replay=2) as values:
+        values.subscribe(10, overflow="wait")
+        await send(source, 1, 2, 3)
+        source.close(error)
+        await wait_all_tasks_blocked()
+        within = values.subscribe(5, overflow="wait")
+    for channel in (within, values.subscribe(5, overflow="wait")):
+        assert held(channel) == [2, 3]
+        assert channel.receive_nowait() == ENDED
+        assert channel.cause is error
+
+
+async def test_after_a_block_that_failed_new_subscribers_are_told_too() -> None:
+    source = csp.Channel[int](10)
+    entered: list[csp.Broadcast[int]] = []
+
+    async def block() -> None:
+        async with csp.broadcast(source, replay=1) as values:
+            entered.append(values)
+            values.subscribe(10, overflow="wait")
+            await send(source, 1)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await block()
+    late = entered[0].subscribe(1, overflow="wait")
+    assert held(late) == [1]
+    assert isinstance(late.cause, csp.errors.ChannelBrokenError)
+
+
+@pytest.mark.parametrize("replay", [1, 3])
+async def test_who_subscribes_while_a_value_is_given_gets_it_once(replay: int) -> None:
+    source = csp.Channel[int](10)
+    async with csp.broadcast(source, replay=replay) as values:
+        slow = values.subscribe(1, overflow="wait")
+        await send(source, 1, 2, 3)  # 2 is being given
+        late = values.subscribe(5, overflow="wait")
+        assert held(late) == [1, 2][-replay:]
+        assert [(await slow.receive()).value for _ in range(3)] == [1, 2, 3]
+        await wait_all_tasks_blocked()
+        assert held(late) == [3]
+
+
+async def test_who_subscribes_while_a_value_is_held_gets_it_once() -> None:
+    source = csp.Channel[int](10)
+    async with csp.broadcast(source, replay=5) as values:
+        with values.subscribe(5, overflow="wait"):
+            await send(source, 1)
+        await send(source, 2, 3)  # 2 is held for the next
+        late = values.subscribe(5, overflow="wait")
+        await wait_all_tasks_blocked()
+        assert held(late) == [1, 2, 3]
+
+
+async def test_a_subscription_that_ends_with_its_block_holds_up_nobody() -> None:
+    source = csp.Channel[int](10)
+    async with csp.broadcast(source) as values:
+        other = values.subscribe(10, overflow="wait")
+        with values.subscribe(1, overflow="wait") as stuck:
+            await send(source, 1, 2, 3)
+            assert len(other) == 2
+        await wait_all_tasks_blocked()
+        assert held(other) == [1, 2, 3]
+        assert stuck.closed
+
+
+async def test_a_subscription_whose_block_fails_while_it_is_waited_for_holds_up_nobody() -> None:
+    source = csp.Channel[int](10)
+    async with csp.broadcast(source) as values:
+        other = values.subscribe(10, overflow="wait")
+
+        async def subscribe() -> None:
+            with values.subscribe(1, overflow="wait"):
+                await send(source, 1, 2, 3)
+                raise KeyError("mine")
+
+        for _ in range(3):
+            with pytest.raises(KeyError, match="mine"):
+                await subscribe()
+        await wait_all_tasks_blocked()
+        assert held(other) == [1, 2, 3] * 3
+
+
+async def test_those_that_have_unsubscribed_are_forgotten_though_no_value_comes() -> None:
+    channels = list[weakref.ref[csp.Channel[int]]]()
+    async with csp.broadcast(csp.Channel[int]()) as values:
+        there = values.subscribe(1, overflow="wait")
+        for _ in range(100):
+            with values.subscribe(1, overflow="wait") as channel:
+                channels.append(weakref.ref(channel))
+                del channel
+        gc.collect()
+        assert sum(channel() is not None for channel in channels) < 5
+        assert "1 subscribers" in repr(values)
+        assert not there.closed
+
+
+class Calling:
+    """A value that calls a function when it is no longer referred to."""
+
+    def __init__(self, call: Callable[[], object] = int) -> None:
+        self._call = call
+
+    def __del__(self) -> None:
+        self._call()
+
+
+@pytest.mark.parametrize("replay", [1, 2])
+async def test_a_finalizer_of_a_value_that_is_no_longer_replayed_may_subscribe(replay: int) -> None:
+    source = csp.Channel[Calling](10)
+    late: list[csp.Channel[Calling]] = []
+    async with csp.broadcast(source, replay=replay) as values:
+        first = values.subscribe(10, overflow="wait")
+        await source.send(Calling(lambda: late.append(values.subscribe(10, overflow="wait"))))
+        for _ in range(replay - 1):
+            await source.send(Calling())
+        await wait_all_tasks_blocked()
+        while len(first):
+            first.receive_nowait()
+        await source.send(Calling())
+        await wait_all_tasks_blocked()
+        [channel] = late
+        # Those that are replayed, the value that is just being given among them, once.
+        got = [channel.receive_nowait().value for _ in range(len(channel))]
+        assert len(got) == len(set(got)) == replay
+        assert first.receive_nowait().value is got[-1]
+        await source.send(Calling())
+        await wait_all_tasks_blocked()
+        assert len(channel) == len(first) == 1
+
+
+async def test_a_finalizer_of_a_value_that_is_dropped_may_close_and_subscribe() -> None:
+    source = csp.Channel[Calling](10)
+    late: list[csp.Channel[Calling]] = []
+    async with csp.broadcast(source) as values:
+
+        def change() -> None:
+            last.close()
+            late.append(values.subscribe(10, overflow="wait"))
+
+        first = values.subscribe(1, overflow="drop_oldest")
+        between = values.subscribe(10, overflow="wait")
+        last = values.subscribe(1, overflow="wait")
+        await source.send(Calling(change))
+        await wait_all_tasks_blocked()
+        for channel in (between, last):
+            channel.receive_nowait()
+        await source.send(Calling())  # drops the one before it from the first
+        await wait_all_tasks_blocked()
+        await source.send(Calling())
+        await wait_all_tasks_blocked()
+        assert (len(first), len(between), len(last), [len(channel) for channel in late]) == (1, 2, 0, [1])
+
+
+async def test_a_finalizer_of_what_a_forgotten_subscriber_held_may_subscribe() -> None:
+    source = csp.Channel[Calling](10)
+    late: list[csp.Channel[Calling]] = []
+    async with csp.broadcast(source) as values:
+        values.subscribe(10, overflow="wait").close()
+        gone = values.subscribe(10, overflow="wait")
+        await source.send(Calling(lambda: late.append(values.subscribe(10, overflow="wait"))))
+        await wait_all_tasks_blocked()
+        gone.close()
+        del gone
+        await source.send(Calling())
+        gc.collect()
+        await wait_all_tasks_blocked()
+        await source.send(Calling())
+        await wait_all_tasks_blocked()
+        assert [len(channel) for channel in late] == [2]
+
+
+@pytest.mark.parametrize(
+    ("replay", "error", "text"),
+    [
+        (-1, InvalidError, "replay must be at least 0, not -1"),
+        (1.0, InvalidTypeError, "replay must be a whole number, not 1.0"),
+    ],
+)
+def test_replay_is_a_count(replay: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        csp.broadcast(csp.Channel[int](), replay=replay)

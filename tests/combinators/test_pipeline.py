@@ -211,6 +211,327 @@ async def test_the_first_of_two_exceptions_is_the_cause() -> None:
         assert results.cause is errors[0]
 
 
+async def timed(results: csp.Source[int]) -> list[tuple[float, int]]:
+    """Receive to the end; return each result with its time."""
+    received: list[tuple[float, int]] = []
+    while (r := await results.receive()).ok:
+        received.append((round(trio.current_time(), 1), r.value))
+    return received
+
+
+async def test_after_an_exception_ordered_results_of_earlier_values_come_and_nothing_is_begun(
+    autojump_clock: MockClock,
+) -> None:
+    error = KeyError("broken")
+    begun: list[int] = []
+
+    async def work(value: int) -> int:
+        begun.append(value)
+        if value == 3:
+            raise error
+        await trio.sleep({1: 1, 2: 60}[value])
+        return value
+
+    source = numbers(1, 2, 3, 4, 5)
+    async with csp.pipeline(source, work, workers=3) as results:
+        assert await timed(results) == [(1, 1), (60, 2)]
+        assert results.cause is error
+        assert sorted(begun) == [1, 2, 3]
+        assert len(source) == 2
+
+
+async def test_after_an_exception_nothing_is_taken_by_a_worker_whose_result_is_received(
+    autojump_clock: MockClock,
+) -> None:
+    error = KeyError("broken")
+
+    async def work(value: int) -> int:
+        if value == 2:
+            await trio.sleep(1)
+            raise error
+        return value
+
+    source = numbers(1, 2, 3, 4)
+    async with csp.pipeline(source, work, workers=2) as results:
+        await trio.sleep(2)  # now the result of 1 waits, and 2 has failed
+        assert await timed(results) == [(2, 1)]
+        assert len(source) == 2
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_after_an_exception_a_worker_that_waits_for_a_value_takes_none(ordered: bool) -> None:
+    async def work(value: int) -> int:
+        raise KeyError(value)
+
+    source = csp.Channel[int](2)
+    async with csp.pipeline(source, work, workers=3, ordered=ordered) as results:
+        await wait_all_tasks_blocked()
+        source.send_nowait(1)
+        assert await results.receive() == ENDED
+        assert repr(results.cause) == "KeyError(1)"
+        source.send_nowait(2)
+        await wait_all_tasks_blocked()
+        assert len(source) == 1
+
+
+async def test_a_value_that_comes_together_with_the_exception_of_a_call_ends_no_differently() -> None:
+    error = KeyError("broken")
+    fail = trio.Event()
+
+    async def work(value: int) -> int:
+        if value == 1:
+            await fail.wait()
+            raise error
+        await trio.sleep_forever()
+        raise AssertionError
+
+    for _ in range(10):  # either of the two workers may run first
+        source = csp.Channel[int](1)
+        async with csp.pipeline(source, work, workers=2, ordered=False) as results:
+            await source.send(1)
+            await wait_all_tasks_blocked()
+            fail.set()
+            source.send_nowait(2)
+            assert await results.receive() == ENDED
+            assert results.cause is error
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_other_calls_are_cancelled_at_once_and_what_they_raise_then_is_in_the_notes(
+    autojump_clock: MockClock, ordered: bool
+) -> None:
+    error = KeyError("broken")
+
+    async def work(value: int) -> int:
+        if value == 1:
+            await trio.sleep(1)
+            raise error
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("cleaning up")
+
+    async with csp.pipeline(numbers(1, 2), work, workers=3, ordered=ordered) as results:
+        assert await results.receive() == ENDED
+        assert trio.current_time() == 1
+        assert results.cause is error
+        assert error.__notes__ == ["Another call of the pipeline raised: ValueError('cleaning up')"]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_group_that_a_cancelled_call_raises_is_in_the_notes_without_the_cancellation(ordered: bool) -> None:
+    error = KeyError("broken")
+
+    async def fail_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("cleaning up")
+
+    async def work(value: int) -> int:
+        if value == 1:
+            await wait_all_tasks_blocked()
+            raise error
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_when_cancelled)
+            await trio.sleep_forever()
+        raise AssertionError
+
+    async with csp.pipeline(numbers(1, 2), work, workers=3, ordered=ordered) as results:
+        assert await results.receive() == ENDED
+        assert results.cause is error
+        [note] = error.__notes__
+        assert "ValueError('cleaning up')" in note
+        assert "Cancelled" not in note
+
+
+@pytest.mark.parametrize(("ordered", "cause", "note"), [(True, 1, 2), (False, 2, 1)])
+async def test_of_several_exceptions_the_cause_is_that_whose_result_would_have_come_first(
+    autojump_clock: MockClock, ordered: bool, cause: int, note: int
+) -> None:
+    async def work(value: int) -> int:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10 - value)
+        raise KeyError(value)
+
+    async with csp.pipeline(numbers(1, 2), work, workers=2, ordered=ordered) as results:
+        assert await results.receive() == ENDED
+        assert trio.current_time() == 9
+        assert repr(results.cause) == f"KeyError({cause})"
+        assert results.cause is not None
+        assert results.cause.__notes__ == [f"Another call of the pipeline raised: KeyError({note})"]
+
+
+@pytest.mark.parametrize(("ordered", "given"), [(True, []), (False, [(1, 2)])])
+async def test_a_call_that_ends_in_spite_of_its_cancellation_gives_its_result_if_its_turn_has_come(
+    autojump_clock: MockClock, ordered: bool, given: list[tuple[float, int]]
+) -> None:
+    error = KeyError("broken")
+
+    async def work(value: int) -> int:
+        if value == 1:
+            await wait_all_tasks_blocked()
+            raise error
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+        return value
+
+    async with csp.pipeline(numbers(1, 2), work, workers=2, ordered=ordered) as results:
+        assert await timed(results) == given
+        assert results.cause is error
+
+
+class FalsyError(Exception):
+    """An exception that a truth test takes for none."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_an_exception_that_is_false_is_the_cause() -> None:
+    async def work(_value: int) -> int:
+        raise FalsyError
+
+    async with csp.pipeline(numbers(1), work, workers=2) as results:
+        assert await results.receive() == ENDED
+        assert isinstance(results.cause, FalsyError)
+
+
+class Breaking(csp.Source[int]):
+    """Gives 1 and 2, then raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._values = [1, 2]
+        self._error = error
+
+    def is_ready(self, _moment: object) -> bool:
+        return True
+
+    def receive_nowait(self) -> csp.Received[int]:
+        if not self._values:
+            raise self._error
+        return csp.Received(self._values.pop(0), True)
+
+
+@pytest.mark.parametrize(("ordered", "given"), [(True, [(5, 1), (5, 2)]), (False, [(2, 2), (5, 1)])])
+async def test_what_the_source_raises_comes_behind_the_results_of_all_values(
+    autojump_clock: MockClock, ordered: bool, given: list[tuple[float, int]]
+) -> None:
+    error = KeyError("the source's")
+
+    async def work(value: int) -> int:
+        await trio.sleep({1: 5, 2: 2}[value])
+        return value
+
+    async with csp.pipeline(Breaking(error), work, workers=4, ordered=ordered) as results:
+        assert await timed(results) == given
+        assert results.cause is error
+
+
+@pytest.mark.parametrize(("ordered", "cause"), [(True, "KeyError(1)"), (False, "ValueError()")])
+async def test_an_exception_of_a_call_when_the_source_has_raised(
+    autojump_clock: MockClock, ordered: bool, cause: str
+) -> None:
+    async def work(value: int) -> int:
+        await trio.sleep(value)
+        if value == 1:
+            raise KeyError(value)
+        return value  # pragma: no cover  # it is cancelled
+
+    async with csp.pipeline(Breaking(ValueError()), work, workers=4, ordered=ordered) as results:
+        assert await results.receive() == ENDED
+        assert trio.current_time() == 1
+        assert repr(results.cause) == cause
+
+
+async def fail_when_cancelled(value: int) -> int:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ValueError(f"cleaning up {value}")
+
+
+async def test_what_calls_raise_when_the_block_is_left_comes_out_of_it() -> None:
+    entered: list[csp.Source[int]] = []
+
+    async def block() -> None:
+        async with csp.pipeline(numbers(1), fail_when_cancelled, workers=2) as results:
+            entered.append(results)
+            await wait_all_tasks_blocked()
+
+    with pytest.raises(ValueError, match="cleaning up 1") as caught:
+        await block()
+    [results] = entered
+    assert await results.receive() == ENDED
+    assert results.cause is caught.value
+
+
+async def test_what_calls_raise_when_the_block_is_cancelled_comes_out_of_it() -> None:
+    async def block(scope: trio.CancelScope) -> None:
+        async with csp.pipeline(numbers(1, 2), fail_when_cancelled, workers=2):
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+
+    with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:
+        await block(scope)
+    assert sorted(str(error) for error in caught.value.exceptions) == ["cleaning up 1", "cleaning up 2"]
+
+
+async def test_what_calls_raise_when_the_receiver_closes_the_results_comes_out_of_the_block() -> None:
+    async def work(value: int) -> int:
+        return value if value == 0 else await fail_when_cancelled(value)
+
+    async def block() -> None:
+        async with csp.pipeline(numbers(0, 1, 2), work, workers=2) as results:
+            await wait_all_tasks_blocked()
+            assert isinstance(results, csp.Channel)
+            results.close()
+            await trio.sleep_forever()
+
+    with pytest.raises(ValueError, match="cleaning up 1"):
+        await block()
+
+
+async def test_when_the_receiver_has_closed_the_results_no_value_is_begun() -> None:
+    begun: list[int] = []
+
+    async def work(value: int) -> int:
+        begun.append(value)
+        return value
+
+    source = csp.Channel[int](1)
+    async with csp.pipeline(source, work, workers=2) as results:
+        await source.send(1)
+        await wait_all_tasks_blocked()
+        assert isinstance(results, csp.Channel)
+        results.close()
+        source.send_nowait(2)  # to the other worker, which waits for it
+        await wait_all_tasks_blocked()
+        assert begun == [1]
+
+
+async def test_keyboard_interrupt_in_the_work_ends_the_results_at_once(autojump_clock: MockClock) -> None:
+    async def work(value: int) -> int:
+        await trio.sleep(value)
+        raise KeyboardInterrupt
+
+    async def receive(results: csp.Source[int]) -> None:
+        assert await results.receive() == ENDED
+        assert isinstance(results.cause, KeyboardInterrupt)
+
+    async def block() -> None:
+        async with csp.pipeline(numbers(9, 1), work, workers=3) as results:
+            nursery.start_soon(receive, results)
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(KeyboardInterrupt):
+            await block()
+        assert trio.current_time() == 1
+
+
 @pytest.mark.parametrize(
     ("source", "work", "workers", "error", "text"),
     [

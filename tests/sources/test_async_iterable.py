@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 
     from trio.testing import MockClock
 
@@ -232,3 +232,73 @@ async def test_the_end_of_a_channel_that_an_async_generator_lets_out_is_its_erro
     async with csp.from_async_iterable(numbers()) as source:
         assert await source.receive() == ENDED
     assert isinstance(source.cause, trio.EndOfChannel)
+
+
+async def in_a_nursery(*tasks: Callable[[], Awaitable[None]]) -> AsyncGenerator[int]:
+    """Give 1, then wait beside tasks."""
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(task)
+        yield 1
+        await trio.sleep_forever()
+
+
+async def fail_when_cancelled() -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise KeyError("cleaning up")
+
+
+async def test_a_generator_that_waits_in_a_nursery_ends_quietly_when_the_block_is_left() -> None:
+    async with csp.from_async_iterable(in_a_nursery(trio.sleep_forever)) as source:
+        assert await source.receive() == (1, True)
+        with pytest.raises(trio.WouldBlock):
+            source.receive_nowait()
+        await wait_all_tasks_blocked()
+    assert await source.receive() == ENDED
+    assert source.cause is None
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_of_a_group_that_a_generator_raises_when_it_is_cancelled_the_cause_is_what_is_no_cancellation(
+    cancelled: bool,
+) -> None:
+    generator = in_a_nursery(trio.sleep_forever, fail_when_cancelled, trio.sleep_forever)
+    source: Any = csp.from_async_iterable(generator)
+
+    async def block(scope: trio.CancelScope) -> None:
+        async with source:
+            assert await source.receive() == (1, True)
+            with pytest.raises(trio.WouldBlock):
+                source.receive_nowait()
+            await wait_all_tasks_blocked()
+            if cancelled:
+                scope.cancel()
+                await trio.sleep_forever()
+
+    with trio.CancelScope() as scope, pytest.raises(ExceptionGroup) as caught:
+        await block(scope)
+    assert caught.value.subgroup(KeyError) is not None
+    assert source.receive_nowait() == ENDED
+    assert isinstance(source.cause, ExceptionGroup)
+    assert [str(error) for error in source.cause.exceptions] == ["'cleaning up'"]
+
+
+async def test_what_a_generator_raises_when_it_is_cancelled_is_told_to_who_receives_though_the_body_is_shielded() -> (
+    None
+):
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 1
+            await trio.sleep_forever()
+        finally:
+            raise KeyError("cleaning up")
+
+    with trio.CancelScope() as scope:
+        async with csp.from_async_iterable(numbers()) as source:
+            assert await source.receive() == (1, True)
+            with trio.CancelScope(shield=True):
+                scope.cancel()
+                assert await source.receive() == ENDED
+                assert repr(source.cause) == "KeyError('cleaning up')"

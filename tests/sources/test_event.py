@@ -48,3 +48,25 @@ async def test_who_waits_for_an_event_is_told_though_another_saw_it_first() -> N
         await wait_all_tasks_blocked()
         event.set()
         assert stop.receive_nowait() == ENDED
+
+
+async def test_in_a_cancelled_block_an_event_that_is_set_later_changes_no_cause() -> None:
+    event = trio.Event()
+    with trio.CancelScope() as scope:
+        async with csp.from_event(event) as stop:
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                assert await stop.receive() == ENDED
+                event.set()
+                assert await stop.receive() == ENDED
+                assert "the block of csp.from_event was cancelled" in str(stop.cause)
+
+
+async def test_in_a_cancelled_block_an_event_that_was_set_is_a_quiet_end() -> None:
+    event = trio.Event()
+    with trio.CancelScope() as scope:
+        async with csp.from_event(event) as stop:
+            scope.cancel()
+            event.set()
+            assert stop.receive_nowait() == ENDED
+    assert (stop.closed, stop.cause) == (True, None)

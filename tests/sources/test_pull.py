@@ -408,6 +408,48 @@ async def test_what_a_call_returns_is_refused() -> None:
         csp.PullSource(numbers())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("fails", ["pull", "the end", "the block"])
+async def test_if_the_unfinished_values_cannot_be_had_that_is_the_cause_and_comes_out_of_the_block(fails: str) -> None:
+    error = ValueError("unfinished")
+
+    async def pull() -> int:
+        if fails == "the block":
+            await trio.sleep_forever()
+        raise KeyError if fails == "pull" else trio.EndOfChannel
+
+    def unfinished() -> list[int]:
+        raise error
+
+    async def receive() -> None:
+        assert await source.receive() == ENDED
+
+    source = csp.PullSource(pull, unfinished=unfinished)
+
+    async def block() -> None:
+        async with source:
+            nursery.start_soon(receive)
+            await wait_all_tasks_blocked()
+
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ValueError, match="unfinished"):
+            await block()
+    assert source.cause is error
+
+
+async def test_a_group_of_cancellations_only_is_no_cause() -> None:
+    async def pull() -> int:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+        raise AssertionError
+
+    async with csp.PullSource(pull) as source:
+        await csp.select(source.case_receive(), default=True)
+        await wait_all_tasks_blocked()
+    assert await source.receive() == ENDED
+    assert source.cause is None
+
+
 async def numbers() -> AsyncGenerator[int]:
     yield 1  # pragma: no cover  # never run
 

@@ -182,3 +182,77 @@ async def test_what_ends_an_iteration_is_an_error_of_a_channel() -> None:
     async with csp.from_receive_channel(Stopping()) as source:
         assert await source.receive() == ENDED
     assert isinstance(source.cause, StopAsyncIteration)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("ended", [False, True])
+async def test_in_a_cancelled_block_what_a_memory_channel_holds_is_still_taken_and_then_the_cause(
+    asked: bool, ended: bool
+) -> None:
+    sender, receiver = trio.open_memory_channel[int](5)
+    with trio.CancelScope() as scope:
+        async with csp.from_receive_channel(receiver) as source:
+            if asked:
+                with pytest.raises(trio.WouldBlock):
+                    source.receive_nowait()
+                await wait_all_tasks_blocked()
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                if not asked:
+                    with pytest.raises(trio.WouldBlock):
+                        source.receive_nowait()
+                await wait_all_tasks_blocked()
+                assert source.closed
+                for value in range(4):
+                    sender.send_nowait(value)
+                if ended:
+                    sender.close()
+                assert source.receive_nowait() == (0, True)
+                assert await source.receive() == (1, True)
+                assert (await csp.select(source.case_receive())).value == 2
+                with csp.Selector(source.case_receive()) as selector:
+                    assert [(r.value, r.ok) async for r in selector] == [(3, True), (None, False)]
+                for _ in range(2):
+                    assert source.receive_nowait() == ENDED
+                    assert "the block of csp.from_receive_channel was cancelled" in str(source.cause)
+
+
+async def test_in_a_cancelled_block_a_memory_channel_that_is_closed_at_this_end_changes_no_cause() -> None:
+    _sender, receiver = trio.open_memory_channel[int](5)
+    with trio.CancelScope() as scope:
+        async with csp.from_receive_channel(receiver) as source:
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                assert await source.receive() == ENDED
+                receiver.close()
+                assert await source.receive() == ENDED
+                assert "was cancelled" in str(source.cause)
+
+
+async def test_once_its_block_is_left_nothing_is_taken_from_a_memory_channel() -> None:
+    sender, receiver = trio.open_memory_channel[int](5)
+    for value in range(3):
+        sender.send_nowait(value)
+    received: list[object] = []
+
+    async def receive(source: csp.Source[int]) -> None:
+        received.append(await source.receive())
+
+    async def select(source: csp.Source[int]) -> None:
+        r = await csp.select(source.case_receive())
+        received.append((r.value, r.ok))
+
+    async def poll(source: csp.Source[int]) -> None:
+        r = await csp.select(source.case_receive(), default=True)
+        received.append(ENDED if r.default else (r.value, r.ok))
+
+    async def select_by_selector(source: csp.Source[int]) -> None:
+        with csp.Selector(source.case_receive()) as selector:
+            received.extend([(r.value, r.ok) async for r in selector])
+
+    async with trio.open_nursery() as nursery, csp.from_receive_channel(receiver) as source:
+        await wait_all_tasks_blocked()
+        for way in (receive, select, poll, select_by_selector) * 5:  # some run before the task of the block
+            nursery.start_soon(way, source)
+    assert received == [ENDED] * 20
+    assert receiver.statistics().current_buffer_used == 3

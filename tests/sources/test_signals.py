@@ -60,3 +60,21 @@ async def test_entered_twice_signals_keep_their_handlers() -> None:
             await source.__aenter__()
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_a_signal_that_nobody_received_is_raised_again_though_the_block_was_cancelled() -> None:
+    raised: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _frame: raised.append(number))
+    try:
+        with trio.CancelScope() as scope:
+            async with csp.from_signals(signal.SIGUSR2) as signals:
+                await csp.select(signals.case_receive(), default=True)
+                signal.raise_signal(signal.SIGUSR2)
+                await wait_all_tasks_blocked()
+                scope.cancel()
+                await trio.sleep_forever()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert raised == [signal.SIGUSR2]
+    assert not (await signals.receive()).ok
+    assert isinstance(signals.cause, csp.errors.ChannelBrokenError)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.websocket._peers import LibraryServer, NodeServer
-from tests.websocket.command_line._process import start
+from tests.websocket.command_line._process import environment, start
 from trio_csp_websocket.client.dial import error_text
 from trio_csp_websocket.command_line.program import main
 

@@ -17,8 +17,8 @@ import trio
 import trio.testing
 
 from csp import testing
+from tests.websocket.command_line._process import environment
 from tests.websocket.command_line._session import URL, echo
-from tests.websocket.command_line.test_as_a_process import environment
 from trio_csp_websocket.command_line import history, program, streams
 from trio_csp_websocket.command_line.arguments import parse
 
