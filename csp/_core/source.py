@@ -195,9 +195,16 @@ class Source(ABC, Generic[T_co]):
                 break
 
     @property
+    @enable_ki_protection
     def wanted(self) -> bool:
         """Whether a task waits for a value, or a `Selector` has the source among its cases."""
-        return self._receivers is not None or any(watch.alive for watch in items(self._watches))
+        if self._receivers is not None:
+            return True
+        while (watch := first(self._watches)) is not None:
+            if watch.alive:
+                return True
+            self._unwatch(watch)
+        return False
 
     def _parked_watch(self) -> Watch | None:
         """Return the first watch whose selector has a parked task, or None.

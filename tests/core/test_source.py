@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -314,6 +315,31 @@ async def test_wanted_knows_of_selectors_that_exist_and_of_tasks() -> None:
         await wait_all_tasks_blocked()
         assert source.wanted
         nursery.cancel_scope.cancel()
+
+
+async def test_wanted_drops_selectors_that_are_gone_and_finds_the_one_that_is_left() -> None:
+    source = Mailbox[int]()
+    gone = [csp.Selector(source) for _ in range(3)]
+    left = csp.Selector(source)
+    gone.clear()
+    gc.collect()
+    assert source.wanted
+    left.close()
+    assert not source.wanted
+
+
+async def test_what_wanted_takes_does_not_grow_with_the_number_of_selectors() -> None:
+    source = Mailbox[int]()
+    selectors = [csp.Selector(source) for _ in range(1000)]
+    gc.disable()
+    tracemalloc.start()
+    try:
+        assert source.wanted
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert peak_bytes < 4 * len(selectors)  # references to all of them take 8 bytes each
 
 
 class Broken(csp.Source[int]):
