@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import tracemalloc
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -340,6 +342,21 @@ async def test_what_wanted_takes_does_not_grow_with_the_number_of_selectors() ->
         tracemalloc.stop()
         gc.enable()
     assert peak_bytes < 4 * len(selectors)  # references to all of them take 8 bytes each
+
+
+@pytest.mark.parametrize(
+    "make",
+    [csp.Channel[int], Mailbox[int], csp.never, csp.Selector[int], lambda: csp.Latest(1), lambda: csp.Latest(1).changes()],
+    ids=["channel", "own source", "never", "selector", "latest", "reader"],
+)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_gives_each_value_once_is_neither_copied_nor_pickled(
+    make: Callable[[], object], duplicate: Callable[[object], object]
+) -> None:
+    original = make()
+    with pytest.raises(csp.errors.InvalidTypeError, match="cannot be copied or pickled") as caught:
+        duplicate(original)
+    assert repr(original) in str(caught.value)
 
 
 class Broken(csp.Source[int]):
