@@ -153,7 +153,7 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
                 result = _perform(chosen, cast("_AnyCase", cases[chosen]))
             except Exception as error:
                 if type(error) is trio.WouldBlock and type(cases[chosen]) is not ReceiveCase:
-                    # A finalizer was there first.
+                    # A finalizer has taken the value, or the room, since the case was found ready.
                     return await select(*cases, default=default, priority=priority)
                 if schedule_point_due():  # a loop that ignores the error must not starve the others
                     await cancel_shielded_checkpoint()
@@ -261,7 +261,7 @@ class SelectWaiter(Waiter):
     def look_again(self) -> None:
         """Take what a finalizer has made ready before the waiter was in every queue."""
         if self._task is None:
-            self.leave()  # it was completed before it had joined the others
+            self.leave()  # it was claimed before it was in all queues
         elif _choose(self._cases, self._priority) is not None:
             self.take()
 

@@ -76,9 +76,9 @@ class Selector(Generic[T]):
     """Receives from many sources, registered once; the cost of a value does not depend on how many there are.
 
     Fair: ready sources take turns, each giving at most 16 values in a row. A closed channel is reported once, with
-    ``ok=False``, and then leaves the selector; a `csp.after` leaves it once its value was taken, whoever took it. Several
-    tasks may share a selector, and several selectors and plain receivers may share a channel; each value goes to one of
-    them.
+    ``ok=False``, and then leaves the selector; a `csp.after` leaves it once its value was taken, whoever took it.
+    Several tasks may share a selector, and several selectors and plain receivers may share a channel; each value goes
+    to one of them.
 
     Use it as a context manager, or call `close`; a selector that is forgotten is unregistered too, and no value is
     lost.

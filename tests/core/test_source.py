@@ -346,7 +346,14 @@ async def test_what_wanted_takes_does_not_grow_with_the_number_of_selectors() ->
 
 @pytest.mark.parametrize(
     "make",
-    [csp.Channel[int], Mailbox[int], csp.never, csp.Selector[int], lambda: csp.Latest(1), lambda: csp.Latest(1).changes()],
+    [
+        csp.Channel[int],
+        Mailbox[int],
+        csp.never,
+        csp.Selector[int],
+        lambda: csp.Latest(1),
+        lambda: csp.Latest(1).changes(),
+    ],
     ids=["channel", "own source", "never", "selector", "latest", "reader"],
 )
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
