@@ -222,11 +222,13 @@ class Selector(Generic[T]):
                 await checkpoint_if_cancelled()
                 watch = self._first_ready()
                 if watch is not None:
-                    result = self._take(watch)
-                    self._end_iteration_if_empty()
-                    if schedule_point_due():
-                        await cancel_shielded_checkpoint()
-                    return result
+                    try:
+                        result = self._take(watch)
+                        self._end_iteration_if_empty()
+                        return result
+                    finally:
+                        if schedule_point_due():  # also if it raises, as in Source.receive
+                            await cancel_shielded_checkpoint()
             if self._closed or (iterating and not self._watches):
                 await checkpoint_if_cancelled()
                 if schedule_point_due():

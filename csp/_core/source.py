@@ -249,10 +249,11 @@ class Source(ABC, Generic[T_co]):
             changes = turn.changes
             if self.is_ready(Moment()):
                 await checkpoint_if_cancelled()
-                received = self.receive_nowait()
-                if schedule_point_due():
-                    await cancel_shielded_checkpoint()
-                return received
+                try:
+                    return self.receive_nowait()
+                finally:
+                    if schedule_point_due():  # also if it raises: a loop that ignores that must not starve the others
+                        await cancel_shielded_checkpoint()
             waiter = ReceiveWaiter(self)
             self._park(waiter)
             if turn.changes != changes and self.is_ready(Moment()):

@@ -366,6 +366,77 @@ def test_what_gives_each_value_once_is_neither_copied_nor_pickled(
     assert repr(original) in str(caught.value)
 
 
+class Unreadable(csp.Source[str]):
+    """A source that is ready once it is told to be, and whose values cannot be taken."""
+
+    ready = False
+
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # the interface
+        return self.ready
+
+    def receive_nowait(self) -> csp.Received[str]:
+        raise KeyError("unreadable")
+
+
+async def keep_receiving(source: csp.Source[str]) -> None:
+    await source.receive()
+
+
+async def keep_selecting(source: csp.Source[str]) -> None:
+    await csp.select(source.case_receive())
+
+
+async def keep_selecting_registered(source: csp.Source[str]) -> None:
+    with csp.Selector(source) as selector:
+        await selector.select()
+
+
+@pytest.mark.parametrize("receive", [keep_receiving, keep_selecting, keep_selecting_registered])
+async def test_a_loop_that_ignores_what_a_source_raises_lets_other_tasks_run(
+    receive: Callable[[csp.Source[str]], Awaitable[None]],
+) -> None:
+    source, caught, visits = Unreadable(), 0, 0
+    source.ready = True
+
+    async def ignore_errors() -> None:
+        nonlocal caught
+        for _ in range(3 * csp.OPERATIONS_PER_SCHEDULE_POINT):
+            with pytest.raises(KeyError):
+                await receive(source)
+            caught += 1
+        nursery.cancel_scope.cancel()
+
+    async def other() -> None:
+        nonlocal visits
+        while True:
+            visits += caught > 0
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        nursery.start_soon(ignore_errors)
+    assert visits >= 2
+
+
+@pytest.mark.parametrize("receive", [keep_receiving, keep_selecting, keep_selecting_registered])
+async def test_what_a_source_raises_goes_to_each_task_that_waits(
+    receive: Callable[[csp.Source[str]], Awaitable[None]],
+) -> None:
+    async def wait() -> None:
+        with pytest.raises(KeyError, match="unreadable"):
+            await receive(source)
+        ended.append("one")
+
+    source, ended = Unreadable(), list[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        source.ready = True
+        source.wake()
+    assert len(ended) == 2
+
+
 class Broken(csp.Source[int]):
     """A source whose `on_wanted` raises."""
 
