@@ -78,6 +78,8 @@ class SendManyWaiter(SendWaiter):
 
     __slots__ = ("_rest",)
 
+    _rest: deque[Any]
+
     def __init__(self, channel: Sink[Any], values: deque[Any]) -> None:
         super().__init__(channel, values[0])
         # The next value is taken out of the deque, so that a receiver gets it whatever others do to the deque.

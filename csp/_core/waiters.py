@@ -65,7 +65,7 @@ class Waiter(outcome.Outcome[object]):
 
     # An Outcome compares by content and cannot be hashed; a waiter equals only itself. (Functions in Python would be
     # slower, and a finalizer could run in them, in the middle of a change of a queue.)
-    __eq__ = object.__eq__
+    __eq__ = object.__eq__  # pyright: ignore[reportAssignmentType]  # its parameters have no names
     __hash__ = object.__hash__  # type: ignore[assignment]  # attrs set it to None in Outcome
 
     def deliver(self, source: object, value: object, ok: bool) -> bool:
