@@ -168,6 +168,10 @@ class ChannelBrokenError(_OneKindError, trio.BrokenResourceError):
     It is raised where that error is none of this package's, or an `EndOfChannelError` of another source: other errors
     of this package are raised anew instead. Code written for Trio's channels gets it in either case, and as a sender,
     without a cause, when the receiving end was closed.
+
+    It is also the cause with which a source is closed whose block, such as that of `csp.merge`, failed or was cancelled
+    before the values had ended. ``details`` then has the name of the ``block``, and ``__cause__`` is what the block
+    failed with, or None.
     """
 
     _kind = Kind.UNAVAILABLE

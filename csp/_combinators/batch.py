@@ -32,7 +32,8 @@ def batch(
     A list is given when it is full, or ``within`` after its first value, so it is never empty. When the source is
     closed, what was gathered is given, and then the batches are closed with the same cause. Gathering begins when a
     list is asked for, so that one at most is held; one that is unfinished at the end of the block can still be
-    received. (Akka Streams: "groupedWithin".)
+    received. Behind it comes the end: without a cause, or with a `ChannelBrokenError` if the block fails or is
+    cancelled before the source is closed. (Akka Streams: "groupedWithin".)
 
     Args:
         source: where the values come from.

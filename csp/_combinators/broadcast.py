@@ -70,7 +70,8 @@ class Broadcast(Generic[T]):
     def subscribe(self, capacity: int, *, overflow: Overflow) -> Channel[T]:
         """Return a channel that gets every value from now on, after those that are replayed.
 
-        Closing it ends the subscription. As a block, it is closed at the end, and then holds up nobody:
+        After the end of the source or of the block, it gets those that are replayed, and is closed. Closing it ends the
+        subscription. As a block, it is closed at the end, and then holds up nobody:
         ``with prices.subscribe(100, overflow="wait") as log:``.
 
         Args:

@@ -27,7 +27,9 @@ def debounce(source: Source[T], duration: Duration) -> AbstractAsyncContextManag
                 await search(query)
 
     A value that was not received when the next is due is replaced by that one. When the source is closed, a value still
-    to be given is given at once, and then the result is closed with the same cause. (RxJS: ``debounceTime``.)
+    to be given is given at once, and then the result is closed with the same cause. So it is at the end of the block,
+    without a cause; if the block fails or is cancelled before the source is closed, with a `ChannelBrokenError`. (RxJS:
+    ``debounceTime``.)
 
     Raises:
         InvalidError: the duration is malformed or not above 0.

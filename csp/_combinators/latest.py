@@ -25,7 +25,13 @@ def latest_of(name: str, source: Source[T], run: Callable[[Channel[T], list[T]],
     """Give what ``run`` sends, in a channel that keeps the latest value only; used as a block.
 
     ``run`` gets that channel, and a list in which it keeps the value that is still to be given, if there is one. When
-    it ends, that value is given, and the channel is closed with the cause of the source.
+    it ends, that value is given, and the channel is closed with the cause of the source. When the block ends before,
+    that value is given too, and the channel is closed as `Block` says.
+
+    Args:
+        name: the function that makes the block.
+        source: where the values come from.
+        run: receives from the source, and ends when the source is closed.
     """
     given = Channel[T](1, overflow="drop_oldest")
     latest: list[T] = []

@@ -57,7 +57,9 @@ def merge(*sources: Source[Any]) -> AbstractAsyncContextManager[Source[Any], boo
 
     The values of one source stay in order; sources that are ready take turns, as in a `csp.Selector`. Closed when all
     of them are closed; as soon as one is closed with a cause, closed with that cause, and what the others have stays
-    there. Sources that fetch their values, as every `csp.PullSource` does, each fetch one ahead. (ReactiveX: "Merge".)
+    there. Closed at the end of the block too: without a cause, or with a `ChannelBrokenError` if the block fails or is
+    cancelled before. Sources that fetch their values, as every `csp.PullSource` does, each fetch one ahead. (ReactiveX:
+    "Merge".)
 
     Raises:
         InvalidTypeError: an argument is not a source.

@@ -31,7 +31,8 @@ def throttle(
     The first value is given at once. Of those that come within ``duration`` of a value that was given, the latest is
     given at the end of that time, or none with ``trailing=False``; the others are dropped. A value that was not
     received when the next is due is replaced by that one. When the source is closed, a value still to be given is given
-    at once, and then the result is closed with the same cause. (RxJS: ``throttleTime``.)
+    at once, and then the result is closed with the same cause. So it is at the end of the block, without a cause; if
+    the block fails or is cancelled before the source is closed, with a `ChannelBrokenError`. (RxJS: ``throttleTime``.)
 
     Raises:
         InvalidError: the duration is malformed or not above 0.

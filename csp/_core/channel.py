@@ -12,9 +12,10 @@ Invariants, outside of a method:
   has left them whenever it runs);
 - a closed channel has no parked waiter.
 
-A finalizer may send, receive and close in the middle of a method. So what was asked before something that can run one
-(an allocation, a call) is asked again after it, or what fails then is tried again; and a value is counted before it is
-put into the memory channel and until after it was taken from there, so that there is room for what was counted.
+A finalizer may send, receive and close in the middle of a method, wherever something is called or allocated. So what a
+method has found out before such a point is asked again behind it, or what fails there is tried again. The count of
+values goes up before a value is put into the memory channel, and down after one was taken from it. So it is never less
+than what is in there, and what the count has room for, the memory channel has room for.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ class Channel(Source[T]):
         self._capacity = capacity
         # None to wait, so that the hot path need not compare strings.
         self._overflow = None if overflow == "wait" else overflow
-        # The capacity while the memory channel is open, else 0, so that the hot path needs one comparison only.
+        # The capacity once the memory channel is open and until this channel is closed, else 0: the hot path then needs
+        # one comparison only.
         self._room = 0.0
         self._put = _not_open
         self._buffered = 0
@@ -288,7 +290,8 @@ class Channel(Source[T]):
             raise self._closed_error()
         self._dropped += 1
         if self._overflow == "drop_oldest":
-            # Nothing is there if this is a finalizer's, which interrupts another send or a receive; then it is dropped.
+            # The buffer is empty, in spite of the count, if a finalizer sends this value in the middle of another send
+            # or a receive. Then this value is the one that is dropped.
             with suppress(trio.WouldBlock):
                 dropped = self._take()
                 self._buffered -= 1
@@ -415,7 +418,7 @@ class Channel(Source[T]):
                     self._buffered -= 1
                 elif isinstance(senders, OrderedDict) or (offered := senders.offer(self)) is GONE:
                     self._refill()
-                else:  # as there, in place
+                else:  # as in _refill, without the call
                     self._put(offered)
                 received = new_tuple(Received, (value, True))
             elif self._senders is not None or self._closed:

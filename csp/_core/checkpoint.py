@@ -27,8 +27,8 @@ class Turn:
     __slots__ = ("changes", "left")
 
     changes: int
-    """How often something became ready without a task's waiting. An operation that has found nothing ready compares it
-    once it is parked: a finalizer, run in between, may have sent something."""
+    """Grows whenever a source may have become ready. An operation that has found nothing ready compares it once its
+    waiter is in the queues: a finalizer may have sent something in between."""
 
     def __init__(self) -> None:
         self.left = OPERATIONS_PER_SCHEDULE_POINT

@@ -5,15 +5,15 @@ more: joining, leaving from the middle and taking the first are O(1) in all thre
 shutdown channel, each leaving it after every round, and none of them pays for the others.
 """
 
+# An item might be an OrderedDict itself, for all that pyright knows: one of unknown types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-ItemT = TypeVar("ItemT", bound="Hashable")
+ItemT = TypeVar("ItemT")
 
 Queue: TypeAlias = ItemT | OrderedDict[ItemT, None] | None
 

@@ -153,7 +153,7 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
                 result = _perform(chosen, cast("_AnyCase", cases[chosen]))
             except Exception as error:
                 if type(error) is trio.WouldBlock and not _is_ready(cases[chosen], Moment()):
-                    # A finalizer was there first.
+                    # A finalizer has taken the value, or the room, since the case was found ready.
                     return await select(*cases, default=default, priority=priority)
                 if schedule_point_due():  # a loop that ignores the error must not starve the others
                     await cancel_shielded_checkpoint()

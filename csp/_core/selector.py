@@ -10,16 +10,28 @@ parked in the selector, the queue is empty and no source is ready: a source that
 straight to the task. A source tells each watch once, until the selector finds it empty and takes it off the queue: so
 what a value costs does not grow with the number of selectors that share the source.
 
-A source holds its watches, and a watch holds its selector weakly. Nothing happens when a selector is forgotten, because
-the garbage collector chooses that moment, and the thread; a source drops its watches the next time it comes across
-them.
+A source holds its watches, and a watch holds its selector weakly. The garbage collector chooses the moment in which a
+selector is forgotten, and the thread. So nothing is changed at that moment: a source drops the watch the next time it
+comes across it. Only timers are told (`_Watch.when_forgotten`), and they too drop it later, in the run.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast, final, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NoReturn,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    cast,
+    final,
+    overload,
+)
 
 import outcome
 import trio
@@ -64,8 +76,9 @@ class Selector(Generic[T]):
     """Receives from many sources, registered once; the cost of a value does not depend on how many there are.
 
     Fair: ready sources take turns, each giving at most 16 values in a row. A closed channel is reported once, with
-    ``ok=False``, and then leaves the selector; a `csp.after` leaves it after its value. Several tasks may share a
-    selector, and several selectors and plain receivers may share a channel; each value goes to one of them.
+    ``ok=False``, and then leaves the selector; a `csp.after` leaves it once its value was taken, whoever took it.
+    Several tasks may share a selector, and several selectors and plain receivers may share a channel; each value goes
+    to one of them.
 
     Use it as a context manager, or call `close`; a selector that is forgotten is unregistered too, and no value is
     lost.
@@ -210,14 +223,15 @@ class Selector(Generic[T]):
                 if watch is not None:
                     try:
                         result = self._take(watch)
+                        self._end_iteration_if_empty()
+                        return result
                     except trio.WouldBlock:
                         if watch.source.is_ready(Moment()):
                             raise
                         return await self._next(iterating=iterating)  # a finalizer was there first
-                    self._end_iteration_if_empty()
-                    if schedule_point_due():
-                        await cancel_shielded_checkpoint()
-                    return result
+                    finally:
+                        if schedule_point_due():  # also if it raises, as in Source.receive
+                            await cancel_shielded_checkpoint()
             if self._closed or (iterating and not self._watches):
                 await checkpoint_if_cancelled()
                 if schedule_point_due():
@@ -253,7 +267,7 @@ class Selector(Generic[T]):
         """Take a value from the source at the head of the ready queue, which has one."""
         source = watch.source
         if source.one_shot:
-            # First, because then all others that watch the source are told that it is spent.
+            # Dropped first: once its value is taken, the source tells those that watch it to forget it.
             self._drop(watch)
             value, ok = source.receive_nowait()
             source._forget_watches()
@@ -300,12 +314,15 @@ class Selector(Generic[T]):
             self._ready = deque(watch for watch in self._ready if not watch.dropped)
 
     def _end_iteration_if_empty(self) -> None:
-        """Wake the tasks that iterate, if no case is left; to be called only when its last value is handed out."""
+        """Wake the tasks that iterate, if no case is left; to be called only after the last value was handed out."""
         if self._watches:
             return
         for waiter in items(self._parked):
             if waiter.iterating:
                 waiter.deliver(self, None, False)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        raise InvalidTypeError(f"{self!r} cannot be copied or pickled: make another one of the same sources")
 
     def __enter__(self) -> Self:
         return self

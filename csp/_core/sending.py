@@ -79,9 +79,11 @@ class SendManyWaiter(SendWaiter):
 
     __slots__ = ("_rest",)
 
+    _rest: deque[Any]
+
     def __init__(self, channel: Sink[Any], values: deque[Any]) -> None:
         super().__init__(channel, values[0])
-        # The next value is kept apart, so that it does not matter to a receiver what others do to the deque.
+        # The next value is taken out of the deque, so that a receiver gets it whatever others do to the deque.
         values.popleft()
         self._rest = values
 
@@ -90,7 +92,7 @@ class SendManyWaiter(SendWaiter):
         if not rest:
             return super().offer(source)
         value, following = self._value, rest.popleft()
-        if self._value is not value:  # a finalizer has taken it meanwhile
+        if self._value is not value:  # a finalizer has taken the value meanwhile
             return following
         self._value = following
         return value

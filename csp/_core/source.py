@@ -93,7 +93,7 @@ class Watch(Hashable, Protocol):
         ...
 
     def notify(self) -> None:
-        """Tell the selector that the source is ready; by `Source._told`, the source then knows that it was told."""
+        """Tell the selector that the source is ready. It calls `Source._told`, by which the source notes that."""
 
     def when_forgotten(self, call: Callable[[], object]) -> None:
         """Have a function called if the selector is garbage collected while it watches.
@@ -115,10 +115,11 @@ class Source(ABC, Generic[T_co]):
 
     _receivers: Queue[Waiter]
     _watches: Queue[Watch]
-    # Those watches whose selectors have not been told since they last found the source empty. A parked selector's are
-    # among them; the others leave when the source looks for a parked one. So it never looks at one twice.
+    # The watches whose selectors are still to be told that the source is ready. One leaves when its selector is told,
+    # and comes back when that finds the source empty. Those of selectors in which a task is parked are all here. Others
+    # are told when they are met in a search for a parked one, so that no search meets them again.
     _unaware: Queue[Watch]
-    # The one whose selector was handed a value last: it is every other one's turn first.
+    # The watch whose selector was handed a value last: all others come before it.
     _handed: Watch | None
     # Whether it is the turn of the parked selectors; they alternate with plain receivers, so that neither starves.
     _selectors_turn: bool
@@ -197,21 +198,29 @@ class Source(ABC, Generic[T_co]):
                 break
 
     @property
+    @enable_ki_protection
     def wanted(self) -> bool:
         """Whether a task waits for a value, or a `Selector` has the source among its cases."""
-        return self._receivers is not None or any(watch.alive for watch in items(self._watches))
+        if self._receivers is not None:
+            return True
+        while (watch := first(self._watches)) is not None:
+            if watch.alive:
+                return True
+            self._unwatch(watch)
+        return False
 
     def _parked_watch(self) -> Watch | None:
         """Return the first watch whose selector has a parked task, or None.
 
-        Those before it are told that the source is ready. If it is not, they find that out.
+        Those before it are told that the source is ready, whether or not it is: they leave the queue, and come back
+        when they find the source empty.
         """
         while (watch := first(self._unaware)) is not None and not watch.parked:
             watch.notify()
         return watch
 
     def _end_turn(self, watch: Watch) -> None:
-        """Let a selector that was handed a value be the last, as the next value is for another."""
+        """Put a selector that was handed a value behind all others."""
         self._handed = watch
         queue = self._unaware
         if isinstance(queue, OrderedDict) and watch in queue:
@@ -243,10 +252,11 @@ class Source(ABC, Generic[T_co]):
             changes = turn.changes
             if self.is_ready(Moment()):
                 await checkpoint_if_cancelled()
-                received = self.receive_nowait()
-                if schedule_point_due():
-                    await cancel_shielded_checkpoint()
-                return received
+                try:
+                    return self.receive_nowait()
+                finally:
+                    if schedule_point_due():  # also if it raises: a loop that ignores that must not starve the others
+                        await cancel_shielded_checkpoint()
             waiter = ReceiveWaiter(self)
             self._park(waiter)
             if turn.changes != changes and self.is_ready(Moment()):
@@ -337,7 +347,7 @@ class Source(ABC, Generic[T_co]):
     def _drop_dead_watches(self) -> None:
         """Drop watches of selectors that no longer exist.
 
-        Two are looked at for each that is added: no more are dead then than alive, and adding stays O(1).
+        Two are looked at for each that is added, so that dead ones do not pile up, and adding stays O(1).
         """
         for _ in range(2):
             queue = self._watches
@@ -361,7 +371,7 @@ class Source(ABC, Generic[T_co]):
     def _await_ready(self, watch: Watch) -> None:
         """Note that a selector, which has found the source empty, is to be told when it is ready.
 
-        It is put first, unless it was handed a value last: so the one that was stays the last.
+        It is put first, so that the one that was handed a value last stays behind all others. That one is put last.
         """
         queue = self._unaware = join(self._unaware, watch)
         if watch is not self._handed and isinstance(queue, OrderedDict) and watch in queue:

@@ -12,17 +12,17 @@ waiting itself:
 - `Waiter.fail`: the channel you wait on is closed.
 
 Each of them claims the waiter, takes it out of *every* queue it is in, then reschedules its task with the result. (Only
-a waiter with many values to send keeps its place until the last is taken.) So a waiter in a queue is always parked and
-unclaimed: there are no stale entries, no second wake-ups. And a wake-up is the hand-over itself, never a hint: Trio
-does not cancel a rescheduled task before it runs, so the value cannot be lost, and no other task can take it in
-between.
+a waiter with many values to send keeps its place until the last is taken.) So between two operations a waiter in a
+queue is always parked and unclaimed: there are no stale entries, no second wake-ups. And a wake-up is the hand-over
+itself, never a hint: Trio does not cancel a rescheduled task before it runs, so the value cannot be lost, and no other
+task can take it in between.
 
 If Trio cancels the task first, it calls `Waiter.abort`, which leaves all queues: the operation had no effect.
 
 One thing can come between two steps of an operation: a finalizer, run by the garbage collector or by the drop of a last
-reference. It may send, receive and close like any other code, and so claim a waiter that the operation interrupted was
-about to claim. That is what the claim is for: the waiter's task, taken from it in two instructions between which no
-finalizer runs. Who finds it gone takes the waiter out of its queues and looks for another.
+reference. It may send, receive and close like any other code, and so claim a waiter that the interrupted operation was
+about to claim. So a claim is one step, in which no finalizer runs: the task is read from the waiter, and None is put in
+its place. An operation that finds None takes the waiter out of its queues and looks for another.
 
 The waiter doubles as the `outcome.Outcome` its task is resumed with, which saves an object for every wake-up.
 
@@ -65,11 +65,11 @@ class Waiter(outcome.Outcome[object]):
 
     # An Outcome compares by content and cannot be hashed; a waiter equals only itself. (Functions in Python would be
     # slower, and a finalizer could run in them, in the middle of a change of a queue.)
-    __eq__ = object.__eq__
+    __eq__ = object.__eq__  # pyright: ignore[reportAssignmentType]  # its parameters have no names
     __hash__ = object.__hash__  # type: ignore[assignment]  # attrs set it to None in Outcome
 
     def deliver(self, source: object, value: object, ok: bool) -> bool:
-        """Complete a receive from ``source`` with what it gives; tell whether the waiter was still to be had."""
+        """Complete a receive from ``source`` with what it gives; tell whether the waiter was still unclaimed."""
         raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
     def take(self) -> None:
@@ -80,7 +80,7 @@ class Waiter(outcome.Outcome[object]):
         raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
     def offer(self, source: object) -> Any:
-        """Complete a send to ``source`` and return the value sent; `GONE` if the waiter was not to be had any more."""
+        """Complete a send to ``source`` and return the value sent; `GONE` if the waiter was claimed already."""
         raise NotImplementedError  # pragma: no cover  # a waiter stands only in queues whose calls it knows
 
     def fail(self, source: object) -> None:
@@ -97,7 +97,7 @@ class Waiter(outcome.Outcome[object]):
 
     def abort(self, raise_cancel: object) -> Abort:
         """Called by Trio to cancel the wait."""
-        if self._task is None:  # a finalizer cancels it, while it is just being completed
+        if self._task is None:  # claimed before its task has parked, or by an operation that a finalizer interrupts
             return Abort.FAILED
         self._task = None
         self.leave()

@@ -6,7 +6,7 @@ A reader has the number of the version that it received last; it is ready while 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast, final
+from typing import TYPE_CHECKING, Generic, NoReturn, Self, SupportsIndex, TypeVar, cast, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -93,6 +93,9 @@ class Latest(Generic[T]):
     def _wake_readers(self) -> None:
         for reader in tuple(self._readers):
             reader.wake()
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        raise InvalidTypeError(f"{self!r} cannot be copied or pickled: its readers belong to it; copy its value")
 
     def __enter__(self) -> Self:
         return self

@@ -80,4 +80,5 @@ def test_items_are_those_that_were_there_in_their_order(number: int) -> None:
 
 
 def test_a_queue_that_a_finalizer_empties_while_somebody_looks_at_it_has_no_first() -> None:
-    assert first(OrderedDict[Item, None]()) is None
+    emptied: Queue[Item] = OrderedDict()
+    assert first(emptied) is None

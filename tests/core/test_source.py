@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import tracemalloc
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -511,6 +512,124 @@ async def test_wanted_knows_of_selectors_that_exist_and_of_tasks() -> None:
         await wait_all_tasks_blocked()
         assert source.wanted
         nursery.cancel_scope.cancel()
+
+
+async def test_wanted_drops_selectors_that_are_gone_and_finds_the_one_that_is_left() -> None:
+    source = Mailbox[int]()
+    gone = [csp.Selector(source) for _ in range(3)]
+    left = csp.Selector(source)
+    gone.clear()
+    gc.collect()
+    assert source.wanted
+    left.close()
+    assert not source.wanted
+
+
+async def test_what_wanted_takes_does_not_grow_with_the_number_of_selectors() -> None:
+    source = Mailbox[int]()
+    selectors = [csp.Selector(source) for _ in range(1000)]
+    gc.disable()
+    tracemalloc.start()
+    try:
+        assert source.wanted
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert peak_bytes < 4 * len(selectors)  # references to all of them take 8 bytes each
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        csp.Channel[int],
+        Mailbox[int],
+        csp.never,
+        csp.Selector[int],
+        lambda: csp.Latest(1),
+        lambda: csp.Latest(1).changes(),
+    ],
+    ids=["channel", "own source", "never", "selector", "latest", "reader"],
+)
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_gives_each_value_once_is_neither_copied_nor_pickled(
+    make: Callable[[], object], duplicate: Callable[[object], object]
+) -> None:
+    original = make()
+    with pytest.raises(csp.errors.InvalidTypeError, match="cannot be copied or pickled") as caught:
+        duplicate(original)
+    assert repr(original) in str(caught.value)
+
+
+class Unreadable(csp.Source[str]):
+    """A source that is ready once it is told to be, and whose values cannot be taken."""
+
+    ready = False
+
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # the interface
+        return self.ready
+
+    def receive_nowait(self) -> csp.Received[str]:
+        raise KeyError("unreadable")
+
+
+async def keep_receiving(source: csp.Source[str]) -> None:
+    await source.receive()
+
+
+async def keep_selecting(source: csp.Source[str]) -> None:
+    await csp.select(source.case_receive())
+
+
+async def keep_selecting_registered(source: csp.Source[str]) -> None:
+    with csp.Selector(source) as selector:
+        await selector.select()
+
+
+@pytest.mark.parametrize("receive", [keep_receiving, keep_selecting, keep_selecting_registered])
+async def test_a_loop_that_ignores_what_a_source_raises_lets_other_tasks_run(
+    receive: Callable[[csp.Source[str]], Awaitable[None]],
+) -> None:
+    source, caught, visits = Unreadable(), 0, 0
+    source.ready = True
+
+    async def ignore_errors() -> None:
+        nonlocal caught
+        for _ in range(3 * csp.OPERATIONS_PER_SCHEDULE_POINT):
+            with pytest.raises(KeyError):
+                await receive(source)
+            caught += 1
+        nursery.cancel_scope.cancel()
+
+    async def other() -> None:
+        nonlocal visits
+        while True:
+            visits += caught > 0
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        nursery.start_soon(ignore_errors)
+    assert visits >= 2
+
+
+@pytest.mark.parametrize("receive", [keep_receiving, keep_selecting, keep_selecting_registered])
+async def test_what_a_source_raises_goes_to_each_task_that_waits(
+    receive: Callable[[csp.Source[str]], Awaitable[None]],
+) -> None:
+    async def wait() -> None:
+        with pytest.raises(KeyError, match="unreadable"):
+            await receive(source)
+        ended.append("one")
+
+    source, ended = Unreadable(), list[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        source.ready = True
+        source.wake()
+    assert len(ended) == 2
 
 
 class Broken(csp.Source[int]):

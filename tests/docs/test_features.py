@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+import csp
 from csp import testing, websocket
 
 if TYPE_CHECKING:
@@ -49,3 +50,30 @@ async def test_several_tasks_receive_from_one_connection(autojump_clock: MockClo
         nursery.start_soon(take, "b")
     assert [number for _, number in taken] == ["0", "1", "2", "3", "4", "5"]
     assert {task for task, _ in taken} == {"a", "b"}
+
+
+async def test_each_of_several_tasks_gets_every_message_and_a_late_one_the_last_first(
+    autojump_clock: MockClock,
+) -> None:
+    async def server(connection: testing.ServerConnection) -> None:
+        for number in range(6):
+            await connection.send(str(number))
+            await trio.sleep(1)
+
+    async def take(task: str, delay: float) -> None:
+        await trio.sleep(delay)
+        with messages.subscribe(10, overflow="wait") as mine:
+            taken[task] = [message.data async for message in mine]
+
+    taken: dict[str, list[object]] = {}
+    async with (
+        testing.websocket_server(server, "wss://api.example.com/"),
+        websocket.connect("wss://api.example.com/") as client,
+        csp.broadcast(client.channel(), replay=2) as messages,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(take, "first", 0)
+        nursery.start_soon(take, "second", 0)
+        nursery.start_soon(take, "late", 3.5)
+    assert taken["first"] == taken["second"] == ["0", "1", "2", "3", "4", "5"]
+    assert taken["late"] == ["2", "3", "4", "5"]
