@@ -224,7 +224,6 @@ class Selector(Generic[T]):
                     try:
                         result = self._take(watch)
                         self._end_iteration_if_empty()
-                        return result
                     except trio.WouldBlock:
                         if watch.source.is_ready(Moment()):
                             raise
@@ -232,6 +231,7 @@ class Selector(Generic[T]):
                     finally:
                         if schedule_point_due():  # also if it raises, as in Source.receive
                             await cancel_shielded_checkpoint()
+                    return result
             if self._closed or (iterating and not self._watches):
                 await checkpoint_if_cancelled()
                 if schedule_point_due():
