@@ -240,8 +240,7 @@ class Selector(Generic[T]):
                     return None
                 raise trio.ClosedResourceError("the selector is closed")
             waiter = _SelectorWaiter(self, iterating)
-            self._parked = join(self._parked, waiter)
-            self._serve()  # a finalizer may have sent something, before there was a waiter to serve
+            waiter.enqueue()
             return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
         except RuntimeError:
             check_run("a Selector")
@@ -266,21 +265,17 @@ class Selector(Generic[T]):
     def _take(self, watch: _Watch) -> SelectResult[T]:
         """Take a value from the source at the head of the ready queue, which has one."""
         source = watch.source
+        value, ok = source.receive_nowait()
+        self._given += 1
         if source.one_shot:
-            # Dropped first: once its value is taken, the source tells those that watch it to forget it.
+            source._forget_watches()  # this one too
+        elif not ok:
             self._drop(watch)
-            value, ok = source.receive_nowait()
-            source._forget_watches()
-        else:
-            value, ok = source.receive_nowait()
-            self._given += 1
-            if not ok:
-                self._drop(watch)
-            elif not source.is_ready(Moment()):
-                self._pass_on(watch)
-            elif self._given >= _VALUES_IN_A_ROW:
-                self._given = 0
-                self._ready.rotate(-1)
+        elif not source.is_ready(Moment()):
+            self._pass_on(watch)
+        elif self._given >= _VALUES_IN_A_ROW:
+            self._given = 0
+            self._ready.rotate(-1)
         result: SelectResult[T] = new_tuple(SelectResult, (source, value, ok, False, watch.index, False))
         return result
 
@@ -420,6 +415,15 @@ class _SelectorWaiter(Waiter):
         self.iterating = iterating
         self._closed = False
 
+    def enqueue(self) -> None:
+        selector = self._selector
+        selector._parked = join(selector._parked, self)
+        # A finalizer may have sent or closed something, before there was a waiter to serve.
+        selector._serve()
+        selector._end_iteration_if_empty()
+        if selector._closed:
+            self.fail(selector)
+
     def deliver(self, source: object, value: object, ok: bool) -> bool:
         task, self._task = self._task, None
         self.leave()
@@ -448,7 +452,8 @@ class _SelectorWaiter(Waiter):
             reschedule(task, self)
 
     def fail(self, source: object) -> None:
-        self._closed = True
+        if self._task is not None:
+            self._closed = True
         self.deliver(source, None, False)
 
     def leave(self) -> None:

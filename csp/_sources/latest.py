@@ -1,46 +1,60 @@
 """`Latest`: a value that changes, to read at any time and to wait for.
 
-A reader has the number of the version that it received last; it is ready while that is not the version there is.
+A reader has the number of the version that it received last; it is ready while that is not the version there is. The
+`Latest` itself is such a reader, for programs that need only one.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Generic, NoReturn, Self, SupportsIndex, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast, final, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from csp._core.results import Received
 from csp._core.source import Moment, Source
-from csp.errors import ChannelClosedError, InvalidTypeError
+from csp.errors import ChannelClosedError, Error, InvalidTypeError, Kind
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 T = TypeVar("T")
 
+_NO_VALUE: Final = object()
+
 
 @final
-class Latest(Generic[T]):
+class Latest(Source[T]):
     """A value that changes: the latest can be read at any time, and each reader receives the latest change once.
 
-        async for settings in config.changes():
-            ...
+        config = csp.Latest(Settings())
+        r = await csp.select(config.case_receive(), shutdown.case_receive())
 
-    A reader that is slow skips the values in between. Where each value counts, use `csp.Channel` or `csp.broadcast`.
-    (tokio: ``watch``; Kotlin: ``StateFlow``; ReactiveX: ``BehaviorSubject``.)
+    It is a source, and so one reader; tasks that share it share the changes. `changes` makes more readers. A reader
+    that is slow skips the values in between. Where each value counts, use `csp.Channel` or `csp.broadcast`. (tokio:
+    ``watch``; Kotlin: ``StateFlow``; ReactiveX: ``BehaviorSubject``.)
 
     As a block, ``with latest:``, it is closed at the end, with the exception that ends the block as the cause.
 
     Args:
-        value: the first value; None, for instance, where there is none yet.
+        value: the first value; none by default, so that readers wait for one.
     """
 
-    __slots__ = ("_cause", "_closed", "_readers", "_value", "_version")
+    __slots__ = ("_cause", "_closed", "_readers", "_received", "_value", "_version")
 
-    def __init__(self, value: T) -> None:
-        self._value, self._version = value, 0
+    _value: T
+
+    # Overloaded so that type checkers know what an empty one takes: Latest[int]().
+    @overload
+    def __init__(self) -> None: ...
+    @overload
+    def __init__(self, value: T) -> None: ...
+    def __init__(self, value: Any = _NO_VALUE) -> None:
+        super().__init__()
+        self._version = self._received = 0
+        if value is not _NO_VALUE:
+            self._value, self._version = value, 1
         self._closed = False
         self._cause: BaseException | None = None
         # Weakly, so that a reader can be forgotten. A dict, so that the readers are woken in the order they were made.
@@ -48,7 +62,13 @@ class Latest(Generic[T]):
 
     @property
     def value(self) -> T:
-        """The latest value, also after the end."""
+        """The latest value, also after the end.
+
+        Raises:
+            Error: there is none yet (kind NOT_FOUND).
+        """
+        if not self._version:
+            raise Error("this Latest has no value yet: nobody has set one", kind=Kind.NOT_FOUND)
         return self._value
 
     @enable_ki_protection
@@ -67,7 +87,7 @@ class Latest(Generic[T]):
         self._wake_readers()
 
     def changes(self) -> Source[T]:
-        """Return a new reader: a source of the value there is now, and then of the latest change each time.
+        """Return a new reader: a source of the value there is now, if any, and then of the latest change each time.
 
         Tasks that share a reader share the changes: make one for each. A reader needs no clean-up.
         """
@@ -90,12 +110,34 @@ class Latest(Generic[T]):
             self._closed, self._cause = True, cause
             self._wake_readers()
 
+    def is_ready(self, moment: Moment) -> bool:
+        """Tell whether there is a change that was not received here, or the end."""
+        return self._received != self._version or self._closed
+
+    @enable_ki_protection
+    def receive_nowait(self) -> Received[T]:
+        """Take the latest change, unless it was received here.
+
+        Returns ``(value, True)``, or ``(None, False)`` once it is closed and the last value was received.
+
+        Raises:
+            trio.WouldBlock: there is no change.
+        """
+        received, self._received = self._received, self._version
+        return self._since(received)
+
+    def _since(self, received: int) -> Received[T]:
+        """Return what a reader receives that has a version."""
+        if received != self._version:
+            return Received(self._value, True)
+        if self._closed:
+            return Received(cast("T", None), False)
+        raise trio.WouldBlock
+
     def _wake_readers(self) -> None:
+        self.wake()
         for reader in tuple(self._readers):
             reader.wake()
-
-    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
-        raise InvalidTypeError(f"{self!r} cannot be copied or pickled: its readers belong to it; copy its value")
 
     def __enter__(self) -> Self:
         return self
@@ -128,19 +170,15 @@ class _Reader(Source[T]):
     def __init__(self, latest: Latest[T]) -> None:
         super().__init__()
         self._latest = latest
-        self._received = -1
+        self._received = 0
 
     def is_ready(self, moment: Moment) -> bool:
         return self._received != self._latest._version or self._latest.closed
 
     @enable_ki_protection
     def receive_nowait(self) -> Received[T]:
-        if self._received != self._latest._version:
-            self._received = self._latest._version
-            return Received(self._latest.value, True)
-        if self._latest.closed:
-            return Received(cast("T", None), False)
-        raise trio.WouldBlock
+        received, self._received = self._received, self._latest._version
+        return self._latest._since(received)
 
     @property
     def closed(self) -> bool:

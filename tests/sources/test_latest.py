@@ -45,6 +45,40 @@ def test_a_reader_gets_the_value_there_is_and_then_the_latest_change_once() -> N
         changes.receive_nowait()
 
 
+def test_it_is_a_source_and_one_reader_itself() -> None:
+    latest = csp.Latest(1)
+    changes = latest.changes()
+    assert latest.receive_nowait() == changes.receive_nowait() == (1, True)
+    with pytest.raises(trio.WouldBlock):
+        latest.receive_nowait()
+    latest.set(2)
+    assert (latest.receive_nowait(), latest.value) == ((2, True), 2)
+    latest.close()
+    assert not latest.receive_nowait().ok
+    assert changes.receive_nowait() == (2, True)
+    assert latest.value == 2
+
+
+async def test_without_a_first_value_readers_wait_for_one(nursery: trio.Nursery) -> None:
+    latest = csp.Latest[int]()
+    changes = latest.changes()
+    with pytest.raises(errors.Error, match="no value yet") as caught:
+        _ = latest.value
+    assert caught.value.kind is errors.NOT_FOUND
+    received: list[int] = []
+
+    async def read(source: csp.Source[int]) -> None:
+        received.append((await csp.select(source.case_receive(), csp.never().case_receive())).value)
+
+    for source in (latest, changes):
+        nursery.start_soon(read, source)
+    await wait_all_tasks_blocked()
+    assert received == []
+    latest.set(3)
+    await wait_all_tasks_blocked()
+    assert received == [3, 3]
+
+
 def test_each_reader_has_a_mark_of_its_own() -> None:
     latest = csp.Latest(1)
     slow, quick = latest.changes(), latest.changes()
