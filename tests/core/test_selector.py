@@ -15,6 +15,7 @@ import csp
 from csp import errors
 from csp._core.queues import items
 from csp._core.selector import _VALUES_IN_A_ROW
+from tests._steps import steps
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -887,3 +888,107 @@ async def test_a_value_that_was_buffered_does_not_change_whose_turn_it_is() -> N
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
     assert served == [1, 2, 1]
+
+
+# Many selectors on one channel ----------------------------------------------------------------------------------------
+
+
+def parked_selectors(nursery: trio.Nursery, channel: Channel[int], number: int) -> list[csp.Selector[int]]:
+    """Start tasks, each of them in a selector of its own on the channel."""
+    selectors = [csp.Selector(channel) for _ in range(number)]
+
+    async def receive(selector: csp.Selector[int]) -> None:
+        async for _ in selector:
+            pass
+
+    for selector in selectors:
+        nursery.start_soon(receive, selector)
+    return selectors
+
+
+@pytest.mark.parametrize("capacity", [0, 1])
+async def test_what_a_value_costs_does_not_grow_with_the_number_of_selectors(capacity: int) -> None:
+    async def cost(number: int) -> list[int]:
+        channel = csp.Channel[int](capacity)
+        async with trio.open_nursery() as nursery:
+            selectors = parked_selectors(nursery, channel, number)
+            await wait_all_tasks_blocked()
+            given = [steps(lambda: channel.send_nowait(1)) for _ in range(5)]
+            await wait_all_tasks_blocked()
+            more = csp.Selector(channel)
+            given.append(steps(lambda: more.remove(channel)))
+            given.append(steps(lambda: more.add(channel)))
+            del selectors
+            nursery.cancel_scope.cancel()
+        return given
+
+    assert await cost(20) == await cost(500)
+
+
+async def test_a_value_for_many_selectors_that_do_not_wait_is_told_once() -> None:
+    channel = csp.Channel[int](1)
+    selectors = [csp.Selector(channel) for _ in range(500)]
+
+    def value_that_another_takes() -> None:
+        channel.send_nowait(1)
+        channel.receive_nowait()
+
+    first, *others = [steps(value_that_another_takes) for _ in range(10)]
+    assert max(others) < first / 50
+    channel.send_nowait(2)
+    async with trio.open_nursery() as nursery:
+        taken: list[int] = []
+
+        async def take(selector: csp.Selector[int]) -> None:
+            taken.append((await selector.select()).value)
+
+        for selector in reversed(selectors):
+            nursery.start_soon(take, selector)
+        await wait_all_tasks_blocked()
+        for value in range(3, 502):
+            channel.send_nowait(value)
+            await wait_all_tasks_blocked()
+    assert sorted(taken) == list(range(2, 502))
+
+
+@pytest.mark.parametrize("take", ["selector", "receive", "receive_nowait", "select"])
+async def test_an_after_whose_value_another_took_leaves_every_selector(take: str, autojump_clock: MockClock) -> None:
+    after = csp.after("1s")
+    received: list[float] = []
+    start = trio.current_time()
+
+    async def iterate() -> None:
+        with csp.Selector(after) as selector:
+            received.extend([result.value async for result in selector])
+
+    async with trio.open_nursery() as nursery:
+        if take == "receive":
+            nursery.start_soon(after.receive)
+        elif take == "select":
+            nursery.start_soon(csp.select, after.case_receive())
+        elif take == "receive_nowait":
+            selector = csp.Selector(after)  # nobody waits in it
+            await trio.sleep(1)
+            assert after.receive_nowait() == (start + 1, True)
+            assert len(selector) == 0
+            return
+        await wait_all_tasks_blocked()
+        for _ in range(2):
+            nursery.start_soon(iterate)
+    assert len(received) == (take == "selector")
+
+
+async def test_a_selector_in_which_a_task_waits_forgets_an_after_and_goes_on(autojump_clock: MockClock) -> None:
+    after, channel = csp.after("1s"), csp.Channel[int]()
+
+    async def take() -> None:
+        await after.receive()
+        await trio.sleep(1)
+        await channel.send(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        await wait_all_tasks_blocked()
+        with csp.Selector[float](after, channel) as selector:
+            assert (await selector.select()).channel is channel
+            assert after not in selector
