@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -158,9 +159,7 @@ class Watched:
 
     async def __aenter__(self) -> csp.Source[Any]:
         given = await self._block.__aenter__()
-        self.source: csp.Source[Any] = (
-            given.subscribe(5, overflow="wait") if isinstance(given, csp.Broadcast) else given
-        )
+        self.source: csp.Source[Any] = given.subscribe(5, overflow="wait") if hasattr(given, "subscribe") else given
         if self._receive is not None:
             self._nursery.start_soon(self._consume, self._receive)
             await wait_all_tasks_blocked()
@@ -453,14 +452,19 @@ HOLDING: dict[str, tuple[Callable[[csp.Source[int]], Any], object]] = {
 @pytest.mark.parametrize("failing", [False, True])
 async def test_what_a_block_holds_comes_before_its_end(name: str, failing: bool) -> None:
     make, held = HOLDING[name]
-    try:
+    entered: list[csp.Source[Any]] = []
+
+    async def block() -> None:
         async with make(filled(1, 2, closed=False)) as source:
+            entered.append(source)
             await csp.select(source.case_receive(), default=True)
             await wait_all_tasks_blocked()
             if failing:
                 raise KeyError("mine")
-    except KeyError:
-        assert failing
+
+    with pytest.raises(KeyError, match="mine") if failing else nullcontext():
+        await block()
+    [source] = entered
     assert await source.receive() == (held, True)
     assert await source.receive() == ENDED
     assert (source.cause is not None) == failing
@@ -474,7 +478,7 @@ class Raising(csp.Source[int]):
         self._error = error
         self._ready = False
 
-    def is_ready(self, _moment: object) -> bool:
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # it has no clock
         return self._ready
 
     def receive_nowait(self) -> csp.Received[int]:
@@ -499,7 +503,7 @@ async def test_what_a_source_raises_is_the_cause_and_comes_out_of_the_block(name
     async def block() -> None:
         nonlocal channel
         async with make() as given:
-            channel = given.subscribe(1, overflow="wait") if isinstance(given, csp.Broadcast) else given
+            channel = given.subscribe(1, overflow="wait") if hasattr(given, "subscribe") else given
             await wait_all_tasks_blocked()
             raising.wake()  # nothing has come yet
             raising.fail()

@@ -405,7 +405,7 @@ class Breaking(csp.Source[int]):
         self._values = [1, 2]
         self._error = error
 
-    def is_ready(self, _moment: object) -> bool:
+    def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # it has no clock
         return True
 
     def receive_nowait(self) -> csp.Received[int]:

@@ -281,8 +281,7 @@ async def test_of_a_group_that_a_generator_raises_when_it_is_cancelled_the_cause
         await block(scope)
     assert caught.value.subgroup(KeyError) is not None
     assert source.receive_nowait() == ENDED
-    assert isinstance(source.cause, ExceptionGroup)
-    assert [str(error) for error in source.cause.exceptions] == ["'cleaning up'"]
+    assert [repr(error) for error in source.cause.exceptions] == ["KeyError('cleaning up')"]
 
 
 async def test_what_a_generator_raises_when_it_is_cancelled_is_told_to_who_receives_though_the_body_is_shielded() -> (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -64,8 +66,9 @@ async def test_in_a_cancelled_block_an_event_that_is_set_later_changes_no_cause(
 
 async def test_in_a_cancelled_block_an_event_that_was_set_is_a_quiet_end() -> None:
     event = trio.Event()
+    stop: Any = csp.from_event(event)
     with trio.CancelScope() as scope:
-        async with csp.from_event(event) as stop:
+        async with stop:
             scope.cancel()
             event.set()
             assert stop.receive_nowait() == ENDED

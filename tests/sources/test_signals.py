@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 import trio
@@ -64,10 +65,11 @@ async def test_entered_twice_signals_keep_their_handlers() -> None:
 
 async def test_a_signal_that_nobody_received_is_raised_again_though_the_block_was_cancelled() -> None:
     raised: list[int] = []
+    signals: Any = csp.from_signals(signal.SIGUSR2)
     before = signal.signal(signal.SIGUSR2, lambda number, _frame: raised.append(number))
     try:
         with trio.CancelScope() as scope:
-            async with csp.from_signals(signal.SIGUSR2) as signals:
+            async with signals:
                 await csp.select(signals.case_receive(), default=True)
                 signal.raise_signal(signal.SIGUSR2)
                 await wait_all_tasks_blocked()
@@ -76,5 +78,5 @@ async def test_a_signal_that_nobody_received_is_raised_again_though_the_block_wa
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert raised == [signal.SIGUSR2]
-    assert not (await signals.receive()).ok
+    assert await signals.receive() == (None, False)
     assert isinstance(signals.cause, csp.errors.ChannelBrokenError)

@@ -265,7 +265,7 @@ class BreakingProgram:
         how = self.random.choice(["left", "fails", "cancelled", "deadline", "shielded", "shielded and fails"])
         with suppress(KeyError), trio.CancelScope() as scope:
             async with make() as given:
-                source = given.subscribe(5, overflow="wait") if isinstance(given, csp.Broadcast) else given
+                source = given.subscribe(5, overflow="wait") if hasattr(given, "subscribe") else given
                 layer = Layer(source, how)
                 self.layers.append(layer)
                 task_status.started()
