@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -514,6 +516,28 @@ async def test_what_a_source_raises_is_the_cause_and_comes_out_of_the_block(name
     assert caught.value is error
     assert channel.receive_nowait() == ENDED
     assert channel.cause is error
+
+
+@blocks
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_block_that_has_ended_is_no_reference_cycle(name: str, cancelled: bool) -> None:
+    async def hold() -> weakref.ref[csp.Source[Any]]:
+        with trio.CancelScope() as scope:
+            async with BLOCKS[name]().block as given:
+                source: csp.Source[Any] = given.subscribe(1, overflow="wait") if hasattr(given, "subscribe") else given
+                reference = weakref.ref(source)
+                await csp.select(source.case_receive(), default=True)
+                await wait_all_tasks_blocked()
+                if cancelled:
+                    scope.cancel()
+                    await trio.sleep_forever()
+        return reference
+
+    gc.disable()
+    try:
+        assert (await hold())() is None
+    finally:
+        gc.enable()
 
 
 def test_repr_names_the_function() -> None:
