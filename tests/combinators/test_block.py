@@ -7,7 +7,7 @@ import signal
 import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -100,6 +100,11 @@ WITH_END: dict[str, Callable[[], Made]] = {
 BLOCKS: dict[str, Callable[[], Made]] = {**WITH_END, "from_signals": of_signals}
 
 
+def opened(given: Any) -> csp.Source[Any]:
+    """Return what a block gives values through."""
+    return cast("csp.Source[Any]", given.subscribe(5, overflow="wait") if hasattr(given, "subscribe") else given)
+
+
 async def by_receive(source: csp.Source[Any]) -> None:
     assert await source.receive() == ENDED
 
@@ -161,7 +166,7 @@ class Watched:
 
     async def __aenter__(self) -> csp.Source[Any]:
         given = await self._block.__aenter__()
-        self.source: csp.Source[Any] = given.subscribe(5, overflow="wait") if hasattr(given, "subscribe") else given
+        self.source = opened(given)
         if self._receive is not None:
             self._nursery.start_soon(self._consume, self._receive)
             await wait_all_tasks_blocked()
@@ -505,7 +510,7 @@ async def test_what_a_source_raises_is_the_cause_and_comes_out_of_the_block(name
     async def block() -> None:
         nonlocal channel
         async with make() as given:
-            channel = given.subscribe(1, overflow="wait") if hasattr(given, "subscribe") else given
+            channel = opened(given)
             await wait_all_tasks_blocked()
             raising.wake()  # nothing has come yet
             raising.fail()
@@ -521,21 +526,23 @@ async def test_what_a_source_raises_is_the_cause_and_comes_out_of_the_block(name
 @blocks
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_block_that_has_ended_is_no_reference_cycle(name: str, cancelled: bool) -> None:
-    async def hold() -> weakref.ref[csp.Source[Any]]:
+    held: list[weakref.ref[csp.Source[Any]]] = []
+
+    async def hold() -> None:
         with trio.CancelScope() as scope:
             async with BLOCKS[name]().block as given:
-                source: csp.Source[Any] = given.subscribe(1, overflow="wait") if hasattr(given, "subscribe") else given
-                reference = weakref.ref(source)
+                source = opened(given)
+                held.append(weakref.ref(source))
                 await csp.select(source.case_receive(), default=True)
                 await wait_all_tasks_blocked()
                 if cancelled:
                     scope.cancel()
                     await trio.sleep_forever()
-        return reference
 
     gc.disable()
     try:
-        assert (await hold())() is None
+        await hold()
+        assert held[0]() is None
     finally:
         gc.enable()
 
