@@ -155,6 +155,7 @@ class PullSource(Source[T_co]):
                 self._broken = broken_by_block(self._name, error)
             raise
         finally:
+            del self._pull  # it may refer to this source
             self._end(self._broken)
             self._finished.set()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -98,6 +100,11 @@ WITH_END: dict[str, Callable[[], Made]] = {
 BLOCKS: dict[str, Callable[[], Made]] = {**WITH_END, "from_signals": of_signals}
 
 
+def opened(given: Any) -> csp.Source[Any]:
+    """Return what a block gives values through."""
+    return cast("csp.Source[Any]", given.subscribe(5, overflow="wait") if hasattr(given, "subscribe") else given)
+
+
 async def by_receive(source: csp.Source[Any]) -> None:
     assert await source.receive() == ENDED
 
@@ -159,7 +166,7 @@ class Watched:
 
     async def __aenter__(self) -> csp.Source[Any]:
         given = await self._block.__aenter__()
-        self.source: csp.Source[Any] = given.subscribe(5, overflow="wait") if hasattr(given, "subscribe") else given
+        self.source = opened(given)
         if self._receive is not None:
             self._nursery.start_soon(self._consume, self._receive)
             await wait_all_tasks_blocked()
@@ -503,7 +510,7 @@ async def test_what_a_source_raises_is_the_cause_and_comes_out_of_the_block(name
     async def block() -> None:
         nonlocal channel
         async with make() as given:
-            channel = given.subscribe(1, overflow="wait") if hasattr(given, "subscribe") else given
+            channel = opened(given)
             await wait_all_tasks_blocked()
             raising.wake()  # nothing has come yet
             raising.fail()
@@ -514,6 +521,30 @@ async def test_what_a_source_raises_is_the_cause_and_comes_out_of_the_block(name
     assert caught.value is error
     assert channel.receive_nowait() == ENDED
     assert channel.cause is error
+
+
+@blocks
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_block_that_has_ended_is_no_reference_cycle(name: str, cancelled: bool) -> None:
+    held: list[weakref.ref[csp.Source[Any]]] = []
+
+    async def hold() -> None:
+        with trio.CancelScope() as scope:
+            async with BLOCKS[name]().block as given:
+                source = opened(given)
+                held.append(weakref.ref(source))
+                await csp.select(source.case_receive(), default=True)
+                await wait_all_tasks_blocked()
+                if cancelled:
+                    scope.cancel()
+                    await trio.sleep_forever()
+
+    gc.disable()
+    try:
+        await hold()
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_repr_names_the_function() -> None:
