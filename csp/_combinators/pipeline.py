@@ -38,8 +38,9 @@ def pipeline(
     closed with the same cause. When ``work`` raises, no more values are taken, the other calls are cancelled at once,
     results that wait are given, and then the channel is closed with that exception as the cause; what other calls raise
     when they are cancelled is in its notes. Leaving the block cancels the workers, and what they have in hand is lost;
-    what they raise then comes out of the block. If it fails or is cancelled before the source has ended, the channel is
-    closed with a `ChannelBrokenError` as the cause. (core.async: ``pipeline-async``.)
+    what they raise then comes out of the block. What ``work`` has raised before is then the cause, though its turn has
+    not come. If the block fails or is cancelled before the source has ended, the channel is closed with a
+    `ChannelBrokenError` as the cause. (core.async: ``pipeline-async``.)
 
     Args:
         source: where the values come from.
@@ -59,7 +60,7 @@ def pipeline(
     if not callable(work):
         raise InvalidTypeError(f"work must be an async function, not {work!r}")
     pool = _Pool(source, work, workers, ordered)
-    return Block("pipeline", pool.results, [pool.run_worker] * workers, pool.results.close)
+    return Block("pipeline", pool.results, [pool.run_worker] * workers, pool.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class _Pool(Generic[T, R]):
         self._work = work
         self._workers_left = workers
         self._ordered = ordered
+        self._source_ended = False
         # Held while taking, so that values get their turns in the order in which they are taken.
         self._taking = trio.Lock()
         self._taken = 0
@@ -101,7 +103,17 @@ class _Pool(Generic[T, R]):
             await self._work_on(job)
         self._workers_left -= 1
         if not self._workers_left:
-            self.results.close(self._failure() if self._failures else self._source.cause)
+            self.end(None)
+
+    def end(self, cause: BaseException | None) -> None:
+        """Close the results, once: with a cause if there is one, else with what has ended the values so far."""
+        if self.results.closed:
+            return
+        if cause is None and self._failures:
+            cause = self._failure()
+        elif cause is None and self._source_ended:
+            cause = self._source.cause
+        self.results.close(cause)
 
     @property
     def _stopped(self) -> bool:
@@ -116,6 +128,7 @@ class _Pool(Generic[T, R]):
             try:
                 async with self._taking:
                     value, ok = await self._source.receive()
+                    self._source_ended = not ok
                     if not ok or self._stopped:
                         return None
                     turn = self._turn

@@ -467,6 +467,51 @@ async def test_what_calls_raise_when_the_block_is_left_comes_out_of_it() -> None
     assert results.cause is caught.value
 
 
+async def test_an_exception_whose_turn_has_not_come_when_the_block_is_left_is_the_cause(
+    autojump_clock: MockClock,
+) -> None:
+    async def work(value: int) -> int:
+        await trio.sleep(60 - value)
+        raise KeyError(value)
+
+    async with csp.pipeline(numbers(1, 50, 51), work, workers=3) as results:
+        await trio.sleep(20)
+        assert not results.closed
+    assert await results.receive() == ENDED
+    assert repr(results.cause) == "KeyError(50)"
+    assert results.cause is not None
+    assert results.cause.__notes__ == ["Another call of the pipeline raised: KeyError(51)"]
+
+
+async def test_a_cause_of_the_source_that_was_seen_when_the_block_is_left_stays(autojump_clock: MockClock) -> None:
+    error = KeyError("why")
+    async with csp.pipeline(numbers(5, cause=error), sleep_for, workers=3) as results:
+        await trio.sleep(1)
+        assert not results.closed
+    assert await results.receive() == ENDED
+    assert results.cause is error
+
+
+async def test_a_block_that_fails_while_an_exception_of_a_call_waits_says_that_it_failed(
+    autojump_clock: MockClock,
+) -> None:
+    entered: list[csp.Source[int]] = []
+
+    async def work(value: int) -> int:
+        await trio.sleep(60 - value)
+        raise KeyError(value)
+
+    async def block() -> None:
+        async with csp.pipeline(numbers(1, 50), work, workers=3) as results:
+            entered.append(results)
+            await trio.sleep(20)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await block()
+    assert "the block of csp.pipeline failed: ValueError('mine')" in str(entered[0].cause)
+
+
 async def test_what_calls_raise_when_the_block_is_cancelled_comes_out_of_it() -> None:
     async def block(scope: trio.CancelScope) -> None:
         async with csp.pipeline(numbers(1, 2), fail_when_cancelled, workers=2):
