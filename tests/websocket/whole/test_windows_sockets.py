@@ -18,7 +18,7 @@ from trio_csp_websocket.transport.base import SLICE_BYTES
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-LARGE = bytes(3 * 1024 * 1024)
+LARGE = bytes(3 * 512 * 1024)
 KIB = 1024
 
 both_schemes = pytest.mark.parametrize("scheme", ["ws", "wss"])
