@@ -73,7 +73,7 @@ def of_stream() -> Made:
 
 
 def of_signals() -> Made:
-    return Made(csp.from_signals(signal.SIGUSR2), lambda: None)
+    return Made(csp.from_signals(signal.SIGTERM), lambda: None)
 
 
 # Those whose source can end with a cause.

@@ -65,18 +65,18 @@ async def test_entered_twice_signals_keep_their_handlers() -> None:
 
 async def test_a_signal_that_nobody_received_is_raised_again_though_the_block_was_cancelled() -> None:
     raised: list[int] = []
-    signals: Any = csp.from_signals(signal.SIGUSR2)
-    before = signal.signal(signal.SIGUSR2, lambda number, _frame: raised.append(number))
+    signals: Any = csp.from_signals(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: raised.append(number))
     try:
         with trio.CancelScope() as scope:
             async with signals:
                 await csp.select(signals.case_receive(), default=True)
-                signal.raise_signal(signal.SIGUSR2)
+                signal.raise_signal(signal.SIGTERM)
                 await wait_all_tasks_blocked()
                 scope.cancel()
                 await trio.sleep_forever()
     finally:
-        signal.signal(signal.SIGUSR2, before)
-    assert raised == [signal.SIGUSR2]
+        signal.signal(signal.SIGTERM, before)
+    assert raised == [signal.SIGTERM]
     assert await signals.receive() == (None, False)
     assert isinstance(signals.cause, csp.errors.ChannelBrokenError)
