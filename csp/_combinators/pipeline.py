@@ -182,5 +182,5 @@ class _Pool(Generic[T, R]):
         number = min(self._failures) if self._ordered else next(iter(self._failures))
         failure = self._failures.pop(number)
         for other in self._failures.values():
-            add_note(failure, other, "another call")
+            add_note(failure, other, "another call of the pipeline")
         return failure

@@ -643,8 +643,8 @@ class Channel(Source[T]):
 
 
 def _not_open(_value: object) -> NoReturn:
-    """Stand for ``send_nowait`` of a memory channel that is not open yet: it has no room."""
-    raise trio.WouldBlock
+    """Stand for ``send_nowait`` of a memory channel that is not open yet."""
+    raise NotImplementedError  # pragma: no cover  # nothing is put before it is open
 
 
 def _not_kept_up(capacity: float) -> Error:

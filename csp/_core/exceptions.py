@@ -22,7 +22,8 @@ def without_cancelled(error: BaseException) -> BaseException | None:
     """Return what is left of an exception without `trio.Cancelled`, alone or in groups; None for nothing."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
-        return group.split(trio.Cancelled)[1]
+        cancelled, others = group.split(trio.Cancelled)
+        return group if cancelled is None else others  # the others are another group, even if they are all
     return None if isinstance(error, trio.Cancelled) else error
 
 

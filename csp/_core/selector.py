@@ -380,9 +380,7 @@ class _Watch:
     def deliver(self, value: object) -> bool:
         result = new_tuple(SelectResult, (self.source, value, True, False, self.index, False))
         selector = self._selector()
-        if selector is None:
-            return False
-        waiter = first(selector._parked)
+        waiter = None if selector is None else first(selector._parked)
         return waiter is not None and waiter.deliver(selector, result, True)
 
     def notify(self) -> None:

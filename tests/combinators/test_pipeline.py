@@ -315,7 +315,9 @@ async def test_other_calls_are_cancelled_at_once_and_what_they_raise_then_is_in_
         assert await results.receive() == ENDED
         assert trio.current_time() == 1
         assert results.cause is error
-        assert error.__notes__ == ["Another call of the pipeline raised: ValueError('cleaning up')"]
+        assert [note.rpartition(" (")[0] for note in error.__notes__] == [
+            "another call of the pipeline raised, too: ValueError('cleaning up')"
+        ]
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -359,7 +361,9 @@ async def test_of_several_exceptions_the_cause_is_that_whose_result_would_have_c
         assert trio.current_time() == 9
         assert repr(results.cause) == f"KeyError({cause})"
         assert results.cause is not None
-        assert results.cause.__notes__ == [f"Another call of the pipeline raised: KeyError({note})"]
+        assert [one.rpartition(" (")[0] for one in results.cause.__notes__] == [
+            f"another call of the pipeline raised, too: KeyError({note})"
+        ]
 
 
 @pytest.mark.parametrize(("ordered", "given"), [(True, []), (False, [(1, 2)])])
@@ -480,7 +484,9 @@ async def test_an_exception_whose_turn_has_not_come_when_the_block_is_left_is_th
     assert await results.receive() == ENDED
     assert repr(results.cause) == "KeyError(50)"
     assert results.cause is not None
-    assert results.cause.__notes__ == ["Another call of the pipeline raised: KeyError(51)"]
+    assert [note.rpartition(" (")[0] for note in results.cause.__notes__] == [
+        "another call of the pipeline raised, too: KeyError(51)"
+    ]
 
 
 async def test_a_cause_of_the_source_that_was_seen_when_the_block_is_left_stays(autojump_clock: MockClock) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -15,6 +15,9 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 from csp import errors
 from csp._core.channel import _not_open
+from csp._core.select import SelectWaiter
+from csp._core.sending import SendWaiter
+from csp._core.source import ReceiveWaiter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -804,3 +807,133 @@ async def test_it_can_be_called_off() -> None:
     assert [await channel.receive(), await channel.receive()] == [(1, True), (2, True)]
     channel.close()
     assert calls == []
+
+
+# Finalizers, at moments that must be made here ------------------------------------------------------------------------
+
+
+def before_each_check(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
+    """Do something once, where an operation that is ready asks whether it is cancelled."""
+    check = trio.lowlevel.checkpoint_if_cancelled
+    calls = [call]
+
+    async def checkpoint_if_cancelled() -> None:
+        while calls:
+            calls.pop()()
+        await check()
+
+    monkeypatch.setattr("csp._core.channel.checkpoint_if_cancelled", checkpoint_if_cancelled)
+
+
+@pytest.mark.parametrize("buffered", [0, 1])
+async def test_a_send_waits_if_a_finalizer_fills_the_buffer_just_before(
+    buffered: int, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    channel = csp.Channel[int](2)
+    for value in range(buffered):
+        channel.send_nowait(value)
+
+    def fill() -> None:
+        for value in range(buffered, 2):
+            channel.send_nowait(value)
+
+    before_each_check(monkeypatch, fill)
+    nursery.start_soon(channel.send, 2)
+    await wait_all_tasks_blocked()
+    assert (len(channel), channel.statistics().tasks_waiting_send) == (2, 1)
+    assert [(await channel.receive()).value for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+async def test_a_receive_waits_if_a_finalizer_takes_the_value_just_before(
+    buffered: bool, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    channel = csp.Channel[int](int(buffered))
+    received: list[int] = []
+
+    async def receive() -> None:
+        received.append((await channel.receive()).value)
+
+    nursery.start_soon(channel.send, 1)
+    await wait_all_tasks_blocked()
+    before_each_check(monkeypatch, channel.receive_nowait)
+    nursery.start_soon(receive)
+    await wait_all_tasks_blocked()
+    assert received == []
+    await channel.send(2)
+    await wait_all_tasks_blocked()
+    assert received == [2]
+
+
+def test_a_finalizer_that_sends_while_the_last_receiver_just_leaves_buffers_the_value() -> None:
+    channel = csp.Channel[int](1)
+    channel._receivers = OrderedDict()
+    channel.send_nowait(1)
+    assert channel.receive_nowait() == (1, True)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("operation", ["send", "receive"])
+async def test_a_channel_that_is_closed_just_before_a_task_waits_tells_it(
+    operation: str, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = csp.Channel[int]()
+    ends: list[object] = []
+
+    class ClosingSendWaiter(SendWaiter):
+        def __init__(self, channel: Any, value: object) -> None:
+            super().__init__(channel, value)
+            channel.close()
+
+    class ClosingReceiveWaiter(ReceiveWaiter):
+        def __init__(self, source: Any) -> None:
+            super().__init__(source)
+            source.close()
+
+    async def run() -> None:
+        try:
+            if operation == "send":
+                await channel.send(1)
+            ends.append(await channel.receive())
+        except csp.ChannelClosedError:
+            ends.append((None, False))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(others):
+            nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        monkeypatch.setattr("csp._core.channel.SendWaiter", ClosingSendWaiter)
+        monkeypatch.setattr("csp._core.channel.ReceiveWaiter", ClosingReceiveWaiter)
+        nursery.start_soon(run)
+    assert ends == [(None, False)] * (others + 1)
+    assert (channel.statistics().tasks_waiting_receive, channel.statistics().tasks_waiting_send) == (0, 0)
+
+
+async def test_a_channel_that_is_closed_just_before_a_select_waits_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = csp.Channel[int]()
+
+    class ClosingWaiter(SelectWaiter):
+        def __init__(self, cases: Any, priority: bool) -> None:
+            super().__init__(cases, priority)
+            channel.close()
+
+    monkeypatch.setattr("csp._core.select.SelectWaiter", ClosingWaiter)
+    result = await csp.select(csp.Channel[int]().case_receive(), channel.case_receive())
+    assert (result.channel, result.ok) == (channel, False)
+
+
+async def test_a_selector_that_is_made_just_before_a_send_waits_is_told(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    channel = csp.Channel[int]()
+    selectors: list[csp.Selector[int]] = []
+
+    class SelectingWaiter(SendWaiter):
+        def __init__(self, channel: Any, value: object) -> None:
+            super().__init__(channel, value)
+            selectors.append(csp.Selector(channel))
+
+    monkeypatch.setattr("csp._core.channel.SendWaiter", SelectingWaiter)
+    nursery.start_soon(channel.send, 1)
+    await wait_all_tasks_blocked()
+    assert (await selectors[0].select()).value == 1

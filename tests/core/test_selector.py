@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 from csp import errors
 from csp._core.queues import items
-from csp._core.selector import _VALUES_IN_A_ROW
+from csp._core.selector import _VALUES_IN_A_ROW, _SelectorWaiter
 from tests._steps import steps
 
 if TYPE_CHECKING:
@@ -992,3 +992,48 @@ async def test_a_selector_in_which_a_task_waits_forgets_an_after_and_goes_on(aut
         with csp.Selector[float](after, channel) as selector:
             assert (await selector.select()).channel is channel
             assert after not in selector
+
+
+async def test_a_source_that_removes_itself_when_it_ends_is_reported() -> None:
+    class Leaving(csp.Source[int]):
+        def is_ready(self, moment: csp.Moment) -> bool:  # noqa: ARG002  # it has no clock
+            return True
+
+        def receive_nowait(self) -> csp.Received[int]:
+            selector.remove(self)
+            return csp.Received(0, False)
+
+    leaving = Leaving()
+    with csp.Selector(leaving) as selector:
+        assert [(result.channel, result.ok) async for result in selector] == [(leaving, False)]
+
+
+# Finalizers, at moments that must be made here ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("iterating", [False, True])
+async def test_a_selector_that_is_closed_just_before_a_task_waits_tells_it(
+    iterating: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ClosingWaiter(_SelectorWaiter):
+        def __init__(self, selector: csp.Selector[Any], iterating: bool) -> None:
+            super().__init__(selector, iterating)
+            selector.close()
+
+    monkeypatch.setattr("csp._core.selector._SelectorWaiter", ClosingWaiter)
+    selector = csp.Selector(csp.Channel[int]())
+    if iterating:
+        assert [result async for result in selector] == []
+    else:
+        with pytest.raises(trio.ClosedResourceError):
+            await selector.select()
+
+
+def test_a_head_that_was_passed_on_already_is_left() -> None:
+    channel = holding(1)
+    selector = csp.Selector(channel)
+    (watch,) = selector._ready
+    channel.receive_nowait()
+    selector._pass_on(watch)
+    selector._pass_on(watch)
+    assert len(selector._ready) == 0

@@ -276,7 +276,8 @@ async def test_a_source_that_stays_ready_and_raises_makes_nothing_spin(
         await wait_all_tasks_blocked()
         source.ready = True
         source.wake()
-    assert raised == [error, error]
+    await run()
+    assert raised == [error, error, error]
 
 
 async def test_what_a_source_raises_leaves_a_selector_as_it_was() -> None:
@@ -354,6 +355,79 @@ async def test_a_select_sees_what_becomes_ready_while_it_begins_to_wait(first: b
     assert result.value == "letter"
     assert not mailbox.wanted
     assert not chained.wanted
+
+
+class Late(Mailbox[str]):
+    """Becomes ready just after it was found not to be, as by a finalizer."""
+
+    def is_ready(self, moment: csp.Moment) -> bool:
+        ready = super().is_ready(moment)
+        if not ready and self.call is not None:
+            call, self.call = self.call, None
+            call()
+        return ready
+
+    call: Callable[[], object] | None = None
+
+
+async def test_a_receive_sees_what_becomes_ready_before_it_waits() -> None:
+    late = Late()
+    late.call = lambda: late.post("letter")
+    assert await late.receive() == ("letter", True)
+    assert not late.wanted
+
+
+@pytest.mark.parametrize("parked", [False, True])
+@each_way
+async def test_a_value_that_is_taken_by_another_just_before_is_waited_for(
+    receive: Callable[[Mailbox[str]], Awaitable[str]], parked: bool
+) -> None:
+    class Stolen(Mailbox[str]):
+        """Whose first letter is taken away when it is received."""
+
+        def receive_nowait(self) -> csp.Received[str]:
+            received = super().receive_nowait()
+            if received.value == "stolen":
+                raise trio.WouldBlock
+            return received
+
+    stolen = Stolen()
+    received: list[str] = []
+
+    async def run() -> None:
+        try:
+            received.append(await receive(stolen))
+        except trio.WouldBlock:  # of `receive`, which leaves that to the source
+            received.append(await receive(stolen))
+
+    async with trio.open_nursery() as nursery:
+        if not parked:
+            stolen.post("stolen")
+        nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        if parked:
+            stolen.post("stolen")
+            await wait_all_tasks_blocked()
+        assert received == []
+        stolen.post("kept")
+    assert received == ["kept"]
+
+
+async def test_a_select_that_is_served_while_it_begins_to_wait_is_served_once() -> None:
+    # It joins the queues of the last two cases when it has been served, and leaves them again.
+    first, closed, mailbox = csp.Channel[str](), csp.Channel[str](), Mailbox[str]()
+    cases = [
+        first.case_receive(),
+        Chained(lambda: first.send_nowait("first")).case_receive(),
+        closed.case_receive(),
+        Chained(closed.close).case_receive(),
+        mailbox.case_receive(),
+        Chained(lambda: mailbox.post("letter")).case_receive(),
+    ]
+    result = await csp.select(*cases)
+    assert (result.channel, result.value) == (first, "first")
+    assert not mailbox.wanted
+    assert mailbox.receive_nowait() == ("letter", True)
 
 
 async def test_a_receive_sees_what_becomes_ready_while_it_begins_to_wait() -> None:

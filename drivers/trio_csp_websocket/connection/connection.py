@@ -371,7 +371,11 @@ class Connection:
                 left -= len(block or b"")
         if self.ending is None:
             unread = self.delivery.unread
-            why = f"; what the peer sent behind {unread} messages that wait was not read" if self.delivery.full else ""
+            why = (
+                f"; what the peer sent behind the messages that wait ({unread}) was not read"
+                if self.delivery.full
+                else ""
+            )
             self._lose(f"{error}{why}")
 
     async def _read_block(self, *, visited: bool) -> None:

@@ -98,7 +98,9 @@ async def test_behind_more_than_is_read_ahead_the_text_says_how_many_are_unread(
         with pytest.raises(ConnectionFailedError):
             await client.send("a")
         assert client.close_code == 1006
-        assert f"Broken pipe; what the peer sent behind {received} messages that wait was not read" in str(client.error)
+        assert f"Broken pipe; what the peer sent behind the messages that wait ({received}) was not read" in str(
+            client.error
+        )
         assert len(await drained(client)) == received
     assert trio.current_time() == 0
 

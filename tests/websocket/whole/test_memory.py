@@ -355,7 +355,7 @@ async def test_a_write_that_breaks_while_reading_rests(autojump_clock: MockClock
         with pytest.raises(ConnectionFailedError):
             await client.send("are you there?")
         assert client.close_code == 1006
-        assert "behind 1 unread messages" in str(client.error)
+        assert "behind the messages that wait (1) was not read" in str(client.error)
         assert [len(data) for data in await drained(client)] == [LIMIT - 3]
 
 
