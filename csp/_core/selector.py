@@ -167,10 +167,11 @@ class Selector(Generic[T]):
         self._watches[case] = watch
         try:
             case.channel._watch(watch)
-        except BaseException:  # of a source's on_wanted
+            ready = case.channel.is_ready(Moment())
+        except BaseException:  # of a source's on_wanted or is_ready
             self._drop(watch)
             raise
-        if case.channel.is_ready(Moment()):
+        if ready:
             watch.notify()
 
     @enable_ki_protection

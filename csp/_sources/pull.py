@@ -125,6 +125,7 @@ class PullSource(Source[T_co]):
         # The task is not cancelled but ends by itself, so that it can clean up.
         self._left = True
         self._ending = True
+        self._background._leave(exc)
         if self._broken is None:
             self._broken = ended_early(self._name, exc)
         self._resume()
