@@ -30,13 +30,14 @@ class BackgroundNursery:
         NoContextError: entered outside a Trio run.
     """
 
-    __slots__ = ("_manager", "_nursery")
+    __slots__ = ("_first", "_manager", "_nursery")
 
     @enable_ki_protection
     async def __aenter__(self) -> trio.Nursery:
         check_run("this block")
         # Entered by hand: an exception of the block must not pass through the nursery, which would put it in a group.
         self._manager = trio.open_nursery()
+        self._first: Exception | None = None
         self._nursery = await self._manager.__aenter__()
         return self._nursery
 
@@ -44,10 +45,8 @@ class BackgroundNursery:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        # If no task has failed yet, what the block raises is the first failure.
-        first = None
-        if isinstance(exc, Exception) and not self._nursery.cancel_scope.cancel_called and not _contains_cancelled(exc):
-            first = exc
+        self._leave(exc)
+        first, self._first = self._first, None
         self._nursery.cancel_scope.cancel()
         failures: BaseExceptionGroup[BaseException] | None = None
         caught = False
@@ -74,6 +73,14 @@ class BackgroundNursery:
             raise failure
         finally:
             del failure, failures  # their tracebacks hold this frame: all they refer to would wait for the collector
+
+    def _leave(self, exc: BaseException | None) -> None:
+        """Note what the block raises, if no task has failed yet: then it is the first failure.
+
+        To be called before, if something is still waited for at the end of the block.
+        """
+        if isinstance(exc, Exception) and not self._nursery.cancel_scope.cancel_called and not _contains_cancelled(exc):
+            self._first = exc
 
 
 def _contains_cancelled(exc: BaseException | None) -> bool:

@@ -44,7 +44,7 @@ from csp._core.results import Received, SelectResult, new_tuple
 from csp._core.runs import check_run, no_run
 from csp._core.sending import SendCase, SendManyWaiter, SendWaiter
 from csp._core.source import Moment, ReceiveCase, ReceiveWaiter, Source
-from csp._core.waiters import GONE, Waiter
+from csp._core.waiters import GONE, Taken, Waiter
 from csp.errors import (
     ChannelClosedError,
     EndOfChannelError,
@@ -438,6 +438,8 @@ class Channel(Source[T]):
             turn.left -= 1
             if turn.left <= 0:
                 await turn.end()
+        except Taken:
+            return await self.receive()
         except RuntimeError:
             check_run("a receive")
             raise

@@ -27,7 +27,7 @@ from csp._core.results import SelectResult, new_tuple
 from csp._core.runs import check_run
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase
-from csp._core.waiters import GONE, Waiter
+from csp._core.waiters import GONE, Taken, Waiter
 from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
@@ -152,7 +152,11 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
             try:
                 result = _perform(chosen, cast("_AnyCase", cases[chosen]))
             except Exception as error:
-                if type(error) is trio.WouldBlock and not _is_ready(cases[chosen], Moment()):
+                if type(error) is trio.WouldBlock and (
+                    type(cases[chosen]) is SendCase
+                    or not _is_ready(cases[chosen], Moment())
+                    or turn.changes != changes
+                ):
                     # A finalizer has taken the value, or the room, since the case was found ready.
                     return await select(*cases, default=default, priority=priority)
                 if schedule_point_due():  # a loop that ignores the error must not starve the others
@@ -161,6 +165,8 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
         turn.left -= 1
         if turn.left <= 0:
             await turn.end()
+    except Taken:
+        return await select(*cases, default=default, priority=priority)
     except RuntimeError:
         check_run("select")
         raise
@@ -337,8 +343,11 @@ class SelectWaiter(Waiter):
         try:
             # Several timers can be due at once; which of them is taken follows the same rules as without waiting.
             chosen = _choose(self._cases, self._priority)
-            assert chosen is not None
+            if chosen is None:
+                raise Taken
             self._result = _perform(chosen, cast("_AnyCase", self._cases[chosen]))
+        except trio.WouldBlock:
+            reschedule(task, outcome.Error(Taken()))
         except BaseException as error:  # noqa: BLE001  # it is raised in the task
             reschedule(task, outcome.Error(error))
         else:

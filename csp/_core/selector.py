@@ -49,7 +49,7 @@ from csp._core.results import SelectResult, new_tuple
 from csp._core.runs import check_run
 from csp._core.sending import SendCase
 from csp._core.source import Moment, ReceiveCase, Source, check_source
-from csp._core.waiters import Waiter
+from csp._core.waiters import Taken, Waiter
 from csp.errors import InvalidTypeError
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ _Receivable: TypeAlias = Source[T] | ReceiveCase[T]
 _VALUES_IN_A_ROW = 16
 
 _MIN_QUEUE_TO_CLEAN = 64
+
+# How often a finalizer may take a value, and have another one come, before a source is blamed that says it is ready.
+_TRIES = 8
 
 
 @final
@@ -164,10 +167,11 @@ class Selector(Generic[T]):
         self._watches[case] = watch
         try:
             case.channel._watch(watch)
-        except BaseException:  # of a source's on_wanted
+            ready = case.channel.is_ready(Moment())
+        except BaseException:  # of a source's on_wanted or is_ready
             self._drop(watch)
             raise
-        if case.channel.is_ready(Moment()):
+        if ready:
             watch.notify()
 
     @enable_ki_protection
@@ -215,7 +219,7 @@ class Selector(Generic[T]):
         return result
 
     @enable_ki_protection
-    async def _next(self, *, iterating: bool) -> SelectResult[T] | None:
+    async def _next(self, *, iterating: bool, tries: int = _TRIES) -> SelectResult[T] | None:
         try:
             if self._ready:
                 await checkpoint_if_cancelled()
@@ -225,9 +229,9 @@ class Selector(Generic[T]):
                         result = self._take(watch)
                         self._end_iteration_if_empty()
                     except trio.WouldBlock:
-                        if watch.source.is_ready(Moment()):
+                        if not tries and watch.source.is_ready(Moment()):
                             raise
-                        return await self._next(iterating=iterating)  # a finalizer was there first
+                        return await self._next(iterating=iterating, tries=tries - 1)  # a finalizer was there first
                     finally:
                         if schedule_point_due():  # also if it raises, as in Source.receive
                             await cancel_shielded_checkpoint()
@@ -242,6 +246,8 @@ class Selector(Generic[T]):
             waiter = _SelectorWaiter(self, iterating)
             waiter.enqueue()
             return cast("SelectResult[T] | None", await wait_task_rescheduled(waiter.abort))
+        except Taken:
+            return await self._next(iterating=iterating)
         except RuntimeError:
             check_run("a Selector")
             raise
@@ -255,12 +261,14 @@ class Selector(Generic[T]):
 
     def _first_ready(self) -> _Watch | None:
         """Return the head of the ready queue, which has something to give; drop heads that others have emptied."""
-        while self._ready:
-            watch = self._ready[0]
+        while True:
+            # Asked here: behind the question of a while loop there is a jump back, where a finalizer may run.
+            watch = self._ready[0] if self._ready else None
+            if watch is None:
+                return None
             if not watch.dropped and watch.source.is_ready(Moment()):
                 return watch
             self._pass_on(watch)
-        return None
 
     def _take(self, watch: _Watch) -> SelectResult[T]:
         """Take a value from the source at the head of the ready queue, which has one."""
@@ -440,12 +448,7 @@ class _SelectorWaiter(Waiter):
         try:
             self._result = self._selector._take(watch)
         except BaseException as error:  # noqa: BLE001  # it is raised in the task
-            if type(error) is trio.WouldBlock and not watch.source.is_ready(Moment()):
-                # A finalizer was there first.
-                self._task = task
-                self._selector._parked = join(self._selector._parked, self)
-                return
-            reschedule(task, outcome.Error(error))
+            reschedule(task, outcome.Error(Taken() if type(error) is trio.WouldBlock else error))
         else:
             reschedule(task, self)
 

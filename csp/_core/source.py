@@ -43,7 +43,7 @@ from csp._core.exceptions import brief, without_cancelled
 from csp._core.queues import Queue, first, items, join, leave
 from csp._core.results import Received, SelectResult, new_tuple
 from csp._core.runs import check_run, no_run
-from csp._core.waiters import Waiter
+from csp._core.waiters import Taken, Waiter
 from csp.errors import ChannelBrokenError, EndOfChannelError, Error, InvalidTypeError, renew
 
 if TYPE_CHECKING:
@@ -254,6 +254,10 @@ class Source(ABC, Generic[T_co]):
                 await checkpoint_if_cancelled()
                 try:
                     return self.receive_nowait()
+                except trio.WouldBlock:
+                    if self.is_ready(Moment()) and turn.changes == changes:
+                        raise
+                    return await self.receive()  # a finalizer was there first
                 finally:
                     if schedule_point_due():  # also if it raises: a loop that ignores that must not starve the others
                         await cancel_shielded_checkpoint()
@@ -262,6 +266,8 @@ class Source(ABC, Generic[T_co]):
             if turn.changes != changes and self.is_ready(Moment()):
                 waiter.take()
             return cast("Received[T_co]", await wait_task_rescheduled(waiter.abort))
+        except Taken:
+            return await self.receive()
         except RuntimeError:
             check_run("a receive")
             raise
@@ -513,6 +519,8 @@ class ReceiveWaiter(Waiter):
             return
         try:
             self._received = self._source.receive_nowait()
+        except trio.WouldBlock:
+            reschedule(task, outcome.Error(Taken()))
         except BaseException as error:  # noqa: BLE001  # it is raised in the task
             reschedule(task, outcome.Error(error))
         else:

@@ -80,11 +80,14 @@ class Latest(Source[T]):
         Raises:
             ChannelClosedError: it is closed; the value stays as it was.
         """
+        # Kept until the end: its finalizer may do anything, such as closing this.
+        previous = getattr(self, "_value", None)
         if self._closed:
             raise ChannelClosedError("cannot set: the Latest is closed") from self._cause
         self._value = value
         self._version += 1
         self._wake_readers()
+        del previous
 
     def changes(self) -> Source[T]:
         """Return a new reader: a source of the value there is now, if any, and then of the latest change each time.
@@ -123,21 +126,25 @@ class Latest(Source[T]):
         Raises:
             trio.WouldBlock: there is no change.
         """
-        received, self._received = self._received, self._version
-        return self._since(received)
+        return self._give(self)
 
-    def _since(self, received: int) -> Received[T]:
-        """Return what a reader receives that has a version."""
-        if received != self._version:
-            return Received(self._value, True)
+    def _give(self, reader: Latest[T] | _Reader[T]) -> Received[T]:
+        """Return what a reader receives that asks now."""
+        if reader._received != self._version:
+            # Together, so that no finalizer comes between them.
+            reader._received, value = self._version, self._value
+            return Received(value, True)
         if self._closed:
             return Received(cast("T", None), False)
         raise trio.WouldBlock
 
     def _wake_readers(self) -> None:
         self.wake()
-        for reader in tuple(self._readers):
-            reader.wake()
+        # Iterating over the dict itself, which is in Python, fails if a finalizer makes a reader meanwhile.
+        for reference in self._readers.keyrefs():
+            reader = reference()
+            if reader is not None:
+                reader.wake()
 
     def __enter__(self) -> Self:
         return self
@@ -177,8 +184,7 @@ class _Reader(Source[T]):
 
     @enable_ki_protection
     def receive_nowait(self) -> Received[T]:
-        received, self._received = self._received, self._latest._version
-        return self._latest._since(received)
+        return self._latest._give(self)
 
     @property
     def closed(self) -> bool:

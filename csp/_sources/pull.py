@@ -125,6 +125,7 @@ class PullSource(Source[T_co]):
         # The task is not cancelled but ends by itself, so that it can clean up.
         self._left = True
         self._ending = True
+        self._background._leave(exc)
         if self._broken is None:
             self._broken = ended_early(self._name, exc)
         self._resume()
@@ -161,13 +162,15 @@ class PullSource(Source[T_co]):
 
     async def _asked(self) -> bool:
         """Wait until the function is to be called or the block ends; tell whether it is to be called."""
-        while not (self._pulling or self._ending):
+        while True:
             self._idle = current_task()
+            if self._pulling or self._ending:  # asked only now: a finalizer may have asked for a value
+                self._idle = None
+                return not self._ending
             # Not cancelled here: the scopes that a suspended async generator has opened are in force, and the generator
             # itself is to see their cancellation. The end of the block wakes the task, even when the block is
             # cancelled.
             await wait_task_rescheduled(_not_cancelled)
-        return not self._ending
 
     @enable_ki_protection
     def _resume(self) -> None:

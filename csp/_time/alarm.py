@@ -33,6 +33,9 @@ _MIN_HEAP_TO_CLEAN = 64
 class Alarmed(Protocol):
     """What the alarm needs of a timer."""
 
+    _deadline: float
+    """When `_due` is to be called."""
+
     _entry: float | None
     """The time of its entry in the heap, or None. Only the alarm sets it."""
 
@@ -63,22 +66,25 @@ class Alarm:
         self._token = current_trio_token()
         self._clock_jumps = hasattr(current_clock(), "autojump_threshold")
 
-    def arm(self, timer: Alarmed, deadline: float) -> None:
-        """Call ``timer._due`` at ``deadline``."""
+    def arm(self, timer: Alarmed) -> None:
+        """Call ``timer._due`` at its deadline."""
         if not self._running:
             self._start()
         self._armed += 1
+        deadline = timer._deadline
         if timer._entry != deadline:
             timer._entry = deadline
             heapq.heappush(self._heap, (deadline, next(self._sequence), timer))
             if deadline < self._wake_at:
-                self._wake_at = self._sleep.deadline = deadline
+                self._wake_at = deadline
+                self._set_sleep()
 
     def disarm(self, timer: Alarmed) -> None:
         """Undo `arm`; the timer's ``_armed`` must be False by now."""
         self._armed -= 1
-        if self._clock_jumps and self._heap[0][2] is timer:
-            self._wake_at = self._sleep.deadline = self._next_deadline()
+        if self._clock_jumps and self._heap and self._heap[0][2] is timer:
+            self._wake_at = self._next_deadline()
+            self._set_sleep()
         elif len(self._heap) > _MIN_HEAP_TO_CLEAN and len(self._heap) > 2 * self._armed:
             self._clean()
 
@@ -90,35 +96,50 @@ class Alarm:
 
     def _next_deadline(self) -> float:
         """Return the deadline of the first armed timer, and take the entries of others before it off the heap."""
-        while self._heap:
-            deadline, _, timer = self._heap[0]
-            if timer._entry == deadline:
-                if timer._armed:
-                    return deadline
-                timer._entry = None
-            heapq.heappop(self._heap)
-        return math.inf
+        while True:
+            # Asked here: behind the question of a while loop there is a jump back, where a finalizer may run.
+            if not self._heap:
+                return math.inf
+            entry = self._heap[0]
+            deadline, _, timer = entry
+            current = timer._entry == deadline
+            if current and timer._armed:
+                return deadline
+            if self._heap and self._heap[0] is entry:  # a finalizer may have taken it off meanwhile
+                heapq.heappop(self._heap)
+                if current:
+                    timer._entry = None
+
+    def _set_sleep(self) -> None:
+        """Have the task sleep until `_wake_at`, which a finalizer may change meanwhile."""
+        while self._sleep.deadline != self._wake_at:
+            self._sleep.deadline = self._wake_at
 
     def _clean(self) -> None:
         """Drop the entries of disarmed timers: amortised, O(1) for each of them."""
-        kept: list[tuple[float, int, Alarmed]] = []
-        for entry in self._heap:
-            deadline, _, timer = entry
-            if timer._entry != deadline:
-                continue
-            if timer._armed:
-                kept.append(entry)
-            else:
+        # What a finalizer arms meanwhile goes into the new heap.
+        entries, self._heap = self._heap, []
+        kept: list[Alarmed] = []
+        for deadline, _, timer in entries:
+            if timer._entry == deadline:
                 timer._entry = None
-        heapq.heapify(kept)
-        self._heap = kept
+                if timer._armed:
+                    kept.append(timer)
+        for timer in kept:
+            timer._entry = deadline = timer._deadline
+            heapq.heappush(self._heap, (deadline, next(self._sequence), timer))
+        self._armed = len(kept)
+        self._wake_at = self._next_deadline()
+        self._set_sleep()
 
     def _start(self) -> None:
         # Fails when the run takes no more system tasks, in the finalizer of an async generator. A task that waits there
         # is cancelled, unless it is shielded: then nothing can wake it.
-        with contextlib.suppress(RuntimeError):
+        self._running = True
+        try:
             spawn_system_task(self._run, name="csp timers")
-            self._running = True
+        except RuntimeError:
+            self._running = False
 
     async def _run(self) -> None:
         try:
@@ -136,12 +157,15 @@ class Alarm:
     async def _sleep_and_ring(self) -> None:
         self._wake_at = self._next_deadline()
         self._sleep = trio.CancelScope(deadline=self._wake_at)
+        self._set_sleep()
         with self._sleep:
             await trio.sleep_forever()
         self._ring(trio.current_time())
 
     def _ring(self, now: float) -> None:
-        while self._heap and self._heap[0][0] <= now:
+        while True:
+            if not self._heap or self._heap[0][0] > now:  # asked here, as in `_next_deadline`
+                return
             deadline, _, timer = heapq.heappop(self._heap)
             if timer._entry != deadline:
                 continue  # It has been set to another time, which has an entry of its own.

@@ -69,11 +69,15 @@ class TimerChannel(Source[float]):
         Raises:
             trio.WouldBlock: it is not due yet, or its value was taken.
         """
-        moment = Moment()
-        if not self.is_ready(moment):
+        now = Moment().time()
+        deadline = self._deadline
+        if deadline == SILENT or deadline > now:
             raise trio.WouldBlock
-        time, deadline = self._expire(moment.time())
-        self._set_deadline(deadline)
+        time, following = self._expire(now)
+        if self._deadline != deadline:  # a finalizer has taken the value, or set the timer
+            return self.receive_nowait()
+        self._deadline = following
+        self._set_alarm()
         return Received(time, True)
 
     @enable_ki_protection
@@ -81,10 +85,16 @@ class TimerChannel(Source[float]):
         """Set another deadline, `SILENT` for none; return whether a value was still to come or to be taken."""
         was_active = self._deadline != SILENT
         self._deadline = deadline
-        self._rung = False
-        self._unregister()
-        self._arm()
+        self._set_alarm()
         return was_active
+
+    def _set_alarm(self) -> None:
+        """Register for a new deadline."""
+        self._rung = False
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.disarm(self)
+        self._arm()
 
     def _expire(self, now: float) -> tuple[float, float]:
         """Return the time to give for a deadline that has come, and the deadline after it."""
@@ -92,23 +102,20 @@ class TimerChannel(Source[float]):
 
     def _arm(self) -> None:
         """Register with the alarm if a task or a selector waits for it to ring."""
-        if self._alarm is None and self._deadline != SILENT and (self._receivers is not None or self._is_watched()):
+        if self._alarm is None and self._deadline != SILENT:
+            # Selectors are told once; from then on they know that there is something to take.
+            if self._receivers is None and (self._watches is None or self._rung):
+                return
             self._alarm = current_alarm()
-            self._alarm.arm(self, self._deadline)
+            self._alarm.arm(self)
 
     def _disarm(self) -> None:
         """Unregister if neither a task nor a selector waits any more."""
-        if self._receivers is None and not self._is_watched():
-            self._unregister()
-
-    def _unregister(self) -> None:
-        alarm, self._alarm = self._alarm, None
-        if alarm is not None:
-            alarm.disarm(self)
-
-    def _is_watched(self) -> bool:
-        # Selectors are told once; from then on they know that there is something to take.
-        return self._watches is not None and not self._rung
+        # Without a call between the question and the deed, where a finalizer could add a selector.
+        if self._receivers is None and (self._watches is None or self._rung):
+            alarm, self._alarm = self._alarm, None
+            if alarm is not None:
+                alarm.disarm(self)
 
     @enable_ki_protection
     def _due(self) -> None:
@@ -126,10 +133,7 @@ class TimerChannel(Source[float]):
 
     def _unpark(self, waiter: Waiter) -> None:
         self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
-        if self._receivers is None and self._watches is None:
-            self._unregister()
-        else:
-            self._disarm()
+        self._disarm()
 
     def _watch(self, watch: Watch) -> None:
         super()._watch(watch)

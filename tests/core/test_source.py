@@ -308,6 +308,16 @@ class Unsure(Mailbox[str]):
         return super().is_ready(moment)
 
 
+async def test_a_source_that_raises_when_it_is_added_is_not_added() -> None:
+    unsure = Unsure()
+    unsure.asked = True
+    with csp.Selector[str]() as selector:
+        with pytest.raises(BrokenError):
+            selector.add(unsure)
+        assert unsure not in selector
+        assert not unsure.wanted
+
+
 async def test_what_is_ready_raises_comes_out_of_wake(nursery: trio.Nursery) -> None:
     unsure = Unsure()
     nursery.start_soon(unsure.receive)
@@ -395,10 +405,7 @@ async def test_a_value_that_is_taken_by_another_just_before_is_waited_for(
     received: list[str] = []
 
     async def run() -> None:
-        try:
-            received.append(await receive(stolen))
-        except trio.WouldBlock:  # of `receive`, which leaves that to the source
-            received.append(await receive(stolen))
+        received.append(await receive(stolen))
 
     async with trio.open_nursery() as nursery:
         if not parked:
@@ -411,6 +418,54 @@ async def test_a_value_that_is_taken_by_another_just_before_is_waited_for(
         assert received == []
         stolen.post("kept")
     assert received == ["kept"]
+
+
+@each_way
+async def test_a_value_that_is_taken_by_another_as_the_task_is_woken_is_waited_for(
+    receive: Callable[[Mailbox[str]], Awaitable[str]],
+) -> None:
+    class Fickle(Mailbox[str]):
+        """Whose letter is gone when somebody asks for it a second time."""
+
+        def is_ready(self, moment: csp.Moment) -> bool:
+            ready = super().is_ready(moment)
+            if ready and self.letters[0] == "stolen":
+                self.letters.popleft()
+            return ready
+
+    fickle = Fickle()
+    received: list[str] = []
+
+    async def run() -> None:
+        received.append(await receive(fickle))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        fickle.post("stolen")
+        await wait_all_tasks_blocked()
+        assert received == []
+        fickle.post("kept")
+    assert received == ["kept"]
+
+
+@each_way
+async def test_a_value_that_is_taken_by_another_and_followed_by_one_is_no_error(
+    receive: Callable[[Mailbox[str]], Awaitable[str]],
+) -> None:
+    class Replaced(Mailbox[str]):
+        """Whose first letter is taken, and another one comes."""
+
+        def receive_nowait(self) -> csp.Received[str]:
+            received = super().receive_nowait()
+            if received.value == "stolen":
+                self.post("kept")
+                raise trio.WouldBlock
+            return received
+
+    replaced = Replaced()
+    replaced.post("stolen")
+    assert await receive(replaced) == "kept"
 
 
 async def test_a_select_that_is_served_while_it_begins_to_wait_is_served_once() -> None:

@@ -126,6 +126,21 @@ async def test_any_async_iterable_will_do() -> None:
         assert [value async for value in source] == [2, 1, 0]
 
 
+async def test_what_an_async_generator_raises_while_it_is_closed_is_a_note_of_what_the_block_has_raised() -> None:
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 1
+        finally:
+            raise OSError("cleaning up")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        async with csp.from_async_iterable(numbers()) as source:
+            await source.receive()
+            raise KeyError("mine")
+    (note,) = caught.value.__notes__
+    assert note.startswith("a task of the block raised, too: OSError('cleaning up') (")
+
+
 async def test_a_source_is_closed_though_cleaning_up_fails() -> None:
     async def numbers() -> AsyncGenerator[int]:
         try:
