@@ -14,7 +14,8 @@ from csp.errors import ConnectionFailedError, Kind
 from tests.websocket._server import accept_key, accepting, text
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
-from trio_csp_websocket.protocol.response import MAX_BODY_BYTES, ResponseReader
+from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
+from trio_csp_websocket.protocol.response import ResponseReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
