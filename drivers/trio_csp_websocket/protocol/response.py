@@ -98,7 +98,7 @@ class ResponseReader:
             if event.status_code == _SWITCHING_PROTOCOLS:
                 return self._accept(event), self._heads.rest()
         if not data:
-            raise self._no_answer("the server closed the connection in the middle of the handshake")
+            raise self._no_answer("the server closed the connection in the middle of the WebSocket handshake")
         return None
 
     def _next_head(self) -> bytes | None:

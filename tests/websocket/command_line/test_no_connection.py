@@ -165,7 +165,7 @@ async def test_a_body_that_came_as_a_whole_may_end_as_a_secret_begins(
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"", "the server closed the connection in the middle of the handshake"),
+        (b"", "the server closed the connection without an answer to the WebSocket handshake"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "in HTTP"),
         (b"HTTP/1.1 101 Switching Protocols\r\nX-Key: 1\r\n\r\n", "the server's answer to the handshake is invalid"),
     ],
