@@ -141,6 +141,17 @@ async def test_numbers_that_are_not_finite_are_taken_as_json_loads_takes_them() 
     assert values[1:] == [-math.inf, math.inf]
 
 
+async def test_an_exception_without_a_text_is_told_by_its_name() -> None:
+    def refuse(_data: object) -> str:
+        raise AssertionError
+
+    with pytest.raises(errors.InvalidError, match=r"decoded as JSON: AssertionError; it begins: {}$"):
+        (await message_of(b"{}")).json(loads=refuse)
+    async with connected() as (client, _):
+        with pytest.raises(errors.InvalidError, match=r"encoded as JSON: AssertionError$"):
+            await client.send_json(1, dumps=refuse)
+
+
 async def test_a_decoder_must_be_callable() -> None:
     message = await message_of(b"{}")
     with pytest.raises(errors.InvalidTypeError, match="loads must be a function, not str"):
