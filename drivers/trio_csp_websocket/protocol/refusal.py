@@ -53,9 +53,9 @@ def refusal_text(status: int, reason: str, headers: Headers, line: str, secrets:
     else:
         text = f"the server refused the connection with status {told}"
     explaining = [
-        f"{name}: {secrets.hidden(', '.join(headers.get_all(name)))}"
+        f"{name}: {value}"
         for name in _EXPLAINING_HEADERS.get(status, ())
-        if name in headers
+        if (value := secrets.hidden(", ".join(headers.get_all(name))))
     ]
     if explaining:
         text += f" ({shown('; '.join(explaining), _MAX_HEADER_CHARACTERS)})"

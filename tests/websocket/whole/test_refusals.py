@@ -124,6 +124,11 @@ async def test_an_error_always_has_details(autojump_clock: MockClock) -> None:
             answer("429 Slow Down", "Retry-After: 30"),
             "the server refused the connection with status 429 Slow Down (Retry-After: 30)",
         ),
+        (answer("429 Slow Down", "Retry-After: "), "the server refused the connection with status 429 Slow Down"),
+        (
+            answer("426 Upgrade!", "Sec-WebSocket-Version:", "Upgrade: h2c"),
+            "the server refused the connection with status 426 Upgrade! (Upgrade: h2c)",
+        ),
         (
             answer("503 Busy", "Retry-After: 5", "WWW-Authenticate: Basic", body="come back"),
             "the server refused the connection with status 503 Busy (Retry-After: 5): come back",
@@ -327,6 +332,12 @@ async def test_what_is_no_answer_is_not_shown_if_it_repeats_a_secret(raw: bytes,
 async def test_an_answer_above_a_limit_is_told_whatever_it_repeats(autojump_clock: MockClock) -> None:
     error = await failure(f"HTTP/1.1 101 {TOKEN}\r\n".encode() + b"X: 1\r\n" * 101, SECRET_URL, **SECRETS)
     assert str(error).endswith("the head of the server's answer has more than 100 lines of headers")
+
+
+async def test_a_header_that_repeats_a_secret_in_an_encoded_form_is_not_told(autojump_clock: MockClock) -> None:
+    raw = answer("401 No", "WWW-Authenticate: Key t0ken%2F%2B%3D", body="log in")
+    error = await failure(raw, SECRET_URL, **SECRETS)
+    assert str(error).endswith("status 401 No: log in")
 
 
 async def test_credentials_that_are_no_base64_are_hidden_as_they_are(autojump_clock: MockClock) -> None:
