@@ -97,7 +97,10 @@ def cut_off() -> Iterator[Attack]:
     unanswered = "closed the connection without an answer to the WebSocket handshake"
     yield Attack("no answer but the end", hang_up, unanswered, retryable=True, details={"answer": b""})
     yield Attack(
-        "no interest in the request", hang_up_unread, f"broke during the WebSocket handshake|{unanswered}", retryable=True
+        "no interest in the request",
+        hang_up_unread,
+        f"broke during the WebSocket handshake|{unanswered}",
+        retryable=True,
     )
     yield Attack(
         "a reset instead of an answer", reset, "the connection broke during the WebSocket handshake", retryable=True

@@ -147,7 +147,7 @@ async def test_an_exception_without_a_text_is_told_by_its_name() -> None:
 
     with pytest.raises(errors.InvalidError, match=r"decoded as JSON: AssertionError; it begins: {}$"):
         (await message_of(b"{}")).json(loads=refuse)
-    async with connected() as (client, _):
+    async with testing.websocket_pair() as (client, _):
         with pytest.raises(errors.InvalidError, match=r"encoded as JSON: AssertionError$"):
             await client.send_json(1, dumps=refuse)
 
