@@ -127,7 +127,7 @@ def _of_basic(credentials: str) -> Iterator[str]:
 def _unescaped(escapes: re.Match[str]) -> str:
     """Return what JSON escapes stand for; a surrogate that has no other half stays one."""
     text = escapes[0]
-    if text.startswith("\\u"):
+    if len(text) > len("\\u"):
         units = b"".join(int(digits, 16).to_bytes(2, "big") for digits in text.split("\\u")[1:])
         return units.decode("utf-16-be", "surrogatepass")
     return _SHORT_JSON_ESCAPES.get(text, text[1])

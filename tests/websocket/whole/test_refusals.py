@@ -302,6 +302,7 @@ async def test_it_is_hidden_in_every_part_of_the_answer(raw: bytes, autojump_clo
         (r'{"sent": "\ud83d\uDD11-123"}', ""),
         (r'{"sent": "tab\tbed"}', ""),
         (r'{"sent": "\ud83d is half a character"}', r'{"sent": "\ud83d is half a character"}'),
+        (r"C:\users\u12\u", r"C:\users\u12\u"),
     ],
 )
 async def test_a_secret_is_hidden_as_a_server_decodes_it(line: str, shows: str, autojump_clock: MockClock) -> None:
