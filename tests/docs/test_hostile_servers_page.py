@@ -9,7 +9,7 @@ from trio_csp_websocket.client.options import parse_options
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, READ_AHEAD_MESSAGES
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
 from trio_csp_websocket.protocol.heads import MAX_HEAD_BYTES, MAX_HEADER_LINES
-from trio_csp_websocket.protocol.response import MAX_BODY_BYTES
+from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
 
 PAGE = (ROOT / "docs" / "explanation" / "hostile-servers.md").read_text(encoding="utf-8")
 KIB, MIB = 1024, 1024 * 1024

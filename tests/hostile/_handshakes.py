@@ -93,10 +93,14 @@ async def reset(peer: Peer) -> None:
 
 
 def cut_off() -> Iterator[Attack]:
-    cut = "closed the connection in the middle of the handshake"
-    yield Attack("no answer but the end", hang_up, cut, retryable=True, details={"answer": b""})
+    cut = "closed the connection in the middle of the WebSocket handshake"
+    unanswered = "closed the connection without an answer to the WebSocket handshake"
+    yield Attack("no answer but the end", hang_up, unanswered, retryable=True, details={"answer": b""})
     yield Attack(
-        "no interest in the request", hang_up_unread, "broke during the WebSocket handshake|middle of", retryable=True
+        "no interest in the request",
+        hang_up_unread,
+        f"broke during the WebSocket handshake|{unanswered}",
+        retryable=True,
     )
     yield Attack(
         "a reset instead of an answer", reset, "the connection broke during the WebSocket handshake", retryable=True

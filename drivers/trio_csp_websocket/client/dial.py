@@ -112,7 +112,7 @@ def _tls_reason(error: trio.BrokenResourceError, *, begun: bool) -> str:
         error: what broke it.
         begun: whether the server has said anything.
     """
-    if isinstance(error.__cause__, ssl.SSLEOFError):
+    if isinstance(error.__cause__, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         when = "in the middle of the handshake" if begun else "without an answer; is it a ws: server?"
         return f"the server closed the connection {when}"
     reason = shown(str(error))

@@ -8,6 +8,7 @@ import trio
 
 from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.response import ResponseReader
+from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.tls import TlsTransport
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ class Opening:
         answer = None
         try:
             while answer is None and not self.response.refused:
-                answer = self.response.feed(await self._transport.receive_some(_READ_BYTES))
+                data = await self._transport.receive_some(_READ_BYTES)
+                if not data and not self.response.begun:
+                    raise self._unanswered()
+                answer = self.response.feed(data)
             with trio.move_on_after(_REFUSAL_BODY_SECONDS):
                 while answer is None:
                     answer = self.response.feed(await self._transport.receive_some(_READ_BYTES))
@@ -80,11 +84,23 @@ class Opening:
         return "the server did not answer the WebSocket handshake"
 
     def _broken(self, error: Exception) -> ConnectionFailedError:
-        # The server's alert about our certificate can be lost if it closes the connection at once.
-        silent = isinstance(self._transport, TlsTransport) and self._transport.silent_since_handshake
-        hint = ", right after TLS; the server may want a client certificate" if silent else ""
         return ConnectionFailedError(
-            f"the connection broke during the WebSocket handshake: {shown(str(error))}{hint}",
+            f"the connection broke during the WebSocket handshake: {shown(str(error))}{self._about_certificates()}",
             kind=Kind.INTERNAL,
             retryable=True,
         )
+
+    def _unanswered(self) -> ConnectionFailedError:
+        # Servers of TLS may close the connection of somebody who does not speak it.
+        hint = "; is it a wss: server?" if isinstance(self._transport, SocketTransport) else self._about_certificates()
+        return ConnectionFailedError(
+            f"the server closed the connection without an answer to the WebSocket handshake{hint}",
+            kind=Kind.INTERNAL,
+            retryable=True,
+            details={"answer": b""},
+        )
+
+    def _about_certificates(self) -> str:
+        """Return a hint where the server's alert about our certificate can be lost, as it closed at once."""
+        silent = isinstance(self._transport, TlsTransport) and self._transport.silent_since_handshake
+        return ", right after TLS; the server may want a client certificate" if silent else ""

@@ -42,7 +42,9 @@ async def open_tcp_stream(target: Target, progress: Progress) -> trio.SocketStre
         OSError: the name cannot be resolved; or no address can be connected to, with a group of the reasons as cause.
     """
     progress.waits_for = _lookup_of(target.host)
-    found: list[_Address] = [*await trio.socket.getaddrinfo(target.looked_up, target.port, type=socket.SOCK_STREAM)]
+    # As bytes: of a string, Python would encode the zone too, as if it were part of a name, and fail for some.
+    looked_up = target.looked_up.encode("ascii")
+    found: list[_Address] = [*await trio.socket.getaddrinfo(looked_up, target.port, type=socket.SOCK_STREAM)]
     if not found:
         raise OSError("the host has no address")
     facts = {"url": target.url, "host": target.host, "port": target.port}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 from csp.errors import ConnectionFailedError, shown
 from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
 from trio_csp_websocket.protocol.url import without_secrets
 
 if TYPE_CHECKING:
@@ -141,12 +142,13 @@ class Format:
         headers = dict(cast("dict[str, str]", error.details["headers"]))
         if "location" in headers:
             headers["location"] = without_secrets(headers["location"])
-        body = _text(cast("bytes", error.details["body"]))
+        raw = cast("bytes", error.details["body"])
+        body = _text(raw)
         return self.members(
             type="refused",
             status=status,
             headers={secrets.hidden(name): secrets.hidden(value) for name, value in headers.items()},
-            body=None if body is None else secrets.hidden(body),
+            body=None if body is None else secrets.hidden(body, cut=len(raw) == MAX_BODY_BYTES),
             **why,
         )
 

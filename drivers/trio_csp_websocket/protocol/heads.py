@@ -29,7 +29,16 @@ _HTTP_2_SETTINGS = b"\x04\0\0\0\0\0"
 
 
 class NoAnswerError(Exception):
-    """What a server sends is no answer in HTTP, or is above a limit; the text says why."""
+    """What a server sends is no answer in HTTP, or is above a limit; the text says why.
+
+    Args:
+        text: why.
+        shows: whether the text shows what the server sent.
+    """
+
+    def __init__(self, text: str, *, shows: bool = False) -> None:
+        super().__init__(text)
+        self.shows = shows
 
 
 class Heads:
@@ -55,7 +64,8 @@ class Heads:
         data, searched = self._data, self._searched
         if not _HTTP.startswith(data[: len(_HTTP)]):
             began = bytes(data[:_MAX_SHOWN_BYTES])
-            raise NoAnswerError(f"the server did not answer in HTTP: it began with {began!r}{_known(began)}")
+            said = f"the server did not answer in HTTP: it began with {began!r}{_known(began)}"
+            raise NoAnswerError(said, shows=True)
         found = _BLANK_LINE.search(data, max(0, searched - _OVERLAP_BYTES))
         end = len(data) if found is None else found.end()
         self._searched = end

@@ -57,7 +57,7 @@ def _check_callable(name: str, function: object) -> None:
 
 
 def _why(error: Exception) -> str:
-    return shown(f"{type(error).__name__}: {error}")
+    return shown(f"{type(error).__name__}: {error}".removesuffix(": "))
 
 
 def _beginning(data: str | bytes) -> str:

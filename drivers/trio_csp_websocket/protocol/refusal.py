@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from trio_csp_websocket.protocol.headers import Headers
     from trio_csp_websocket.protocol.secrets import Secrets
 
+MAX_BODY_BYTES = 4096
+"""How much is kept of a refusal's body, and of what turns out to be no answer at all."""
+
 # The headers that say what a status asks for: credentials (RFC 9110, section 11.6), another version or protocol
 # (RFC 6455, section 4.4), or time.
 _EXPLAINING_HEADERS = {
@@ -50,9 +53,9 @@ def refusal_text(status: int, reason: str, headers: Headers, line: str, secrets:
     else:
         text = f"the server refused the connection with status {told}"
     explaining = [
-        f"{name}: {secrets.hidden(', '.join(headers.get_all(name)))}"
+        f"{name}: {value}"
         for name in _EXPLAINING_HEADERS.get(status, ())
-        if name in headers
+        if (value := secrets.hidden(", ".join(headers.get_all(name))))
     ]
     if explaining:
         text += f" ({shown('; '.join(explaining), _MAX_HEADER_CHARACTERS)})"

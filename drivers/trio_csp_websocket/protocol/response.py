@@ -17,7 +17,7 @@ from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 from trio_csp_websocket.protocol.heads import Heads, NoAnswerError
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
-from trio_csp_websocket.protocol.refusal import first_line, refusal_text
+from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES, first_line, refusal_text
 from trio_csp_websocket.protocol.secrets import Secrets
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.protocol.constants import Compression
 
-# How much is kept of a refusal's body, and of what turns out to be no answer at all.
-MAX_BODY_BYTES = 4096
 # A refusal's body goes to h11 in pieces of this size, and a line of it, such as a chunk's size with its extensions, may
 # be hardly longer: the time that h11 takes for a line can grow with the square of its length.
 _BODY_PIECE_BYTES = 1024
@@ -100,7 +98,7 @@ class ResponseReader:
             if event.status_code == _SWITCHING_PROTOCOLS:
                 return self._accept(event), self._heads.rest()
         if not data:
-            raise self._no_answer("the server closed the connection in the middle of the handshake")
+            raise self._no_answer("the server closed the connection in the middle of the WebSocket handshake")
         return None
 
     def _next_head(self) -> bytes | None:
@@ -112,7 +110,7 @@ class ResponseReader:
                 raise self._no_answer(
                     "the server did not answer in HTTP: it sent a request, as a server that echoes does"
                 ) from None
-            raise self._no_answer(str(error)) from None
+            raise self._no_answer(self._unless_it_repeats(str(error)) if error.shows else str(error)) from None
 
     def _parse(self, head: bytes) -> h11.InformationalResponse | h11.Response:
         self._http.receive_data(head)
@@ -121,9 +119,18 @@ class ResponseReader:
         except h11.RemoteProtocolError as error:
             # Its texts show bytes as they came to it.
             why = _BYTEARRAY.sub(r"\1", str(error))
-            raise self._no_answer(f"the server did not answer in HTTP: {shown(why)}") from None
+            said = f"the server did not answer in HTTP: {shown(why)}"
+            raise self._no_answer(self._unless_it_repeats(said, why)) from None
         assert isinstance(event, h11.InformationalResponse | h11.Response)
         return event
+
+    def _unless_it_repeats(self, said: str, quoted: str = "") -> str:
+        """Return a text that shows what came in place of an answer, or another one if a secret of the request came."""
+        secrets = self._secrets()
+        for text in (self._beginning.decode("latin-1"), quoted):
+            if secrets.hidden(text, cut=True) != text:
+                return "the server did not answer in HTTP: it repeats a part of the request"
+        return said
 
     def _read_body(self, data: bytes, *, ended: bool = False) -> None:
         """Take in more of a refusal's body; raise the refusal once there is enough, or no more comes."""

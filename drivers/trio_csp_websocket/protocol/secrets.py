@@ -32,7 +32,9 @@ _PUBLIC_HEADERS = frozenset(
         "user-agent",
     )
 )
-_JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
+# A character beyond U+FFFF is two escapes (RFC 8259, section 7).
+_JSON_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.")
+_SHORT_JSON_ESCAPES = {"\\b": "\b", "\\f": "\f", "\\n": "\n", "\\r": "\r", "\\t": "\t"}
 
 
 class Secrets:
@@ -51,19 +53,38 @@ class Secrets:
         secrets = {secret.lower() for secret in found if len(secret) >= _MIN_CHARACTERS}
         self._secrets = sorted(secrets, key=lambda secret: (-len(secret), secret))
 
-    def hidden(self, text: str) -> str:
+    def hidden(self, text: str, *, cut: bool = False) -> str:
         """Return a text with ``...`` in place of each secret, in any case; "" if it has one in an encoded form.
 
         Encoded forms are those of URLs, HTML and JSON.
+
+        Args:
+            text: what the server says.
+            cut: whether more may follow it. Then the beginning of a secret at its end is hidden too.
         """
         for secret in self._in(text):
             text = re.sub(re.escape(secret), "...", text, flags=re.IGNORECASE)
-        decoded = unquote(text), unquote_plus(text), html.unescape(text), _JSON_ESCAPE.sub(_unescaped, text)
-        return "" if any(self._in(form) for form in decoded) else text
+        if cut and (size := self._begun(text)):
+            text = f"{text[:-size]}..."
+        # Mostly these are all the same.
+        decoded = {unquote(text), unquote_plus(text), html.unescape(text), _JSON_ESCAPES.sub(_unescaped, text)}
+        return "" if any(self._in(form) or (cut and self._begun(form)) for form in decoded) else text
 
     def _in(self, text: str) -> list[str]:
         lowered = text.lower()
         return [secret for secret in self._secrets if secret in lowered]
+
+    def _begun(self, text: str) -> int:
+        """Return how many characters at the end of a text are the beginning of a secret, 0 for none."""
+        # Character by character, as a few characters have longer ones in lower case.
+        lowered = "".join(character.lower()[0] for character in text)
+        begun = 0
+        for secret in self._secrets:
+            for size in range(min(len(secret) - 1, len(lowered)), max(begun, _MIN_CHARACTERS - 1), -1):
+                if lowered.endswith(secret[:size]):
+                    begun = size
+                    break
+        return begun
 
 
 def _of_query(query: str) -> Iterator[str]:
@@ -76,13 +97,16 @@ def _of_query(query: str) -> Iterator[str]:
 def _of_header(name: str, value: str) -> Iterator[str]:
     if name in _PUBLIC_HEADERS:
         return
-    yield value
     scheme, _, credentials = value.partition(" ")
-    yield credentials
+    # Servers decode cookies in different ways, and may repeat what they decoded.
+    for text in (value, credentials):
+        yield from (text, unquote(text))
     if scheme.lower() == "basic":
         yield from _of_basic(credentials)
     elif name == "cookie":
-        yield from (pair.partition("=")[2].strip(' "') for pair in value.split(";"))
+        for pair in value.split(";"):
+            text = pair.partition("=")[2].strip(' "')
+            yield from (text, unquote(text))
     elif name == "sec-websocket-protocol":
         yield from re.split("[ ,]+", value)
 
@@ -95,8 +119,15 @@ def _of_basic(credentials: str) -> Iterator[str]:
         return
     for encoding in ("utf-8", "latin-1"):
         text = pair.decode(encoding, "replace")
-        yield from (text, text.partition(":")[2])
+        # A token often stands in the place of the user's name, with an empty password or a word that says so.
+        user, _, password = text.partition(":")
+        yield from (text, user, password)
 
 
-def _unescaped(escape: re.Match[str]) -> str:
-    return chr(int(escape[1], 16)) if escape[1] else escape[2]
+def _unescaped(escapes: re.Match[str]) -> str:
+    """Return what JSON escapes stand for; a surrogate that has no other half stays one."""
+    text = escapes[0]
+    if len(text) > len("\\u"):
+        units = b"".join(int(digits, 16).to_bytes(2, "big") for digits in text.split("\\u")[1:])
+        return units.decode("utf-16-be", "surrogatepass")
+    return _SHORT_JSON_ESCAPES.get(text, text[1])

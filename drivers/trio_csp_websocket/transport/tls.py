@@ -61,7 +61,7 @@ class TlsTransport(Transport):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._rest: bytes | memoryview = b""
-        # How many bytes of ciphertext had come when the handshake was finished, if none of those was behind it.
+        # How many bytes of ciphertext had come when a handshake of TLS 1.3 was finished, if none of them was behind it.
         self._handshake_bytes: int | None = None
         # Whether OpenSSL may hold data, or the end, that can be read before anything more is received.
         self._more = False
@@ -95,7 +95,9 @@ class TlsTransport(Transport):
                 await self._inner.send_all(self._outgoing.read())
                 # The server's first data may have come together with the end of its handshake.
                 self._more = self._incoming.pending > 0
-                self._handshake_bytes = None if self._more else self._inner.bytes_received
+                # Told now: OpenSSL does not know its version any more at the end of the connection.
+                if self._tls.version() == "TLSv1.3" and not self._more:
+                    self._handshake_bytes = self._inner.bytes_received
                 return
 
     @property
@@ -110,7 +112,7 @@ class TlsTransport(Transport):
         There a server checks the client's certificate after the client's handshake has ended. One that is content
         mostly sends session tickets then (RFC 8446, sections 2 and 4.6.1).
         """
-        return self._tls.version() == "TLSv1.3" and self._inner.bytes_received == self._handshake_bytes
+        return self._inner.bytes_received == self._handshake_bytes
 
     async def receive_some(self, max_bytes: int) -> bytes:
         block_bytes = min(max(max_bytes, _RECORD_BYTES), self._block_bytes)

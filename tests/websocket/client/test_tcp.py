@@ -159,9 +159,11 @@ async def test_a_zone_says_by_which_interface_and_is_not_asked_about() -> None:
     assert caught.value.details["url"] == "ws://[fe80::1]:81/"
 
 
-async def test_a_zone_that_does_not_exist_is_told() -> None:
-    with pytest.raises(ConnectionFailedError, match=r"^cannot connect to ws://\[fe80::1%25no-such0\]/: "):
-        await websocket.connect("ws://[fe80::1%25no-such0]/").__aenter__()
+@pytest.mark.parametrize("zone", ["no-such0", "a..b", ".", "x" * 64, "x" * 1000])
+async def test_a_zone_that_does_not_exist_is_told(zone: str) -> None:
+    url = f"ws://[fe80::1%25{zone}]/"
+    with pytest.raises(ConnectionFailedError, match=f"^cannot connect to {re.escape(url)}: "):
+        await websocket.connect(url).__aenter__()
 
 
 async def test_of_many_that_are_silent_the_first_are_named(autojump_clock: MockClock) -> None:

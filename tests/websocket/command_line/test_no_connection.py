@@ -126,9 +126,46 @@ async def test_a_body_that_repeats_a_secret_in_an_encoded_form_is_left_out(
 
 
 @pytest.mark.parametrize(
+    ("end", "shown"),
+    [
+        (SECRET[:-1], "..."),
+        (SECRET[:5].upper(), "..."),
+        (SECRET[:3], SECRET[:3]),
+        ("hunter2-", "..."),
+        ("hunter2-hunter", "..."),
+        ("-hunter2", "-..."),
+        ("\u0130-hunter2", "\u0130-..."),
+    ],
+)
+async def test_a_secret_that_is_cut_where_the_kept_part_of_the_body_ends_is_hidden(
+    capfd: pytest.CaptureFixture[str], autojump_clock: MockClock, end: str, shown: str
+) -> None:
+    begin = "x" * (4096 - len(end.encode()))
+    raw = answer("400 Bad", body=f"{begin}{end}".encode() + b"-and more")
+    found, _ = await written(capfd, raw, "-H", f"X-Key: {SECRET}", "-H", "X-Other: hunt5678")
+    assert found["body"] == begin + shown
+
+
+async def test_a_secret_that_is_encoded_and_cut_leaves_nothing_of_the_body(
+    capfd: pytest.CaptureFixture[str], autojump_clock: MockClock
+) -> None:
+    end = b"p%40ssw"
+    raw = answer("400 Bad", body=b"x" * (4096 - len(end)) + end + b"ord")
+    found, _ = await written(capfd, raw, "-H", "X-Key: p@ssword")
+    assert found["body"] == ""
+
+
+async def test_a_body_that_came_as_a_whole_may_end_as_a_secret_begins(
+    capfd: pytest.CaptureFixture[str], autojump_clock: MockClock
+) -> None:
+    found, _ = await written(capfd, answer("400 Bad", body=b"no hunter"), "-H", f"X-Key: {SECRET}")
+    assert found["body"] == "no hunter"
+
+
+@pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"", "the server closed the connection in the middle of the handshake"),
+        (b"", "the server closed the connection without an answer to the WebSocket handshake"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "in HTTP"),
         (b"HTTP/1.1 101 Switching Protocols\r\nX-Key: 1\r\n\r\n", "the server's answer to the handshake is invalid"),
     ],

@@ -14,7 +14,8 @@ from csp.errors import ConnectionFailedError, Kind
 from tests.websocket._server import accept_key, accepting, text
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
-from trio_csp_websocket.protocol.response import MAX_BODY_BYTES, ResponseReader
+from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
+from trio_csp_websocket.protocol.response import ResponseReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -338,7 +339,7 @@ def test_what_is_not_http_is_an_error_at_the_latest_at_the_end(answer: bytes) ->
     error = failure(answer)
     assert error.retryable is True
     assert details(error) == {"answer": answer}
-    assert "in HTTP" in str(error) or "middle of the handshake" in str(error)
+    assert "in HTTP" in str(error) or "middle of the WebSocket handshake" in str(error)
 
 
 def test_what_is_not_http_need_not_be_waited_for() -> None:
@@ -354,7 +355,7 @@ def test_an_end_without_an_answer_is_an_error() -> None:
 @pytest.mark.parametrize("size", [1, 8, 20, 60])
 def test_an_answer_cut_off_is_an_error(size: int) -> None:
     error = failure(accepted()[:size])
-    assert "in the middle of the handshake" in str(error)
+    assert "in the middle of the WebSocket handshake" in str(error)
     assert error.retryable is True
 
 
@@ -378,7 +379,7 @@ def test_a_head_without_end_is_an_error_and_is_not_kept(begun: bytes, block: byt
         error = failure(*blocks(answer, size), ended=False)
         assert "larger than 65536 bytes" in str(error)
         assert details(error) == {"answer": answer[:MAX_BODY_BYTES]}
-    assert "middle of the handshake" in str(failure(*blocks(answer[:65_000], 4096)))
+    assert "middle of the WebSocket handshake" in str(failure(*blocks(answer[:65_000], 4096)))
 
 
 @pytest.mark.parametrize("size", [1, 1000, 1 << 20])

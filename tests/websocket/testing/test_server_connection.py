@@ -117,7 +117,7 @@ async def test_a_handler_that_returns_after_half_an_answer_ends_the_stream() -> 
     async def handler(connection: ServerConnection) -> None:
         await connection.send_bytes(b"HTTP/1.1 101 ")
 
-    assert "in the middle of the handshake" in str(await refusal(handler))
+    assert "in the middle of the WebSocket handshake" in str(await refusal(handler))
 
 
 async def test_dropped_instead_of_answered() -> None:

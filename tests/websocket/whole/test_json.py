@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,10 +142,39 @@ async def test_numbers_that_are_not_finite_are_taken_as_json_loads_takes_them() 
     assert values[1:] == [-math.inf, math.inf]
 
 
+async def test_an_exception_without_a_text_is_told_by_its_name() -> None:
+    def refuse(_data: object) -> str:
+        raise AssertionError
+
+    with pytest.raises(errors.InvalidError, match=r"decoded as JSON: AssertionError; it begins: {}$"):
+        (await message_of(b"{}")).json(loads=refuse)
+    async with testing.websocket_pair() as (client, _):
+        with pytest.raises(errors.InvalidError, match=r"encoded as JSON: AssertionError$"):
+            await client.send_json(1, dumps=refuse)
+
+
 async def test_a_decoder_must_be_callable() -> None:
     message = await message_of(b"{}")
     with pytest.raises(errors.InvalidTypeError, match="loads must be a function, not str"):
         message.json(loads="orjson")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("item", "times"),
+    [("[" * 100 + "]" * 100, 40), ("[" * 900 + "]" * 900, 40), ('{"":{}}', 30), ("[{}]", 30), ("[]", 20), ('"ab"', 10)],
+    ids=["nested", "nested deep", "objects", "objects in arrays", "arrays", "strings"],
+)
+async def test_objects_take_at_most_45_times_what_the_message_takes(item: str, times: int) -> None:
+    # The documentation says so. That each comes near to its number shows that the measure measures.
+    text = f"[{','.join([item] * (256 * 1024 // (len(item) + 1)))}]"
+    message = await message_of(text.encode())
+    tracemalloc.start()
+    try:
+        message.json()
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert times * 0.9 * len(text) < peak_bytes < 45 * len(text)
 
 
 # Sending --------------------------------------------------------------------------------------------------------------

@@ -124,6 +124,11 @@ async def test_an_error_always_has_details(autojump_clock: MockClock) -> None:
             answer("429 Slow Down", "Retry-After: 30"),
             "the server refused the connection with status 429 Slow Down (Retry-After: 30)",
         ),
+        (answer("429 Slow Down", "Retry-After: "), "the server refused the connection with status 429 Slow Down"),
+        (
+            answer("426 Upgrade!", "Sec-WebSocket-Version:", "Upgrade: h2c"),
+            "the server refused the connection with status 426 Upgrade! (Upgrade: h2c)",
+        ),
         (
             answer("503 Busy", "Retry-After: 5", "WWW-Authenticate: Basic", body="come back"),
             "the server refused the connection with status 503 Busy (Retry-After: 5): come back",
@@ -286,6 +291,54 @@ async def test_it_is_hidden_in_every_part_of_the_answer(raw: bytes, autojump_clo
     said = str(await failure(raw, SECRET_URL, **SECRETS))
     assert TOKEN not in said
     assert "..." in said.removeprefix("cannot connect to wss://api.test/feed?...:")
+
+
+@pytest.mark.parametrize(
+    ("line", "shows"),
+    [
+        ("session s:abc/def= has expired", "session ... has expired"),
+        ("bad key: k3y one!", "bad key: ...!"),
+        ("no user 7oken4user", "no user ..."),
+        (r'{"sent": "\ud83d\uDD11-123"}', ""),
+        (r'{"sent": "tab\tbed"}', ""),
+        (r'{"sent": "\ud83d is half a character"}', r'{"sent": "\ud83d is half a character"}'),
+        (r"C:\users\u12\u", r"C:\users\u12\u"),
+    ],
+)
+async def test_a_secret_is_hidden_as_a_server_decodes_it(line: str, shows: str, autojump_clock: MockClock) -> None:
+    url = "wss://7oken4user@api.test/feed?key=%F0%9F%94%91-123&other=tab%09bed"
+    headers = {"Cookie": "sid=s%3Aabc%2Fdef%3D; x=1", "X-Key": "Key k3y%20one"}
+    error = await failure(answer("403 Forbidden", body=line), url, headers=headers)
+    assert str(error).partition("status 403 Forbidden")[2] == f"{': ' if shows else ''}{shows}"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        f"{TOKEN}\r\n".encode(),
+        TOKEN[:6].encode(),
+        f"12345678901234{TOKEN}".encode(),
+        b"t0ken%2F%2B%3D\r\n\r\n",
+        f"HTTP/1.1 101 OK\r\n{TOKEN} is bad\r\n\r\n".encode(),
+        b"HTTP/1.1 101 OK\r\nX: " + b"x" * 5000 + f"\r\n{TOKEN} is bad\r\n\r\n".encode(),
+    ],
+)
+async def test_what_is_no_answer_is_not_shown_if_it_repeats_a_secret(raw: bytes, autojump_clock: MockClock) -> None:
+    error = await failure(raw, SECRET_URL, **SECRETS)
+    said = "the server did not answer in HTTP: it repeats a part of the request"
+    assert str(error) == f"cannot connect to wss://api.test/feed?...: {said}"
+    assert error.details["answer"] == raw[:4096]
+
+
+async def test_an_answer_above_a_limit_is_told_whatever_it_repeats(autojump_clock: MockClock) -> None:
+    error = await failure(f"HTTP/1.1 101 {TOKEN}\r\n".encode() + b"X: 1\r\n" * 101, SECRET_URL, **SECRETS)
+    assert str(error).endswith("the head of the server's answer has more than 100 lines of headers")
+
+
+async def test_a_header_that_repeats_a_secret_in_an_encoded_form_is_not_told(autojump_clock: MockClock) -> None:
+    raw = answer("401 No", "WWW-Authenticate: Key t0ken%2F%2B%3D", body="log in")
+    error = await failure(raw, SECRET_URL, **SECRETS)
+    assert str(error).endswith("status 401 No: log in")
 
 
 async def test_credentials_that_are_no_base64_are_hidden_as_they_are(autojump_clock: MockClock) -> None:

@@ -735,6 +735,40 @@ async def test_a_reset_right_after_tls_1_3_may_be_about_the_clients_certificate(
     assert str(caught.value) == f"cannot connect to {url}: {said}{expected}"
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 "])
+async def test_an_end_right_after_tls_1_3_may_be_about_the_clients_certificate(
+    version: ssl.TLSVersion, says: bytes, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    context = context_for(authority, "127.0.0.1")
+    context.maximum_version = version
+    context.num_tickets = 0
+
+    async def server(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(says)
+        await cast("trio.SSLStream[trio.SocketStream]", peer.stream).transport_stream.aclose()
+
+    async with raw_server(server, tls=context) as url:
+        with pytest.raises(ConnectionFailedError) as caught:
+            await websocket.connect(url, ssl_context=trusting).__aenter__()
+    when = "in the middle of the WebSocket handshake" if says else "without an answer to the WebSocket handshake"
+    hint = ", right after TLS; the server may want a client certificate"
+    expected = hint if version is ssl.TLSVersion.TLSv1_3 and not says else ""
+    assert str(caught.value) == f"cannot connect to {url}: the server closed the connection {when}{expected}"
+
+
+async def test_an_end_without_an_answer_may_come_of_a_server_of_tls(server_tls: ssl.SSLContext) -> None:
+    async def server(peer: Peer) -> None:
+        await peer.read_request()
+
+    async with raw_server(server) as url:
+        said = r"the server closed the connection without an answer to the WebSocket handshake; is it a wss: server\?$"
+        with pytest.raises(ConnectionFailedError, match=said) as caught:
+            await websocket.connect(url).__aenter__()
+    assert caught.value.details == {"url": url, "answer": b""}
+
+
 async def test_a_reset_without_tls_is_not_about_certificates() -> None:
     async def server(peer: Peer) -> None:
         await peer.read_request()
@@ -816,6 +850,8 @@ async def test_an_alert_about_the_offer_of_protocols_is_told(authority: trustme.
         (b"", "the server closed the connection without an answer; is it a ws: server\\?$"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the server did not answer in TLS; is it a ws: server\\?$"),
         (b"\x16\x03\x03", "the server closed the connection in the middle of the handshake$"),
+        # close_notify (RFC 8446, section 6.1)
+        (b"\x15\x03\x03\0\x02\x01\0", "the server closed the connection in the middle of the handshake$"),
     ],
 )
 async def test_a_tls_handshake_that_ends_is_told_in_words(says: bytes, told: str, trusting: ssl.SSLContext) -> None:
