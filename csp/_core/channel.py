@@ -244,7 +244,7 @@ class Channel(Source[T]):
                 raise
 
     @enable_ki_protection
-    def send_nowait(self, value: T) -> None:  # noqa: C901  # a call costs more than a branch
+    def send_nowait(self, value: T) -> None:
         """Send a value without waiting.
 
         Raises:
@@ -263,11 +263,9 @@ class Channel(Source[T]):
                 return
         elif self._receivers is not None:
             self._selectors_turn = True
-            waiter = first(self._receivers)
-            if waiter is None:  # a finalizer sends, while the last is just leaving
-                self._receivers = None
-            if waiter is None or not waiter.deliver(self, value, True):
-                self.send_nowait(value)
+            receivers = self._receivers
+            if isinstance(receivers, OrderedDict) or not receivers.deliver(self, value, True):
+                self._send_to_first(value)
             return
         if self._buffered >= self._capacity:
             self._send_to_full(value)
@@ -280,6 +278,14 @@ class Channel(Source[T]):
             turns.current.changes += 1
             if self._unaware is not None:
                 self._notify()
+
+    def _send_to_first(self, value: T) -> None:
+        """Give a value to the task that has waited longest, of several; send it anew if a finalizer was there first."""
+        waiter = first(self._receivers)
+        if waiter is None:  # a finalizer sends, while the last is just leaving
+            self._receivers = None
+        if waiter is None or not waiter.deliver(self, value, True):
+            self.send_nowait(value)
 
     def _send_to_full(self, value: T) -> None:
         """Do what `Overflow` says with a value for which there is no room."""
