@@ -153,9 +153,7 @@ async def select(*cases: Any, default: bool = False, priority: bool = False) -> 
                 result = _perform(chosen, cast("_AnyCase", cases[chosen]))
             except Exception as error:
                 if type(error) is trio.WouldBlock and (
-                    type(cases[chosen]) is SendCase
-                    or not _is_ready(cases[chosen], Moment())
-                    or turn.changes != changes
+                    type(cases[chosen]) is SendCase or not _is_ready(cases[chosen], Moment()) or turn.changes != changes
                 ):
                     # A finalizer has taken the value, or the room, since the case was found ready.
                     return await select(*cases, default=default, priority=priority)

@@ -43,6 +43,7 @@ from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, turns
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+
 class Taken(Exception):
     """What a task is woken with that has to try again: a finalizer has taken what had become ready for it."""
 
