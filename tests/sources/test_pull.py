@@ -486,13 +486,13 @@ async def test_a_source_is_called_by_the_function_that_makes_it(made: str) -> No
 async def test_a_value_that_a_finalizer_asks_for_at_any_moment_is_fetched(autojump_clock: MockClock) -> None:
     for at in count():
         numbers = Numbers()
+        asked: list[int] = []
         async with csp.PullSource(numbers) as source:
 
-            def ask(source: csp.Source[int] = source) -> None:
+            def ask(source: csp.Source[int] = source, asked: list[int] = asked) -> None:
                 with suppress(trio.WouldBlock):
                     asked.append(source.receive_nowait().value)
 
-            asked: list[int] = []
             with interrupted(at, ask) as interrupting:
                 await wait_all_tasks_blocked()
                 asked.append((await source.receive()).value)

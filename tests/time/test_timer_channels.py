@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -485,7 +486,8 @@ async def test_whatever_a_finalizer_does_with_a_timer_those_that_wait_are_served
                 await csp.select(csp.after("2s").case_receive(), timer.channel.case_receive())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait, timer.channel.receive)
-                nursery.start_soon(wait, lambda: csp.select(other.case_receive(), timer.channel.case_receive()))
+                select_timer = partial(csp.select, other.case_receive(), timer.channel.case_receive())
+                nursery.start_soon(wait, select_timer)
                 nursery.start_soon(wait, selector.select)
         assert sorted(times) == times, at
         assert all(start + 1 <= time <= trio.current_time() for time in times), at
