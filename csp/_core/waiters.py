@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
 
-class Taken(Exception):
+class Taken(Exception):  # noqa: N818  # it is no error, and nobody sees it
     """What a task is woken with that has to try again: a finalizer has taken what had become ready for it."""
 
 

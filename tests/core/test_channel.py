@@ -937,3 +937,30 @@ async def test_a_selector_that_is_made_just_before_a_send_waits_is_told(
     nursery.start_soon(channel.send, 1)
     await wait_all_tasks_blocked()
     assert (await selectors[0].select()).value == 1
+
+
+async def test_a_value_that_a_finalizer_takes_as_the_task_is_woken_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class InterruptedWaiter(ReceiveWaiter):
+        def __init__(self, source: csp.Source[Any]) -> None:
+            super().__init__(source)
+            monkeypatch.undo()
+            channel.send_nowait(1)
+
+        def take(self) -> None:
+            taken.append(channel.receive_nowait().value)
+            super().take()
+
+    channel, taken = csp.Channel[int](1), list[int]()
+    monkeypatch.setattr("csp._core.channel.ReceiveWaiter", InterruptedWaiter)
+    async with trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            taken.append((await channel.receive()).value)
+
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        assert taken == [1]
+        channel.send_nowait(2)
+    assert taken == [1, 2]

@@ -133,10 +133,13 @@ async def test_what_an_async_generator_raises_while_it_is_closed_is_a_note_of_wh
         finally:
             raise OSError("cleaning up")
 
-    with pytest.raises(KeyError, match="mine") as caught:
+    async def block() -> None:
         async with csp.from_async_iterable(numbers()) as source:
             await source.receive()
             raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        await block()
     (note,) = caught.value.__notes__
     assert note.startswith("a task of the block raised, too: OSError('cleaning up') (")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import random
 from collections import Counter
+from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +15,10 @@ from trio.testing import wait_all_tasks_blocked
 
 import csp
 from csp import errors
+from tests._interrupting import interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from trio.testing import MockClock
 
@@ -449,3 +452,63 @@ async def test_random_programs_give_what_a_plain_model_gives() -> None:
     assert set(done) == {
         *("served while parked", "skipped", "nothing to take", "parked", "cancelled", "closed while parked"),
     }
+
+
+# Finalizers -----------------------------------------------------------------------------------------------------------
+
+
+def at_each_moment(program: Callable[[], None], action: Callable[[], None]) -> Iterator[None]:
+    """Run a program again and again, each time with the action at another moment; yield after each."""
+    for at in count():
+        with interrupted(at, action) as interrupting:
+            program()
+        yield
+        if not interrupting.done:
+            return
+
+
+async def test_a_value_that_a_finalizer_sets_while_another_is_received_is_received_once() -> None:
+    latest, received = csp.Latest[int](), list[int]()
+
+    def program() -> None:
+        latest.set(1)
+        received.append(reader.receive_nowait().value)
+        with suppress(trio.WouldBlock):
+            received.append(reader.receive_nowait().value)
+
+    reader = latest.changes()
+    for _ in at_each_moment(program, lambda: latest.set(2)):
+        with suppress(trio.WouldBlock):
+            received.append(reader.receive_nowait().value)
+        assert received in ([1], [1, 2], [2], [2, 1])
+        received.clear()
+
+
+async def test_a_finalizer_may_make_readers_and_drop_them_while_a_value_is_set() -> None:
+    latest = csp.Latest[int]()
+    readers = [latest.changes() for _ in range(3)]
+    for _ in at_each_moment(lambda: latest.set(1), lambda: readers.append(latest.changes())):
+        assert all(reader.receive_nowait() == (1, True) for reader in readers)
+        del readers[3:]
+    for _ in at_each_moment(lambda: latest.set(1), readers.clear):
+        readers.extend(latest.changes() for _ in range(3))
+    assert latest.value == 1
+
+
+async def test_a_reader_that_is_dropped_while_others_are_woken_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    latest = csp.Latest[int]()
+    readers = [latest.changes() for _ in range(3)]
+    monkeypatch.setattr(type(readers[0]), "wake", lambda _: readers.clear())
+    latest.set(1)
+    assert repr(latest).startswith("<csp.Latest open, 0 readers")
+
+
+async def test_the_finalizer_of_a_value_that_is_replaced_may_close_it() -> None:
+    class Closing:
+        def __del__(self) -> None:
+            latest.close()
+
+    latest = csp.Latest[object](Closing())
+    latest.set("last")
+    assert latest.receive_nowait() == ("last", True)
+    assert latest.receive_nowait() == (None, False)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import signal
+from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 import csp
 from csp.errors import ChannelBrokenError, InvalidTypeError, NoContextError
+from tests._interrupting import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -478,3 +481,24 @@ async def test_a_source_is_called_by_the_function_that_makes_it(made: str) -> No
         pass
     with pytest.raises(NoContextError, match=f"^this {name} was used before; make another one$"):
         await source.__aenter__()
+
+
+async def test_a_value_that_a_finalizer_asks_for_at_any_moment_is_fetched(autojump_clock: MockClock) -> None:
+    for at in count():
+        numbers = Numbers()
+        asked: list[int] = []
+        async with csp.PullSource(numbers) as source:
+
+            def ask(source: csp.Source[int] = source, asked: list[int] = asked) -> None:
+                with suppress(trio.WouldBlock):
+                    asked.append(source.receive_nowait().value)
+
+            with interrupted(at, ask) as interrupting:
+                await wait_all_tasks_blocked()
+                asked.append((await source.receive()).value)
+                await wait_all_tasks_blocked()
+            with trio.fail_after(1):
+                await source.receive()
+        assert asked in ([1], [1, 2], [2, 1]), at
+        if not interrupting.done:
+            break

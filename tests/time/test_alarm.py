@@ -449,3 +449,47 @@ def test_a_timer_in_the_finalizer_of_an_async_generator_is_cancelled_like_everyt
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
     assert ended == ["cancelled"]
+
+
+# Finalizers, at moments that must be made here ------------------------------------------------------------------------
+
+
+class Dropped(Bell):
+    """Disarmed, and taken off the heap by others just when the alarm asks for it."""
+
+    def __init__(self, alarm: Alarm) -> None:
+        super().__init__(1, lambda: None)
+        self._alarm = alarm
+        self._asked = False
+
+    @property
+    def _armed(self) -> bool:  # type: ignore[override]
+        if not self._asked:
+            self._asked = True
+            self._alarm._next_deadline()
+        return False
+
+    @_armed.setter
+    def _armed(self, armed: bool) -> None:
+        pass
+
+
+async def test_an_entry_that_a_finalizer_takes_off_the_heap_takes_no_other_along(autojump_clock: MockClock) -> None:
+    alarm = current_alarm()
+    rung: list[float] = []
+    alarm.arm(Dropped(alarm))
+    alarm.arm(Bell(2, lambda: rung.append(trio.current_time())))
+    await trio.sleep(3)
+    assert rung == [2]
+
+
+async def test_disarming_the_first_timer_after_a_finalizer_has_emptied_the_heap_is_no_error(
+    autojump_clock: MockClock,
+) -> None:
+    alarm = current_alarm()
+    bell = Bell(1, lambda: None)
+    alarm.arm(bell)
+    bell._armed = False
+    alarm._next_deadline()
+    alarm.disarm(bell)
+    assert alarm._heap == []

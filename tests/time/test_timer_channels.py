@@ -6,6 +6,8 @@ import contextlib
 import math
 from collections import Counter
 from datetime import timedelta
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import csp
 from csp._core import select
 from csp._time import timer_channels
+from csp._time.timer_channels import TimerChannel
+from tests._interrupting import interrupted
 from tests.time._waiting import Waiting
 
 if TYPE_CHECKING:
@@ -429,3 +433,63 @@ async def test_a_select_that_leaves_a_timer_leaves_it_to_a_selector(autojump_clo
             other.send_nowait(1)
         with trio.fail_after(2):
             assert (await selector.select()).channel is timer.channel
+
+
+async def test_a_value_that_a_finalizer_takes_just_before_is_not_given_again(autojump_clock: MockClock) -> None:
+    class Interrupted(TimerChannel):
+        received: csp.Received[float] | None = None
+
+        def _expire(self, now: float) -> tuple[float, float]:
+            if self.received is None:
+                self.received = csp.Received(0, False)
+                self.received = self.receive_nowait()
+            return super()._expire(now)
+
+    timer = Interrupted(1)
+    await trio.sleep(1)
+    with pytest.raises(trio.WouldBlock):
+        timer.receive_nowait()
+    assert timer.received == (1, True)
+
+
+@pytest.mark.parametrize("action", ["set again", "stopped and set again", "taken", "watched"])
+async def test_whatever_a_finalizer_does_with_a_timer_those_that_wait_are_served(
+    autojump_clock: MockClock, action: str
+) -> None:
+    def act() -> None:
+        match action:
+            case "set again":
+                timer.reset("2s")
+            case "stopped and set again":
+                timer.stop()
+                timer.reset("1s")
+            case "taken":
+                with contextlib.suppress(trio.WouldBlock):
+                    timer.channel.receive_nowait()
+                    timer.reset("1s")
+            case _:
+                watching.append(csp.Selector(timer.channel))
+
+    other = csp.Channel[float]()
+
+    async def wait(operation: Callable[[], Awaitable[csp.Received[float] | csp.SelectResult[float]]]) -> None:
+        times.append((await operation()).value)
+        timer.reset("1s")
+
+    for at in count():
+        timer = csp.Timer("1s")
+        watching: list[csp.Selector[float]] = []
+        times: list[float] = []
+        start = trio.current_time()
+        with csp.Selector(timer.channel) as selector, trio.fail_after(100), interrupted(at, act) as interrupting:
+            with trio.move_on_after(0.5):
+                await csp.select(csp.after("2s").case_receive(), timer.channel.case_receive())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait, timer.channel.receive)
+                select_timer = partial(csp.select, other.case_receive(), timer.channel.case_receive())
+                nursery.start_soon(wait, select_timer)
+                nursery.start_soon(wait, selector.select)
+        assert sorted(times) == times, at
+        assert all(start + 1 <= time <= trio.current_time() for time in times), at
+        if not interrupting.done:
+            break

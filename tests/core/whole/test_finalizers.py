@@ -23,14 +23,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
+from tests._interrupting import Interrupting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from types import FrameType
 
 _EVERY = 1 if os.environ.get("CSP_FINALIZERS") else 37
-
-_PLACES = (f"csp{os.sep}_core{os.sep}", f"trio{os.sep}_channel.py")
 
 Step: TypeAlias = tuple[str, int]
 Action: TypeAlias = Literal["send", "send twice", "receive", "receive all", "close", "cancel", "send elsewhere"]
@@ -74,24 +72,6 @@ def restore_profile() -> Iterator[None]:
     profile = sys.getprofile()
     yield
     sys.setprofile(profile)
-
-
-class Interrupting:
-    """Does something at the nth call or return in the core."""
-
-    def __init__(self, at: int, action: Callable[[], None]) -> None:
-        self.left = at
-        self.action = action
-        self.done = False
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        if event not in ("call", "c_return") or not any(place in frame.f_code.co_filename for place in _PLACES):
-            return
-        self.left -= 1
-        if self.left < 0:
-            self.done = True
-            sys.setprofile(None)
-            self.action()
 
 
 class Run:
