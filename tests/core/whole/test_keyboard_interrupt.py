@@ -79,7 +79,7 @@ MUTATORS = {
         "_restart",
         "_arm",
         "_disarm",
-        "_unregister",
+        "_set_alarm",
         "_due",
         "_park",
         "_unpark",
@@ -500,7 +500,7 @@ def test_an_interrupted_close_wakes_everybody(file: str, function: str, restore_
     assert is_quiet(channel)
 
 
-@pytest.mark.parametrize("function", ["_restart", "_set_deadline", "_unregister", "_arm"])
+@pytest.mark.parametrize("function", ["_restart", "_set_deadline", "_set_alarm", "_arm"])
 def test_an_interrupted_reset_is_complete(function: str, restore_profile: None) -> None:
     interrupt = Interrupt("_time/timer_channels.py", function)
     ticks: list[float] = []
