@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from types import FrameType
 
 CORE = (f"csp{os.sep}_core{os.sep}", f"trio{os.sep}_channel.py")
@@ -35,7 +35,7 @@ class Interrupting:
 
 
 @contextmanager
-def interrupted(at: int, action: Callable[[], None]) -> Iterator[Interrupting]:
+def interrupted(at: int, action: Callable[[], None]) -> Generator[Interrupting]:
     """Do something at the nth call or return in the package that the block makes."""
     profile = sys.getprofile()
     interrupting = Interrupting(at, action, PACKAGE)

@@ -498,7 +498,11 @@ async def test_a_finalizer_may_make_readers_and_drop_them_while_a_value_is_set()
 async def test_a_reader_that_is_dropped_while_others_are_woken_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     latest = csp.Latest[int]()
     readers = [latest.changes() for _ in range(3)]
-    monkeypatch.setattr(type(readers[0]), "wake", lambda _: readers.clear())
+
+    def drop(_: csp.Source[int]) -> None:
+        readers.clear()
+
+    monkeypatch.setattr(type(readers[0]), "wake", drop)
     latest.set(1)
     assert repr(latest).startswith("<csp.Latest open, 0 readers")
 

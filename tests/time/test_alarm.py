@@ -463,7 +463,7 @@ class Dropped(Bell):
         self._asked = False
 
     @property
-    def _armed(self) -> bool:  # type: ignore[override]
+    def _armed(self) -> bool:
         if not self._asked:
             self._asked = True
             self._alarm._next_deadline()
