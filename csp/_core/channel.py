@@ -374,7 +374,13 @@ class Channel(Source[T]):
 
     def _park_sender(self, waiter: Waiter) -> None:
         """Put a waiter at the end of the queue of senders; it stays until it is served or leaves."""
-        self._senders = waiter if self._senders is None else join(self._senders, waiter)
+        queue = self._senders
+        joined = waiter if queue is None else join(queue, waiter)
+        if self._senders is queue:
+            self._senders = joined
+        elif waiter._task is not None:  # a finalizer has changed the queue meanwhile, and not claimed this one
+            self._park_sender(waiter)
+            return
         if self._closed:  # by a finalizer, after it was asked
             self._fail_waiters()
         elif self._unaware is not None:
@@ -382,7 +388,10 @@ class Channel(Source[T]):
 
     def _unpark_sender(self, waiter: Waiter) -> None:
         """Take a waiter out of the queue of senders, if it is there."""
-        self._senders = None if self._senders is waiter else leave(self._senders, waiter)
+        queue = self._senders
+        left = None if queue is waiter else leave(queue, waiter)
+        if self._senders is queue:  # else a finalizer has changed it, and set it
+            self._senders = left
 
     # Receiving -------------------------------------------------------------------------------------------------------
 
@@ -392,7 +401,10 @@ class Channel(Source[T]):
 
     def _park(self, waiter: Waiter) -> None:
         # As in Source, without the call of on_wanted.
-        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+        if self._receivers is None:
+            self._receivers = waiter
+        else:
+            self._join_receivers(waiter)
         if self._closed:  # by a finalizer, after it was asked
             self._fail_waiters()
 

@@ -425,7 +425,13 @@ class _SelectorWaiter(Waiter):
 
     def enqueue(self) -> None:
         selector = self._selector
-        selector._parked = join(selector._parked, self)
+        queue = selector._parked
+        joined = join(queue, self)
+        if selector._parked is queue:
+            selector._parked = joined
+        elif self._task is not None:  # a finalizer has changed the queue meanwhile, and not claimed this one
+            self.enqueue()
+            return
         # A finalizer may have sent or closed something, before there was a waiter to serve.
         selector._serve()
         selector._end_iteration_if_empty()
@@ -460,7 +466,11 @@ class _SelectorWaiter(Waiter):
         self.deliver(source, None, False)
 
     def leave(self) -> None:
-        self._selector._parked = leave(self._selector._parked, self)
+        selector = self._selector
+        queue = selector._parked
+        left = leave(queue, self)
+        if selector._parked is queue:  # else a finalizer has changed it, and set it
+            selector._parked = left
 
     def unwrap(self) -> object:
         if self._closed:

@@ -330,7 +330,10 @@ class Source(ABC, Generic[T_co]):
     @enable_ki_protection
     def _park(self, waiter: Waiter) -> None:
         """Put a waiter at the end of the queue; it stays until it is served or leaves."""
-        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+        if self._receivers is None:
+            self._receivers = waiter
+        else:
+            self._join_receivers(waiter)
         try:
             self.on_wanted()
         except BaseException:  # a task that does not park must not stay in the queue
@@ -340,14 +343,36 @@ class Source(ABC, Generic[T_co]):
     @enable_ki_protection
     def _unpark(self, waiter: Waiter) -> None:
         """Take a waiter out of the queue, if it is there."""
-        self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
+        if self._receivers is waiter:
+            self._receivers = None
+        else:
+            self._leave_receivers(waiter)
+
+    def _join_receivers(self, waiter: Waiter) -> None:
+        queue = self._receivers
+        joined = join(queue, waiter)
+        if self._receivers is queue:
+            self._receivers = joined
+        elif waiter._task is not None:  # a finalizer has changed the queue meanwhile, and not claimed this one
+            self._join_receivers(waiter)
+
+    def _leave_receivers(self, waiter: Waiter) -> None:
+        queue = self._receivers
+        left = leave(queue, waiter)
+        if self._receivers is queue:  # else a finalizer has changed it, and set it
+            self._receivers = left
 
     @enable_ki_protection
     def _watch(self, watch: Watch) -> None:
         """Add a selector's watch."""
         self._drop_dead_watches()
-        self._watches = join(self._watches, watch)
-        self._unaware = join(self._unaware, watch)
+        queue = self._watches
+        joined = join(queue, watch)
+        if self._watches is not queue:  # a finalizer has changed it meanwhile
+            self._watch(watch)
+            return
+        self._watches = joined
+        self._join_unaware(watch)
         self.on_wanted()
 
     def _drop_dead_watches(self) -> None:
@@ -372,22 +397,37 @@ class Source(ABC, Generic[T_co]):
 
     def _told(self, watch: Watch) -> None:
         """Note that a selector has been told that the source is ready."""
-        self._unaware = leave(self._unaware, watch)
+        queue = self._unaware
+        left = leave(queue, watch)
+        if self._unaware is queue:  # else a finalizer has changed it, and set it
+            self._unaware = left
+
+    def _join_unaware(self, watch: Watch) -> Queue[Watch]:
+        """Put a watch at the end of those that are to be told; return the queue."""
+        queue = self._unaware
+        joined = join(queue, watch)
+        if self._unaware is not queue:  # a finalizer has changed it meanwhile
+            return self._join_unaware(watch)
+        self._unaware = joined
+        return joined
 
     def _await_ready(self, watch: Watch) -> None:
         """Note that a selector, which has found the source empty, is to be told when it is ready.
 
         It is put first, so that the one that was handed a value last stays behind all others. That one is put last.
         """
-        queue = self._unaware = join(self._unaware, watch)
+        queue = self._join_unaware(watch)
         if watch is not self._handed and isinstance(queue, OrderedDict) and watch in queue:
             queue.move_to_end(watch, last=False)
 
     @enable_ki_protection
     def _unwatch(self, watch: Watch) -> None:
         """Drop a selector's watch, if it is there."""
-        self._watches = leave(self._watches, watch)
-        self._unaware = leave(self._unaware, watch)
+        queue = self._watches
+        left = leave(queue, watch)
+        if self._watches is queue:  # else a finalizer has changed it, and set it
+            self._watches = left
+        self._told(watch)
         if self._handed is watch:
             self._handed = None
 

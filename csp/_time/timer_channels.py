@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from csp._core.queues import items, join, leave
+from csp._core.queues import items
 from csp._core.results import Received
 from csp._core.source import Moment, Source, Watch
 from csp._time.alarm import Alarm, current_alarm
@@ -127,12 +127,18 @@ class TimerChannel(Source[float]):
         self._arm()
 
     def _park(self, waiter: Waiter) -> None:
-        self._receivers = waiter if self._receivers is None else join(self._receivers, waiter)
+        if self._receivers is None:
+            self._receivers = waiter
+        else:
+            self._join_receivers(waiter)
         if self._alarm is None:
             self._arm()
 
     def _unpark(self, waiter: Waiter) -> None:
-        self._receivers = None if self._receivers is waiter else leave(self._receivers, waiter)
+        if self._receivers is waiter:
+            self._receivers = None
+        else:
+            self._leave_receivers(waiter)
         self._disarm()
 
     def _watch(self, watch: Watch) -> None:

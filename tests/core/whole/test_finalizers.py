@@ -16,13 +16,16 @@ import os
 import sys
 from collections import Counter, deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
+import csp._core.channel as channel_module
+import csp._core.selector as selector_module
+from csp._core import source
 from tests._interrupting import Interrupting
 
 if TYPE_CHECKING:
@@ -279,45 +282,173 @@ def test_a_finalizer_that_sends_while_the_buffer_is_opened_loses_nothing(capacit
         assert Counter(received) <= Counter(sent)
 
 
-@pytest.mark.usefixtures("eager_collector")
-@pytest.mark.parametrize("close", [False, True])
-async def test_garbage_that_is_collected_all_the_time_disturbs_nobody(close: bool) -> None:
-    channel = csp.Channel[int](2)
-    sent: Counter[int] = Counter()
-    received: Counter[int] = Counter()
-    calls = 0
+# While a queue grows or shrinks --------------------------------------------------------------------------------------
 
-    def act() -> None:
-        nonlocal calls
-        calls += 1
-        with suppress(trio.WouldBlock, csp.ChannelClosedError):
-            channel.send_nowait(-1)
-            sent[-1] += 1
-        if close and calls == 300:
-            channel.close()
 
-    async def send() -> None:
-        with suppress(csp.ChannelClosedError):
-            for number in range(100):
-                await channel.send(number)
-                sent[number] += 1
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], None]:
+    """Do something once, while a function of `csp._core.queues` makes a queue of another."""
 
-    async def receive(operation: Callable[[], Awaitable[csp.Received[int] | csp.SelectResult[int]]]) -> None:
-        while (result := await operation()).ok:
-            received[result.value] += 1
+    def between(name: str, act: Callable[[], object]) -> None:
+        acts = [act]
+        for module in (source, channel_module, selector_module):
+            original = getattr(module, name)
 
-    with csp.Selector(channel) as selector:
-        garbage: Garbage | None = Garbage(act)
-        del garbage
-        async with trio.open_nursery() as nursery:
-            for operation in (channel.receive, lambda: csp.select(channel.case_receive()), selector.select):
+            def function(*arguments: Any, original: Any = original) -> object:
+                result = original(*arguments)
+                while acts:
+                    acts.pop()()
+                return result
+
+            monkeypatch.setattr(module, name, function)
+
+    return between
+
+
+@pytest.mark.parametrize("claimed", [1, 2, 3])
+@pytest.mark.parametrize("way", ["receive", "select", "selector"])
+async def test_tasks_that_are_served_while_another_begins_to_wait_leave_nothing(
+    way: str, claimed: int, between: Callable[[str, Callable[[], object]], None]
+) -> None:
+    channel = csp.Channel[int]()
+    selector = csp.Selector(channel)
+    received: list[int] = []
+
+    async def receive() -> None:
+        if way == "receive":
+            received.append((await channel.receive()).value)
+        elif way == "select":
+            received.append((await csp.select(channel.case_receive())).value)
+        else:
+            received.append((await selector.select()).value)
+
+    def send() -> None:
+        for value in range(claimed):
+            with suppress(trio.WouldBlock):
+                channel.send_nowait(value)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            if number == claimed - 1 or number == 2:
+                between("join", send)
+            nursery.start_soon(receive)
+            await wait_all_tasks_blocked()
+        while len(received) < 3:
+            channel.send_nowait(9)
+            await wait_all_tasks_blocked()
+    statistics = channel.statistics()
+    assert (statistics.tasks_waiting_receive, selector._parked) == (0, None)
+
+
+async def test_senders_that_are_served_while_another_begins_to_wait_leave_nothing(
+    between: Callable[[str, Callable[[], object]], None],
+) -> None:
+    channel = csp.Channel[int]()
+    received: list[int] = []
+
+    def take() -> None:
+        for _ in range(3):
+            with suppress(trio.WouldBlock):
+                received.append(channel.receive_nowait().value)
+
+    async with trio.open_nursery() as nursery:
+        for value in range(4):
+            if value in (1, 3):
+                between("join", take)
+            nursery.start_soon(channel.send, value)
+            await wait_all_tasks_blocked()
+        take()
+    assert sorted(received) == [0, 1, 2, 3]
+    assert channel.statistics().tasks_waiting_send == 0
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_who_is_served_while_another_leaves_is_not_put_back(
+    number: int, between: Callable[[str, Callable[[], object]], None]
+) -> None:
+    channel = csp.Channel[int]()
+    selector = csp.Selector(channel)
+    received: list[int] = []
+
+    async def receive(operation: Callable[[], Awaitable[Any]]) -> None:
+        received.append((await operation()).value)
+
+    async with trio.open_nursery() as nursery:
+        for operation in (channel.receive, selector.select):
+            scopes: list[trio.CancelScope] = []
+
+            async def cancelled(
+                operation: Callable[[], Awaitable[Any]] = operation, scopes: list[trio.CancelScope] = scopes
+            ) -> None:
+                with trio.CancelScope() as scope:
+                    scopes.append(scope)
+                    await operation()
+
+            nursery.start_soon(cancelled)
+            await wait_all_tasks_blocked()
+            for _ in range(number):
                 nursery.start_soon(receive, operation)
-            async with trio.open_nursery() as senders:
-                senders.start_soon(send)
-                senders.start_soon(send)
-            channel.close()
-    gc.disable()
-    assert calls > 100
-    received.update(result.value for result in iter(channel.receive_nowait, csp.Received(None, False)))
-    assert received == sent
-    gc.enable()
+                await wait_all_tasks_blocked()
+            between("leave", lambda: [channel.send_nowait(1) for _ in range(number)])
+            scopes[0].cancel()
+            await wait_all_tasks_blocked()
+    assert received == [1] * 2 * number
+    assert channel.statistics().tasks_waiting_receive == 0
+    assert selector._parked is None
+
+
+async def test_senders_that_are_served_while_another_leaves_are_not_put_back(
+    between: Callable[[str, Callable[[], object]], None],
+) -> None:
+    channel = csp.Channel[int]()
+    received: list[int] = []
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(channel.send, 1)
+            await wait_all_tasks_blocked()
+            between("leave", lambda: received.append(channel.receive_nowait().value))
+            scope.cancel()
+            await channel.send(2)
+    assert received == [1]
+    assert channel.statistics().tasks_waiting_send == 0
+
+
+@pytest.mark.parametrize("name", ["join", "leave"])
+@pytest.mark.parametrize("others", [1, 2])
+def test_selectors_come_and_go_while_another_does(
+    name: str, others: int, between: Callable[[str, Callable[[], object]], None]
+) -> None:
+    channel = csp.Channel[int](1)
+    selectors = [csp.Selector(channel) for _ in range(others)]
+
+    def close() -> None:
+        while selectors:
+            selectors.pop().close()
+
+    if name == "join":
+        between("join", close)
+        last = csp.Selector(channel)
+    else:
+        last = csp.Selector(channel)
+        between("leave", close)
+        last.close()
+        last = csp.Selector(channel)
+    assert channel.statistics().selectors == 1
+    channel.send_nowait(1)
+    assert len(last._ready) == 1
+    last.close()
+    assert channel._watches is None
+    assert channel._unaware is None
+
+
+def test_selectors_are_told_while_another_finds_the_channel_empty(
+    between: Callable[[str, Callable[[], object]], None],
+) -> None:
+    channel = csp.Channel[int](1)
+    first, other = csp.Selector(channel), csp.Selector(channel)
+    channel.send_nowait(1)
+    channel.receive_nowait()
+    assert other._first_ready() is None
+    between("join", lambda: channel.send_nowait(2))
+    assert first._first_ready() is not None
+    assert other._first_ready() is not None

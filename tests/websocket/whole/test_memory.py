@@ -173,7 +173,7 @@ SMALL_CASES = (
     if LONG_RUN
     else list(zip(PACKETS, [10_000, 1, 10_000, 1], strict=True))
 )
-KINDS_IN_A_FEED = list(PACKETS) if LONG_RUN else ["one emoji a block, then empty messages"]
+KINDS_IN_A_FEED = list(PACKETS) if LONG_RUN else ["empty messages"]
 
 
 @pytest.mark.parametrize(("kind", "capacity"), SMALL_CASES)
