@@ -292,7 +292,7 @@ def normal_form(url: str) -> str | None:
 def test_a_url_is_taken_where_it_is_the_normal_form_of_the_driver_and_else_told_that_form() -> None:
     counts = {"taken": 0, "told": 0, "international": 0, "without": 0}
 
-    @settings(max_examples=250, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=600, deadline=None, derandomize=True, database=None)
     @given(urls)
     def compare(url: str) -> None:
         form = normal_form(url)
@@ -337,7 +337,7 @@ def test_every_beginning_of_a_normal_form_behind_its_host_is_taken_and_no_other_
 def test_a_beginning_that_is_taken_can_match() -> None:
     counts = [0]
 
-    @settings(max_examples=250, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=600, deadline=None, derandomize=True, database=None)
     @given(urls)
     def check(url: str) -> None:
         if not taken(f"{url}*"):
@@ -354,7 +354,7 @@ def test_a_beginning_that_is_taken_can_match() -> None:
 def test_a_form_that_is_told_is_taken() -> None:
     counts = [0]
 
-    @settings(max_examples=250, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=600, deadline=None, derandomize=True, database=None)
     @given(urls, st.sampled_from(["", "*"]))
     def check(url: str, star: str) -> None:
         if taken(f"{url}{star}"):
