@@ -532,7 +532,7 @@ urls = st.builds("{}://{}{}{}{}{}".format, schemes, users, hosts, ports, paths, 
 def test_any_text_is_refused_or_has_a_normal_form_that_others_read_alike() -> None:
     counts = {"refused": 0, "accepted": 0}
 
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=800, deadline=None, derandomize=True, database=None)
     @given(st.one_of(urls, spiced.map("ws://{}".format), st.text(max_size=20)))
     def check(url: str) -> None:
         target, refusal = None, ""
