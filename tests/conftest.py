@@ -3,6 +3,40 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 # Where the tests run in the background of a shell, they inherit a Ctrl-C that is ignored; some are about Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests that repeat one thing very often. Measuring their coverage would double the time they take, and what they reach
+# is reached by others: the lines and branches are covered to 100 % without them.
+NOT_MEASURED = [
+    Path(__file__).parent / path
+    for path in (
+        "conformance",
+        "core/whole/test_composed.py",
+        "core/whole/test_model.py",
+        "fuzz",
+        "hostile",
+        "websocket/client/test_reconnecting_model.py",
+        "websocket/client/test_reconnecting_random.py",
+        "websocket/protocol/test_round_trips.py",
+        "websocket/whole/test_cancellation.py",
+        "websocket/whole/test_memory.py",
+    )
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # It is of pytest-cov, without which the tests run too.
+    config.addinivalue_line("markers", "no_cover: do not measure the coverage of this test")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in NOT_MEASURED):
+            item.add_marker("no_cover")
