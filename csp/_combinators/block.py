@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar, final
 from trio.lowlevel import enable_ki_protection
 
 from csp._core.background import BackgroundNursery
+from csp._core.causes import broken_by_block, ended_early
 from csp._core.exceptions import without_cancelled
-from csp._core.source import broken_by_block, ended_early
 from csp.errors import NoContextError
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ From the bottom:
 - `runs`: the error where there is no Trio run
 - `checkpoint`: how often an operation that is ready at once lets other tasks run
 - `exceptions`: what exceptions are to others
+- `causes`: what those who receive are told of the end of a source
 - `background`: a nursery for the tasks of a block
 - `results`: what a receive and a select give
 - `case`: what stands in a select

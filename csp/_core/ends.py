@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, final
 
 import trio
 
+from csp._core.causes import broken_by
 from csp._core.runs import check_run
 from csp._core.sink import Sink
-from csp._core.source import broken_by
 from csp.errors import ChannelBrokenError, ChannelClosedError
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ import trio
 from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from csp._core.background import BackgroundNursery
+from csp._core.causes import broken_by_block, ended_early
 from csp._core.exceptions import without_cancelled
 from csp._core.results import Received
 from csp._core.runs import check_run
-from csp._core.source import Moment, ReceiveCase, Source, broken_by_block, ended_early
+from csp._core.source import Moment, ReceiveCase, Source
 from csp.errors import ChannelBrokenError, InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:
