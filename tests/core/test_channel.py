@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import weakref
@@ -554,6 +555,33 @@ def test_a_finalizer_that_closes_a_channel_while_it_is_opened_closes_it_for_good
         with pytest.raises(csp.ChannelClosedError):
             channel.send_nowait(value)
     assert not channel.receive_nowait().ok
+
+
+@pytest.mark.parametrize("values", [1, 2, 3])
+def test_a_finalizer_that_sends_to_a_channel_while_it_is_opened_loses_nothing(
+    values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = csp.Channel[int](3)
+    sent: list[int] = []
+    open_memory_channel = trio.open_memory_channel[int]
+
+    class OpenAndCollect:
+        def __class_getitem__(cls, _type: object) -> Any:
+            monkeypatch.undo()
+            for value in range(values):
+                channel.send_nowait(value)  # as a finalizer may, when the garbage collector runs here
+                sent.append(value)
+            return open_memory_channel
+
+    monkeypatch.setattr(trio, "open_memory_channel", OpenAndCollect)
+    with contextlib.suppress(trio.WouldBlock):
+        channel.send_nowait(9)
+        sent.append(9)
+    assert len(channel) == len(sent) == min(values + 1, 3)
+    assert [channel.receive_nowait().value for _ in sent] == sent
+    assert len(channel) == 0
+    channel.send_nowait(10)
+    assert channel.receive_nowait() == (10, True)
 
 
 async def test_a_cancelled_receive_value_loses_nothing(nursery: trio.Nursery) -> None:

@@ -10,7 +10,6 @@ An ordinary run takes some of the moments, always the same; ``CSP_FINALIZERS=1``
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import sys
@@ -228,58 +227,6 @@ def test_a_finalizer_may_do_anything_at_any_moment(program: str, action: Action)
                 raise
             if not run.interrupting.done:
                 break
-
-
-# Garbage that is collected ------------------------------------------------------------------------------------------
-
-
-class Garbage:
-    """A cycle; when it is collected, it does something and leaves another such cycle."""
-
-    def __init__(self, act: Callable[[], object]) -> None:
-        self.act = act
-        self.itself = self
-
-    def __del__(self) -> None:
-        if gc.isenabled():
-            Garbage(self.act)
-            self.act()
-
-
-@pytest.fixture
-def eager_collector() -> Iterator[None]:
-    """Collect garbage at nearly every allocation."""
-    threshold = gc.get_threshold()
-    gc.set_threshold(1, 1000, 1000)
-    yield
-    gc.set_threshold(*threshold)
-    gc.disable()
-    gc.collect()
-    gc.enable()
-
-
-@pytest.mark.usefixtures("eager_collector")
-@pytest.mark.parametrize("capacity", [1, 3, 100])
-def test_a_finalizer_that_sends_while_the_buffer_is_opened_loses_nothing(capacity: int) -> None:
-    sent: list[int] = []
-
-    def act() -> None:
-        with suppress(trio.WouldBlock):
-            channel.send_nowait(-1)
-            sent.append(-1)
-
-    for number in range(50):
-        channel = csp.Channel[int](capacity)
-        sent.clear()
-        garbage: Garbage | None = Garbage(act)
-        del garbage
-        with suppress(trio.WouldBlock):
-            channel.send_nowait(number)
-            sent.append(number)
-        buffered = len(channel)
-        received = [channel.receive_nowait().value for _ in range(buffered)]
-        assert buffered >= 1
-        assert Counter(received) <= Counter(sent)
 
 
 # While a queue grows or shrinks --------------------------------------------------------------------------------------
