@@ -22,8 +22,6 @@ NOT_MEASURED = [
         "core/whole/test_model.py",
         "fuzz",
         "hostile",
-        "websocket/client/test_reconnecting_model.py",
-        "websocket/client/test_reconnecting_random.py",
         "websocket/protocol/test_round_trips.py",
         "websocket/whole/test_cancellation.py",
         "websocket/whole/test_memory.py",
