@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypedDict, cast
 import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import Settings, Timeout, parse_settings, parse_timeout
+from trio_csp_websocket.protocol.authority import normalized_host, normalized_ipv6
 from trio_csp_websocket.protocol.headers import TOKEN, encoded_field, field_pairs
-from trio_csp_websocket.protocol.url import normalized_host, normalized_ipv6
 
 if TYPE_CHECKING:
     from trio_csp_websocket.protocol.constants import Compression

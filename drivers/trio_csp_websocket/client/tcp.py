@@ -12,7 +12,7 @@ from trio.lowlevel import enable_ki_protection
 
 from csp import security
 from csp.errors import PermissionDeniedError
-from trio_csp_websocket.protocol.url import normalized_ipv6
+from trio_csp_websocket.protocol.authority import normalized_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
