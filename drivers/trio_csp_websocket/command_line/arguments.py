@@ -25,6 +25,8 @@ COMPRESSION = {
     "no-context": Compression.NO_CONTEXT,
 }
 DEMO_URL = "wss://demo.invalid/"
+# With --reconnect: without it, it may take hours to notice that a server has vanished.
+KEEPALIVE = "30s"
 DESCRIPTION = """\
 Connect to a WebSocket server, send what is typed or piped in, and show what
 comes.
@@ -97,6 +99,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--compress", metavar="[MODE]", choices=COMPRESSION, help="offer compression: takeover, where a message may "
         "refer to those before it (the default), or no-context")  # fmt: skip
     add("--after-first", action="store_true", help="send the input only once a first message has come")
+    add("--reconnect", action="store_true", help="connect again, and keep trying, when there is no connection or it is "
+        "lost; also if the first attempt fails. Ends after an error that another attempt will not change")  # fmt: skip
     add("--delay", metavar="DURATION", type=duration, help="wait this long before the first line of "
         "the input is sent, and at least this long between lines")  # fmt: skip
     add("--count", metavar="N", type=positive, help="end after N messages")
@@ -150,6 +154,8 @@ def options(parsed: argparse.Namespace) -> ConnectOptions:
         "dial_timeout": parsed.timeout,
         "close_timeout": "2s",
     }
+    if parsed.reconnect:
+        given["keepalive"] = KEEPALIVE
     if parsed.compress:
         given["compression"] = COMPRESSION[parsed.compress]
     if parsed.ca or parsed.insecure:

@@ -10,11 +10,14 @@ import trio.testing
 
 import csp
 from csp import testing, websocket
-from trio_csp_websocket.command_line.lines import Format, Line
+from trio_csp_websocket.command_line.format import Format
+from trio_csp_websocket.command_line.link import OneConnection
 from trio_csp_websocket.command_line.session import Session, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from trio_csp_websocket.command_line.lines import Line
 
 
 URL = "ws://server.test/"
@@ -45,7 +48,7 @@ class Run:
         async with websocket.connect(url, **connecting) as client:
             form = Format(json=as_json, terminal=terminal)
             await trio.testing.wait_all_tasks_blocked()  # what the server says at once has come
-            self.status = await Session(client, self.input, show, self.stops, form, **options).run()
+            self.status = await Session(OneConnection(client), self.input, show, self.stops, form, **options).run()
         return self.status
 
 

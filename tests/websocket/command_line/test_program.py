@@ -22,6 +22,7 @@ from csp import testing
 from tests.websocket._peers import Peer, raw_server
 from tests.websocket.command_line._session import URL, Run
 from trio_csp_websocket.command_line import program
+from trio_csp_websocket.command_line.advice import Request, advice
 from trio_csp_websocket.command_line.arguments import parse
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ async def test_a_refusal_is_told_with_what_to_try(
 
 
 @pytest.mark.parametrize(
-    ("causes", "advice"),
+    ("causes", "tried"),
     [
         ([], ""),
         ([OSError("no")], ""),
@@ -185,12 +186,12 @@ async def test_a_refusal_is_told_with_what_to_try(
         ),
     ],
 )
-def test_the_cause_of_a_failure_tells_what_to_try(causes: list[Exception], advice: str) -> None:
+def test_the_cause_of_a_failure_tells_what_to_try(causes: list[Exception], tried: str) -> None:
     error: Exception = csp.errors.ConnectionFailedError("no", kind="INTERNAL")
     outermost = error
     for cause in causes:
         error.__cause__ = error = cause
-    assert program.advice(outermost) == advice
+    assert advice(outermost, Request()) == tried
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
