@@ -90,7 +90,7 @@ class Format:
         else:
             # The first attempt that fails may do so because of a mistake; later ones need no more advice.
             advised = advice(state.error, self.request) if client is None and attempt == 2 else ""
-            line = Line("error", f"{state.error}{advised}{again}")
+            line = Line("error", f"{state.error}{again}{advised}")
         error = None if state.error is None else str(state.error)
         if not self.json:
             return [line]

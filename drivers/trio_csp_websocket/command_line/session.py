@@ -170,6 +170,7 @@ class Session:
             self.attempts += 1
             if self.typed and self.attempts == 1 and latest is None:
                 self.output.add(self.form.connecting())
+                self.show_hint()
         elif state.name == "open" and latest is not None:
             self.output.add(*self.form.connected(latest, again=self.opened.is_set()))
             self.attempts = 0
@@ -177,7 +178,6 @@ class Session:
             self.show_hint()
         elif state.name == "waiting":
             self.output.add(*self.form.waiting(state, latest, attempt=self.attempts + 1))
-            self.show_hint()
         self.restart_silence()
         waits = self.first_within if self.link.client and not self.first.is_set() else None
         self.patience = csp.after(waits) if waits else csp.never()
@@ -235,7 +235,7 @@ class Session:
             self.to_send.send_nowait(text)
             self.output.add(Line("sent", _on_lines(text)))
             if not self.link.client:
-                self.output.add(Line("note", "that waits for a connection"))
+                self.output.add(Line("note", "it is sent once there is a connection"))
 
     def do_command(self, name: str, first: str = "", rest: str = "") -> None:
         """Carry out a command."""
