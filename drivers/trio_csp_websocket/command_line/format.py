@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 from csp.errors import ConnectionFailedError, Error, shown
 from trio_csp_websocket.command_line.advice import Request, advice
-from trio_csp_websocket.command_line.history import looks_secret
 from trio_csp_websocket.command_line.lines import Line, escaped
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
+from trio_csp_websocket.protocol.secrets import looks_secret
 from trio_csp_websocket.protocol.url import without_query, without_secrets
 
 if TYPE_CHECKING:

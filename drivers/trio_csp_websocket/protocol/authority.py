@@ -60,7 +60,7 @@ def parse_place(url: str, schemes: Mapping[str, int], name: str = "url") -> Plac
     """
     if not isinstance(url, str):
         raise InvalidTypeError(f"{name} must be a string, not {type(url).__name__}")
-    _check_characters(url, name)
+    check_characters(url, name)
     # The texts of urllib's own errors can contain the credentials.
     try:
         parts = urlsplit(url)
@@ -83,7 +83,7 @@ def parse_place(url: str, schemes: Mapping[str, int], name: str = "url") -> Plac
     return Place(parts.scheme, host, zone, port, parts)
 
 
-def _check_characters(url: str, name: str) -> None:
+def check_characters(url: str, name: str) -> None:
     """Refuse what libraries would let pass, or take much time for."""
     if len(url) > _MAX_URL_CHARACTERS:
         raise InvalidError(f"{name} must have at most {_MAX_URL_CHARACTERS} characters, not {len(url)}")
@@ -145,6 +145,11 @@ def normalized_ipv6(address: str) -> str:
         raise AddressValueError
     parsed = IPv6Address(address)
     return str(parsed.ipv4_mapped or parsed)
+
+
+def is_address(host: str) -> bool:
+    """Tell whether a normalised host is an IP address."""
+    return ":" in host or _NUMBER.fullmatch(host.rpartition(".")[2]) is not None
 
 
 def normalized_host(host: str, problem: str) -> str:
