@@ -27,6 +27,8 @@ COMPRESSION = {
 DEMO_URL = "wss://demo.invalid/"
 # With --reconnect: without it, it may take hours to notice that a server has vanished.
 KEEPALIVE = "30s"
+# How errors of `connect` begin that are about arguments of the same name.
+_OPTION = re.compile(r"^(proxy|unix_socket|host_header|max_redirects) ")
 DESCRIPTION = """\
 Connect to a WebSocket server, send what is typed or piped in, and show what
 comes.
@@ -109,6 +111,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "input, end when nothing has come for this long; or forever (default: 1s, with --count forever)")  # fmt: skip
     add("--timeout", metavar="DURATION", type=duration, default="30s", help="give up connecting after this long, "
         "and waiting for what --after-first waits for (default: %(default)s)")  # fmt: skip
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--proxy", metavar="URL", help="connect through this proxy: http, https, socks5, socks5h, socks4 "
+        "or socks4a://[USER:PASSWORD@]HOST[:PORT] (default: what the environment says: http_proxy, https_proxy, "
+        "all_proxy, no_proxy)")  # fmt: skip
+    ways.add_argument("--no-proxy", action="store_true", help="connect without a proxy, whatever the environment says")
+    add("--unix-socket", metavar="PATH", help="connect to this Unix socket instead of the URL's host and port")
+    add("--host-header", metavar="HOST[:PORT]", help="send this Host header instead of the URL's")
+    add("--max-redirects", metavar="N", type=whole_number, default=10, help="follow at most N redirects of the "
+        "server (default: %(default)s)")  # fmt: skip
     add("--ca", metavar="FILE", help="trust the certificate authorities in this PEM file only")
     add("-k", "--insecure", action="store_true", help="do not verify the server's certificate")
     add("--demo", action="store_true", help="instead of URL: a server in this process, which echoes; no network")
@@ -128,14 +139,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parsed.wait = None if parsed.count else "1s"
     if (parsed.url is None) != parsed.demo:
         parser.error("give either a URL or --demo")
+    if parsed.unix_socket is not None and (parsed.demo or parsed.proxy is not None):
+        parser.error(f"argument --unix-socket: not allowed with argument {'--demo' if parsed.demo else '--proxy'}")
+    if parsed.proxy is not None and parsed.demo:
+        parser.error("argument --proxy: not allowed with argument --demo")
     if parsed.after_first and parsed.count == 1:
         parser.error("--after-first needs a --count of at least 2: it counts the first message too")
     try:
         parsed.options = options(parsed)
         parsed.target, _ = check(parsed.url or DEMO_URL, parsed.options)
     except (InvalidError, OSError) as error:
-        parser.error(str(error))
+        parser.error(_OPTION.sub(_argument, str(error)))
     return parsed
+
+
+def _argument(option: re.Match[str]) -> str:
+    """Return how argparse begins an error about an argument, for the option of `connect` that it becomes."""
+    return f"argument --{option[1].replace('_', '-')}: "
 
 
 def _with_modes(arguments: Sequence[str]) -> Sequence[str]:
@@ -153,6 +173,10 @@ def options(parsed: argparse.Namespace) -> ConnectOptions:
         "protocols": parsed.protocol,
         "dial_timeout": parsed.timeout,
         "close_timeout": "2s",
+        "proxy": not parsed.no_proxy if parsed.proxy is None else parsed.proxy,
+        "unix_socket": parsed.unix_socket,
+        "host_header": parsed.host_header,
+        "max_redirects": parsed.max_redirects,
     }
     if parsed.reconnect:
         given["keepalive"] = KEEPALIVE
@@ -201,6 +225,12 @@ def parse_seconds(text: str) -> float | None:
 
 def duration_or_forever(text: str) -> str | None:
     return None if text == "forever" else duration(text)
+
+
+def whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
+    return int(text)
 
 
 def positive(text: str) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from csp.errors import ConnectionFailedError, Error, shown
-from trio_csp_websocket.command_line.advice import Request, advice
+from trio_csp_websocket.command_line.advice import Request, advice, told
 from trio_csp_websocket.command_line.lines import Line, escaped
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
@@ -65,13 +65,19 @@ class Format:
 
     def connected(self, client: Client, *, again: bool = False) -> list[Line]:
         """Return what says that a connection is open, to where, and what was agreed on with the server."""
-        told = [f"connected {'again ' * again}to {without_query(client.url)}"]
+        place, redirected = without_query(client.url), self.request.url not in ("", client.url)
+        if redirected:  # the server may repeat in it what it was asked
+            place = self.request.secrets.hidden(place) or "..."
+        through = "" if client.proxy is None else f" through the proxy {client.proxy}"
+        said = [f"connected {'again ' * again}to {place}{through}"]
+        if redirected:
+            said.append(f"redirected from {self.request.shown}")
         protocol = client.subprotocol
         if protocol is not None:
-            told.append("a protocol that looks like a secret" if looks_secret(protocol) else f"protocol {protocol}")
+            said.append("a protocol that looks like a secret" if looks_secret(protocol) else f"protocol {protocol}")
         if "permessage-deflate" in client.response_headers.get("Sec-WebSocket-Extensions", ""):
-            told.append("compressed")
-        lines = [Line("note", ", ".join(told))]
+            said.append("compressed")
+        lines = [Line("note", ", ".join(said))]
         return [*lines, self._members(type="open")] if self.json and self.reconnect else lines
 
     def waiting(self, state: csp.ConnectionState, client: Client | None, *, attempt: int) -> list[Line]:
@@ -90,8 +96,8 @@ class Format:
         else:
             # The first attempt that fails may do so because of a mistake; later ones need no more advice.
             advised = advice(state.error, self.request) if client is None and attempt == 2 else ""
-            line = Line("error", f"{state.error}{again}{advised}")
-        error = None if state.error is None else str(state.error)
+            line = Line("error", f"{told(state.error)}{again}{advised}")
+        error = None if state.error is None else told(state.error)
         if not self.json:
             return [line]
         return [line, self._members(type="waiting", seconds=state.seconds, attempt=attempt, error=error)]
@@ -103,14 +109,14 @@ class Format:
         if not self.json:
             return [line]
         error = None if gap.error is None else str(gap.error)
-        told = {"seconds": gap.seconds, "attempts": gap.attempts, "missed": gap.missed}
-        return [line, self._members(type="gap", **told, code=gap.code, reason=gap.reason, error=error)]
+        size = {"seconds": gap.seconds, "attempts": gap.attempts, "missed": gap.missed}
+        return [line, self._members(type="gap", **size, code=gap.code, reason=gap.reason, error=error)]
 
     def end(self, ending: Ending, *, ours: bool) -> list[Line]:
         """Return what says how it ended; ``ours`` if it was closed from here."""
         code, reason, error = ending
         if code is None and error is not None:
-            line = Line("error", f"{error}{advice(error, self.request)}")
+            line = Line("error", f"{told(error)}{advice(error, self.request)}")
             return [self.no_connection(error), line] if self.json and isinstance(error, Error) else [line]
         if self.json:
             return [self._members(type="close", code=code, reason=reason, error=None if error is None else str(error))]
@@ -125,7 +131,7 @@ class Format:
     def no_connection(self, error: Error) -> Line:
         """Return the JSON object that says why there is no connection, without the secrets of the request."""
         secrets = self.request.secrets
-        why = {"error": str(error), "retryable": error.retryable}
+        why = {"error": told(error), "retryable": error.retryable}
         status = error.status if isinstance(error, ConnectionFailedError) else None
         if status in (None, _SWITCHING_PROTOCOLS):
             return self._members(type="error", **why)

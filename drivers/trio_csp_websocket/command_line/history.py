@@ -48,14 +48,15 @@ def is_kept(line: str, given: Iterable[str] = ()) -> bool:
     return not (line.startswith(" ") or looks_secret(line) or any(piece in line for piece in given))
 
 
-def given_secrets(url: str, headers: Iterable[tuple[str, str]], protocols: Iterable[str]) -> frozenset[str]:
+def given_secrets(urls: Iterable[str], headers: Iterable[tuple[str, str]], protocols: Iterable[str]) -> frozenset[str]:
     """Return what may be secret of what was given on the command line, in pieces.
 
-    That is the password and the values of the query of the URL, and the words of headers' values and subprotocols.
+    That is the password and the values of the query of each URL, and the words of headers' values and subprotocols.
     """
-    parts = urlsplit(url)
-    password = parts.password or ""
-    texts = [password, unquote(password), *(value for _, value in parse_qsl(parts.query))]
+    texts: list[str] = []
+    for parts in map(urlsplit, urls):
+        password = parts.password or ""
+        texts += [password, unquote(password), *(value for _, value in parse_qsl(parts.query))]
     for value in (*protocols, *(value for _, value in headers)):
         texts += re.split(r"[\s;,=]+", value)
     return frozenset(text for text in texts if len(text) >= _MIN_PIECE)

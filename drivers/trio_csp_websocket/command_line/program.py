@@ -15,7 +15,8 @@ import csp
 from csp.errors import Error, InvalidError
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import connect
-from trio_csp_websocket.command_line.advice import Request, advice
+from trio_csp_websocket.client.proxy import parse_proxy
+from trio_csp_websocket.command_line.advice import Request, advice, told
 from trio_csp_websocket.command_line.arguments import DEMO_URL, parse, program_name
 from trio_csp_websocket.command_line.format import Format
 from trio_csp_websocket.command_line.history import given_secrets, history_file, open_history
@@ -155,7 +156,7 @@ async def tell_failure(error: Error, form: Format, show: Show) -> None:
             pass  # its reader has ended
         except OSError as failed:
             say(f"cannot write the output: {failed.strerror}")
-    say(f"{error}{advice(error, form.request)}")
+    say(f"{told(error)}{advice(error, form.request)}")
 
 
 async def open_prompt(
@@ -178,7 +179,9 @@ def kept_history(parsed: argparse.Namespace) -> History | None:
     if path is None:
         return None
     try:
-        return open_history(path, given_secrets(parsed.url or "", parsed.header, parsed.protocol or ()))
+        return open_history(
+            path, given_secrets((parsed.url or "", parsed.proxy or ""), parsed.header, parsed.protocol or ())
+        )
     except OSError as error:
         say(f"what is typed is not kept in {path}: {error.strerror}")
         return None
@@ -209,8 +212,12 @@ def request(parsed: argparse.Namespace) -> Request:
     """Return what was asked for, as far as texts must know it."""
     target, protocols = parsed.target, ", ".join(parsed.protocol or ())
     own = [("Authorization", target.authorization or ""), ("Sec-WebSocket-Protocol", protocols)]
+    if parsed.proxy is not None:
+        own.append(("Proxy-Authorization", (parse_proxy(parsed.proxy).authorization or b"").decode("ascii")))
     return Request(
         shown=target.shown,
+        url=target.url,
+        unix_socket=parsed.unix_socket is not None,
         secrets=Secrets(target.resource, [*own, *parsed.header]),
         has_credentials=bool(target.authorization) or any(name.lower() == "authorization" for name, _ in parsed.header),
     )

@@ -192,11 +192,12 @@ def test_other_lines_are_kept(line: str) -> None:
 
 def test_what_was_given_on_the_command_line_is_not_kept(state: Path) -> None:
     given = given_secrets(
-        "wss://alice:p%40ssword@api.test/feed?key=1&t=query-value",
+        ("wss://alice:p%40ssword@api.test/feed?key=1&t=query-value", "socks5://bob:proxy-pass%21@proxy.test"),
         [("X-Thing", "Scheme header-value"), ("X-More", "a=pair-value; b=1")],
         ["protocol-value"],
     )
     values = {"p%40ssword", "p@ssword", "query-value", "header-value", "pair-value", "protocol-value", "Scheme"}
+    values |= {"proxy-pass%21", "proxy-pass!"}
     assert given == values
     history = open_history(state, given)
     for value in values:

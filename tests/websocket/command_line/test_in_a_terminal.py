@@ -252,7 +252,7 @@ async def test_as_json_a_refusal_controls_nothing_on_a_terminal(columns: int) ->
     assert shown.replace("\r\n", "").isprintable()
 
 
-# Connecting again ------------------------------------------------------------------------------------------------------
+# Connecting again -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("term", ["dumb", "xterm"])
