@@ -52,11 +52,7 @@ class ConnectProxy:
     async def running(self, target_url: str = "") -> AsyncIterator[str]:
         self.port = int(target_url.rpartition(":")[2].strip("/") or 0)
         async with trio.open_nursery() as nursery:
-            (listener,) = (
-                await nursery.start(trio.serve_tcp, self.serve, 0, "127.0.0.1")
-                if False
-                else [(await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]]
-            )
+            listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
             nursery.start_soon(trio.serve_listeners, self.serve, [listener])
             yield f"127.0.0.1:{listener.socket.getsockname()[1]}"
             nursery.cancel_scope.cancel()
@@ -198,7 +194,7 @@ async def test_a_redirect_that_repeats_a_secret_in_its_path_has_it_hidden(capfd:
         ("/\x9b" + "x" * 1000, f"to /\\u009b{'x' * 193}... (807 more characters) (status 302)"),
     ],
 )
-async def test_a_redirect_that_is_not_followed_is_told_with_the_argument(
+async def test_a_redirect_that_is_not_followed_is_told_without_secrets(
     capfd: pytest.CaptureFixture[str], location: str, shown: str
 ) -> None:
     async with testing.websocket_server(redirecting(location), URL):
@@ -206,11 +202,16 @@ async def test_a_redirect_that_is_not_followed_is_told_with_the_argument(
     out, err = capfd.readouterr()
     (line,) = err.splitlines()
     assert line == (
-        f"python -m csp.websocket: cannot connect to {URL}: the server redirects {shown}, which is one more than "
-        "--max-redirects (0)"
+        f"python -m csp.websocket: cannot connect to {URL}: the server redirects {shown}, and redirects are not followed"
     )
     assert (json.loads(out)["type"], json.loads(out)["error"]) == ("refused", line.partition(": ")[2])
     assert SECRET not in out + err
+
+
+async def test_one_redirect_too_many_is_told_with_the_argument(capfd: pytest.CaptureFixture[str]) -> None:
+    async with testing.websocket_server(redirecting("/again"), URL):
+        assert await run_program("--max-redirects", "1", URL) == 1
+    assert capfd.readouterr().err.endswith(", which is one more than --max-redirects (1)\n")
 
 
 async def test_credentials_that_another_server_does_not_get_are_not_said_to_be_refused(
