@@ -190,12 +190,12 @@ class Connecting:
             raise
         except ConnectionFailedError as error:
             await self._end_background()
-            raise self._described(error) from error.__cause__
+            raise self._described(error, progress) from error.__cause__
         except BaseException as error:
             failure = await self._end_background()
             if failure is not None and isinstance(error, trio.Cancelled):
                 # trio-websocket's reader task has failed, which cancelled this one.
-                raise self._described(_broken(failure)) from failure
+                raise self._described(_broken(failure), progress) from failure
             raise
 
     async def _end_background(self) -> Exception | None:
@@ -208,29 +208,37 @@ class Connecting:
 
     def _timed_out(self, progress: Progress) -> ConnectionFailedError:
         if self._handshakes is not None and self._handshakes.refusal is not None:
-            return self._described(self._handshakes.refusal)
-        seconds = self._options.dial_timeout_seconds
+            return self._described(self._handshakes.refusal, progress)
+        seconds, missing = self._options.dial_timeout_seconds, progress.waits_for()
         error = ConnectionTimeoutError(
-            f"no connection to {self._way.shown} within {seconds:g} s: {progress.waits_for()}",
+            f"no connection to {self._shown(missing, progress)} within {seconds:g} s: {missing}",
             kind=Kind.INTERNAL,
             retryable=True,
-            details=self._way.details,
+            details=self._details(progress),
         )
         _logger.info("%s", error)
         return error
 
-    def _described(self, error: ConnectionFailedError) -> ConnectionFailedError:
+    def _described(self, error: ConnectionFailedError, progress: Progress) -> ConnectionFailedError:
         """Return an error of dialling or of the handshake, with the way to it added to its text and details."""
-        described = wrap(error, f"cannot connect to {self._way.shown}")
-        described.details = {**self._way.details, **error.details}
+        described = wrap(error, f"cannot connect to {self._shown(error.message, progress)}")
+        described.details = {**self._details(progress), **error.details}
         _logger.info("%s", described)
         return described
+
+    def _shown(self, text: str, progress: Progress) -> str:
+        """Return the way as a text has it; the proxy with it, unless the rest of the text speaks of that."""
+        proxy = progress.proxy
+        return self._way.shown + (f" through {proxy.shown}" if proxy is not None and proxy.shown not in text else "")
+
+    def _details(self, progress: Progress) -> dict[str, object]:
+        return self._way.details | ({} if progress.proxy is None else {"proxy": progress.proxy.url})
 
     def _follow(self, redirect: RedirectError) -> None:
         try:
             self._way.follow(redirect)
         except ConnectionFailedError as error:
-            raise self._described(error) from None
+            raise self._described(error, Progress()) from None
         _logger.info("redirected to %s", self._way.shown)
 
     def _check_allowed(self) -> None:
