@@ -11,10 +11,6 @@ from urllib.parse import urlsplit
 from csp.errors import ConnectionFailedError
 from trio_csp_websocket.protocol.secrets import Secrets
 
-_OF_CAUSES = (
-    (socket.gaierror, "; is the host name right?"),
-    (ssl.SSLCertVerificationError, "; --ca FILE trusts its authority, --insecure trusts anybody"),
-)
 # X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH: the certificate is that of another server.
 _MISMATCHES = (62, 64)
 _ARGUMENTS = {"proxy=None": "--no-proxy", "max_redirects": "--max-redirects"}
@@ -42,25 +38,33 @@ def told(error: BaseException) -> str:
     return _OPTIONS.sub(lambda option: _ARGUMENTS[option[0]], str(error))
 
 
-def advice(error: BaseException | None, request: Request) -> str:
+def advice(error: Exception | None, request: Request) -> str:
     """Return what to try after connecting has failed, as the rest of a sentence; "" where nothing is known."""
+    of_proxy = _is_of_proxy(error)
     if isinstance(error, ConnectionFailedError) and error.status is not None:
-        return _of_status(error, request)
-    while error is not None:
-        if getattr(error, "verify_code", None) in _MISMATCHES:
-            return "; is the host name right?"
-        if isinstance(error, ConnectionRefusedError):
-            return f"; is the server running{'' if request.unix_socket else ', and on this port'}?"
-        for kind, text in _OF_CAUSES:
-            if isinstance(error, kind):
-                return text
-        error = error.__cause__
+        return "" if of_proxy else _of_status(error, request)  # the text says what a proxy wants
+    cause: BaseException | None = error
+    while cause is not None:
+        match cause:
+            case ssl.SSLCertVerificationError() if getattr(cause, "verify_code", 0) not in _MISMATCHES:
+                return "" if of_proxy else "; --ca FILE trusts its authority, --insecure trusts anybody"
+            case ssl.SSLCertVerificationError() | socket.gaierror():
+                return f"; is the host name{' of the proxy' * of_proxy} right?"
+            case ConnectionRefusedError():
+                port = "" if request.unix_socket else ", and on this port"
+                return f"; is the {'proxy' if of_proxy else 'server'} running{port}?"
+            case _:
+                cause = cause.__cause__
     return ""
 
 
+def _is_of_proxy(error: Exception | None) -> bool:
+    """Whether it is the proxy that has failed or refused, and not the server behind it."""
+    proxy = error.details.get("proxy") if isinstance(error, ConnectionFailedError) else None
+    return proxy is not None and f" through the proxy {proxy}" not in str(error)
+
+
 def _of_status(error: ConnectionFailedError, request: Request) -> str:
-    if "proxy" in error.details:
-        return ""  # it is the proxy's, and the text says what it wants
     match error.status:
         case 401 | 403:
             if not request.has_credentials:

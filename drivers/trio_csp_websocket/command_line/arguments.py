@@ -40,7 +40,8 @@ or, without --count, nothing has come for a second (--wait)."""
 JSON_HELP = (
     '{"type": "text", "data": "..."}, "binary" with its data in base64, "pong" with "seconds", and at the end "close" '
     'with "code", "reason" and "error"; where there is no connection, "refused" with "status", "headers" and "body", '
-    'or "error", both with "error" and "retryable"'
+    'or "error", both with "error" and "retryable"; with --reconnect also "open"; "waiting" with "seconds", "attempt" '
+    'and "error"; and "gap" with "seconds", "attempts", "missed", "code", "reason" and "error"'
 )
 EPILOG = """\
 Where standard output is not a terminal, it gets one line for each message and
@@ -54,9 +55,14 @@ What is typed at a prompt is kept for the next time, readable for you only, in
 Windows %%LOCALAPPDATA%%). Lines that begin with a space or look like credentials
 are not, nor are those with a secret of the command line. Not every secret looks
 like one: --no-history.
+With --reconnect, standard error tells of each connection that is lost, and of
+each attempt that fails. Lines of the input wait for a connection, and none is
+sent twice, also not to the next connection. If one may be lost, that is told,
+and the exit status is 1. A server that vanishes is noticed after a minute.
 The server has two seconds to answer a close.
 A DURATION is written 300ms, 10s or 1m30s.
 Other users of this machine may see the command line, and credentials in it.
+A proxy's credentials may be in the environment instead: https_proxy.
 
 examples:
   %(prog)s wss://echo.example.com
@@ -66,12 +72,14 @@ examples:
     %(prog)s --count 10 wss://example.com | grep EUR
   %(prog)s --json --wait forever wss://example.com < /dev/null |
     jq 'select(.type == "text").data | fromjson'
+  %(prog)s --reconnect --wait forever wss://example.com \\
+    < /dev/null
 
 exit status:
   0    closed from here, or by the server with 1000, 1001 or no code
   1    no connection, or it ended with an error, or before --count messages or
-       the message for --after-first had come, or input or output failed;
-       standard error says which
+       the message for --after-first had come, or a line may be lost, or input
+       or output failed; standard error says which
   2    wrong usage
   130  Ctrl-C (but 0 on a terminal, where it closes the connection); 143 after
        SIGTERM; a second signal does not wait for the server to close
@@ -101,14 +109,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--compress", metavar="[MODE]", choices=COMPRESSION, help="offer compression: takeover, where a message may "
         "refer to those before it (the default), or no-context")  # fmt: skip
     add("--after-first", action="store_true", help="send the input only once a first message has come")
-    add("--reconnect", action="store_true", help="connect again, and keep trying, when there is no connection or it is "
-        "lost; also if the first attempt fails. Ends after an error that another attempt will not change")  # fmt: skip
     add("--delay", metavar="DURATION", type=duration, help="wait this long before the first line of "
         "the input is sent, and at least this long between lines")  # fmt: skip
     add("--count", metavar="N", type=positive, help="end after N messages")
     add("--ping", metavar="DURATION", type=duration, help="ping this often, and show the round-trip time")
     add("--wait", metavar="DURATION", type=duration_or_forever, default=argparse.SUPPRESS, help="after the end of the "
         "input, end when nothing has come for this long; or forever (default: 1s, with --count forever)")  # fmt: skip
+    add("--reconnect", action="store_true", help="connect again when the connection is lost, and keep trying, also if "
+        "there is none at first; end when the server closes with 1000, or after an error that will not "
+        "pass")  # fmt: skip
     add("--timeout", metavar="DURATION", type=duration, default="30s", help="give up connecting after this long, "
         "and waiting for what --after-first waits for (default: %(default)s)")  # fmt: skip
     ways = parser.add_mutually_exclusive_group()

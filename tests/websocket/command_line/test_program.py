@@ -64,6 +64,13 @@ async def test_the_demo_greets_echoes_and_ticks(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().out.splitlines()[1:] == ["hello"]
 
 
+async def test_the_demo_is_served_to_many_connections_too(capfd: pytest.CaptureFixture[str]) -> None:
+    assert await run_program("--demo", "--reconnect", "--wait", "50ms", given=b"hello\n") == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines()[1:] == ["hello"]
+    assert err == "connected to wss://demo.invalid/\nclosed with code 1000 (NORMAL)\n"
+
+
 async def test_the_demo_ticks(autojump_clock: MockClock) -> None:
     run = Run()
     async with testing.websocket_server(program.demo):
@@ -174,17 +181,19 @@ def test_the_cause_of_a_failure_tells_what_to_try(causes: list[Exception], tried
     assert advice(outermost, Request()) == tried
 
 
+@pytest.mark.parametrize("arguments", [[], ["--reconnect"]])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_connecting(number: signal.Signals) -> None:
+async def test_a_signal_ends_connecting(number: signal.Signals, arguments: list[str]) -> None:
     async def wait(_connection: testing.ServerConnection) -> None:
         signal.raise_signal(number)
         await trio.sleep_forever()
 
     async with testing.websocket_server(wait):
-        assert await run_program(URL) == 128 + number
+        assert await run_program(*arguments, URL) == 128 + number
 
 
-async def test_a_signal_closes_and_a_second_does_not_wait() -> None:
+@pytest.mark.parametrize("arguments", [[], ["--reconnect"]])
+async def test_a_signal_closes_and_a_second_does_not_wait(arguments: list[str]) -> None:
     async def deaf(connection: testing.ServerConnection) -> None:
         await connection.accept()
         connection.stop_reading()
@@ -194,7 +203,7 @@ async def test_a_signal_closes_and_a_second_does_not_wait() -> None:
         await trio.sleep_forever()
 
     async with testing.websocket_server(deaf):
-        assert await run_program(URL, "--wait", "forever") == 130
+        assert await run_program(*arguments, URL, "--wait", "forever") == 130
 
 
 async def test_what_is_said_goes_nowhere_else_where_standard_error_is_closed(

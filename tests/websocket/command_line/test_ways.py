@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trustme
 
 from csp import testing
 from tests.websocket._peers import TEXT, Peer, frame, raw_server
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from csp.testing import ServerConnection
 
 SECRET = "hunter2-hunter2"
+NOT_FOLLOWED = ", and redirects are not followed"
 
 
 async def greet(peer: Peer) -> None:
@@ -134,6 +138,7 @@ async def test_a_proxy_of_the_environment_is_named_with_the_argument_that_does_w
         assert "(named by the environment variable http_proxy; --no-proxy connects without it)" in said
         assert "proxy=None" not in said
         assert SECRET not in said
+    assert err.endswith("; is the proxy running, and on this port?\n")
 
 
 @pytest.mark.usefixtures("no_environment")
@@ -155,6 +160,44 @@ async def test_a_malformed_variable_is_told(capfd: pytest.CaptureFixture[str], m
     assert "the environment variable http_proxy must start with" in err
     assert err.endswith("; --no-proxy connects without a proxy\n")
     assert SECRET not in err
+
+
+@pytest.mark.usefixtures("no_environment")
+async def test_a_proxy_whose_name_leads_nowhere_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    assert await run_program("--proxy", "socks5h://nowhere.invalid", URL) == 1
+    assert capfd.readouterr().err.endswith("; is the host name of the proxy right?\n")
+
+
+@pytest.mark.usefixtures("no_environment")
+async def test_a_proxy_with_a_certificate_of_its_own_is_not_trusted_by_arguments_that_are_for_servers(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def refused(peer: Peer) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            assert await peer.stream.receive_some() == b""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
+    async with raw_server(refused, tls=context) as url:
+        place = url.removeprefix("wss").replace("127.0.0.1", "localhost").rstrip("/")
+        assert await run_program("-k", "--proxy", f"https{place}", "wss://server.test/") == 1
+    err = capfd.readouterr().err
+    assert f"the proxy https{place}" in err
+    assert "--insecure" not in err
+
+
+@pytest.mark.usefixtures("no_environment")
+async def test_what_the_server_behind_a_proxy_refuses_is_no_matter_of_the_proxy(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+        await peer.stream.receive_some()
+
+    async with raw_server(refuse) as url, ConnectProxy().running(url) as place:
+        assert await run_program("--proxy", f"http://{place}", url.replace("127.0.0.1", "nowhere.invalid")) == 1
+    assert capfd.readouterr().err.endswith("; is the path right?\n")
 
 
 # Redirects ------------------------------------------------------------------------------------------------------------
@@ -201,9 +244,7 @@ async def test_a_redirect_that_is_not_followed_is_told_without_secrets(
         assert await run_program("--max-redirects", "0", "--json", URL) == 1
     out, err = capfd.readouterr()
     (line,) = err.splitlines()
-    assert line == (
-        f"python -m csp.websocket: cannot connect to {URL}: the server redirects {shown}, and redirects are not followed"
-    )
+    assert line == f"python -m csp.websocket: cannot connect to {URL}: the server redirects {shown}{NOT_FOLLOWED}"
     assert (json.loads(out)["type"], json.loads(out)["error"]) == ("refused", line.partition(": ")[2])
     assert SECRET not in out + err
 
