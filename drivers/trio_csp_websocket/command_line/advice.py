@@ -38,12 +38,12 @@ def told(error: BaseException) -> str:
     return _OPTIONS.sub(lambda option: _ARGUMENTS[option[0]], str(error))
 
 
-def advice(error: Exception | None, request: Request) -> str:
+def advice(error: BaseException | None, request: Request) -> str:
     """Return what to try after connecting has failed, as the rest of a sentence; "" where nothing is known."""
     of_proxy = _is_of_proxy(error)
     if isinstance(error, ConnectionFailedError) and error.status is not None:
         return "" if of_proxy else _of_status(error, request)  # the text says what a proxy wants
-    cause: BaseException | None = error
+    cause = error
     while cause is not None:
         match cause:
             case ssl.SSLCertVerificationError() if getattr(cause, "verify_code", 0) not in _MISMATCHES:
@@ -58,7 +58,7 @@ def advice(error: Exception | None, request: Request) -> str:
     return ""
 
 
-def _is_of_proxy(error: Exception | None) -> bool:
+def _is_of_proxy(error: BaseException | None) -> bool:
     """Whether it is the proxy that has failed or refused, and not the server behind it."""
     proxy = error.details.get("proxy") if isinstance(error, ConnectionFailedError) else None
     return proxy is not None and f" through the proxy {proxy}" not in str(error)

@@ -19,7 +19,7 @@ from tests.websocket.command_line._session import URL, echo
 from tests.websocket.command_line.test_program import run_program
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from csp.testing import ServerConnection
@@ -53,7 +53,7 @@ class ConnectProxy:
         self.asked: list[bytes] = []
 
     @asynccontextmanager
-    async def running(self, target_url: str = "") -> AsyncIterator[str]:
+    async def running(self, target_url: str = "") -> AsyncGenerator[str]:
         self.port = int(target_url.rpartition(":")[2].strip("/") or 0)
         async with trio.open_nursery() as nursery:
             listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
