@@ -93,8 +93,8 @@ class Proxy:
     says must begin with it, and goes on from there."""
     flood: bytes = b""
     """What it says without end behind its answer to ``connect``."""
-    in_single_bytes: bool = False
-    """Whether its answers come a byte at a time, each when the client has taken the one before."""
+    piece_bytes: int = 0
+    """How many bytes of an answer come at a time, each time when the client has taken those before; 0 for all."""
     stops_at: str = ""
     """Where it stops: one of `steps`."""
     stops_by: Stopping = "close"
@@ -207,11 +207,12 @@ class Conversation:
         return answer
 
     async def _send(self, data: bytes) -> None:
-        if not self.proxy.in_single_bytes:
+        size = self.proxy.piece_bytes
+        if not size:
             await self.stream.send_all(data)
             return
-        for number in range(len(data)):
-            await self.stream.send_all(data[number : number + 1])
+        for start in range(0, len(data), size):
+            await self.stream.send_all(data[start : start + size])
             await wait_all_tasks_blocked()
 
     async def connect_to_target(self) -> bool:
