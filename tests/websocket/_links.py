@@ -16,6 +16,7 @@ import trio
 import trustme
 
 from tests.websocket._network import AF_UNIX
+from tests.websocket._proxies import OverError, Proxy
 from tests.websocket._server import CLOSE, PING, PONG, Server, close, frame
 
 if TYPE_CHECKING:
@@ -147,12 +148,18 @@ async def listen(path: str) -> trio.SocketListener:
     return trio.SocketListener(listening)
 
 
-async def carry(link: Link, listener: trio.SocketListener, server: Server) -> None:
-    """Accept a client, and carry what it and the server say from one to the other."""
+async def carry(link: Link, listener: trio.SocketListener, server: Server, proxy: Proxy | None = None) -> None:
+    """Accept a client, open its tunnel if it comes through a proxy, and carry what it and the server say."""
     tcp = await listener.accept()
-    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
+    stream: trio.abc.HalfCloseableStream | trio.SSLStream[Any] = tcp
+    if proxy is not None:
+        try:
+            stream = (await proxy.open_tunnel(tcp)).stream
+        except (OverError, trio.BrokenResourceError, trio.ClosedResourceError):
+            await tcp.aclose()
+            return
     if link == "tls":
-        stream = trio.SSLStream(tcp, contexts()[0], server_side=True, https_compatible=True)
+        stream = trio.SSLStream(stream, contexts()[0], server_side=True, https_compatible=True)
 
     async def inward() -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):

@@ -40,7 +40,7 @@ SOCKS5_GRANTED = bytes([5, 0, 0, 1, 0, 0, 0, 0, 0, 0])
 _READ_BYTES = 64 * 1024
 
 
-class _OverError(Exception):
+class OverError(Exception):
     """The conversation with a client is over."""
 
 
@@ -127,7 +127,7 @@ class Proxy:
     async def _serve(self, tcp: trio.SocketStream) -> None:
         async with tcp:
             # Whatever a client does to its connection, a proxy goes on.
-            with contextlib.suppress(_OverError, trio.BrokenResourceError, trio.ClosedResourceError):
+            with contextlib.suppress(OverError, trio.BrokenResourceError, trio.ClosedResourceError):
                 conversation = await self.open_tunnel(tcp)
                 await _Relay(conversation, self.leads_to, self.early).run()
 
@@ -189,7 +189,7 @@ class Conversation:
     async def _more(self, at_most: int) -> bytes:
         data = bytes(await self.stream.receive_some(at_most))
         if not data:
-            raise _OverError
+            raise OverError
         self.asked.raw += data
         return data
 
@@ -235,7 +235,7 @@ class Conversation:
             while data := await self._tcp.receive_some():
                 self.asked.tunnel += data
         await self.close()
-        raise _OverError
+        raise OverError
 
     async def close(self) -> None:
         if self.target is not None:
@@ -246,7 +246,7 @@ class Conversation:
         """Wait until the client has gone, to which no tunnel was given."""
         while data := await self.stream.receive_some():
             self.asked.tunnel += data
-        raise _OverError
+        raise OverError
 
 
 async def _http(talk: Conversation) -> None:

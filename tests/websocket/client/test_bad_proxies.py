@@ -144,9 +144,7 @@ async def test_a_feed_ends_where_the_login_is_refused(protocol: Protocol) -> Non
     assert len(proxy.asked) == 1
 
 
-@pytest.mark.parametrize(
-    ("code", "retryable"), [*((code, True) for code in (91, 92, 0, 1, 89, 94, 255)), (93, False)]
-)
+@pytest.mark.parametrize(("code", "retryable"), [*((code, True) for code in (91, 92, 0, 1, 89, 94, 255)), (93, False)])
 async def test_socks_4_refuses_with_a_code(code: int, retryable: bool) -> None:
     async with Proxy("socks4", answers={"connect": socks4_answer(code)}).running() as proxy:
         error = await failure(proxy)
@@ -258,7 +256,7 @@ async def test_a_stalled_proxy_can_be_cancelled(protocol: Protocol) -> None:
         ):
 
             async def connect() -> None:
-                async with websocket.connect(URL, **options(proxy)):  # noqa: B023  # it ends inside this round
+                async with websocket.connect(URL, **options(proxy)):  # it ends inside this round
                     pytest.fail("connected")
 
             nursery.start_soon(connect)

@@ -186,10 +186,9 @@ async def test_a_feed_comes_through_at_each_attempt(scheme: str) -> None:
 
 @pytest.mark.parametrize("none", [None, False])
 async def test_without_a_proxy_the_target_is_connected_to(none: Any) -> None:
-    async with target() as (_, port):
-        async with connected(f"ws://127.0.0.1:{port}/", proxy=none) as client:
-            assert client.proxy is None
-            await echoed(client)
+    async with target() as (_, port), connected(f"ws://127.0.0.1:{port}/", proxy=none) as client:
+        assert client.proxy is None
+        await echoed(client)
 
 
 @pytest.mark.parametrize("host", ["localhost", "ws.localhost", "127.0.0.1", "127.9.9.9", "[::1]"])
@@ -295,11 +294,12 @@ async def test_credentials_arrive_as_they_were_before_they_were_encoded(
 
 
 async def test_a_socks_5_proxy_that_wants_no_login_gets_none() -> None:
-    async with target() as (_, port), Proxy("socks5").running() as proxy:
-        async with connected(
-            f"ws://192.0.2.9:{port}/", proxy=proxy.url(credentials="user:hunter2")
-        ) as client:
-            await echoed(client)
+    async with (
+        target() as (_, port),
+        Proxy("socks5").running() as proxy,
+        connected(f"ws://192.0.2.9:{port}/", proxy=proxy.url(credentials="user:hunter2")) as client,
+    ):
+        await echoed(client)
     assert b"hunter2" not in proxy.asked[0].raw
     assert proxy.asked[0].credentials is None
 
@@ -313,19 +313,29 @@ async def test_the_proxy_and_the_target_see_only_what_is_theirs(
     Names(["192.0.2.7"])
     secrets = ("swordfish", "token=open-sesame", "session=42", "my-agent", "my-origin.test", "my-protocol")
     written = "agent47" if SPOKEN[scheme] == "socks4" else "agent47:hunter2"
-    async with target(secure=secure) as (echo, port), Proxy(SPOKEN[scheme]).running() as proxy:
-        async with connected(
+    async with (
+        target(secure=secure) as (echo, port),
+        Proxy(SPOKEN[scheme]).running() as proxy,
+        connected(
             f"{'wss' if secure else 'ws'}://me:swordfish@server.test:{port}/path?token=open-sesame",
             **options(proxy.url(scheme=scheme, credentials=written), secure=secure),
             headers={"Cookie": "session=42", "Authorization-Of-Mine": "session=42"},
             user_agent="my-agent",
             origin="https://my-origin.test",
-        ) as client:
-            await echoed(client)
-            shown = repr(client) + repr(client.response_headers) + client.url
+        ) as client,
+    ):
+        await echoed(client)
+        shown = repr(client) + repr(client.response_headers) + client.url
     (asked,) = proxy.asked
     basic = base64.b64encode(b"me:swordfish")
-    for secret in (*(text.encode() for text in secrets), basic, b"/path", b"Cookie", b"\r\nAuthorization", b"websocket"):
+    for secret in (
+        *(text.encode() for text in secrets),
+        basic,
+        b"/path",
+        b"Cookie",
+        b"\r\nAuthorization",
+        b"websocket",
+    ):
         assert secret not in asked.raw, secret
     (request,) = echo.requests
     assert b"proxy" not in request.lower()
@@ -362,9 +372,7 @@ async def test_an_answer_may_come_in_single_bytes(scheme: str, secure: bool) -> 
 
 @pytest.mark.parametrize("piece_bytes", [0, 1])
 @EVERY_SCHEME
-async def test_what_the_target_says_in_the_packet_of_the_answer_is_not_lost(
-    scheme: str, piece_bytes: int
-) -> None:
+async def test_what_the_target_says_in_the_packet_of_the_answer_is_not_lost(scheme: str, piece_bytes: int) -> None:
     Names(["192.0.2.7"])
     async with (
         target() as (_, port),
@@ -411,9 +419,7 @@ async def test_a_whole_refusal_of_the_target_in_the_packet_of_the_answer_is_the_
 )
 @pytest.mark.parametrize("piece_bytes", [0, 1])
 @WS_AND_WSS
-async def test_any_2xx_opens_the_tunnel_whatever_else_it_says(
-    answer: bytes, piece_bytes: int, secure: bool
-) -> None:
+async def test_any_2xx_opens_the_tunnel_whatever_else_it_says(answer: bytes, piece_bytes: int, secure: bool) -> None:
     if piece_bytes and len(answer) > 1000:
         pytest.skip("it would take seconds")
     async with (
@@ -513,13 +519,12 @@ async def test_many_connections_at_once_have_each_their_tunnel(scheme: str) -> N
 
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5h"])
 async def test_in_a_nursery_the_tunnel_ends_with_the_nursery(scheme: str) -> None:
-    async with target() as (_, port), Proxy(SPOKEN[scheme]).running() as proxy:
-        async with trio.open_nursery() as nursery:
-            client = await websocket.connect(
-                f"ws://server.test:{port}/", nursery=nursery, **options(proxy.url(scheme=scheme))
-            )
-            await echoed(client)
-            nursery.cancel_scope.cancel()
+    async with target() as (_, port), Proxy(SPOKEN[scheme]).running() as proxy, trio.open_nursery() as nursery:
+        client = await websocket.connect(
+            f"ws://server.test:{port}/", nursery=nursery, **options(proxy.url(scheme=scheme))
+        )
+        await echoed(client)
+        nursery.cancel_scope.cancel()
     assert client.close_code is not None
 
 
