@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _SCHEMES = tuple(f"{scheme}://" for scheme in _DEFAULT_PORTS)
+_PROXY_SCHEMES = ("http://", "https://", "socks5://", "socks5h://", "socks4://", "socks4a://")
 _BEGINS_AS_URL = re.compile(r"wss?:", re.IGNORECASE)
 _ENDS_IN_AUTHORITY = re.compile(r"wss?://[^/?#]+", re.IGNORECASE)
 _URL = re.compile(
@@ -174,6 +175,10 @@ def _can_be_address(pattern: str) -> bool:
     return pattern.startswith("/") or _normal_address(pattern) == pattern
 
 
+def _can_be_proxy(pattern: str) -> bool:
+    return any(matches(pattern, scheme) or pattern.startswith(scheme) for scheme in _PROXY_SCHEMES)
+
+
 _ASKED_ABOUT: Mapping[str, tuple[Callable[[str], bool], str]] = {
     "websocket.connect": (lambda pattern: pattern in ("", "*"), "the empty string"),
     "websocket.connect.url": (_can_be_url, "URLs such as 'wss://example.com/'"),
@@ -181,5 +186,6 @@ _ASKED_ABOUT: Mapping[str, tuple[Callable[[str], bool], str]] = {
         _can_be_address,
         "IP addresses such as '192.0.2.1' and '2001:db8::1' (for a network, write '192.0.2.*' or a condition)",
     ),
+    "websocket.connect.proxy": (_can_be_proxy, "the URLs of proxies such as 'http://proxy.example.com:3128'"),
 }
 """For each action of a driver, whether a pattern can match what it is asked about, and what that is."""

@@ -192,7 +192,7 @@ async def sent(session: Session) -> bytes:
         return StreamTransport(trio.StapledStream(recording, server.stream.receive_stream))
 
     options = compression(session.deflate)
-    async with connecting(server, dial=dial, compression=options, compression_threshold=session.threshold) as client:
+    async with connecting(server, reach=dial, compression=options, compression_threshold=session.threshold) as client:
         for deed in session.deeds:
             await do(client, deed)
         async with trio.open_nursery() as nursery:

@@ -263,16 +263,16 @@ def connecting(
     server: Server,
     url: str = URL,
     *,
-    dial: Callable[[], Awaitable[Transport]] | None = None,
+    reach: Callable[[], Awaitable[Transport]] | None = None,
     nursery: trio.Nursery | None = None,
     **options: Unpack[ConnectOptions],
 ) -> Connecting:
     """Return what `connect` would, for a server in memory."""
 
     async def dial_memory(_target: Target, _options: Options, _progress: Progress) -> Transport:
-        return StreamTransport(server.stream) if dial is None else await dial()
+        return StreamTransport(server.stream) if reach is None else await reach()
 
-    return Connecting(parse_url(url), parse_options(options), nursery, dial=dial_memory)
+    return Connecting(parse_url(url), parse_options(options), nursery, reach=dial_memory)
 
 
 # What a client has to tell -------------------------------------------------------------------------------------------

@@ -24,3 +24,8 @@ class Client(Endpoint):
     def response_headers(self) -> Headers:
         """The headers of the server's answer to the handshake."""
         return parse_headers(self._head)
+
+    @property
+    def proxy(self) -> str | None:
+        """The URL of the proxy that the connection goes through, without credentials; None if there is none."""
+        return self._connection.transport.proxy

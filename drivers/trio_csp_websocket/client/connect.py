@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, final
 
 import trio
@@ -20,9 +21,11 @@ from csp.errors import (
     wrap,
 )
 from trio_csp_websocket.client.client import Client
-from trio_csp_websocket.client.dial import dial as dial_server
+from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.client.progress import Progress
+from trio_csp_websocket.client.redirects import Way
+from trio_csp_websocket.protocol.refusal import RedirectError
 from trio_csp_websocket.protocol.url import Target, parse_url
 
 if TYPE_CHECKING:
@@ -31,10 +34,12 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.client.handshakes import Handshakes
     from trio_csp_websocket.connection.connection import Connection
-    from trio_csp_websocket.transport.base import Transport
+    from trio_csp_websocket.transport.base import Address, Transport
 
 
-Dial: TypeAlias = "Callable[[Target, Options, Progress], Awaitable[Transport]]"
+_logger = logging.getLogger("csp.websocket.client")
+
+Reach: TypeAlias = "Callable[[Target, Options, Progress], Awaitable[Transport]]"
 """Opens the byte stream to a target, and tells what it waits for."""
 
 
@@ -105,13 +110,14 @@ class Connecting:
     """What `connect` returns: enter it with ``async with``, or await it if it was given a nursery; only once."""
 
     def __init__(
-        self, target: Target, options: Options, nursery: trio.Nursery | None = None, *, dial: Dial | None = None
+        self, target: Target, options: Options, nursery: trio.Nursery | None = None, *, reach: Reach | None = None
     ) -> None:
         self._target = target
         self._options = options
         self._caller_nursery = nursery
-        self._dial = dial or dial_server
+        self._reach = reach or dial
         self._used = False
+        self._way = Way(target, options)
         self._handshakes: Handshakes | None = None
         self._connection: Connection
         self._client: Client
@@ -144,7 +150,18 @@ class Connecting:
         if self._used:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
+        deadline = trio.current_time() + self._options.dial_timeout_seconds
+        while True:
+            try:
+                return await self._attempt(deadline)
+            except RedirectError as redirect:
+                self._follow(redirect)
+
+    async def _attempt(self, deadline: float) -> Client:
+        """Connect to where the way leads."""
         self._check_allowed()
+        self._handshakes = None
+        _logger.debug("connecting to %s", self._way.target.shown)
         # Imported here, because trio-websocket, wsproto and h11 come with it and take longer to load than all the rest:
         # they are loaded with the first connection, and before the timeout begins, which they must not use up.
         from trio_csp_websocket.client.handshakes import Handshakes  # noqa: PLC0415
@@ -154,19 +171,22 @@ class Connecting:
         self._background = BackgroundNursery()
         self._nursery = await self._background.__aenter__()
         try:
-            with trio.fail_after(self._options.dial_timeout_seconds):
+            with trio.fail_at(deadline):
                 return await self._open(Handshakes, progress)
         except trio.TooSlowError:
             await self._end_background()
             raise self._timed_out(progress) from None
+        except RedirectError:
+            await self._end_background()
+            raise
         except ConnectionFailedError as error:
             await self._end_background()
-            raise self._with_url(error) from error.__cause__
+            raise self._described(error) from error.__cause__
         except BaseException as error:
             failure = await self._end_background()
             if failure is not None and isinstance(error, trio.Cancelled):
                 # trio-websocket's reader task has failed, which cancelled this one.
-                raise self._with_url(_broken(failure)) from failure
+                raise self._described(_broken(failure)) from failure
             raise
 
     async def _end_background(self) -> Exception | None:
@@ -179,49 +199,66 @@ class Connecting:
 
     def _timed_out(self, progress: Progress) -> ConnectionFailedError:
         if self._handshakes is not None and self._handshakes.refusal is not None:
-            return self._with_url(self._handshakes.refusal)
+            return self._described(self._handshakes.refusal)
         seconds = self._options.dial_timeout_seconds
-        return ConnectionTimeoutError(
-            f"no connection to {self._target.shown} within {seconds:g} s: {progress.waits_for()}",
+        error = ConnectionTimeoutError(
+            f"no connection to {self._way.shown} within {seconds:g} s: {progress.waits_for()}",
             kind=Kind.INTERNAL,
             retryable=True,
-            details={"url": self._target.url},
+            details=self._way.details,
         )
+        _logger.info("%s", error)
+        return error
 
-    def _with_url(self, error: ConnectionFailedError) -> ConnectionFailedError:
-        """Return an error of dialling or of the handshake, with the URL added to its text and details."""
-        described = wrap(error, f"cannot connect to {self._target.shown}")
-        described.details = {"url": self._target.url, **error.details}
+    def _described(self, error: ConnectionFailedError) -> ConnectionFailedError:
+        """Return an error of dialling or of the handshake, with the way to it added to its text and details."""
+        described = wrap(error, f"cannot connect to {self._way.shown}")
+        described.details = {**self._way.details, **error.details}
+        _logger.info("%s", described)
         return described
+
+    def _follow(self, redirect: RedirectError) -> None:
+        try:
+            self._way.follow(redirect)
+        except ConnectionFailedError as error:
+            raise self._described(error) from None
+        _logger.info("redirected to %s", self._way.shown)
 
     def _check_allowed(self) -> None:
         """Check the security policies: for each connection, before any I/O."""
         if not security.can("websocket.connect"):
             raise PermissionDeniedError("connections are not allowed: websocket.connect is denied")
-        if not security.can("websocket.connect.url", self._target.url):
-            raise PermissionDeniedError(
-                f"connections to {self._target.shown} are not allowed", details={"url": self._target.url}
-            )
+        if not security.can("websocket.connect.url", self._way.target.url):
+            raise PermissionDeniedError(f"connections to {self._way.shown} are not allowed", details=self._way.details)
 
     async def _open(self, handshakes_class: type[Handshakes], progress: Progress) -> Client:
         """Connect and shake hands."""
-        transport = await self._dial(self._target, self._options, progress)
-        handshakes = self._handshakes = handshakes_class(transport, self._options, self._nursery)
+        target, options = self._way.target, self._way.options
+        transport = await self._reach(target, options, progress)
+        handshakes = self._handshakes = handshakes_class(transport, options, self._nursery)
         progress.waits_for = handshakes.waits_for
-        headers = list(self._options.headers)
-        credentials = self._target.authorization
+        headers = list(options.headers)
+        credentials = target.authorization
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
             headers.append((b"Authorization", credentials.encode("ascii")))
         try:
-            self._connection, subprotocol, head = await handshakes.open(self._target, headers)
+            self._connection, subprotocol, head = await handshakes.open(target, headers)
         except BaseException as error:
             await handshakes.abort()
             if isinstance(error, Exception) and not isinstance(error, ConnectionFailedError):
                 raise _broken(error) from error
             raise
         self._handshakes = None
-        self._client = Client(self._connection, self._target.url, subprotocol, head)
+        self._client = Client(self._connection, target.url, subprotocol, head)
+        if _logger.isEnabledFor(logging.INFO):
+            self._log_open()
         return self._client
+
+    def _log_open(self) -> None:
+        shown, proxy, remote = self._way.target.shown, self._client.proxy, self._client.remote
+        through = "" if proxy is None else f" through the proxy {proxy}"
+        _logger.info("connected to %s%s%s", shown, through, "" if remote is None else f" ({_shown_address(remote)})")
+        self._connection.on_end = lambda ending: _logger.info("the connection to %s has ended: %s", shown, ending.shown)
 
     @enable_ki_protection
     async def __aexit__(
@@ -239,6 +276,13 @@ class Connecting:
 def _check_context() -> None:
     if not trio.lowlevel.in_trio_task():
         raise NoContextError("connect works inside trio.run only")
+
+
+def _shown_address(address: Address) -> str:
+    if isinstance(address, str):
+        return address or "a Unix socket"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _broken(failure: Exception) -> ConnectionFailedError:

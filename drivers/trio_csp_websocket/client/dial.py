@@ -1,31 +1,34 @@
-"""Reaching a server: name resolution, TCP, and TLS where the URL says so."""
+"""Reaching a server, in one of the ways that the options and the environment name, and TLS where the URL says so.
+
+In this order: a server of `csp.testing`, the function ``dial``, a Unix socket, a proxy, TCP.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import socket
-import ssl
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import trio
+from trio.lowlevel import disable_ki_protection
 
-from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError, shown
+from csp.errors import ConnectionTimeoutError, Error, InvalidTypeError, Kind, shown
+from trio_csp_websocket.client.addresses import check_address
+from trio_csp_websocket.client.environment import environment_proxy
+from trio_csp_websocket.client.failures import not_connected, system_errors
+from trio_csp_websocket.client.proxy import Proxy
+from trio_csp_websocket.client.securing import secured, server
 from trio_csp_websocket.client.tcp import open_tcp_stream
-from trio_csp_websocket.client.verifying import verifying_context
+from trio_csp_websocket.client.tunnel import open_tunnel
 from trio_csp_websocket.transport.socket import SocketTransport
-from trio_csp_websocket.transport.tls import TlsTransport
+from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from trio_csp_websocket.client.options import Options
+    from trio_csp_websocket.client.options import Dial, Options
     from trio_csp_websocket.client.progress import Progress
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
-
-# OpenSSL's name of the alert (RFC 7301, section 3.2), or its words, if Python does not know the name.
-_NO_PROTOCOL = re.compile("no.application.protocol", re.IGNORECASE)
 
 MemoryServer: TypeAlias = "Callable[[Target], Transport | None]"
 """Returns a stream to a server in memory; None if it does not serve that target."""
@@ -38,114 +41,79 @@ async def dial(target: Target, options: Options, progress: Progress) -> Transpor
     """Open the byte stream to a target, and tell ``progress`` what it waits for.
 
     Raises:
-        PermissionDeniedError: no address of the target may be connected to.
-        ConnectionFailedError: the target cannot be reached, or TLS failed; the text says why. Retryable, unless
-            ``ssl_context`` made the server choose HTTP/2.
+        PermissionDeniedError: no address of the target may be connected to, or the proxy may not be used.
+        ConnectionFailedError: the target cannot be reached, or TLS failed; the text says why. Not retryable where the
+            same would fail again: ``ssl_context`` made the server choose HTTP/2, or a proxy wants other credentials.
     """
     if memory_servers.get():
         await trio.lowlevel.checkpoint()
         return _dial_memory(target)
-    try:
+    transport, reached = await _reach(target, options, progress)
+    if not target.secure:
+        return transport
+    hostname = options.server_hostname or target.host
+    return await secured(transport, options.ssl_context, hostname, server(reached), progress)
+
+
+async def _reach(target: Target, options: Options, progress: Progress) -> tuple[Transport, str]:
+    """Open the byte stream beneath TLS; return it, and what was reached, as a clause."""
+    if options.dial is not None:
+        return await _call(options.dial, target, progress), "the function dial has returned a stream"
+    if options.unix_socket is not None:
+        transport = await _open_unix_socket(options.unix_socket, target, progress)
+        return transport, f"the Unix socket {options.unix_socket} took the connection"
+    proxy = options.proxy if isinstance(options.proxy, Proxy) else None
+    if options.proxy is True:
+        proxy = environment_proxy(target)
+    if proxy is not None:
+        return await open_tunnel(proxy, target, options, progress), f"{proxy.shown} opened a tunnel to the server"
+    with system_errors():
         stream = await open_tcp_stream(target, progress)
-    except PermissionDeniedError:
-        raise
-    except OSError as error:
-        attempts = _failed_attempts(error)
-        # The cause is a group only if several addresses failed.
-        raise _not_connected(_reasons(attempts)) from (error if len(attempts) > 1 else attempts[0])
-    except BaseExceptionGroup as group:
-        # Ctrl-C can hit one of the tasks that try addresses; it then comes in a group.
-        _, failures = group.split(trio.Cancelled)
-        if failures is None or len(failures.exceptions) != 1:
-            raise
-        raise failures.exceptions[0] from None
-    tcp = SocketTransport(stream)
-    return await _secured(tcp, target, options, progress) if target.secure else tcp
+    return SocketTransport(stream), "the server took the TCP connection"
 
 
-async def _secured(tcp: SocketTransport, target: Target, options: Options, progress: Progress) -> Transport:
-    """Carry out the TLS handshake; close the connection if it fails."""
-    progress.waits_for = lambda: (
-        "the server took the TCP connection, and did not "
-        f"{'finish' if tcp.bytes_received else 'answer'} the TLS handshake"
-    )
+async def _open_unix_socket(path: str, target: Target, progress: Progress) -> Transport:
+    check_address(target, path)
+    progress.waits_for = lambda: f"the Unix socket {path} took no connection"
+    with system_errors(f"the Unix socket {path}: "):
+        return SocketTransport(await trio.open_unix_socket(path))
+
+
+async def _call(function: Dial, target: Target, progress: Progress) -> Transport:
+    """Call the user's function, and take over the stream that it returns."""
+    progress.waits_for = lambda: "the function dial has not returned"
     try:
-        tls = TlsTransport(tcp, options.ssl_context or verifying_context(), options.server_hostname or target.host)
-        await tls.handshake()
-    except trio.BrokenResourceError as error:
-        await tcp.aclose()
-        raise _not_connected(f"TLS failed: {_tls_reason(error, begun=tcp.bytes_received > 0)}") from error
-    except (ssl.SSLError, ValueError) as error:
-        # The context or the server's name cannot be used.
-        await tcp.aclose()
-        raise _not_connected(f"TLS failed: {shown(str(error))}") from error
-    except BaseException:
-        await tcp.aclose()
+        stream = await _returned(function, target.looked_up, target.port)
+    except Error:
         raise
-    if tls.protocol == "h2":
-        await tls.aclose()
-        raise ConnectionFailedError(
-            "the server chose HTTP/2, because ssl_context offers it (ALPN: h2), and WebSocket needs HTTP/1.1; "
-            "libraries such as httpcore add h2 to a context that they are given: give connect a context of its own",
-            kind=Kind.INTERNAL,
-            retryable=False,
-        )
-    return tls
+    except trio.TooSlowError as error:
+        raise ConnectionTimeoutError("dial took too long", kind=Kind.INTERNAL, retryable=True) from error
+    except (OSError, trio.BrokenResourceError) as error:
+        raise not_connected(f"dial failed: {shown(_words(error))}") from error
+    if not isinstance(stream, trio.abc.Stream):
+        raise InvalidTypeError(f"dial must return a trio.abc.Stream, not {stream!r}")
+    return SocketTransport(stream) if type(stream) is trio.SocketStream else StreamTransport(stream)
+
+
+@disable_ki_protection
+async def _returned(function: Dial, host: str, port: int) -> object:
+    waiting = cast("object", function(host, port))
+    if not isinstance(waiting, Awaitable):
+        raise InvalidTypeError(f"dial must be an async function: it returned {type(waiting).__name__}")
+    return await cast("Awaitable[object]", waiting)
+
+
+def _words(error: OSError | trio.BrokenResourceError) -> str:
+    """Return what an error says, with the reasons of all attempts if it stands for several."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    attempts = getattr(error.__cause__, "exceptions", ())
+    reasons = dict.fromkeys(getattr(attempt, "strerror", None) or str(attempt) for attempt in attempts)
+    return f"{said} ({'; '.join(reasons)})" if reasons else said
 
 
 def _dial_memory(target: Target) -> Transport:
-    for server in reversed(memory_servers.get()):
-        transport = server(target)
+    for serve in reversed(memory_servers.get()):
+        transport = serve(target)
         if transport is not None:
             return transport
-    raise _not_connected("connection refused: no csp.testing.websocket_server serves this URL")
-
-
-def _not_connected(reason: str) -> ConnectionFailedError:
-    return ConnectionFailedError(reason, kind=Kind.INTERNAL, retryable=True)
-
-
-def _tls_reason(error: trio.BrokenResourceError, *, begun: bool) -> str:
-    """Return why the TLS handshake failed, and what to do about it where that is known.
-
-    Args:
-        error: what broke it.
-        begun: whether the server has said anything.
-    """
-    if isinstance(error.__cause__, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        when = "in the middle of the handshake" if begun else "without an answer; is it a ws: server?"
-        return f"the server closed the connection {when}"
-    reason = shown(str(error))
-    if reason == "WRONG_VERSION_NUMBER":
-        return "the server did not answer in TLS; is it a ws: server?"
-    if _NO_PROTOCOL.search(reason):
-        return (
-            f"{reason}; the server takes none of the protocols that ssl_context offers (ALPN), which must have http/1.1"
-        )
-    return reason
-
-
-def _failed_attempts(error: OSError) -> list[BaseException]:
-    """Return the errors of a host's addresses, which are in the cause of the error."""
-    attempts = getattr(error.__cause__, "exceptions", None)
-    return [error.__cause__ or error] if attempts is None else list(attempts)
-
-
-def _reasons(attempts: list[BaseException]) -> str:
-    return "; ".join(dict.fromkeys(map(_reason, attempts)))
-
-
-def _reason(attempt: BaseException) -> str:
-    """Return why connecting to an address failed, in the system's words; Trio's own text repeats the address."""
-    if isinstance(attempt, OSError) and not isinstance(attempt, socket.gaierror) and attempt.errno is not None:
-        return error_text(attempt.errno)
-    return getattr(attempt, "strerror", None) or str(attempt)
-
-
-def error_text(number: int) -> str:
-    """Return the system's text for the number of an error.
-
-    On Windows strerror knows no error of a socket; Python has texts for these.
-    """
-    of_sockets: Mapping[int, str] = getattr(socket, "errorTab", {})
-    return of_sockets.get(number, "").removesuffix(".") or os.strerror(number)
+    raise not_connected("connection refused: no csp.testing.websocket_server serves this URL")

@@ -96,7 +96,7 @@ class Handshakes(trio.abc.Stream):
                 self._nursery,
                 # The annotation asks for more than is used: any Trio stream will do.
                 cast("trio.SocketStream", self),
-                target.host_header,
+                self._options.host_header or target.host_header,
                 target.resource,
                 subprotocols=self._options.protocols,
                 extra_headers=headers,

@@ -35,7 +35,7 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 import csp
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Error, InvalidError, InvalidTypeError, Kind
 from trio_csp_websocket.client.backoff import Backoff, may_come_back, retry_after
-from trio_csp_websocket.client.connect import Connecting, Dial
+from trio_csp_websocket.client.connect import Connecting, Reach
 from trio_csp_websocket.connection.backlog import Backlog, call_when_drained
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES
 from trio_csp_websocket.protocol.constants import CloseCode
@@ -85,7 +85,7 @@ class Keeper:
         options: the options of each connection.
         backoff: how long to wait between attempts, and when to stop.
         subscribe: awaited with each new client, if given.
-        dial: opens the byte stream; by default over the network.
+        reach: opens the byte stream; by default as `dial` does.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Keeper:
         backoff: Backoff,
         subscribe: Subscribe | None = None,
         *,
-        dial: Dial | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self.channel: csp.Channel[Message | csp.Gap] = csp.Channel[Message | csp.Gap](
             options.connection.channel_capacity
@@ -115,7 +115,7 @@ class Keeper:
         """What ended it, if that was an error."""
         self._target = target
         self._options = options
-        self._dial = dial
+        self._reach = reach
         self._backoff = backoff
         self._subscribe = subscribe
         self._client: Client | None = None
@@ -267,7 +267,7 @@ class Keeper:
 
     async def _attempt(self) -> Client:
         """Connect, subscribe, and have messages passed on; return the client when the connection has ended."""
-        async with Connecting(self._target, self._options, dial=self._dial) as client:
+        async with Connecting(self._target, self._options, reach=self._reach) as client:
             self._latest = client
             try:
                 with trio.CancelScope() as self._serving:

@@ -29,7 +29,12 @@ class Opening:
     """
 
     def __init__(self, transport: Transport, options: Options) -> None:
-        self.response = ResponseReader(options.protocols, options.connection.compression)
+        self.response = ResponseReader(
+            options.protocols,
+            options.connection.compression,
+            require_subprotocol=options.require_subprotocol,
+            follow_redirects=options.max_redirects > 0,
+        )
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
         self._transport = transport

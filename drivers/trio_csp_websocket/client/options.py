@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
+
+import trio
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
-from trio_csp_websocket.connection.settings import Settings, Timeout, parse_settings, parse_timeout
+from trio_csp_websocket.client.proxy import Proxy, parse_proxy
+from trio_csp_websocket.connection.settings import (
+    Settings,
+    Timeout,
+    parse_settings,
+    parse_timeout,
+    parse_whole_number,
+)
+from trio_csp_websocket.protocol.authority import normalized_host, normalized_ipv6, parse_place
 from trio_csp_websocket.protocol.headers import TOKEN, encoded_field, field_pairs
-from trio_csp_websocket.protocol.url import normalized_host, normalized_ipv6
 
 if TYPE_CHECKING:
     from trio_csp_websocket.protocol.constants import Compression
+
+
+Dial: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
+"""An async function of host and port that returns a stream, which the connection then owns.
+
+An `OSError` out of it is a failed attempt, with its words in the text of the `ConnectionFailedError`.
+"""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -29,8 +47,10 @@ class ConnectOptions(TypedDict, total=False):
     """Headers to send with the handshake, in addition to its own. None."""
     protocols: Iterable[str] | None
     """Subprotocols to offer, the preferred one first; the server's choice is `Client.subprotocol`. None."""
+    require_subprotocol: bool
+    """Whether the handshake fails if the server chooses none of ``protocols``. False."""
     dial_timeout: Timeout
-    """The limit for name resolution, TCP, TLS and handshake together. 30 s."""
+    """The limit for name resolution, TCP, proxy, TLS, handshake and redirects together. 30 s."""
     read_timeout: Timeout
     """The limit for the wait for a whole message. Pings do not extend it; time spent waiting for room in the channel
     does not count. None."""
@@ -48,6 +68,21 @@ class ConnectOptions(TypedDict, total=False):
     """For ``wss:`` URLs; by default one that verifies the server's certificate against the system's authorities."""
     server_hostname: str | None
     """The name in the server's certificate, also sent as SNI, if it is not the URL's host."""
+    host_header: str | None
+    """The Host header, if it is not the URL's: a host, and a port if need be (RFC 9110, section 7.2). None."""
+    proxy: str | bool | None
+    """The proxy to connect through: True for the one that the environment names, if any; None or False for none; or a
+    URL, ``http``, ``https``, ``socks5``, ``socks5h``, ``socks4`` or ``socks4a``, with credentials in it if need be.
+    True."""
+    proxy_ssl_context: ssl.SSLContext | None
+    """For ``https`` proxies; by default one that verifies the proxy's certificate against the system's authorities."""
+    unix_socket: str | os.PathLike[str] | None
+    """The path of a Unix socket to connect to instead of the URL's host and port. None."""
+    dial: Dial | None
+    """An async function of host and port that returns a stream to the server: any `trio.abc.Stream`. TLS for ``wss:``
+    runs on top of it. None."""
+    max_redirects: int
+    """How many redirects of the handshake are followed: 0 to 100. 10."""
     origin: str | None
     """The Origin header, for servers that want to see one (RFC 6454, section 7). None."""
     user_agent: str | None
@@ -60,6 +95,10 @@ class ConnectOptions(TypedDict, total=False):
 
 
 _DEFAULT_DIAL_TIMEOUT = "30s"
+_DEFAULT_MAX_REDIRECTS = 10
+_MAX_MAX_REDIRECTS = 100
+# Of Linux; macOS takes 103.
+_MAX_SOCKET_PATH_BYTES = 107
 _DEFAULT_USER_AGENT = f"trio-csp/{csp.__version__}"
 _HANDSHAKE_HEADERS = frozenset(("host", "upgrade", "connection", "content-length", "transfer-encoding"))
 
@@ -72,9 +111,17 @@ class Options:
     headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     """Origin and User-Agent included."""
     protocols: tuple[str, ...] = field(repr=False)
+    require_subprotocol: bool
     dial_timeout_seconds: float
     ssl_context: ssl.SSLContext | None
     server_hostname: str | None
+    host_header: str | None
+    proxy: Proxy | bool
+    """True for what the environment names."""
+    proxy_ssl_context: ssl.SSLContext | None
+    unix_socket: str | None
+    dial: Dial | None
+    max_redirects: int
     connection: Settings
 
 
@@ -93,21 +140,99 @@ def parse_options(given: Mapping[str, object], *, others: Iterable[str] = ()) ->
     for name in given:
         if name not in known:
             raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted((*known, *others)))}")
-    ssl_context = given.get("ssl_context")
-    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
-        raise InvalidTypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r}")
-    if ssl_context is not None and ssl_context.protocol is ssl.PROTOCOL_TLS_SERVER:
-        raise InvalidError("ssl_context must be one for clients, not of PROTOCOL_TLS_SERVER")
+    protocols = _protocols(given.get("protocols"))
+    require_subprotocol = _require_subprotocol(given.get("require_subprotocol", False), protocols)
+    proxy = _proxy(given.get("proxy", True))
+    unix_socket = _unix_socket(given.get("unix_socket"))
+    dial = _dial(given.get("dial"))
+    ways = [name for name, way in (("dial", dial), ("unix_socket", unix_socket)) if way is not None]
+    if isinstance(proxy, Proxy):
+        ways.append("proxy")
+    if len(ways) > 1:
+        raise InvalidError(f"{' and '.join(ways)} exclude each other: give one way to the server")
+    proxy_ssl_context = _context("proxy_ssl_context", given.get("proxy_ssl_context"))
+    if proxy_ssl_context is not None and (ways[:1] not in ([], ["proxy"]) or proxy is False):
+        raise InvalidError("proxy_ssl_context must not be given without a proxy")
+    if proxy_ssl_context is not None and isinstance(proxy, Proxy) and proxy.scheme != "https":
+        raise InvalidError(f"proxy_ssl_context must not be given for an {proxy.scheme}: proxy; write https:")
     return Options(
         headers=_headers(given),
-        protocols=_protocols(given.get("protocols")),
+        protocols=protocols,
+        require_subprotocol=require_subprotocol,
         dial_timeout_seconds=parse_timeout(
             "dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT), milliseconds=True
         ),
-        ssl_context=ssl_context,
+        ssl_context=_context("ssl_context", given.get("ssl_context")),
         server_hostname=_server_hostname(given.get("server_hostname")),
+        host_header=_host_header(given.get("host_header")),
+        proxy=proxy,
+        proxy_ssl_context=proxy_ssl_context,
+        unix_socket=unix_socket,
+        dial=dial,
+        max_redirects=parse_whole_number(
+            "max_redirects", given.get("max_redirects", _DEFAULT_MAX_REDIRECTS), 0, _MAX_MAX_REDIRECTS
+        ),
         connection=parse_settings(given),
     )
+
+
+def _context(name: str, context: object) -> ssl.SSLContext | None:
+    if context is None:
+        return None
+    if not isinstance(context, ssl.SSLContext):
+        raise InvalidTypeError(f"{name} must be an ssl.SSLContext, not {context!r}")
+    if context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise InvalidError(f"{name} must be one for clients, not of PROTOCOL_TLS_SERVER")
+    return context
+
+
+def _proxy(proxy: object) -> Proxy | bool:
+    if proxy is None or isinstance(proxy, bool):
+        return bool(proxy)
+    return parse_proxy(cast("str", proxy))
+
+
+def _unix_socket(path: object) -> str | None:
+    if path is None:
+        return None
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidTypeError(f"unix_socket must be the path of a Unix socket, not {path!r}")
+    name = os.fspath(cast("str | os.PathLike[str]", path))
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"unix_socket must be a path as a string, not {name!r}")
+    if not hasattr(socket, "AF_UNIX"):
+        raise InvalidError("unix_socket must not be given: Python has no Unix sockets on this system")
+    if not name or "\0" in name:
+        raise InvalidError(f"unix_socket must be a path without NUL characters, not {name!r}")
+    size = len(os.fsencode(name))
+    if size > _MAX_SOCKET_PATH_BYTES:
+        raise InvalidError(f"unix_socket must be a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, not {size}")
+    return name
+
+
+def _dial(dial: object) -> Dial | None:
+    if dial is not None and not callable(dial):
+        raise InvalidTypeError(f"dial must be an async function of host and port, not {dial!r}")
+    return cast("Dial | None", dial)
+
+
+def _host_header(host: object) -> str | None:
+    if host is None:
+        return None
+    if not isinstance(host, str):
+        raise InvalidTypeError(f"host_header must be a string or None, not {host!r}")
+    if re.search(r"[/?#@\\]", host):
+        raise InvalidError(f"host_header must be a host, and a port if need be, not {host!r}")
+    place = parse_place(f"ws://{host}", {"ws": 80}, "host_header")
+    return place.host_and_port(None)
+
+
+def _require_subprotocol(required: object, protocols: tuple[str, ...]) -> bool:
+    if not isinstance(required, bool):
+        raise InvalidTypeError(f"require_subprotocol must be True or False, not {required!r}")
+    if required and not protocols:
+        raise InvalidError("require_subprotocol must not be given without protocols to offer")
+    return required
 
 
 def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
@@ -133,7 +258,8 @@ def _headers(given: Mapping[str, object]) -> tuple[tuple[bytes, bytes], ...]:
 def _header(name: str, value: str) -> tuple[bytes, bytes]:
     field = encoded_field(name, value)
     if name.lower() in _HANDSHAKE_HEADERS or name.lower().startswith("sec-websocket-"):
-        raise InvalidError(f"headers must not contain {name!r}: it belongs to the handshake")
+        instead = "; write host_header=" if name.lower() == "host" else ""
+        raise InvalidError(f"headers must not contain {name!r}: it belongs to the handshake{instead}")
     return field
 
 

@@ -1,4 +1,4 @@
-"""The TLS context of connections that were given none: it trusts the system's authorities, also once they change."""
+"""TLS contexts that verify servers: one that trusts the system's authorities, also once they change; and copies."""
 
 from __future__ import annotations
 
@@ -18,6 +18,31 @@ def verifying_context() -> ssl.SSLContext:
     ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` name others.
     """
     return _context(_authorities())
+
+
+def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Return a context that trusts as another one does, and has no certificate of the client's to show.
+
+    Whether a context has one cannot be told, so what can be read of it is copied: its authorities, but for those of a
+    folder, which OpenSSL reads only when it needs them; and how it verifies, its versions and ciphers. A subclass, such
+    as one that lets the system verify, is replaced by the default.
+    """
+    if type(context) is not ssl.SSLContext:
+        return verifying_context()
+    copy = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    copy.check_hostname = False  # or the next line might raise
+    copy.verify_mode = context.verify_mode
+    copy.check_hostname = context.check_hostname
+    copy.verify_flags = context.verify_flags
+    copy.options = context.options
+    copy.minimum_version = context.minimum_version
+    copy.maximum_version = context.maximum_version
+    authorities = context.get_ca_certs(binary_form=True)
+    if authorities:
+        copy.load_verify_locations(cadata=b"".join(authorities))
+    copy.set_ciphers(":".join(cipher["name"] for cipher in context.get_ciphers()))
+    copy.set_alpn_protocols(["http/1.1"])
+    return copy
 
 
 # One is kept: loading the authorities takes tens of milliseconds, looking whether they have changed microseconds.

@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from trio_csp_websocket.command_line.streams import WINDOWS
+from trio_csp_websocket.protocol.secrets import looks_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from prompt_toolkit.history import History
 
-_LOOKS_SECRET = re.compile(
-    r"pass(word|wd|phrase)|secret|token|bearer|authori[sz]ation|\bauth\b|login|credential|cookie|signature"
-    r"|(api|access|private|session)[-_ ]?(key|id)|eyJ[\w-]{8}|://[^/\s]*@",
-    re.IGNORECASE,
-)
 # Of what was given on the command line, pieces shorter than this stand in too many lines by chance.
 _MIN_PIECE = 6
 _FILE_MODE, _FOLDER_MODE = 0o600, 0o700
@@ -42,11 +38,6 @@ def history_file() -> Path | None:
         state = Path(os.environ.get(variable, ""))
         return (state if state.is_absolute() else Path.home() / usual) / "trio-csp" / "websocket_history"
     return None
-
-
-def looks_secret(text: str) -> bool:
-    """Whether a text has a word that goes with credentials, such as ``password``, a JWT, or credentials in a URL."""
-    return _LOOKS_SECRET.search(text) is not None
 
 
 def is_kept(line: str, given: Iterable[str] = ()) -> bool:

@@ -12,10 +12,10 @@ import trio
 
 import csp
 from csp.errors import ConnectionFailedError, InvalidError
-from trio_csp_websocket.command_line.history import looks_secret
 from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.secrets import looks_secret
 from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:

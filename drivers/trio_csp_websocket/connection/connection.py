@@ -96,6 +96,7 @@ class Connection:
         "delivery",
         "ending",
         "finished",
+        "on_end",
         "pings",
         "send_close",
         "state",
@@ -123,6 +124,8 @@ class Connection:
         """Whether we closed it, or gave it up, while it was open."""
         self.ending: Ending | None = None
         """How it ended; None while it has not."""
+        self.on_end: Callable[[Ending], None] | None = None
+        """Called when `ending` is set."""
         self.finished: trio.Event = trio.Event()
         """Set when the transport is closed."""
         self.send_close: SendClose | None = None
@@ -460,6 +463,8 @@ class Connection:
         """Set `ending`, unless it is set, and close the channel of messages after what was received."""
         if self.ending is None:
             self.ending = ending
+            if self.on_end is not None:
+                self.on_end(ending)
             # From now on sends fail, even while our close frame waits to be written: the peer does not read what comes
             # ahead of that frame, and the sender would not learn of it.
             self.writer.refuse()

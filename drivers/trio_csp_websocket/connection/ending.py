@@ -28,6 +28,11 @@ class Ending(NamedTuple):
     error: ConnectionFailedError | None
 
     @property
+    def shown(self) -> str:
+        """How it ended, as a clause."""
+        return f"closed with code {_name(self.code)}{_told(self.reason)}" if self.error is None else str(self.error)
+
+    @property
     def details(self) -> dict[str, object]:
         """What the errors of those who wait for more say about it."""
         return {"code": int(self.code), "reason": self.reason}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import csp
     from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.transport.base import Address, PeerCertificate
 
 T = TypeVar("T")
 
@@ -283,6 +284,27 @@ class Endpoint(trio.abc.AsyncResource):
     def subprotocol(self) -> str | None:
         """The subprotocol the server chose from those offered, or None."""
         return self._subprotocol
+
+    @property
+    def local(self) -> Address | None:
+        """Where this end is: an IP address and a port; of a Unix socket a path, "" if it has none.
+
+        None where it is not known: in memory, and for a stream of `ConnectOptions.dial` that is no `trio.SocketStream`.
+        """
+        return self._connection.transport.local
+
+    @property
+    def remote(self) -> Address | None:
+        """Where the other end is, in the same form: the peer, or the `Client.proxy` that leads to it."""
+        return self._connection.transport.remote
+
+    @property
+    def peer_certificate(self) -> PeerCertificate | None:
+        """The peer's certificate as a dictionary, as `ssl.SSLSocket.getpeercert` returns it; None without TLS.
+
+        It is empty if the certificate was not verified, or the peer has shown none.
+        """
+        return self._connection.transport.peer_certificate
 
     @property
     def latency(self) -> float | None:

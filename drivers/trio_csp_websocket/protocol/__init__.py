@@ -17,6 +17,7 @@ From the bottom:
 - `unmasking_decoder`: the same for masked frames
 - `encoder`: messages and control frames become bytes, masked or not
 - `headers`: HTTP headers
+- `authority`: where a URL leads: scheme, host and port
 - `url`: URLs, parsed and normalised
 - `secrets`: what may be secret in a request
 - `refusal`: what a refusal says

@@ -42,9 +42,20 @@ class NoAnswerError(Exception):
 
 
 class Heads:
-    """Collects what a server sends, and gives each head that is complete."""
+    """Collects what a server sends, and gives each head that is complete.
 
-    def __init__(self) -> None:
+    Args:
+        max_bytes: how large the head of the answer may be, together with all informational answers before it.
+        peer: what texts call who sends it.
+        secure: what it may be if it answers in TLS.
+    """
+
+    def __init__(
+        self, max_bytes: int = MAX_HEAD_BYTES, peer: str = "the server", secure: str = "a wss: server"
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._peer = peer
+        self._secure = secure
         self._data = bytearray()
         # How much of it has been searched for the end of a head.
         self._searched = 0
@@ -64,7 +75,7 @@ class Heads:
         data, searched = self._data, self._searched
         if not _HTTP.startswith(data[: len(_HTTP)]):
             began = bytes(data[:_MAX_SHOWN_BYTES])
-            said = f"the server did not answer in HTTP: it began with {began!r}{_known(began)}"
+            said = f"{self._peer} did not answer in HTTP: it began with {began!r}{self._known(began)}"
             raise NoAnswerError(said, shows=True)
         found = _BLANK_LINE.search(data, max(0, searched - _OVERLAP_BYTES))
         end = len(data) if found is None else found.end()
@@ -73,14 +84,14 @@ class Heads:
         self._lines += data.count(b"\n", searched, end) - (found is not None)
         # One of them is the status line.
         if self._lines > MAX_HEADER_LINES + 1:
-            raise NoAnswerError(f"the head of the server's answer has more than {MAX_HEADER_LINES} lines of headers")
-        if self._bytes > MAX_HEAD_BYTES:
-            raise NoAnswerError(f"the head of the server's answer is larger than {MAX_HEAD_BYTES} bytes")
+            raise NoAnswerError(f"the head of {self._peer}'s answer has more than {MAX_HEADER_LINES} lines of headers")
+        if self._bytes > self._max_bytes:
+            raise NoAnswerError(f"the head of {self._peer}'s answer is larger than {self._max_bytes} bytes")
         if found is None:
             return None
         head = self._take(end)
         if (forbidden := _FORBIDDEN.search(head)) is not None:
-            raise NoAnswerError(f"the server did not answer in HTTP: its head contains the byte {forbidden[0]!r}")
+            raise NoAnswerError(f"{self._peer} did not answer in HTTP: its head contains the byte {forbidden[0]!r}")
         return head
 
     def rest(self) -> bytes:
@@ -93,11 +104,10 @@ class Heads:
         self._searched = 0
         return taken
 
-
-def _known(began: bytes) -> str:
-    """Return what it is that does not begin as HTTP does, where that is known."""
-    if began.startswith(_TLS_ALERT):
-        return ", as TLS does; is it a wss: server?"
-    if began[3:].startswith(_HTTP_2_SETTINGS):
-        return ", as HTTP/2 does, and WebSocket needs HTTP/1.1"
-    return ""
+    def _known(self, began: bytes) -> str:
+        """Return what it is that does not begin as HTTP does, where that is known."""
+        if began.startswith(_TLS_ALERT):
+            return f", as TLS does; is it {self._secure}?"
+        if began[3:].startswith(_HTTP_2_SETTINGS):
+            return ", as HTTP/2 does, and WebSocket needs HTTP/1.1"
+        return ""

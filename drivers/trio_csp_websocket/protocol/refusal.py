@@ -7,10 +7,12 @@ import html
 import re
 from typing import TYPE_CHECKING
 
-from csp.errors import shown
+from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.url import without_secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_csp_websocket.protocol.headers import Headers
     from trio_csp_websocket.protocol.secrets import Secrets
 
@@ -27,10 +29,55 @@ _EXPLAINING_HEADERS = {
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
-_REDIRECTS = (301, 302, 303, 307, 308)
+# A client may wait and try again after these, and after any 5xx.
+_PASSING_STATUSES = (408, 425, 429)
+REDIRECTS = (301, 302, 303, 307, 308)
+"""The statuses that lead elsewhere by a Location (RFC 9110, section 15.4)."""
 _MAX_REASON_CHARACTERS = 100
 _MAX_HEADER_CHARACTERS = 100
 _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title", re.IGNORECASE)
+
+
+class RedirectError(ConnectionFailedError):
+    """The server says by a Location that the connection is to be had elsewhere.
+
+    Attributes:
+        secrets: those of the request.
+    """
+
+    def __init__(self, message: str, locations: Sequence[str], secrets: Secrets, details: dict[str, object]) -> None:
+        super().__init__(message, kind=Kind.INTERNAL, retryable=False, details=details)
+        self.secrets = secrets
+        self._locations = locations
+
+    def location(self) -> str:
+        """Return where it leads.
+
+        Raises:
+            ValueError: it is empty, or there are several.
+        """
+        first, *others = {location.strip(" \t"): None for location in self._locations}
+        if others:
+            raise ValueError("it names several places")
+        if not first:
+            raise ValueError("it is empty")
+        try:
+            # Python reads headers as Latin-1; browsers send and expect UTF-8 in URLs.
+            return first.encode("latin-1").decode()
+        except UnicodeDecodeError:
+            return first
+
+
+def redirect_text(status: str, location: str, secrets: Secrets) -> str:
+    """Return what a redirect says, as a clause without the secrets of the request."""
+    place = secrets.hidden(without_secrets(location))
+    to = f" to {shown(place)}" if place else ""
+    return f"the server redirects{to} (status {status})"
+
+
+def status_text(status: int, reason: str, secrets: Secrets) -> str:
+    """Return a status with its reason phrase, without the secrets of the request."""
+    return f"{status} {shown(secrets.hidden(reason), _MAX_REASON_CHARACTERS)}".rstrip()
 
 
 def refusal_text(status: int, reason: str, headers: Headers, line: str, secrets: Secrets) -> str:
@@ -43,11 +90,9 @@ def refusal_text(status: int, reason: str, headers: Headers, line: str, secrets:
         line: what `first_line` gives of its body.
         secrets: those of the request.
     """
-    told = f"{status} {shown(secrets.hidden(reason), _MAX_REASON_CHARACTERS)}".rstrip()
-    if status in _REDIRECTS and "location" in headers:
-        place = secrets.hidden(without_secrets(headers["location"]))
-        to = f" to {shown(place)}" if place else ""
-        return f"the server redirects{to} (status {told}), and redirects are not followed"
+    told = status_text(status, reason, secrets)
+    if status in REDIRECTS and "location" in headers:
+        return f"{redirect_text(told, headers['location'], secrets)}, and redirects are not followed"
     if 200 <= status <= 299:
         text = f"the server answered with status {told}, as to an ordinary request, and did not switch to WebSocket"
     else:
@@ -62,6 +107,11 @@ def refusal_text(status: int, reason: str, headers: Headers, line: str, secrets:
     line = secrets.hidden(line)
     # Many bodies only repeat the status.
     return text if line.lower() in told.lower() else f"{text}: {shown(line)}"
+
+
+def may_pass(status: int) -> bool:
+    """Return whether the same request may succeed later."""
+    return status in _PASSING_STATUSES or status >= 500
 
 
 def first_line(body: bytes, *, complete: bool) -> str:

@@ -17,8 +17,17 @@ from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 from trio_csp_websocket.protocol.heads import Heads, NoAnswerError
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
-from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES, first_line, refusal_text
-from trio_csp_websocket.protocol.secrets import Secrets
+from trio_csp_websocket.protocol.refusal import (
+    MAX_BODY_BYTES,
+    REDIRECTS,
+    RedirectError,
+    first_line,
+    may_pass,
+    redirect_text,
+    refusal_text,
+    status_text,
+)
+from trio_csp_websocket.protocol.secrets import Secrets, name_unless_secret
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +42,6 @@ _SWITCHING_PROTOCOLS = 101
 _BYTEARRAY = re.compile(r"""bytearray\((b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*")\)""")
 # Around a header's value and in lists (RFC 9110, section 5.6.3). What `str.strip` strips by itself is more.
 _SPACES = " \t"
-# A client may wait and try again after these, and after any 5xx.
-_RETRYABLE_STATUSES = (408, 425, 429)
 
 
 class ResponseReader:
@@ -43,10 +50,21 @@ class ResponseReader:
     Args:
         protocols: the subprotocols that were offered.
         compression: the compression that was offered.
+        require_subprotocol: whether the server must choose one.
+        follow_redirects: whether a redirect is raised as such, ahead of its body.
     """
 
-    def __init__(self, protocols: Sequence[str], compression: Compression) -> None:
+    def __init__(
+        self,
+        protocols: Sequence[str],
+        compression: Compression,
+        *,
+        require_subprotocol: bool = False,
+        follow_redirects: bool = False,
+    ) -> None:
         self._protocols = protocols
+        self._require_subprotocol = require_subprotocol
+        self._follow_redirects = follow_redirects
         self._compression = compression
         self._expected_accept = b""
         self._request: h11.Request
@@ -93,6 +111,8 @@ class ResponseReader:
             if isinstance(event, h11.Response):
                 self._response = event
                 self._note_headers(event)
+                if self._follow_redirects and event.status_code in REDIRECTS and "location" in self.headers:
+                    raise self._redirect(event)
                 self._read_body(self._heads.rest())
                 return None
             if event.status_code == _SWITCHING_PROTOCOLS:
@@ -167,14 +187,21 @@ class ResponseReader:
         """Return the error for an answer with another status than 101, with what has arrived of its body."""
         assert self._response is not None
         status = self._response.status_code
-        reason = bytes(self._response.reason).decode("latin-1").rstrip(_SPACES)
+        reason = _reason(self._response)
         line = first_line(self._body, complete=self._body_complete)
         return ConnectionFailedError(
             refusal_text(status, reason, self.headers, line, self._secrets()),
             kind=Kind.INTERNAL,
-            retryable=status in _RETRYABLE_STATUSES or status >= 500,
+            retryable=may_pass(status),
             details=self._details(status, self._body[:MAX_BODY_BYTES]),
         )
+
+    def _redirect(self, response: h11.Response) -> RedirectError:
+        secrets = self._secrets()
+        locations = self.headers.get_all("location")
+        status = status_text(response.status_code, _reason(response), secrets)
+        details = self._details(response.status_code, b"")
+        return RedirectError(redirect_text(status, locations[0], secrets), locations, secrets, details)
 
     def _no_answer(self, message: str) -> ConnectionFailedError:
         return _bad_answer(message, {"answer": self._beginning})
@@ -205,6 +232,14 @@ class ResponseReader:
         protocols = self.headers.get_all("sec-websocket-protocol")
         if protocols and (len(protocols) > 1 or protocols[0] not in self._protocols):
             raise self._invalid(self._bad_choice(", ".join(protocols)))
+        if self._require_subprotocol and not protocols:
+            offered = ", ".join(map(name_unless_secret, self._protocols))
+            raise ConnectionFailedError(
+                f"the server chose none of the subprotocols that were offered: {offered}",
+                kind=Kind.INTERNAL,
+                retryable=False,
+                details=self._details(_SWITCHING_PROTOCOLS, b""),
+            )
         return _canonical_head(self._expected_accept, protocols[0] if protocols else None)
 
     def _bad_choice(self, chosen: str) -> str:
@@ -246,6 +281,10 @@ class ResponseReader:
             "response_headers": self.headers,
             "body": body,
         }
+
+
+def _reason(response: h11.Response) -> str:
+    return bytes(response.reason).decode("latin-1").rstrip(_SPACES)
 
 
 def _bad_answer(message: str, details: dict[str, object]) -> ConnectionFailedError:

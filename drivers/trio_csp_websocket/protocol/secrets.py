@@ -1,4 +1,4 @@
-"""Which parts of a client's request may be secret, and what a server says without them. No I/O."""
+"""Which parts of a client's request may be secret, what a server says without them, and what looks secret. No I/O."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ _PUBLIC_HEADERS = frozenset(
 )
 # A character beyond U+FFFF is two escapes (RFC 8259, section 7).
 _JSON_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.")
+_LOOKS_SECRET = re.compile(
+    r"pass(word|wd|phrase)|secret|token|bearer|authori[sz]ation|\bauth\b|login|credential|cookie|signature"
+    r"|(api|access|private|session)[-_ ]?(key|id)|eyJ[\w-]{8}|://[^/\s]*@",
+    re.IGNORECASE,
+)
+# A longer word is hardly a name.
+_MAX_NAME_CHARACTERS = 40
 _SHORT_JSON_ESCAPES = {"\\b": "\b", "\\f": "\f", "\\n": "\n", "\\r": "\r", "\\t": "\t"}
 
 
@@ -85,6 +92,16 @@ class Secrets:
                     begun = size
                     break
         return begun
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text has a word that goes with credentials, such as ``password``, a JWT, or credentials in a URL."""
+    return _LOOKS_SECRET.search(text) is not None
+
+
+def name_unless_secret(name: str) -> str:
+    """Return the name of a subprotocol as texts show it: ``...`` if it may be a token that was put in its place."""
+    return "..." if len(name) > _MAX_NAME_CHARACTERS or looks_secret(name) else name
 
 
 def _of_query(query: str) -> Iterator[str]:

@@ -6,12 +6,14 @@ import base64
 import re
 import string
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote_to_bytes
 
-import idna
+from csp.errors import InvalidError
+from trio_csp_websocket.protocol.authority import parse_place
 
-from csp.errors import InvalidError, InvalidTypeError
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _UNRESERVED = frozenset((string.ascii_letters + string.digits + "-._~").encode())
@@ -19,18 +21,6 @@ _UNRESERVED = frozenset((string.ascii_letters + string.digits + "-._~").encode()
 # query, only what is not ASCII is.
 _PATH_SAFE = "!$&'()*+,/:;=@%"
 _QUERY_SAFE = string.punctuation
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_BACKSLASH_BEFORE_PATH = re.compile(r"[^/?#]*//[^/?#]*\\")
-_AUTHORITY = re.compile(r"[^/?#]*//([^/?#]*)")
-# The zone of an IPv6 address, and its form in a URL, where a % is written as %25 (RFC 6874, section 2).
-_ZONE_IN_BRACKETS = re.compile(r"\[[^]%]*%([^]]*)")
-_ZONE = re.compile(r"(?:25)?([A-Za-z0-9._~-]+)")
-# So that what is not linear in what libraries do with a URL stays small: urllib, and Unicode's normal forms.
-_MAX_URL_CHARACTERS = 64 * 1024
-# User name, password, host and port.
-_MAX_AUTHORITY_CHARACTERS = 4096
-_MAX_HOST_CHARACTERS = 253
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 
 
@@ -89,137 +79,25 @@ def parse_url(url: str) -> Target:
     Raises:
         InvalidError: it is malformed, or not a WebSocket URL. The text of the error shows no credentials.
     """
-    if not isinstance(url, str):
-        raise InvalidTypeError(f"url must be a string, not {type(url).__name__}")
-    _check_characters(url)
-    # The texts of urllib's own errors can contain the credentials.
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise InvalidError("url is malformed: what follows the scheme names no valid host") from None
-    try:
-        port = parts.port
-    except ValueError:
-        raise InvalidError("url has a port that is not a number of 1 to 65535") from None
-    if parts.scheme not in _DEFAULT_PORTS:
-        # Without "://", what looks like a scheme can be a user's name.
-        found = f', not "{parts.scheme}:"' if "://" in url else ""
-        raise InvalidError(f'url must start with "ws://" or "wss://"{found}')
-    if "#" in url:
-        raise InvalidError("url must not have a fragment (#...): it would not be sent")
-    if port == 0:
-        raise InvalidError("url must have a port of 1 to 65535, not 0")
-    host, zone = _url_host(parts)
-    bracketed = f"[{host}]" if ":" in host else host
-    default_port = _DEFAULT_PORTS[parts.scheme]
-    host_header = bracketed if port in (None, default_port) else f"{bracketed}:{port}"
+    place = parse_place(url, _DEFAULT_PORTS)
+    parts = place.parts
+    default_port = _DEFAULT_PORTS[place.scheme]
+    host_header = place.host_and_port(default_port)
     try:
         host_header.encode("idna")  # as wsproto will
     except UnicodeError:
         raise InvalidError("url has a host name whose last part is too long to stand before a port") from None
     resource = _path(parts.path) + (f"?{quote(parts.query, safe=_QUERY_SAFE)}" if "?" in url else "")
     return Target(
-        url=f"{parts.scheme}://{host_header}{resource}",
-        secure=parts.scheme == "wss",
-        host=host,
-        port=port or default_port,
+        url=f"{place.scheme}://{host_header}{resource}",
+        secure=place.scheme == "wss",
+        host=place.host,
+        port=place.port or default_port,
         host_header=host_header,
         resource=resource,
         authorization=_authorization(parts),
-        zone=zone,
+        zone=place.zone,
     )
-
-
-def _check_characters(url: str) -> None:
-    """Refuse what libraries would let pass, or take much time for."""
-    if len(url) > _MAX_URL_CHARACTERS:
-        raise InvalidError(f"url must have at most {_MAX_URL_CHARACTERS} characters, not {len(url)}")
-    # urlsplit would drop some of these silently.
-    if re.search(r"[\x00-\x20\x7f\ud800-\udfff]", url):
-        raise InvalidError("url must not contain spaces, control characters or surrogates")
-    # Browsers take it for a slash, which ends the host, and urllib does not: who has checked a URL before it came here
-    # may have had another host in mind.
-    if _BACKSLASH_BEFORE_PATH.match(url):
-        raise InvalidError("url must not have a backslash before its path; in a password, write %5C")
-    authority = _AUTHORITY.match(url)
-    if authority is not None and len(authority[1]) > _MAX_AUTHORITY_CHARACTERS:
-        raise InvalidError(
-            f"url must have at most {_MAX_AUTHORITY_CHARACTERS} characters of credentials, host and port, not "
-            f"{len(authority[1])}"
-        )
-    zone = None if authority is None else _ZONE_IN_BRACKETS.match(authority[1].rpartition("@")[2])
-    if zone is not None and _ZONE.fullmatch(zone[1]) is None:
-        raise InvalidError(
-            "url has an IPv6 zone that is not made of letters, digits, and the characters - . _ ~ only: write the "
-            "interface's name or number, as in [fe80::1%25eth0]"
-        )
-
-
-def _url_host(parts: SplitResult) -> tuple[str, str]:
-    """Return the host, and its zone or ""."""
-    host = parts.hostname or ""
-    if not host:
-        raise InvalidError("url must name a host")
-    location = parts.netloc.rpartition("@")[2]
-    if location.startswith("["):
-        try:
-            if not re.fullmatch(r"\[[^]]*\](:[0-9]*)?", location):
-                raise AddressValueError
-            address, mark, zone = host.partition("%")
-            normalized = normalized_ipv6(address)
-        except AddressValueError:
-            raise InvalidError(f"url has an invalid IPv6 address: {location.partition(']')[0]}]") from None
-        if not mark:
-            return normalized, ""
-        if ":" not in normalized or not IPv6Address(normalized).is_link_local:
-            raise InvalidError(f"url has the address {normalized} with a zone: only those of fe80::/10 may have one")
-        found = _ZONE.fullmatch(zone)
-        assert found is not None  # it was checked
-        return normalized, found[1]
-    return normalized_host(host, "url has an invalid host name"), ""
-
-
-def normalized_ipv6(address: str) -> str:
-    """Return the text of an IPv6 address; of one that IPv4 is mapped to (RFC 4291, section 2.5.5.2), the IPv4 address.
-
-    Both lead to the same place, and Python writes a mapped address as ``::ffff:7f00:1`` up to 3.12 and as
-    ``::ffff:127.0.0.1`` from 3.13: policies would hold on some of them only.
-
-    Raises:
-        AddressValueError: it is malformed, or has a zone, which may be any text.
-    """
-    if "%" in address:
-        raise AddressValueError
-    parsed = IPv6Address(address)
-    return str(parsed.ipv4_mapped or parsed)
-
-
-def normalized_host(host: str, problem: str) -> str:
-    """Return a host name in its ASCII form and lower case, or raise an error that begins with ``problem``."""
-    if len(host.removesuffix(".")) > _MAX_HOST_CHARACTERS:
-        raise InvalidError(f"{problem}: it has {len(host)} characters, more than {_MAX_HOST_CHARACTERS}")
-    given, host = host, host.lower()
-    if not host.isascii():
-        try:
-            host = idna.encode(host, uts46=True).decode("ascii")
-        except idna.IDNAError as error:
-            raise InvalidError(f"{problem}: {error}") from None
-    # With the dot of an absolute name, one host would have two names.
-    host = host.removesuffix(".")
-    labels = host.split(".")
-    if _NUMBER.fullmatch(labels[-1]):
-        try:
-            return str(IPv4Address(host))
-        except AddressValueError:
-            # The system takes "127.1" and "0x7f000001" for addresses too: other names of what a policy may deny.
-            raise InvalidError(f"{problem}: {given!r} is no IPv4 address of four numbers") from None
-    if (
-        not _HOST.fullmatch(host)
-        or not all(1 <= len(label) <= 63 for label in labels)
-        or len(host) > _MAX_HOST_CHARACTERS
-    ):
-        raise InvalidError(f"{problem}: {given!r}")
-    return host
 
 
 def _path(path: str) -> str:

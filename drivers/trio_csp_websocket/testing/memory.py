@@ -63,10 +63,10 @@ async def _pair(options: Options) -> AsyncGenerator[tuple[Client, ServerConnecti
 
     async with _serving(accept) as link:
 
-        async def dial(target: Target, _options: Options, _progress: Progress) -> Transport:
+        async def reach(target: Target, _options: Options, _progress: Progress) -> Transport:
             return link(target)
 
-        async with Connecting(parse_url(_PAIR_URL), options, dial=dial) as client:
+        async with Connecting(parse_url(_PAIR_URL), options, reach=reach) as client:
             yield client, (await served.receive()).value
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from typing_extensions import Buffer
+
+Address: TypeAlias = "tuple[str, int] | str"
+"""An IP address and a port; of a Unix socket, its path, "" if it has none."""
+
+PeerCertificate: TypeAlias = "Mapping[str, Any]"
+
+
+class Ends(Protocol):
+    """What tells the addresses of its two ends, as sockets do."""
+
+    def getsockname(self) -> object: ...
+    def getpeername(self) -> object: ...
+
 
 SLICE_BYTES = 128 * 1024
 """How much of a large send a socket, a stream or TLS is given at a time, so that `bytes_sent` shows its progress.
@@ -35,6 +49,27 @@ class Transport(ABC):
         """Whether the transport holds bytes that only a call of `send_all`, with b"" if need be, will send."""
         self.on_pending: Callable[[], None] | None = None
         """Called when receiving has set `pending`."""
+        self.local: Address | None = None
+        """Where this end is."""
+        self.remote: Address | None = None
+        """Where the other end is: the peer, or a proxy that leads to it."""
+        self.proxy: str | None = None
+        """The URL of the proxy that leads to the peer, without credentials."""
+        # What was read, and is to be received again.
+        self._unread = b""
+
+    def unread(self, data: bytes) -> None:
+        """Have bytes received again, ahead of all that has not been read. Whoever read them counts them again."""
+        self._unread = data + self._unread
+
+    def _take_unread(self, max_bytes: int) -> bytes:
+        taken, self._unread = self._unread[:max_bytes], self._unread[max_bytes:]
+        return taken
+
+    @property
+    def peer_certificate(self) -> PeerCertificate | None:
+        """The peer's certificate, as `ssl.SSLSocket.getpeercert` returns it; None without TLS."""
+        return None
 
     @abstractmethod
     async def receive_some(self, max_bytes: int) -> bytes:
@@ -63,3 +98,21 @@ class Transport(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close at once, even when cancelled. Tasks waiting in other methods get `trio.ClosedResourceError`."""
+
+
+def ends_of(found: Ends) -> tuple[Address | None, Address | None]:
+    """Return where a socket's own end and the other end are; None for what it does not say, as when it is broken."""
+    return _address_of(found.getsockname), _address_of(found.getpeername)
+
+
+def _address_of(ask: Callable[[], object]) -> Address | None:
+    try:
+        name = ask()
+    except OSError:
+        return None
+    if isinstance(name, tuple):
+        host, port, *_ = cast("tuple[str, int]", name)
+        return host, port
+    if isinstance(name, bytes):
+        return os.fsdecode(name)  # of Linux's abstract sockets
+    return name if isinstance(name, str) else None

@@ -1,4 +1,4 @@
-"""A TCP socket as a connection's byte stream."""
+"""A socket of TCP, or of Unix, as a connection's byte stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_csp_websocket.transport.base import SLICE_BYTES, Transport
+from trio_csp_websocket.transport.base import SLICE_BYTES, Transport, ends_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -18,7 +18,7 @@ _TOO_LARGE_BYTES = 2 * SLICE_BYTES
 
 
 class SocketTransport(Transport):
-    """A TCP socket. Each call tries the socket first, and waits only if it is not ready.
+    """A socket. Each call tries the socket first, and waits only if it is not ready.
 
     A Trio socket visits the scheduler in every call. A send of a few bytes does not need that, so this class takes the
     system's socket out of the Trio stream, and uses Trio only to wait, through `trio.lowlevel.wait_readable` and
@@ -29,6 +29,7 @@ class SocketTransport(Transport):
 
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__()
+        self.local, self.remote = ends_of(stream.socket)
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
 
@@ -41,7 +42,7 @@ class SocketTransport(Transport):
 
     async def receive_now(self, max_bytes: int) -> bytes | None:
         try:
-            data = self._socket.recv(max_bytes)
+            data = self._take_unread(max_bytes) if self._unread else self._socket.recv(max_bytes)
         except BlockingIOError:
             return None
         except OSError as error:

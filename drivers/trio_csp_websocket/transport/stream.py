@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_csp_websocket.transport.base import SLICE_BYTES, Transport
+from trio_csp_websocket.transport.base import SLICE_BYTES, Transport, ends_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +27,9 @@ class StreamTransport(Transport):
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__()
         self._stream = stream
+        found: object = getattr(stream, "socket", None)  # that of a `trio.SocketStream`
+        if isinstance(found, trio.socket.SocketType):
+            self.local, self.remote = ends_of(found)
 
     async def receive_some(self, max_bytes: int) -> bytes:
         data = bytes(await self._stream.receive_some(max_bytes))

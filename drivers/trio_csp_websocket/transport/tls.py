@@ -30,6 +30,8 @@ from trio_csp_websocket.transport.base import SLICE_BYTES, Transport
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from trio_csp_websocket.transport.base import PeerCertificate
+
 # The most data that a TLS record holds (RFC 8446, section 5.1).
 _RECORD_BYTES = 16 * 1024
 
@@ -56,7 +58,10 @@ class TlsTransport(Transport):
 
     def __init__(self, inner: Transport, context: ssl.SSLContext, server_hostname: str) -> None:
         super().__init__()
+        self.local, self.remote, self.proxy = inner.local, inner.remote, inner.proxy
         self._inner = inner
+        # What the inner transport holds back has to be sent by us.
+        inner.on_pending = self._inner_pending
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
@@ -101,6 +106,10 @@ class TlsTransport(Transport):
                 return
 
     @property
+    def peer_certificate(self) -> PeerCertificate | None:
+        return self._tls.getpeercert()
+
+    @property
     def protocol(self) -> str | None:
         """The protocol that the server has chosen of those that the context offers (ALPN, RFC 7301), if any."""
         return self._tls.selected_alpn_protocol()
@@ -113,6 +122,10 @@ class TlsTransport(Transport):
         mostly sends session tickets then (RFC 8446, sections 2 and 4.6.1).
         """
         return self._inner.bytes_received == self._handshake_bytes
+
+    def unread(self, data: bytes) -> None:
+        super().unread(data)
+        self._more = True
 
     async def receive_some(self, max_bytes: int) -> bytes:
         block_bytes = min(max(max_bytes, _RECORD_BYTES), self._block_bytes)
@@ -234,6 +247,8 @@ class TlsTransport(Transport):
         raise _broken(self._end) from self._end
 
     def _read_records(self, max_bytes: int) -> bytes:
+        if self._unread:
+            return self._take_unread(max_bytes)
         pieces: list[bytes] = []
         room = max_bytes
         try:
@@ -287,12 +302,18 @@ class TlsTransport(Transport):
         sent = self._inner.send_now(ciphertext)
         if sent == len(ciphertext):
             self._rest = b""
-            self.pending = False
+            self.pending = self._inner.pending
         else:
             self._rest = memoryview(ciphertext)[sent:]
 
+    def _inner_pending(self) -> None:
+        """Have sent what the inner transport holds back: it is TLS too, as to a proxy, and has to answer something."""
+        self.pending = True
+        if self.on_pending is not None:
+            self.on_pending()
+
     async def _drain(self) -> None:
-        while ciphertext := self._rest or self._outgoing.read():
+        while (ciphertext := self._rest or self._outgoing.read()) or self._inner.pending:
             self._rest = b""
             self._made_room()
             await self._inner.send_all(ciphertext)

@@ -25,7 +25,17 @@ CSP = Path(csp.__file__).parent
 LIBRARIES: Mapping[str, frozenset[str]] = {
     "csp": frozenset({"trio", "outcome"}),
     "trio_csp_websocket": frozenset(
-        {"trio", "trio_websocket", "wsproto", "websockets", "h11", "idna", "prompt_toolkit", "typing_extensions"}
+        {
+            "trio",
+            "trio_websocket",
+            "wsproto",
+            "websockets",
+            "h11",
+            "idna",
+            "python_socks",
+            "prompt_toolkit",
+            "typing_extensions",
+        }
     ),
 }
 """What the core and each driver may import, besides the standard library and `csp`."""

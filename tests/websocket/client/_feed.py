@@ -68,7 +68,7 @@ class Site:
             return await self.dial()
 
         backoff = Backoff(min_seconds, max_seconds, Largest(), max_attempts=max_attempts)
-        return Feed(URL, Keeper(*check(URL, options), backoff, subscribe, dial=dial))
+        return Feed(URL, Keeper(*check(URL, options), backoff, subscribe, reach=dial))
 
 
 def down() -> ConnectionFailedError:

@@ -290,7 +290,7 @@ async def test_a_silent_server_is_given_up_after_the_dial_timeout(autojump_clock
 
 async def test_a_server_that_is_not_reached_is_given_up_after_the_dial_timeout(autojump_clock: MockClock) -> None:
     with pytest.raises(ConnectionTimeoutError) as caught:
-        async with connecting(Server(), dial=trio.sleep_forever, dial_timeout="5s"):
+        async with connecting(Server(), reach=trio.sleep_forever, dial_timeout="5s"):
             pytest.fail("it was opened")
     assert str(caught.value) == f"no connection to {URL} within 5 s: the server was not reached"
 
@@ -308,7 +308,7 @@ async def test_a_request_that_is_not_taken_is_given_up_after_the_dial_timeout(au
         return StreamTransport(near)
 
     with pytest.raises(ConnectionTimeoutError) as caught:
-        await connecting(Server(), dial=dial, dial_timeout="5s").__aenter__()
+        await connecting(Server(), reach=dial, dial_timeout="5s").__aenter__()
     assert str(caught.value).endswith(" within 5 s: the server did not take the request of the WebSocket handshake")
 
 
@@ -328,7 +328,7 @@ async def test_dialing_counts_towards_the_dial_timeout(autojump_clock: MockClock
 
     server = Server(b"")
     start = trio.current_time()
-    await refused(server, dial=dial, dial_timeout="5s")
+    await refused(server, reach=dial, dial_timeout="5s")
     assert trio.current_time() - start == pytest.approx(5)
 
 
@@ -347,7 +347,7 @@ async def test_an_error_of_dialing_comes_out_bare(error: Exception, autojump_clo
         raise error
 
     with pytest.raises(type(error)) as caught:
-        async with connecting(Server(), dial=dial):
+        async with connecting(Server(), reach=dial):
             pytest.fail("it was opened")
     assert caught.value is error
 
@@ -361,7 +361,7 @@ async def test_an_error_of_dialing_of_our_own_is_told_with_the_url_and_keeps_its
         raise ConnectionFailedError("no way", kind=Kind.INTERNAL, retryable=True) from cause
 
     with pytest.raises(ConnectionFailedError) as caught:
-        async with connecting(Server(), dial=dial):
+        async with connecting(Server(), reach=dial):
             pytest.fail("it was opened")
     assert str(caught.value) == f"cannot connect to {URL}: no way"
     assert caught.value.retryable is True

@@ -40,9 +40,16 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert parsed() == Options(
         headers=(USER_AGENT,),
         protocols=(),
+        require_subprotocol=False,
         dial_timeout_seconds=30,
         ssl_context=None,
         server_hostname=None,
+        host_header=None,
+        proxy=True,
+        proxy_ssl_context=None,
+        unix_socket=None,
+        dial=None,
+        max_redirects=10,
         connection=Settings(
             read_timeout_seconds=math.inf,
             write_timeout_seconds=math.inf,
@@ -58,11 +65,11 @@ def test_the_defaults_are_those_of_the_specification() -> None:
 
 def test_none_for_what_may_be_absent_is_the_default() -> None:
     absent: list[str] = ["headers", "protocols", "ssl_context", "server_hostname", "origin", "keepalive"]
-    absent += ["read_timeout", "write_timeout"]
+    absent += ["read_timeout", "write_timeout", "host_header", "proxy_ssl_context", "unix_socket", "dial"]
     assert parsed(**dict.fromkeys(absent)) == parsed()
 
 
-@pytest.mark.parametrize("name", ["Headers", "timeout", "user-agent", "proxy", "", "read_timeout_seconds", "url\n"])
+@pytest.mark.parametrize("name", ["Headers", "timeout", "user-agent", "proxies", "", "read_timeout_seconds", "url\n"])
 def test_an_unknown_option_is_invalid_and_the_error_lists_the_known(name: str) -> None:
     error = invalid(**{name: None})
     assert isinstance(error, InvalidTypeError)

@@ -19,7 +19,7 @@ import pytest
 
 from tests.websocket._peers import LibraryServer, NodeServer
 from tests.websocket.command_line._process import environment, start
-from trio_csp_websocket.client.dial import error_text
+from trio_csp_websocket.client.failures import error_text
 from trio_csp_websocket.command_line.program import main
 
 if TYPE_CHECKING:

@@ -96,7 +96,7 @@ async def test_a_slow_consumer_stops_the_sending_of_a_peer_whose_stream_has_no_b
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         with trio.CancelScope() as scope:
-            async with connecting(Server(), dial=dial, channel_capacity=3) as client:
+            async with connecting(Server(), reach=dial, channel_capacity=3) as client:
                 await wait_all_tasks_blocked()
                 assert len(client.channel()) == 3
                 assert sent == 3 + -(-READ_AHEAD_BYTES // 10_000)
@@ -321,7 +321,7 @@ async def test_the_client_works_the_same_over_a_socket(nursery: trio.Nursery, au
         await relay(server, stream)
 
     dial = await over_a_socket(serve, nursery)
-    async with connecting(server, dial=dial) as client:
+    async with connecting(server, reach=dial) as client:
         await client.send("a")
         await client.send(bytes(1 << 20))
         server.send(text("b"), frame(PING, b"p"))
@@ -348,7 +348,7 @@ async def test_cancelled_over_a_socket_tries_the_close_frame(nursery: trio.Nurse
 
     dial = await over_a_socket(serve, nursery)
     with trio.CancelScope() as scope:
-        async with connecting(server, dial=dial):
+        async with connecting(server, reach=dial):
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught

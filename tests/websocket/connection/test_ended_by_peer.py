@@ -293,7 +293,7 @@ async def test_a_server_that_sends_without_end_after_a_verdict_is_left_after_the
 
     # Nobody closes it but itself.
     async with trio.open_nursery() as nursery:
-        client = await connecting(server, dial=dial, nursery=nursery, close_timeout="3s")
+        client = await connecting(server, reach=dial, nursery=nursery, close_timeout="3s")
         server.send(violation)
     assert client.close_code == 1002
     assert server.closed

@@ -185,7 +185,7 @@ class Link:
         self._socket = socket
 
     def connecting(self, **options: Any) -> Connecting:
-        return connecting(self.server, dial=self._dial if self._socket else None, **options)
+        return connecting(self.server, reach=self._dial if self._socket else None, **options)
 
     async def _dial(self) -> Transport:
         ours, theirs = trio.socket.socketpair()

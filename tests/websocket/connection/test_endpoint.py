@@ -216,7 +216,7 @@ async def test_a_large_send_to_a_peer_that_echoes_without_a_buffer_ends(autojump
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(echo)
-        async with connecting(Server(), dial=dial) as client:
+        async with connecting(Server(), reach=dial) as client:
             with trio.fail_after(5):
                 await client.send(bytes(100_000))
         nursery.cancel_scope.cancel()

@@ -119,7 +119,7 @@ async def test_pings_without_end_do_not_extend_the_read_timeout(mock_clock: Mock
     async def dial() -> Transport:
         return Flooding(server.stream, mock_clock, pings, pings)
 
-    async with connecting(server, dial=dial, read_timeout="5s", close_timeout="1s") as client:
+    async with connecting(server, reach=dial, read_timeout="5s", close_timeout="1s") as client:
         server.send(pings)
         assert await client.receive() == ENDED
         assert client.close_code == 1011

@@ -434,7 +434,7 @@ async def test_a_large_send_over_a_socket_that_is_not_taken_in_time_closes_the_s
 
     async with peer, trio.open_nursery() as nursery:
         nursery.start_soon(answer)
-        async with connecting(server, dial=dial, write_timeout="2s", channel_capacity=1) as client:
+        async with connecting(server, reach=dial, write_timeout="2s", channel_capacity=1) as client:
             await wait_all_tasks_blocked()
             # More than the system's buffers hold, so that its beginning is on the wire at once.
             with pytest.raises(ConnectionTimeoutError, match="not written within 2 s") as caught:

@@ -301,7 +301,7 @@ async def test_many_tasks_send_over_a_socket_and_some_are_cancelled(
         with scopes[number]:
             await client.send(messages[number])
 
-    async with connecting(server, dial=dial, compression=TAKEOVER) as client:
+    async with connecting(server, reach=dial, compression=TAKEOVER) as client:
         await client.send(b"before " * 100)  # at once
         # The server reads nothing more, so that the next is written in part and the others wait.
         async with trio.open_nursery() as senders:

@@ -38,7 +38,7 @@ from tests.websocket._peers import (
     until,
 )
 from tests.websocket._server import drained
-from trio_csp_websocket.client.dial import error_text
+from trio_csp_websocket.client.failures import error_text
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ async def dial_nothing(_target: Target, _options: Options, _progress: Progress) 
 
 def undiallable(url: str, *, nursery: trio.Nursery | None = None, **options: Any) -> Connecting:
     """Return what ``connect`` would; dialling fails the test."""
-    return Connecting(parse_url(url), parse_options(options), nursery, dial=dial_nothing)
+    return Connecting(parse_url(url), parse_options(options), nursery, reach=dial_nothing)
 
 
 class Asked:
@@ -261,7 +261,7 @@ async def dialled(url: str, **options: Any) -> tuple[list[str], Target, Server, 
         return StreamTransport(server.stream)
 
     with security.context(actor=ALICE, scope=asked.scope()):
-        async with Connecting(parse_url(url), parse_options(options), dial=dial) as client:
+        async with Connecting(parse_url(url), parse_options(options), reach=dial) as client:
             pass
     (target,) = targets
     return [url for action, url in asked.questions if action == "websocket.connect.url"], target, server, client

@@ -1,0 +1,146 @@
+"""Asking a SOCKS proxy for a connection to a target, by python-socks (RFC 1928, RFC 1929; SOCKS4 and 4a)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+from python_socks import ProxyError, ProxyType
+from python_socks.async_.trio.v2 import Proxy as SocksProxy
+
+from csp.errors import ConnectionFailedError, Kind, shown
+from trio_csp_websocket.client.failures import not_connected
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.client.proxy import Proxy
+    from trio_csp_websocket.transport.base import Transport
+
+# Replies that will be the same again (RFC 1928, section 6): no CONNECT, not this type of address.
+_LASTING_REPLIES = (7, 8)
+# SOCKS4: no identd, or another user's.
+_LOGIN_REPLIES = (0x5C, 0x5D)
+# RFC 1928, section 3, and RFC 1929, section 2.
+_VERSION = 5
+_LOGIN_METHOD = 2
+_LOGIN_VERSION = 1
+# The login is the second thing that is sent.
+_LOGIN_WRITE = 2
+_MAX_SHOWN_BYTES = 16
+
+
+class NotReachedError(ConnectionFailedError):
+    """The proxy has not connected to this address of the target."""
+
+
+class _EndError(Exception):
+    """The proxy has closed the connection."""
+
+
+class _Conversation:
+    """What python-socks speaks through in place of a socket of its own. Notes what is said.
+
+    It also stands for the proxy before the proxy (``forward``), which python-socks asks for a connection to the proxy.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.writes = 0
+        self.received = bytearray()
+        self._transport = transport
+
+    async def connect(self, **_: object) -> _Conversation:
+        return self
+
+    async def write(self, data: bytes) -> None:
+        self.writes += 1
+        await self._transport.send_all(data)
+
+    async def read_exactly(self, size: int) -> bytes:
+        end = len(self.received) + size
+        while len(self.received) < end:
+            data = await self._transport.receive_some(end - len(self.received))
+            if not data:
+                raise _EndError
+            self.received += data
+        return bytes(self.received[-size:])
+
+    async def close(self) -> None:
+        """Leave it to the caller, who owns the transport."""
+
+
+async def ask_socks_proxy(transport: Transport, proxy: Proxy, host: str, port: int, progress: Progress) -> None:
+    """Have a proxy connect to a target. Nothing that comes behind its answer is read.
+
+    Args:
+        transport: the connection to the proxy.
+        proxy: the proxy.
+        host: the name or the address that it is given.
+        port: the target's.
+        progress: told what is waited for.
+
+    Raises:
+        NotReachedError: it did not connect, and may connect to another address.
+        ConnectionFailedError: it did not connect.
+    """
+    conversation = _Conversation(transport)
+    progress.waits_for = lambda: f"{proxy.shown} did not {'finish its answer' if conversation.received else 'answer'}"
+    is_socks4 = proxy.scheme in ("socks4", "socks4a")
+    asked = SocksProxy(
+        ProxyType.SOCKS4 if is_socks4 else ProxyType.SOCKS5,
+        proxy.host,
+        proxy.port,
+        proxy.user.decode("ascii") or None,
+        proxy.password.decode("ascii") or None,
+        rdns=True,  # or it would resolve the name here, past the policies
+        forward=cast("Any", conversation),
+    )
+    try:
+        await asked.connect(host, port, timeout=math.inf)
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise not_connected(f"the connection to {proxy.shown} broke: {shown(str(error))}") from error
+    except _EndError:
+        when = "in the middle of its answer" if conversation.received else "without an answer"
+        raise not_connected(f"{proxy.shown} closed the connection {when}", {"proxy": proxy.url}) from None
+    except ProxyError as error:
+        raise _refusal(error, conversation, proxy, f"[{host}]:{port}" if ":" in host else f"{host}:{port}") from error
+    except ValueError as error:
+        raise _no_answer(conversation, proxy) from error
+
+
+def _refusal(error: ProxyError, conversation: _Conversation, proxy: Proxy, place: str) -> ConnectionFailedError:
+    reply = error.error_code
+    details = {"proxy": proxy.url}
+    if _is_login(conversation, proxy, reply):
+        wants = "does not accept the login in its URL" if proxy.user else "wants a login: write it in its URL"
+        return ConnectionFailedError(
+            f"{proxy.shown} {wants} ({shown(str(error))})", kind=Kind.INTERNAL, retryable=False, details=details
+        )
+    if reply is None:
+        return _no_answer(conversation, proxy)
+    return NotReachedError(
+        f"{proxy.shown} did not connect to {place}: {shown(str(error))}",
+        kind=Kind.INTERNAL,
+        retryable=reply not in _LASTING_REPLIES,
+        details={**details, "reply": int(reply)},
+    )
+
+
+def _is_login(conversation: _Conversation, proxy: Proxy, reply: int | None) -> bool:
+    """Whether it was the login that the proxy has refused, or the lack of one."""
+    said = conversation.received
+    if proxy.scheme in ("socks4", "socks4a"):
+        return reply in _LOGIN_REPLIES
+    if conversation.writes == 1:
+        # The first answer chooses a method, and it is none that was offered.
+        return said[0] == _VERSION
+    # If the method is the login, the second answer, of the same length, tells what came of it.
+    return said[1] == _LOGIN_METHOD and conversation.writes == _LOGIN_WRITE and said[2] == _LOGIN_VERSION
+
+
+def _no_answer(conversation: _Conversation, proxy: Proxy) -> ConnectionFailedError:
+    began = bytes(conversation.received[:_MAX_SHOWN_BYTES])
+    return not_connected(
+        f"{proxy.shown} did not answer in {proxy.scheme[:6].upper()}: it began with {began!r}",
+        {"proxy": proxy.url},
+    )
