@@ -125,15 +125,22 @@ class Proxy:
         assert sockets_left or open_sockets() == sockets
 
     async def _serve(self, tcp: trio.SocketStream) -> None:
-        async with tcp:
+        conversation = Conversation(self, tcp)
+        try:
             # Whatever a client does to its connection, a proxy goes on.
             with contextlib.suppress(OverError, trio.BrokenResourceError, trio.ClosedResourceError):
-                conversation = await self.open_tunnel(tcp)
+                await self.open_tunnel(conversation)
                 await _Relay(conversation, self.leads_to, self.early).run()
+        finally:
+            await conversation.close()
 
-    async def open_tunnel(self, tcp: trio.SocketStream) -> Conversation:
-        """Talk with a client until it has its tunnel; after a wrong answer, as if it had."""
-        conversation = Conversation(self, tcp)
+    async def open_tunnel(self, conversation: Conversation) -> None:
+        """Talk with a client until it has its tunnel; after a wrong answer, as if it had.
+
+        Raises:
+            OverError: the client or the proxy has ended it; close the conversation.
+            trio.BrokenResourceError: the client has broken it off; close the conversation.
+        """
         self.asked.append(conversation.asked)
         await conversation.begin()
         match self.protocol:
@@ -146,7 +153,6 @@ class Proxy:
         while self.flood:
             await conversation.stream.send_all(self.flood)
             self.flooded += len(self.flood)
-        return conversation
 
 
 class Conversation:
@@ -229,18 +235,24 @@ class Conversation:
             return
         self.proxy.stopped.set()
         if self.proxy.stops_by == "reset":
-            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-            self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.reset_at_close()
         elif self.proxy.stops_by == "stall":
             while data := await self._tcp.receive_some():
                 self.asked.tunnel += data
-        await self.close()
         raise OverError
 
+    def reset_at_close(self) -> None:
+        """Let the connection to the client end with a TCP reset."""
+        linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
     async def close(self) -> None:
-        if self.target is not None:
-            await self.target.aclose()
-        await self._tcp.aclose()
+        """Close the connections to the client and to the target."""
+        try:
+            await self._tcp.aclose()
+        finally:
+            if self.target is not None:
+                await self.target.aclose()
 
     async def refuse(self) -> None:
         """Wait until the client has gone, to which no tunnel was given."""
@@ -377,9 +389,14 @@ class _Relay:
             if not first:
                 return
             self._talk.target = await trio.open_tcp_stream("127.0.0.1", self._port)
-        async with self._talk.target as target, trio.open_nursery() as nursery:
-            nursery.start_soon(self._outward, target, first)
-            await self._inward(target)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._outward, self._talk.target, first)
+            try:
+                await self._inward(self._talk.target)
+            except trio.BrokenResourceError:
+                # Either end has broken it off, and so does the proxy.
+                self._talk.reset_at_close()
+                nursery.cancel_scope.cancel()
 
     async def _outward(self, target: trio.SocketStream, data: bytes) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -390,17 +407,16 @@ class _Relay:
             await target.send_eof()
 
     async def _inward(self, target: trio.SocketStream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while data := bytes(await target.receive_some(_READ_BYTES)):
-                while len(data) < len(self._early):
-                    data += bytes(await target.receive_some(_READ_BYTES))
-                assert data.startswith(self._early)
-                await self._talk.stream.send_all(data[len(self._early) :])
-                self._early = b""
-            if isinstance(self._talk.stream, trio.SSLStream):
-                await self._talk.stream.aclose()
-            else:
-                await self._talk.stream.send_eof()
+        while data := bytes(await target.receive_some(_READ_BYTES)):
+            while len(data) < len(self._early):
+                data += bytes(await target.receive_some(_READ_BYTES))
+            assert data.startswith(self._early)
+            await self._talk.stream.send_all(data[len(self._early) :])
+            self._early = b""
+        if isinstance(self._talk.stream, trio.SSLStream):
+            await self._talk.stream.aclose()
+        else:
+            await self._talk.stream.send_eof()
 
 
 @functools.cache
@@ -424,10 +440,12 @@ class Echo:
         self.requests: list[bytes] = []
 
     async def __call__(self, peer: Peer) -> None:
-        await peer.accept()
-        self.requests.append(peer.request)
-        while (received := await peer.read_frame()) is not None:
-            await peer.send(frame(received.opcode, received.payload))
-            if received.opcode == CLOSE:
-                break
-        await peer.stream.aclose()
+        # A client that does not trust its certificate breaks it off.
+        with contextlib.suppress(trio.BrokenResourceError):
+            await peer.accept()
+            self.requests.append(peer.request)
+            while (received := await peer.read_frame()) is not None:
+                await peer.send(frame(received.opcode, received.payload))
+                if received.opcode == CLOSE:
+                    break
+            await peer.stream.aclose()
