@@ -167,7 +167,7 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
     received: list[str | bytes] = []
     tls = None if certificates is None else certificates.server
     async with raw_server(serve, tls=tls, limit_seconds=MAX_SECONDS) as url:
-        url, more = attack.reach(url, certificates)
+        address, more = attack.reach(url, certificates)
         options |= more
         if certificates is not None and attack.shows_certificate:
             options["ssl_context"] = certificates.showing
@@ -177,7 +177,7 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
         tracemalloc.start()
         start = time.perf_counter()
         try:
-            async with websocket.connect(url, **options) as client:
+            async with websocket.connect(address, **options) as client:
                 received = await attack.use(client)
                 await over.wait()
                 await until(lambda: open_sockets() == listening + attack.stays)

@@ -211,14 +211,14 @@ def socks() -> Iterator[Attack]:
     yield socks5("no such login", answering(read_greeting, b"\x05\x02", b"\x01\x01"), retryable=False)
     yield socks5("a login of another version", answering(read_greeting, b"\x05\x02", b"\x05\x00"))
     for code in (1, 2, 3, 4, 5, 6, 7, 8, 9, 255):
-        yield socks5(f"code {code}", answering(read_greeting, b"\x05\x00", bytes([5, code, 0, 1, *bytes(6)])))
+        yield socks5(f"code {code}", answering(read_greeting, b"\x05\x00", bytes([5, code, 0, 1, *bytes(6)])), retryable=code not in (7, 8))
     for kind in (0, 2, 5, 255):
         yield socks5(
             f"bound to an address of kind {kind}",
             answering(read_greeting, b"\x05\x00", bytes([5, 0, 0, kind, *bytes(6)])),
         )
-    for code in (0, 89, 91, 92, 255):
-        yield socks4(f"code {code}", answering(read_socks4, bytes([0, code, *bytes(6)])))
+    for code in (0, 89, 91, 92, 93, 255):
+        yield socks4(f"code {code}", answering(read_socks4, bytes([0, code, *bytes(6)])), retryable=code not in (92, 93))
     yield socks4("another version", answering(read_socks4, bytes([4, 90, *bytes(6)])))
     reply = bytes([5, 0, 0, 3, 255]) + bytes(257)
     for size in (0, 1, 3, 4, 5, 261):

@@ -104,7 +104,8 @@ class Proxy:
     """How many bytes of the flood were sent."""
     stopped: trio.Event = field(default_factory=trio.Event)
     """Set where it has stopped."""
-    port: int = 0
+    port: int = 3128
+    """Its port, once it runs as a server of its own."""
 
     def url(self, *, scheme: str = "", credentials: str = "", host: str = "127.0.0.1") -> str:
         """Return its URL, as the option ``proxy`` takes it."""
