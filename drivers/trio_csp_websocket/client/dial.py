@@ -18,7 +18,6 @@ from trio_csp_websocket.client.failures import not_connected, system_errors
 from trio_csp_websocket.client.proxy import Proxy
 from trio_csp_websocket.client.securing import secured, server
 from trio_csp_websocket.client.tcp import open_tcp_stream
-from trio_csp_websocket.client.tunnel import open_tunnel
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.stream import StreamTransport
 
@@ -66,6 +65,9 @@ async def _reach(target: Target, options: Options, progress: Progress) -> tuple[
     if options.proxy is True:
         proxy = environment_proxy(target)
     if proxy is not None:
+        # Here, because h11 and python-socks come with it.
+        from trio_csp_websocket.client.tunnel import open_tunnel  # noqa: PLC0415
+
         return await open_tunnel(proxy, target, options, progress), f"{proxy.shown} opened a tunnel to the server"
     with system_errors():
         stream = await open_tcp_stream(target, progress)

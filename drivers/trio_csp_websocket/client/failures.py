@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-def not_connected(reason: str, details: Mapping[str, object] | None = None) -> ConnectionFailedError:
-    return ConnectionFailedError(reason, kind=Kind.INTERNAL, retryable=True, details=details)
+def not_connected(reason: str) -> ConnectionFailedError:
+    return ConnectionFailedError(reason, kind=Kind.INTERNAL, retryable=True)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ async def ask_http_proxy(transport: Transport, proxy: Proxy, host: str, port: in
         raise not_connected(f"the connection to {proxy.shown} broke: {shown(str(error))}") from error
     except (NoAnswerError, h11.RemoteProtocolError) as error:
         why = shown(_hidden(proxy, str(error)))
-        raise not_connected(f"{proxy.shown} did not answer as one: {why}", {"proxy": proxy.url}) from None
+        raise not_connected(f"{proxy.shown} did not answer as one: {why}") from None
     if not 200 <= response.status_code <= 299:
         raise _refusal(response, proxy, place)
     if rest := heads.rest():
@@ -62,7 +62,7 @@ async def _response(transport: Transport, heads: Heads, http: h11.Connection, pr
             data = await transport.receive_some(_READ_BYTES)
             if not data:
                 when = "in the middle of its answer" if begun else "without an answer"
-                raise not_connected(f"{proxy.shown} closed the connection {when}", {"proxy": proxy.url})
+                raise not_connected(f"{proxy.shown} closed the connection {when}")
             begun = True
             heads.feed(data)
         http.receive_data(head)
@@ -92,7 +92,6 @@ def _refusal(response: h11.Response, proxy: Proxy, place: str) -> ConnectionFail
         kind=Kind.INTERNAL,
         retryable=may_pass(status),
         details={
-            "proxy": proxy.url,
             "status": status,
             "headers": joined(headers),
             "response_headers": headers,

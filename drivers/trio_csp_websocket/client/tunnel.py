@@ -34,8 +34,9 @@ async def open_tunnel(proxy: Proxy, target: Target, options: Options, progress: 
         ConnectionFailedError: the proxy cannot be reached, or does not connect to the target. Not retryable if it wants
             other credentials, or refuses for another reason that will not go away.
     """
+    progress.proxy = proxy
     _check_allowed(proxy, target)
-    failure: NotReachedError | None = None
+    failure: ConnectionFailedError | None = None
     for host in await _hosts(proxy, target, progress):
         transport = await _reach(proxy, options, progress)
         try:
@@ -46,7 +47,7 @@ async def open_tunnel(proxy: Proxy, target: Target, options: Options, progress: 
         except NotReachedError as error:
             # Another address of the target may be reached.
             await transport.aclose()
-            failure = failure or error
+            failure = failure or error.failure
         except BaseException:
             await transport.aclose()
             raise
@@ -90,7 +91,6 @@ async def _hosts(proxy: Proxy, target: Target, progress: Progress) -> Sequence[s
                 f"{proxy.shown} takes IPv4 addresses only, and {target.host} is IPv6; SOCKS5 takes both",
                 kind=Kind.INTERNAL,
                 retryable=False,
-                details={"proxy": proxy.url},
             )
     return hosts
 
