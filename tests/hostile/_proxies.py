@@ -43,6 +43,12 @@ def through(scheme: str) -> Callable[[str, Certificates | None], tuple[str, Conn
 # What they do ---------------------------------------------------------------------------------------------------------
 
 
+async def drain(peer: Peer) -> None:
+    """Read what the client sends until it has gone. It may be bytes of TLS, and half a request."""
+    while await peer.stream.receive_some():
+        pass
+
+
 async def read_head(peer: Peer) -> None:
     """Read the request, which is CONNECT."""
     request = b""
@@ -76,6 +82,8 @@ def answering(
             await peer.send(answer)
         if end:
             await peer.stream.aclose()
+        else:
+            await drain(peer)
 
     return serve
 
@@ -107,7 +115,9 @@ def dripping(
 
 
 def http(name: str, serve: Callable[[Peer], Awaitable[object]], says: str, **more: Any) -> Attack:
-    return Attack(f"HTTP: {name}", serve, f"proxy.*{says}", reach=through("http"), **{"retryable": True, **more})
+    return Attack(
+        f"HTTP: {name}", serve, f"proxy.*{says}", reach=through("http"), reads=False, **{"retryable": True, **more}
+    )
 
 
 def socks5(name: str, serve: Callable[[Peer], Awaitable[object]], says: str = "", **more: Any) -> Attack:
@@ -116,6 +126,7 @@ def socks5(name: str, serve: Callable[[Peer], Awaitable[object]], says: str = ""
         serve,
         f"proxy.*{says}",
         reach=through("socks5h"),
+        reads=False,
         tcp_only=True,
         **{"retryable": True, **more},
     )
@@ -127,6 +138,7 @@ def socks4(name: str, serve: Callable[[Peer], Awaitable[object]], says: str = ""
         serve,
         f"proxy.*{says}",
         reach=through("socks4a"),
+        reads=False,
         tcp_only=True,
         **{"retryable": True, **more},
     )
@@ -139,9 +151,6 @@ TIMED_OUT = {"error": ConnectionTimeoutError, "needs_timeout": "dial_timeout"}
 
 async def hang_up_unread(peer: Peer) -> None:
     await peer.stream.aclose()
-
-
-async def say_nothing(_peer: Peer) -> None: ...
 
 
 def connects() -> Iterator[Attack]:
@@ -180,7 +189,7 @@ def connects() -> Iterator[Attack]:
         yield http(f"{size} bytes and the end", answering(read_head, cut, end=True), "closed")
     yield http("no interest in the request", hang_up_unread, "")
     yield http("nothing", answering(read_head), "did not answer", **TIMED_OUT)
-    yield http("nothing, not even read", say_nothing, "did not answer", **TIMED_OUT, tcp_only=True)
+    yield http("nothing, not even read", drain, "did not answer", **TIMED_OUT, tcp_only=True)
     yield http("an answer, a byte a minute", dripping(read_head, b"HTTP/1.1 200 OK\r\n\r\n", 60), "", **TIMED_OUT)
     yield http(
         "an answer before the answer and no more", answering(read_head, b"HTTP/1.1 100 Go on\r\n\r\n"), "", **TIMED_OUT
@@ -206,19 +215,25 @@ def socks() -> Iterator[Attack]:
         yield socks5(f"{name}, behind the login", answering(read_greeting, b"\x05\x02", b"\x01\x00", answer))
     for answer in (b"\x05\x01", b"\x05\x03", b"\x05\x7f", b"\x05\xff", b"\x00\x00", b"\x04\x5a"):
         yield socks5(
-            f"{answer.hex()} for a greeting", answering(read_greeting, answer), retryable=answer != b"\x05\xff"
+            f"{answer.hex()} for a greeting", answering(read_greeting, answer), retryable=not answer.startswith(b"\x05")
         )
     yield socks5("no such login", answering(read_greeting, b"\x05\x02", b"\x01\x01"), retryable=False)
     yield socks5("a login of another version", answering(read_greeting, b"\x05\x02", b"\x05\x00"))
     for code in (1, 2, 3, 4, 5, 6, 7, 8, 9, 255):
-        yield socks5(f"code {code}", answering(read_greeting, b"\x05\x00", bytes([5, code, 0, 1, *bytes(6)])), retryable=code not in (7, 8))
+        yield socks5(
+            f"code {code}",
+            answering(read_greeting, b"\x05\x00", bytes([5, code, 0, 1, *bytes(6)])),
+            retryable=code not in (7, 8),
+        )
     for kind in (0, 2, 5, 255):
         yield socks5(
             f"bound to an address of kind {kind}",
             answering(read_greeting, b"\x05\x00", bytes([5, 0, 0, kind, *bytes(6)])),
         )
     for code in (0, 89, 91, 92, 93, 255):
-        yield socks4(f"code {code}", answering(read_socks4, bytes([0, code, *bytes(6)])), retryable=code not in (92, 93))
+        yield socks4(
+            f"code {code}", answering(read_socks4, bytes([0, code, *bytes(6)])), retryable=code not in (92, 93)
+        )
     yield socks4("another version", answering(read_socks4, bytes([4, 90, *bytes(6)])))
     reply = bytes([5, 0, 0, 3, 255]) + bytes(257)
     for size in (0, 1, 3, 4, 5, 261):
@@ -230,14 +245,14 @@ def socks() -> Iterator[Attack]:
             f"{size} bytes and the end", answering(read_socks4, bytes([0, 90, *bytes(6)])[:size], end=True), "closed"
         )
     yield socks5("the end of the greeting", answering(read_greeting, b"\x05", end=True), "closed")
-    yield socks5("nothing", say_nothing, "did not answer", **TIMED_OUT)
+    yield socks5("nothing", drain, "did not answer", **TIMED_OUT)
     yield socks5("nothing behind the greeting", answering(read_greeting, b"\x05\x00"), "did not", **TIMED_OUT)
     yield socks5("nothing behind the login", answering(read_greeting, b"\x05\x02", b"\x01\x00"), "did not", **TIMED_OUT)
     yield socks5(
         "half a reply, and no more", answering(read_greeting, b"\x05\x00", reply[:100]), "did not", **TIMED_OUT
     )
     yield socks5("a reply, a byte a minute", dripping(read_greeting, b"\x05\x00", 60), "", **TIMED_OUT)
-    yield socks4("nothing", say_nothing, "did not answer", **TIMED_OUT)
+    yield socks4("nothing", drain, "did not answer", **TIMED_OUT)
     yield socks5("noise without end", flooding(read_greeting, b"", b"x" * 8192), max_bytes_over_limit=MIB)
     yield socks4("noise without end", flooding(read_socks4, b"", b"x" * 8192), max_bytes_over_limit=MIB)
 
@@ -254,6 +269,7 @@ def tunnels() -> Iterator[Attack]:
         answering(read_head, opened),
         silence,
         reach=through("http"),
+        reads=False,
         retryable=True,
         **TIMED_OUT,
     )
@@ -262,6 +278,7 @@ def tunnels() -> Iterator[Attack]:
         answering(read_head, opened + b"<html>welcome</html>\r\n\r\n"),
         "did not answer in HTTP",
         reach=through("http"),
+        reads=False,
         retryable=True,
     )
     yield Attack(
@@ -269,6 +286,7 @@ def tunnels() -> Iterator[Attack]:
         answering(read_head, opened + b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"),
         "status 404",
         reach=through("http"),
+        reads=False,
         details={"status": 404},
     )
     yield Attack(
@@ -276,6 +294,7 @@ def tunnels() -> Iterator[Attack]:
         answering(read_head, opened + b"HTTP/1.1 404 No\r\n" + b"X: y\r\n" * (LARGE // 6)),
         "more than 100 lines",
         reach=through("http"),
+        reads=False,
         retryable=True,
         max_bytes_over_limit=8 * MIB,
     )
@@ -284,6 +303,7 @@ def tunnels() -> Iterator[Attack]:
         answering(read_greeting, b"\x05\x00", bytes([5, 0, 0, 1, *bytes(6)]) + b"<html>welcome</html>\r\n\r\n"),
         "did not answer in HTTP",
         reach=through("socks5h"),
+        reads=False,
         retryable=True,
         tcp_only=True,
     )

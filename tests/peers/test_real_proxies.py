@@ -57,8 +57,8 @@ async def echoed(client: websocket.Client, text: str = "hello") -> None:
     assert (await anext(client)).data == text
 
 
-@pytest.mark.parametrize("peer", PROXIES, ids=str)
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("peer", PROXIES, ids=str)
 async def test_messages_go_through_to_an_address(
     peer: Peer, secure: bool, record_property: Callable[[str, object], None]
 ) -> None:
@@ -77,8 +77,8 @@ async def test_messages_go_through_to_an_address(
                 assert (client.close_code, client.error) == (1000, None)
 
 
-@pytest.mark.parametrize("peer", PROXIES, ids=str)
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("peer", PROXIES, ids=str)
 async def test_the_proxy_looks_the_name_up(peer: Peer, secure: bool) -> None:
     names = Names([])
     with run(peer, "open") as proxy:
@@ -95,14 +95,16 @@ async def test_the_proxy_looks_the_name_up(peer: Peer, secure: bool) -> None:
 @pytest.mark.parametrize("peer", [SQUID, TINYPROXY], ids=str)
 async def test_with_the_right_login_it_connects(peer: Peer) -> None:
     with run(peer, "login") as proxy:
-        async with raw_server(Echo()) as url:
-            async with connected(url, proxy=through(proxy, credentials="user:pass")) as client:
-                await echoed(client)
-                assert client.proxy == through(proxy)
+        async with (
+            raw_server(Echo()) as url,
+            connected(url, proxy=through(proxy, credentials="user:pass")) as client,
+        ):
+            await echoed(client)
+            assert client.proxy == through(proxy)
 
 
-@pytest.mark.parametrize("peer", PROXIES, ids=str)
 @pytest.mark.parametrize("credentials", ["user:hunter2", ""], ids=["another", "none"])
+@pytest.mark.parametrize("peer", PROXIES, ids=str)
 async def test_another_login_or_none_is_not_tried_again(peer: Peer, credentials: str) -> None:
     with run(peer, "login") as proxy, pytest.raises(ConnectionFailedError) as caught:
         async with connected("ws://127.0.0.1:81/", proxy=through(proxy, credentials=credentials)):
@@ -138,8 +140,8 @@ async def test_a_target_that_does_not_listen_is_tried_again(peer: Peer) -> None:
             assert caught.value.retryable
 
 
-@pytest.mark.parametrize("peer", [SQUID], ids=str)
 @pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("peer", [SQUID], ids=str)
 async def test_a_proxy_may_be_reached_by_tls(peer: Peer, secure: bool, tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = tmp_path / "certificate.pem"

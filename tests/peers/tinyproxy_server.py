@@ -31,7 +31,7 @@ def run(tinyproxy: str, login: str) -> None:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        Path(folder, "filter").write_text(r"^forbidden\.test$" "\n", encoding="utf-8")
+        Path(folder, "filter").write_text("^forbidden[.]test$\n", encoding="utf-8")
         path = Path(folder, "tinyproxy.conf")
         basic = "BasicAuth user pass" if login == "login" else ""
         path.write_text(CONFIGURATION.format(folder=folder, login=basic, port=port), encoding="utf-8")

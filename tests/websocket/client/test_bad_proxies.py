@@ -144,7 +144,9 @@ async def test_a_feed_ends_where_the_login_is_refused(protocol: Protocol) -> Non
     assert len(proxy.asked) == 1
 
 
-@pytest.mark.parametrize(("code", "retryable"), [*((code, True) for code in (91, 0, 1, 89, 94, 255)), (92, False), (93, False)])
+@pytest.mark.parametrize(
+    ("code", "retryable"), [*((code, True) for code in (91, 0, 1, 89, 94, 255)), (92, False), (93, False)]
+)
 async def test_socks_4_refuses_with_a_code(code: int, retryable: bool) -> None:
     async with Proxy("socks4", answers={"connect": socks4_answer(code)}).running() as proxy:
         error = await failure(proxy)

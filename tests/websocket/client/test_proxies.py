@@ -15,7 +15,16 @@ from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError
 from tests.websocket import _links
 from tests.websocket._network import Names, Sockets, refuse
 from tests.websocket._peers import TEXT, Peer, connected, frame, raw_server
-from tests.websocket._proxies import ESTABLISHED, SOCKS4_GRANTED, SOCKS5_GRANTED, Echo, Protocol, Proxy, contexts, http_answer
+from tests.websocket._proxies import (
+    ESTABLISHED,
+    SOCKS4_GRANTED,
+    SOCKS5_GRANTED,
+    Echo,
+    Protocol,
+    Proxy,
+    contexts,
+    http_answer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
