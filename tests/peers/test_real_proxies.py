@@ -156,12 +156,13 @@ async def test_a_proxy_may_be_reached_by_tls(peer: Peer, secure: bool, tmp_path:
             options: websocket.ConnectOptions = {"proxy": through(proxy, "https", "user:pass")}
             if secure:
                 options["ssl_context"] = _links.contexts()[1]
-            async with connected(address, **options, proxy_ssl_context=trusting) as client:
-                await echoed(client)
-                await echoed(client, MUCH)
             with pytest.raises(ConnectionFailedError, match="certificate"):
                 async with connected(address, **options):
                     pytest.fail("connected")
+            options["proxy_ssl_context"] = trusting
+            async with connected(address, **options) as client:
+                await echoed(client)
+                await echoed(client, MUCH)
 
 
 @pytest.mark.parametrize("peer", PROXIES, ids=str)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 import trio
@@ -64,6 +64,11 @@ def options(proxy: str, *, secure: bool = False) -> websocket.ConnectOptions:
 async def echoed(client: websocket.Client, text: str = "through the tunnel") -> None:
     await client.send(text)
     assert (await anext(client)).data == text
+
+
+async def visit(url: str, **chosen: Unpack[websocket.ConnectOptions]) -> None:
+    async with connected(url, **chosen) as client:
+        await echoed(client)
 
 
 # What a proxy is asked ------------------------------------------------------------------------------------------------
@@ -322,7 +327,7 @@ async def test_the_proxy_and_the_target_see_only_what_is_theirs(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     Names(["192.0.2.7"])
-    secrets = ("swordfish", "token=open-sesame", "session=42", "my-agent", "my-origin.test", "my-protocol")
+    secrets = ("swordfish", "token=open-sesame", "session=42", "my-agent", "my-origin.test")
     written = "agent47" if SPOKEN[scheme] == "socks4" else "agent47:hunter2"
     async with (
         target(secure=secure) as (echo, port),
@@ -351,8 +356,7 @@ async def test_the_proxy_and_the_target_see_only_what_is_theirs(
     (request,) = echo.requests
     assert b"proxy" not in request.lower()
     assert basic in request
-    theirs = base64.b64encode(b"agent47:hunter2").decode()
-    for secret in ("hunter2", "agent47", theirs):
+    for secret in ("hunter2", "agent47", base64.b64encode(b"agent47:hunter2").decode()):
         assert secret.encode() not in request
         assert secret not in shown
         assert secret not in caplog.text
@@ -377,8 +381,7 @@ async def test_an_answer_may_come_in_single_bytes(scheme: str, secure: bool) -> 
     ):
         url = f"{'wss' if secure else 'ws'}://server.test:{port}/"
         through = options(proxy.url(scheme=scheme, credentials=credentials), secure=secure)
-        async with connected(url, **through) as client:
-            await echoed(client)
+        await visit(url, **through)
 
 
 @pytest.mark.parametrize("piece_bytes", [0, 1])
@@ -389,8 +392,7 @@ async def test_what_the_target_says_in_the_packet_of_the_answer_is_not_lost(sche
         target() as (_, port),
         Proxy(SPOKEN[scheme], early=SWITCHING, piece_bytes=piece_bytes).running() as proxy,
     ):
-        async with connected(f"ws://server.test:{port}/", **options(proxy.url(scheme=scheme))) as client:
-            await echoed(client)
+        await visit(f"ws://server.test:{port}/", **options(proxy.url(scheme=scheme)))
 
 
 @EVERY_SCHEME
@@ -442,8 +444,7 @@ async def test_any_2xx_opens_the_tunnel_whatever_else_it_says(answer: bytes, pie
         Proxy("http", answers={"connect": answer}, piece_bytes=piece_bytes).running() as proxy,
     ):
         url = f"{'wss' if secure else 'ws'}://server.test:{port}/"
-        async with connected(url, **options(proxy.url(), secure=secure)) as client:
-            await echoed(client)
+        await visit(url, **options(proxy.url(), secure=secure))
 
 
 @pytest.mark.parametrize("piece_bytes", [0, 1])
@@ -464,8 +465,7 @@ async def test_a_socks_5_proxy_may_be_bound_to_any_address(bound: bytes, piece_b
         target() as (_, port),
         Proxy("socks5", answers={"connect": reply}, early=SWITCHING, piece_bytes=piece_bytes).running() as proxy,
     ):
-        async with connected(f"ws://server.test:{port}/", proxy=proxy.url(scheme="socks5h")) as client:
-            await echoed(client)
+        await visit(f"ws://server.test:{port}/", proxy=proxy.url(scheme="socks5h"))
 
 
 async def test_a_socks_4_proxy_may_be_bound_to_any_address() -> None:
@@ -474,8 +474,7 @@ async def test_a_socks_4_proxy_may_be_bound_to_any_address() -> None:
         target() as (_, port),
         Proxy("socks4", answers={"connect": reply}, early=SWITCHING).running() as proxy,
     ):
-        async with connected(f"ws://server.test:{port}/", proxy=proxy.url(scheme="socks4a")) as client:
-            await echoed(client)
+        await visit(f"ws://server.test:{port}/", proxy=proxy.url(scheme="socks4a"))
 
 
 # TLS to the proxy -----------------------------------------------------------------------------------------------------
@@ -509,8 +508,8 @@ async def test_tls_to_the_target_is_verified_inside_the_tunnel(scheme: str) -> N
         with pytest.raises(ConnectionFailedError, match=r"TLS failed: .*(?i:hostname)"):
             async with connected(f"wss://other.test:{port}/", **right):
                 pytest.fail("connected")
-        async with connected(f"wss://other.test:{port}/", **right, server_hostname="server.test") as client:
-            await echoed(client)
+        right["server_hostname"] = "server.test"
+        await visit(f"wss://other.test:{port}/", **right)
     assert len(echo.requests) == 1
 
 
@@ -552,19 +551,22 @@ async def test_a_proxy_that_dies_ends_the_connection() -> None:
         await over.wait()
         peer.reset()
 
-    async with raw_server(die) as url, Proxy("http").running() as proxy:
-        async with connected(url, proxy=proxy.url()) as client:
-            assert (await anext(client)).data == "last words"
-            over.set()
-            assert not (await client.receive()).ok
-            assert client.close_code == 1006
-            assert client.proxy == proxy.url()
+    async with (
+        raw_server(die) as url,
+        Proxy("http").running() as proxy,
+        connected(url, proxy=proxy.url()) as client,
+    ):
+        assert (await anext(client)).data == "last words"
+        over.set()
+        assert not (await client.receive()).ok
+        assert client.close_code == 1006
+        assert client.proxy == proxy.url()
 
 
 async def test_the_answer_to_connect_is_not_taken_for_the_targets() -> None:
     """A proxy that refuses with a status of its own is told as the proxy's; the target's headers are not."""
     async with Proxy("http", answers={"connect": http_answer(403)}).running() as proxy:
-        with pytest.raises(ConnectionFailedError, match="proxy.*403") as caught:
+        with pytest.raises(ConnectionFailedError, match=r"proxy.*403") as caught:
             async with connected("ws://server.test:81/", proxy=proxy.url()):
                 pytest.fail("connected")
     assert not proxy.asked[0].tunnel

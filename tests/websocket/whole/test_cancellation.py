@@ -687,9 +687,10 @@ def test_connecting_through_a_proxy_that_stops_may_be_cancelled_at_any_step(
 def test_connecting_through_a_proxy_that_refuses_may_be_cancelled_at_any_step(
     protocol: Protocol, answers: dict[str, bytes]
 ) -> None:
-    in_every_order(
-        lambda: sweep_through(lambda: Proxy(protocol, LOGIN, answers=answers), "socket", connect_in_vain) and None
-    )
+    def sweeps() -> None:
+        assert sweep_through(lambda: Proxy(protocol, LOGIN, answers=answers), "socket", connect_in_vain) == 0
+
+    in_every_order(sweeps)
 
 
 def reset(server: AnsweringServer) -> None:
