@@ -12,7 +12,7 @@ import trio
 from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 
 def not_connected(reason: str) -> ConnectionFailedError:
@@ -20,7 +20,7 @@ def not_connected(reason: str) -> ConnectionFailedError:
 
 
 @contextlib.contextmanager
-def system_errors(what: str = "") -> Iterator[None]:
+def system_errors(what: str = "") -> Generator[None]:
     """Turn an `OSError` of the block, as those of sockets and of name resolution, into a `ConnectionFailedError`.
 
     Args:
