@@ -21,10 +21,10 @@ from csp.errors import (
     wrap,
 )
 from trio_csp_websocket.client.client import Client
-from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
-from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.client.redirects import Way
+from trio_csp_websocket.network.dial import dial
+from trio_csp_websocket.network.progress import Progress
 from trio_csp_websocket.protocol.refusal import RedirectError
 from trio_csp_websocket.protocol.url import Target, parse_url
 
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.client.handshakes import Handshakes
     from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.transport.base import Address, Transport
 
 
 _logger = logging.getLogger("csp.websocket.client")
 
-Reach: TypeAlias = "Callable[[Target, Options, Progress], Awaitable[Transport]]"
+Reach: TypeAlias = "Callable[[Target, Route, Progress], Awaitable[Transport]]"
 """Opens the byte stream to a target, and tells what it waits for."""
 
 
@@ -251,7 +252,7 @@ class Connecting:
     async def _open(self, handshakes_class: type[Handshakes], progress: Progress) -> Client:
         """Connect and shake hands."""
         target, options = self._way.target, self._way.options
-        transport = await self._reach(target, options, progress)
+        transport = await self._reach(target, options.route, progress)
         handshakes = self._handshakes = handshakes_class(transport, options, self._nursery)
         progress.waits_for = handshakes.waits_for
         headers = list(options.headers)

@@ -14,7 +14,7 @@ from ipaddress import AddressValueError, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from csp.errors import ConnectionFailedError, InvalidError, Kind, shown
-from trio_csp_websocket.client.proxy import Proxy, parse_proxy
+from trio_csp_websocket.network.proxy import Proxy, parse_proxy
 from trio_csp_websocket.protocol.authority import is_address, normalized_host, normalized_ipv6
 
 if TYPE_CHECKING:

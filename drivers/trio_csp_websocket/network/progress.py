@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_csp_websocket.client.proxy import Proxy
+    from trio_csp_websocket.network.proxy import Proxy
 
 
 class Progress:

@@ -8,15 +8,15 @@ import h11
 import trio
 
 from csp.errors import ConnectionFailedError, Kind, shown
-from trio_csp_websocket.client.failures import not_connected
+from trio_csp_websocket.network.failures import not_connected
 from trio_csp_websocket.protocol.headers import joined, parse_headers
 from trio_csp_websocket.protocol.heads import Heads, NoAnswerError
 from trio_csp_websocket.protocol.refusal import may_pass
 from trio_csp_websocket.protocol.secrets import Secrets
 
 if TYPE_CHECKING:
-    from trio_csp_websocket.client.progress import Progress
-    from trio_csp_websocket.client.proxy import Proxy
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.proxy import Proxy
     from trio_csp_websocket.transport.base import Transport
 
 _MAX_HEAD_BYTES = 16 * 1024

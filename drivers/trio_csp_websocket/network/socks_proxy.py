@@ -10,11 +10,11 @@ from python_socks import ProxyError, ProxyType
 from python_socks.async_.trio.v2 import Proxy as SocksProxy
 
 from csp.errors import ConnectionFailedError, Kind, shown
-from trio_csp_websocket.client.failures import not_connected
+from trio_csp_websocket.network.failures import not_connected
 
 if TYPE_CHECKING:
-    from trio_csp_websocket.client.progress import Progress
-    from trio_csp_websocket.client.proxy import Proxy
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.proxy import Proxy
     from trio_csp_websocket.transport.base import Transport
 
 # Replies that will be the same again (RFC 1928, section 6): no CONNECT, not this type of address.
