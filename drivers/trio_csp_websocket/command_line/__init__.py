@@ -8,6 +8,7 @@ From the bottom:
 - `history`: the history of what was typed
 - `prompt`: a prompt, for a person at a terminal
 - `link`: one connection, or one after another
+- `request`: what was asked for, as far as texts must know it
 - `advice`: what to try where there is no connection
 - `format`: what comes and what happens, as lines
 - `output`: the lines that wait to be shown

@@ -5,32 +5,18 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from csp.errors import ConnectionFailedError
-from trio_csp_websocket.protocol.secrets import Secrets
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.command_line.request import Request
 
 # X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH: the certificate is that of another server.
 _MISMATCHES = (62, 64)
 _ARGUMENTS = {"proxy=None": "--no-proxy", "max_redirects": "--max-redirects"}
 _OPTIONS = re.compile("|".join(_ARGUMENTS))
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for on the command line, as far as those must know it who tell what came of it."""
-
-    shown: str = ""
-    """The URL as texts show it."""
-    secrets: Secrets = field(default_factory=lambda: Secrets("", ()))
-    """What may be secret of it."""
-    has_credentials: bool = False
-    """Whether there are credentials for the server in it."""
-    url: str = ""
-    """The URL as connections have it that no redirect has led elsewhere; "" if that is not known."""
-    unix_socket: bool = False
-    """Whether a Unix socket leads to the server, and no port."""
 
 
 def told(error: BaseException) -> str:

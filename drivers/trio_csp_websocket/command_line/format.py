@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from csp.errors import ConnectionFailedError, Error, shown
-from trio_csp_websocket.command_line.advice import Request, advice, told
+from trio_csp_websocket.command_line.advice import advice, told
 from trio_csp_websocket.command_line.lines import Line, escaped
+from trio_csp_websocket.command_line.request import Request
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
 from trio_csp_websocket.protocol.secrets import looks_secret

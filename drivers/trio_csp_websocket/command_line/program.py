@@ -15,14 +15,14 @@ import csp
 from csp.errors import Error, InvalidError
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import connect
-from trio_csp_websocket.client.proxy import parse_proxy
-from trio_csp_websocket.command_line.advice import Request, advice, told
+from trio_csp_websocket.command_line.advice import advice, told
 from trio_csp_websocket.command_line.arguments import DEMO_URL, parse, program_name
 from trio_csp_websocket.command_line.format import Format
-from trio_csp_websocket.command_line.history import given_secrets, history_file, open_history
+from trio_csp_websocket.command_line.history import history_file, open_history
 from trio_csp_websocket.command_line.lines import escaped, on_screen
 from trio_csp_websocket.command_line.link import Link, ManyConnections, OneConnection
 from trio_csp_websocket.command_line.prompt import prompt
+from trio_csp_websocket.command_line.request import request
 from trio_csp_websocket.command_line.session import Session, Stop
 from trio_csp_websocket.command_line.streams import (
     is_console,
@@ -33,7 +33,6 @@ from trio_csp_websocket.command_line.streams import (
     write_text,
 )
 from trio_csp_websocket.protocol.messages import Message
-from trio_csp_websocket.protocol.secrets import Secrets
 from trio_csp_websocket.testing.memory import websocket_server
 
 if TYPE_CHECKING:
@@ -179,9 +178,7 @@ def kept_history(parsed: argparse.Namespace) -> History | None:
     if path is None:
         return None
     try:
-        return open_history(
-            path, given_secrets((parsed.url or "", parsed.proxy or ""), parsed.header, parsed.protocol or ())
-        )
+        return open_history(path, request(parsed).pieces)
     except OSError as error:
         say(f"what is typed is not kept in {path}: {error.strerror}")
         return None
@@ -206,21 +203,6 @@ def say(text: str) -> None:
     line, columns = f"{program_name()}: {escaped(text)}", screen_columns(2)
     with contextlib.suppress(OSError):
         write_text(2, f"{line if columns is None else on_screen('', line, columns)}\n")
-
-
-def request(parsed: argparse.Namespace) -> Request:
-    """Return what was asked for, as far as texts must know it."""
-    target, protocols = parsed.target, ", ".join(parsed.protocol or ())
-    own = [("Authorization", target.authorization or ""), ("Sec-WebSocket-Protocol", protocols)]
-    if parsed.proxy is not None:
-        own.append(("Proxy-Authorization", (parse_proxy(parsed.proxy).authorization or b"").decode("ascii")))
-    return Request(
-        shown=target.shown,
-        url=target.url,
-        unix_socket=parsed.unix_socket is not None,
-        secrets=Secrets(target.resource, [*own, *parsed.header]),
-        has_credentials=bool(target.authorization) or any(name.lower() == "authorization" for name, _ in parsed.header),
-    )
 
 
 async def demo(connection: ServerConnection) -> None:

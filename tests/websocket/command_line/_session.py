@@ -10,9 +10,9 @@ import trio.testing
 
 import csp
 from csp import testing, websocket
-from trio_csp_websocket.command_line.advice import Request
 from trio_csp_websocket.command_line.format import Format
 from trio_csp_websocket.command_line.link import ManyConnections, OneConnection
+from trio_csp_websocket.command_line.request import Request
 from trio_csp_websocket.command_line.session import Session, Stop
 
 if TYPE_CHECKING:

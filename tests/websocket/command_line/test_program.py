@@ -22,8 +22,9 @@ from csp import testing
 from tests.websocket._peers import Peer, raw_server
 from tests.websocket.command_line._session import URL, Run
 from trio_csp_websocket.command_line import program
-from trio_csp_websocket.command_line.advice import Request, advice
+from trio_csp_websocket.command_line.advice import advice
 from trio_csp_websocket.command_line.arguments import parse
+from trio_csp_websocket.command_line.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Generator

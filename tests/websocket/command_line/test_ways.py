@@ -97,19 +97,24 @@ async def test_a_connection_through_a_proxy_is_told_without_its_credentials(
 
 
 @pytest.mark.usefixtures("no_environment")
+@pytest.mark.parametrize("named", [False, True], ids=["given", "of the environment"])
 @pytest.mark.parametrize(
     ("credentials", "wants"),
     [("", "wants credentials"), (f"alice:{SECRET}@", "does not accept the credentials in its URL")],
 )
 async def test_a_proxy_that_wants_other_credentials_is_told_without_them(
-    capfd: pytest.CaptureFixture[str], credentials: str, wants: str
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, credentials: str, wants: str, named: bool
 ) -> None:
     refusal = f"HTTP/1.1 407 Not {SECRET}\r\nProxy-Authenticate: Basic realm={SECRET}\r\nX-Said: {SECRET}\r\n\r\n"
     async with ConnectProxy(refusal.encode()).running() as place:
-        assert await run_program("--json", "--proxy", f"http://{credentials}{place}", URL) == 1
+        if named:
+            monkeypatch.setenv("all_proxy", f"{credentials}{place}")
+        arguments = [] if named else ["--proxy", f"http://{credentials}{place}"]
+        assert await run_program("--json", *arguments, URL) == 1
     out, err = capfd.readouterr()
     assert (json.loads(out)["type"], json.loads(out)["status"]) == ("refused", 407)
-    assert f"the proxy http://{place} {wants}" in err
+    assert f"the proxy http://{place} " in err
+    assert wants in err
     assert "--header" not in err
     if credentials:
         assert SECRET not in out + err
