@@ -26,7 +26,7 @@ def told(error: BaseException) -> str:
 
 def advice(error: BaseException | None, request: Request) -> str:
     """Return what to try after connecting has failed, as the rest of a sentence; "" where nothing is known."""
-    of_proxy = _is_of_proxy(error)
+    of_proxy = is_of_proxy(error)
     if isinstance(error, ConnectionFailedError) and error.status is not None:
         return "" if of_proxy else _of_status(error, request)  # the text says what a proxy wants
     cause = error
@@ -44,7 +44,7 @@ def advice(error: BaseException | None, request: Request) -> str:
     return ""
 
 
-def _is_of_proxy(error: BaseException | None) -> bool:
+def is_of_proxy(error: BaseException | None) -> bool:
     """Whether it is the proxy that has failed or refused, and not the server behind it."""
     proxy = error.details.get("proxy") if isinstance(error, ConnectionFailedError) else None
     return proxy is not None and f" through the proxy {proxy}" not in str(error)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from csp.errors import ConnectionFailedError, Error, shown
-from trio_csp_websocket.command_line.advice import advice, told
+from trio_csp_websocket.command_line.advice import advice, is_of_proxy, told
 from trio_csp_websocket.command_line.lines import Line, escaped
 from trio_csp_websocket.command_line.request import Request
 from trio_csp_websocket.protocol.constants import CloseCode
@@ -134,7 +134,7 @@ class Format:
         secrets = self.request.secrets
         why = {"error": told(error), "retryable": error.retryable}
         status = error.status if isinstance(error, ConnectionFailedError) else None
-        if status in (None, _SWITCHING_PROTOCOLS):
+        if status in (None, _SWITCHING_PROTOCOLS) or is_of_proxy(error):
             return self._members(type="error", **why)
         headers = dict(cast("dict[str, str]", error.details["headers"]))
         if "location" in headers:

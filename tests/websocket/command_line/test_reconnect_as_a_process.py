@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.websocket._peers import close_frame
 from tests.websocket.command_line._process import start
 from tests.websocket.command_line._site import Site
 
@@ -56,6 +57,23 @@ def test_the_input_goes_to_whatever_connection_there_is() -> None:
     ]
     assert told[3].startswith("there was no connection for ")
     assert told[4:] == ["closed by the server with code 1000 (NORMAL)"]
+
+
+def test_a_line_that_comes_while_the_server_closes_goes_to_the_next_connection() -> None:
+    site = Site()
+    with start("--reconnect", site.url) as process:
+        with site.connection() as connection:
+            type_line(process, "before")
+            assert connection.receive() == "before"
+            connection.stream.sendall(close_frame(1012))
+            assert connection.receive() == ""  # answered: nothing more can be sent here
+            type_line(process, "while it closes")
+        with site.connection() as connection:
+            assert connection.receive() == "while it closes"
+            connection.close(1000)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "may be lost" not in err
 
 
 def test_as_json_what_happens_to_the_connection_is_on_standard_output_too() -> None:
