@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError
+from csp.errors import ConnectionFailedError, Error, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -28,7 +28,7 @@ def system_errors(what: str = "") -> Generator[None]:
     """
     try:
         yield
-    except PermissionDeniedError:
+    except Error:  # some of them are an OSError too
         raise
     except OSError as error:
         attempts = _failed_attempts(error)
