@@ -23,7 +23,7 @@ from csp.errors import (
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.client.redirects import Way
-from trio_csp_websocket.network.dial import dial
+from trio_csp_websocket.network.dial import dial, with_proxy
 from trio_csp_websocket.network.progress import Progress
 from trio_csp_websocket.protocol.refusal import RedirectError
 from trio_csp_websocket.protocol.url import Target, parse_url
@@ -128,6 +128,8 @@ class Connecting:
         self._reach = reach or dial
         self._used = False
         self._way = Way(target, options)
+        # When opening it has taken too long; None before the timeout has begun.
+        self._deadline: float | None = None
         self._handshakes: Handshakes | None = None
         self._connection: Connection
         self._client: Client
@@ -160,29 +162,36 @@ class Connecting:
         if self._used:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
-        deadline = trio.current_time() + self._options.dial_timeout_seconds
-        while True:
-            try:
-                return await self._attempt(deadline)
-            except RedirectError as redirect:
-                self._follow(redirect)
-
-    async def _attempt(self, deadline: float) -> Client:
-        """Connect to where the way leads."""
-        self._check_allowed()
-        self._handshakes = None
-        _logger.debug("connecting to %s", self._way.target.shown)
         # Imported here, because trio-websocket, wsproto and h11 come with it and take longer to load than all the rest:
         # they are loaded with the first connection, and before the timeout begins, which they must not use up.
         from trio_csp_websocket.client.handshakes import Handshakes  # noqa: PLC0415
 
-        # A background nursery: its tasks raise nothing that a user should see.
+        while True:
+            try:
+                return await self._attempt(Handshakes)
+            except RedirectError as redirect:
+                self._follow(redirect)
+
+    async def _attempt(self, handshakes_class: type[Handshakes]) -> Client:
+        """Connect to where the way leads."""
+        self._check_allowed()
+        self._handshakes = None
         progress = Progress()
+        _logger.debug("connecting to %s", self._way.target.shown)
+        try:
+            route = self._way.options.route
+            if self._reach is dial:
+                route = with_proxy(route, self._way.target)
+        except ConnectionFailedError as error:
+            raise self._described(error, progress) from None
+        if self._deadline is None:
+            self._deadline = trio.current_time() + self._options.dial_timeout_seconds
+        # A background nursery: its tasks raise nothing that a user should see.
         self._background = BackgroundNursery()
         self._nursery = await self._background.__aenter__()
         try:
-            with trio.fail_at(deadline):
-                return await self._open(Handshakes, progress)
+            with trio.fail_at(self._deadline):
+                return await self._open(handshakes_class, route, progress)
         except trio.TooSlowError:
             await self._end_background()
             raise self._timed_out(progress) from None
@@ -249,10 +258,10 @@ class Connecting:
         if not security.can("websocket.connect.url", self._way.target.url):
             raise PermissionDeniedError(f"connections to {self._way.shown} are not allowed", details=self._way.details)
 
-    async def _open(self, handshakes_class: type[Handshakes], progress: Progress) -> Client:
+    async def _open(self, handshakes_class: type[Handshakes], route: Route, progress: Progress) -> Client:
         """Connect and shake hands."""
         target, options = self._way.target, self._way.options
-        transport = await self._reach(target, options.route, progress)
+        transport = await self._reach(target, route, progress)
         handshakes = self._handshakes = handshakes_class(transport, options, self._nursery)
         progress.waits_for = handshakes.waits_for
         headers = list(options.headers)

@@ -6,6 +6,7 @@ In this order: a server of `csp.testing`, the function ``dial``, a Unix socket, 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import trio
@@ -36,8 +37,30 @@ memory_servers: trio.lowlevel.RunVar[tuple[MemoryServer, ...]] = trio.lowlevel.R
 """If there are any, `dial` reaches only these: the last one that serves the target."""
 
 
+def with_proxy(route: Route, target: Target) -> Route:
+    """Return a route to a target with the proxy that the environment names, and load what it takes to use that.
+
+    To be called before a timeout begins, which loading must not use up.
+
+    Raises:
+        ConnectionFailedError: as `environment_proxy`.
+    """
+    if route.dial is not None or route.unix_socket is not None or memory_servers.get():
+        return route
+    proxy = environment_proxy(target) if route.proxy is True else route.proxy
+    if not isinstance(proxy, Proxy):
+        return replace(route, proxy=False)
+
+    return replace(route, proxy=proxy)
+
+
 async def dial(target: Target, route: Route, progress: Progress) -> Transport:
     """Open the byte stream to a target, and tell ``progress`` what it waits for.
+
+    Args:
+        target: the target.
+        route: what `with_proxy` returns: the environment is not asked here.
+        progress: told what is waited for.
 
     Raises:
         PermissionDeniedError: no address of the target may be connected to, or the proxy may not be used.
@@ -61,14 +84,12 @@ async def _reach(target: Target, route: Route, progress: Progress) -> tuple[Tran
     if route.unix_socket is not None:
         transport = await _open_unix_socket(route.unix_socket, target, progress)
         return transport, f"the Unix socket {route.unix_socket} took the connection"
-    proxy = route.proxy if isinstance(route.proxy, Proxy) else None
-    if route.proxy is True:
-        proxy = environment_proxy(target)
-    if proxy is not None:
-        # Here, because h11 and python-socks come with it.
+    if isinstance(route.proxy, Proxy):
+        # Here, because few need it; it is loaded by now.
         from trio_csp_websocket.network.tunnel import open_tunnel  # noqa: PLC0415
 
-        return await open_tunnel(proxy, target, route, progress), f"{proxy.shown} opened a tunnel to the server"
+        tunnel = await open_tunnel(route.proxy, target, route, progress)
+        return tunnel, f"{route.proxy.shown} opened a tunnel to the server"
     with system_errors():
         stream = await open_tcp_stream(target, progress)
     return SocketTransport(stream), "the server took the TCP connection"

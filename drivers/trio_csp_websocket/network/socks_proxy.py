@@ -24,6 +24,7 @@ _LOGIN_REPLIES = (0x5C, 0x5D)
 # RFC 1928, section 3, and RFC 1929, section 2.
 _VERSION = 5
 _LOGIN_METHOD = 2
+_NO_METHOD = 0xFF
 _LOGIN_VERSION = 1
 # The login is the second thing that is sent.
 _LOGIN_WRITE = 2
@@ -144,8 +145,8 @@ def _is_login(conversation: _Conversation, proxy: Proxy, reply: int | None) -> b
     if proxy.scheme in ("socks4", "socks4a"):
         return reply in _LOGIN_REPLIES
     if conversation.writes == 1:
-        # The first answer chooses a method, and it is none that was offered.
-        return said[0] == _VERSION
+        # The first answer chooses a method: none of those offered, or the login, which was not.
+        return said[0] == _VERSION and said[1] in (_NO_METHOD, _LOGIN_METHOD)
     # If the method is the login, the second answer, of the same length, tells what came of it.
     return said[1] == _LOGIN_METHOD and conversation.writes == _LOGIN_WRITE and said[2] == _LOGIN_VERSION
 
