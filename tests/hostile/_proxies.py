@@ -204,7 +204,9 @@ def socks() -> Iterator[Attack]:
         yield socks5(f"{name}, behind the login", answering(read_greeting, b"\x05\x02", b"\x01\x00", answer))
     for answer in (b"\x05\x01", b"\x05\x03", b"\x05\x7f", b"\x05\xff", b"\x00\x00", b"\x04\x5a"):
         yield socks5(
-            f"{answer.hex()} for a greeting", answering(read_greeting, answer), retryable=answer not in (b"\x05\xff", b"\x05\x02")
+            f"{answer.hex()} for a greeting",
+            answering(read_greeting, answer),
+            retryable=answer not in (b"\x05\xff", b"\x05\x02"),
         )
     yield socks5("no such login", answering(read_greeting, b"\x05\x02", b"\x01\x01"), retryable=False)
     yield socks5("a login of another version", answering(read_greeting, b"\x05\x02", b"\x05\x00"))
