@@ -242,7 +242,7 @@ class Connecting:
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
             headers.append((b"Authorization", credentials.encode("ascii")))
         try:
-            self._connection, subprotocol, head = await handshakes.open(target, headers)
+            self._connection, subprotocol, head = await handshakes.open(target, headers, self._way.secrets)
         except BaseException as error:
             await handshakes.abort()
             if isinstance(error, Exception) and not isinstance(error, ConnectionFailedError):

@@ -42,10 +42,14 @@ class Target:
     zone: str = ""
     """The interface that leads to a link-local IPv6 address, by name or number; "" for any other host. It means nothing
     to others, so it stands neither in `url` nor in what the server gets (RFC 6874, section 4)."""
+    shown_as: str = ""
+    """What `shown` is, if that is not made of the URL."""
 
     @property
     def shown(self) -> str:
         """The URL as texts show it: with the zone, and without the query, which may hold a token."""
+        if self.shown_as:
+            return self.shown_as
         shown = without_query(self.url)
         return shown.replace("]", f"%25{self.zone}]", 1) if self.zone else shown
 
