@@ -92,7 +92,11 @@ async def _call(function: Dial, target: Target, progress: Progress) -> Transport
         raise not_connected(f"dial failed: {shown(_words(error))}") from error
     if not isinstance(stream, trio.abc.Stream):
         raise InvalidTypeError(f"dial must return a trio.abc.Stream, not {stream!r}")
-    return SocketTransport(stream) if type(stream) is trio.SocketStream else StreamTransport(stream)
+    if type(stream) is not trio.SocketStream:
+        return StreamTransport(stream)
+    if stream.socket.fileno() == -1:
+        raise not_connected("dial failed: it returned a stream that is closed")
+    return SocketTransport(stream)
 
 
 @disable_ki_protection
