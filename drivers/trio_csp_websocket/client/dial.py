@@ -5,6 +5,7 @@ In this order: a server of `csp.testing`, the function ``dial``, a Unix socket, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -73,10 +74,21 @@ async def _reach(target: Target, options: Options, progress: Progress) -> tuple[
 
 
 async def _open_unix_socket(path: str, target: Target, progress: Progress) -> Transport:
-    check_address(target, path)
+    _check_path(target, path)
     progress.waits_for = lambda: f"the Unix socket {path} took no connection"
     with system_errors(f"the Unix socket {path}: "):
-        return SocketTransport(await trio.open_unix_socket(path))
+        transport = SocketTransport(await trio.open_unix_socket(path))
+    if transport.remote is None:
+        # Linux takes no connection at once if too many wait. Trio knows that of TCP only, and goes on.
+        await transport.aclose()
+        raise not_connected(f"the Unix socket {path} took no connection: too many may be waiting")
+    return transport
+
+
+def _check_path(target: Target, path: str) -> None:
+    """Ask the policies about a path as it is written, made absolute, and about where its links lead."""
+    for name in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        check_address(target, name)
 
 
 async def _call(function: Dial, target: Target, progress: Progress) -> Transport:

@@ -293,10 +293,16 @@ NO_WAY: dict[str, tuple[tuple[str | bytes, ...], str]] = {
     "half a bracket": (("https://[::1/",), "it is malformed"),
     "an address in another form": (("https://127.1/",), "is no IPv4 address of four numbers"),
     "half an escape": (("/%4",), "url has a % in its path that is not followed by two hexadecimal digits"),
-    "a backslash before the path": (("https://other.test\\@api.test/",), "it must not have a backslash before its path"),
+    "a backslash before the path": (
+        ("https://other.test\\@api.test/",),
+        "it must not have a backslash before its path",
+    ),
     "a host that is none": (("https://a..b/",), "url has an invalid host name: 'a..b'"),
     "a colon in a user's name": (("https://a%3Ab:c@other.test/",), "url has a user name with a colon"),
-    "a long user's name": ((f"https://{'u' * 5000}@other.test/",), "it must have at most 4096 characters of credentials"),
+    "a long user's name": (
+        (f"https://{'u' * 5000}@other.test/",),
+        "it must have at most 4096 characters of credentials",
+    ),
     "a character that stands for a slash": (("https://other\u2100.test/",), "it is malformed"),
 }
 
@@ -390,7 +396,9 @@ async def test_texts_do_not_show_what_is_secret_in_a_location(location: str, aut
     assert str(caught.value).startswith("cannot connect to ")
 
 
-@pytest.mark.parametrize("last", [leading(f"ftp://{SECRET}/"), leading(f"/{SECRET}/3"), f"HTTP/1.1 404 {SECRET}\r\n\r\n".encode()])
+@pytest.mark.parametrize(
+    "last", [leading(f"ftp://{SECRET}/"), leading(f"/{SECRET}/3"), f"HTTP/1.1 404 {SECRET}\r\n\r\n".encode()]
+)
 async def test_what_was_secret_on_the_way_stays_so(last: bytes, autojump_clock: MockClock) -> None:
     # The first server puts the token into the path, where it is no secret of the next request's.
     answers = {
@@ -565,7 +573,10 @@ async def test_a_way_that_ends_at_a_server_that_is_busy_is_tried_again_from_its_
     ("said", "error"),
     [
         (b"HTTP/1.1 302 F", "the server closed the connection in the middle of the WebSocket handshake"),
-        (b"HTTP/1.1 302 Found\r\nLocation: /", "the server closed the connection in the middle of the WebSocket handshake"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: /",
+            "the server closed the connection in the middle of the WebSocket handshake",
+        ),
         (b"", "the server closed the connection without an answer to the WebSocket handshake"),
         (b"HTTP/1.1 302\r\nLocation /x\r\n\r\n", "the server did not answer in HTTP"),
         (b"HTTP/1.1 302 Found\r\nLocation: /\0\r\n\r\n", "the server did not answer in HTTP"),
