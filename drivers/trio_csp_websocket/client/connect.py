@@ -21,10 +21,10 @@ from csp.errors import (
     wrap,
 )
 from trio_csp_websocket.client.client import Client
-from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
-from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.client.redirects import Way
+from trio_csp_websocket.network.dial import dial, with_proxy
+from trio_csp_websocket.network.progress import Progress
 from trio_csp_websocket.protocol.refusal import RedirectError
 from trio_csp_websocket.protocol.url import Target, parse_url
 
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.client.handshakes import Handshakes
     from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.transport.base import Address, Transport
 
 
 _logger = logging.getLogger("csp.websocket.client")
 
-Reach: TypeAlias = "Callable[[Target, Options, Progress], Awaitable[Transport]]"
+Reach: TypeAlias = "Callable[[Target, Route, Progress], Awaitable[Transport]]"
 """Opens the byte stream to a target, and tells what it waits for."""
 
 
@@ -61,7 +62,8 @@ def connect(url: str, *, nursery: trio.Nursery | None = None, **options: Unpack[
 
             - headers: a mapping or pairs. None.
             - protocols: subprotocols to offer. None.
-            - dial_timeout: for name resolution, TCP, TLS and handshake together. 30 s.
+            - require_subprotocol: fail if the server chooses none of them. False.
+            - dial_timeout: for name resolution, TCP, proxy, TLS, handshake and redirects together. 30 s.
             - read_timeout: for the wait for a whole message. None.
             - write_timeout: for a send or ping. None.
             - compression: a `COMPRESSION`. DISABLED.
@@ -70,6 +72,12 @@ def connect(url: str, *, nursery: trio.Nursery | None = None, **options: Unpack[
             - channel_capacity: messages buffered before reading stops. 16.
             - ssl_context: for ``wss:``. Verifies against the system's authorities.
             - server_hostname: the name in the server's certificate. The URL's host.
+            - host_header: the Host header. The URL's host and port.
+            - proxy: the URL of a proxy, True for the one that the environment names, None for none. True.
+            - proxy_ssl_context: for ``https`` proxies. Verifies against the system's authorities.
+            - unix_socket: the path of a Unix socket to connect to. None.
+            - dial: an async function of host and port that returns a stream to the server. None.
+            - max_redirects: how many redirects are followed; 0 for none. 10.
             - origin: the Origin header. None.
             - user_agent: the User-Agent header. ``trio-csp/`` and the version.
             - keepalive: the silence after which a ping is sent, and then until the connection is failed. None.
@@ -79,12 +87,14 @@ def connect(url: str, *, nursery: trio.Nursery | None = None, **options: Unpack[
         InvalidError: the URL or an option is out of range or malformed. Raised by the call, before any I/O.
         InvalidTypeError: the same for a wrong type or an unknown option.
         PermissionDeniedError: on entering or awaiting; `csp.security` does not allow ``websocket.connect``, or
-            ``websocket.connect.url`` for this URL in its normal form, or denies ``websocket.connect.address`` for each
-            address of its host.
+            ``websocket.connect.url`` for this URL in its normal form or one that it is redirected to, or denies
+            ``websocket.connect.address`` for each address of its host, or ``websocket.connect.proxy`` for the proxy.
         NoContextError: on entering or awaiting outside a Trio run, or for a second time; on awaiting without a
             nursery.
-        ConnectionFailedError: on entering or awaiting; no connection could be made. Kind INTERNAL; retryable except
-            after a refusal that a retry will not change, and where ``ssl_context`` made the server choose HTTP/2.
+        ConnectionFailedError: on entering or awaiting; no connection could be made. Kind INTERNAL, or INVALID for a
+            setting of the environment that is malformed; retryable except where a retry will not change it: after most
+            refusals, by the server or a proxy, after a redirect that is not followed, and where ``ssl_context`` made
+            the server choose HTTP/2.
             `ConnectionTimeoutError` if it took longer than ``dial_timeout``; the text says what was waited for.
     """
     if nursery is not None and not isinstance(nursery, trio.Nursery):
@@ -118,6 +128,8 @@ class Connecting:
         self._reach = reach or dial
         self._used = False
         self._way = Way(target, options)
+        # When opening it has taken too long; None before the timeout has begun.
+        self._deadline: float | None = None
         self._handshakes: Handshakes | None = None
         self._connection: Connection
         self._client: Client
@@ -150,29 +162,36 @@ class Connecting:
         if self._used:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
-        deadline = trio.current_time() + self._options.dial_timeout_seconds
-        while True:
-            try:
-                return await self._attempt(deadline)
-            except RedirectError as redirect:
-                self._follow(redirect)
-
-    async def _attempt(self, deadline: float) -> Client:
-        """Connect to where the way leads."""
-        self._check_allowed()
-        self._handshakes = None
-        _logger.debug("connecting to %s", self._way.target.shown)
         # Imported here, because trio-websocket, wsproto and h11 come with it and take longer to load than all the rest:
         # they are loaded with the first connection, and before the timeout begins, which they must not use up.
         from trio_csp_websocket.client.handshakes import Handshakes  # noqa: PLC0415
 
-        # A background nursery: its tasks raise nothing that a user should see.
+        while True:
+            try:
+                return await self._attempt(Handshakes)
+            except RedirectError as redirect:
+                self._follow(redirect)
+
+    async def _attempt(self, handshakes_class: type[Handshakes]) -> Client:
+        """Connect to where the way leads."""
+        self._check_allowed()
+        self._handshakes = None
         progress = Progress()
+        _logger.debug("connecting to %s", self._way.target.shown)
+        try:
+            route = self._way.options.route
+            if self._reach is dial:
+                route = with_proxy(route, self._way.target)
+        except ConnectionFailedError as error:
+            raise self._described(error, progress) from None
+        if self._deadline is None:
+            self._deadline = trio.current_time() + self._options.dial_timeout_seconds
+        # A background nursery: its tasks raise nothing that a user should see.
         self._background = BackgroundNursery()
         self._nursery = await self._background.__aenter__()
         try:
-            with trio.fail_at(deadline):
-                return await self._open(Handshakes, progress)
+            with trio.fail_at(self._deadline):
+                return await self._open(handshakes_class, route, progress)
         except trio.TooSlowError:
             await self._end_background()
             raise self._timed_out(progress) from None
@@ -181,12 +200,12 @@ class Connecting:
             raise
         except ConnectionFailedError as error:
             await self._end_background()
-            raise self._described(error) from error.__cause__
+            raise self._described(error, progress) from error.__cause__
         except BaseException as error:
             failure = await self._end_background()
             if failure is not None and isinstance(error, trio.Cancelled):
                 # trio-websocket's reader task has failed, which cancelled this one.
-                raise self._described(_broken(failure)) from failure
+                raise self._described(_broken(failure), progress) from failure
             raise
 
     async def _end_background(self) -> Exception | None:
@@ -199,29 +218,37 @@ class Connecting:
 
     def _timed_out(self, progress: Progress) -> ConnectionFailedError:
         if self._handshakes is not None and self._handshakes.refusal is not None:
-            return self._described(self._handshakes.refusal)
-        seconds = self._options.dial_timeout_seconds
+            return self._described(self._handshakes.refusal, progress)
+        seconds, missing = self._options.dial_timeout_seconds, progress.waits_for()
         error = ConnectionTimeoutError(
-            f"no connection to {self._way.shown} within {seconds:g} s: {progress.waits_for()}",
+            f"no connection to {self._shown(missing, progress)} within {seconds:g} s: {missing}",
             kind=Kind.INTERNAL,
             retryable=True,
-            details=self._way.details,
+            details=self._details(progress),
         )
         _logger.info("%s", error)
         return error
 
-    def _described(self, error: ConnectionFailedError) -> ConnectionFailedError:
+    def _described(self, error: ConnectionFailedError, progress: Progress) -> ConnectionFailedError:
         """Return an error of dialling or of the handshake, with the way to it added to its text and details."""
-        described = wrap(error, f"cannot connect to {self._way.shown}")
-        described.details = {**self._way.details, **error.details}
+        described = wrap(error, f"cannot connect to {self._shown(error.message, progress)}")
+        described.details = {**self._details(progress), **error.details}
         _logger.info("%s", described)
         return described
+
+    def _shown(self, text: str, progress: Progress) -> str:
+        """Return the way as a text has it; the proxy with it, unless the rest of the text speaks of that."""
+        proxy = progress.proxy
+        return self._way.shown + (f" through {proxy.shown}" if proxy is not None and proxy.shown not in text else "")
+
+    def _details(self, progress: Progress) -> dict[str, object]:
+        return self._way.details | ({} if progress.proxy is None else {"proxy": progress.proxy.url})
 
     def _follow(self, redirect: RedirectError) -> None:
         try:
             self._way.follow(redirect)
         except ConnectionFailedError as error:
-            raise self._described(error) from None
+            raise self._described(error, Progress()) from None
         _logger.info("redirected to %s", self._way.shown)
 
     def _check_allowed(self) -> None:
@@ -231,10 +258,10 @@ class Connecting:
         if not security.can("websocket.connect.url", self._way.target.url):
             raise PermissionDeniedError(f"connections to {self._way.shown} are not allowed", details=self._way.details)
 
-    async def _open(self, handshakes_class: type[Handshakes], progress: Progress) -> Client:
+    async def _open(self, handshakes_class: type[Handshakes], route: Route, progress: Progress) -> Client:
         """Connect and shake hands."""
         target, options = self._way.target, self._way.options
-        transport = await self._reach(target, options, progress)
+        transport = await self._reach(target, route, progress)
         handshakes = self._handshakes = handshakes_class(transport, options, self._nursery)
         progress.waits_for = handshakes.waits_for
         headers = list(options.headers)

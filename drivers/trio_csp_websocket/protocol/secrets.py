@@ -55,7 +55,7 @@ class Secrets:
     """
 
     def __init__(self, target: str, headers: Iterable[tuple[str, str]], earlier: Secrets | None = None) -> None:
-        found = {*_of_query(target.partition("?")[2]), *(() if earlier is None else earlier._secrets)}
+        found = {*_of_query(target.partition("?")[2]), *(() if earlier is None else earlier._secrets)}  # noqa: SLF001  # its own class
         for name, value in headers:
             found.update(_of_header(name.lower(), value))
         # The longest first: a part of one may be another.

@@ -108,7 +108,7 @@ def ends_of(found: Ends) -> tuple[Address | None, Address | None]:
 def _address_of(ask: Callable[[], object]) -> Address | None:
     try:
         name = ask()
-    except OSError:
+    except (OSError, NotImplementedError):  # the latter of a socket of the user's own
         return None
     if isinstance(name, tuple):
         host, port, *_ = cast("tuple[str, int]", name)

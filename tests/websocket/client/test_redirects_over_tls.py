@@ -13,7 +13,7 @@ import trustme
 from csp import websocket
 from csp.errors import ConnectionFailedError
 from tests.websocket._peers import CLOSE, Peer, close_frame, raw_server
-from trio_csp_websocket.client.verifying import verifying_context, without_certificate
+from trio_csp_websocket.network.verifying import verifying_context, without_certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -27,7 +27,7 @@ def authority() -> trustme.CA:
 
 
 def serving(authority: trustme.CA, identity: str, names: list[str | None]) -> ssl.SSLContext:
-    """Return the context of a server that asks for a certificate and takes none, and notes the names it is asked for."""
+    """Return the context of a server that asks for a certificate, and notes what name it is asked for itself."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(identity).configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
     authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # the same
@@ -125,7 +125,7 @@ async def test_the_name_of_another_server_is_that_of_its_url(authority: trustme.
     first, second = TlsServer(authority, "inner.test"), TlsServer(authority, "inner.test")
     async with first.running() as url, second.running() as other:
         first.locations = [other]
-        with pytest.raises(ConnectionFailedError, match="TLS failed: .*127"):
+        with pytest.raises(ConnectionFailedError, match=r"TLS failed: .*127"):
             await websocket.connect(url, ssl_context=trusting(authority), server_hostname="inner.test").__aenter__()
     assert second.requests == []
 
@@ -138,7 +138,7 @@ async def test_from_ws_a_redirect_leads_to_tls_with_the_authorities_of_the_syste
 
     second = TlsServer(authority, "127.0.0.1")
     async with second.running() as other, raw_server(redirect) as url:
-        with pytest.raises(ConnectionFailedError, match="TLS failed: .*not trusted") as caught:
+        with pytest.raises(ConnectionFailedError, match=r"TLS failed: .*not trusted") as caught:
             await websocket.connect(url).__aenter__()
     assert caught.value.details["redirects"] == (other,)
 

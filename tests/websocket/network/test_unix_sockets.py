@@ -20,7 +20,7 @@ from tests.websocket._links import contexts
 from tests.websocket._network import AF_UNIX
 from tests.websocket._peers import CLOSE, Peer, close_frame, driver_tasks, open_sockets
 from tests.websocket._server import frame
-from trio_csp_websocket.client.failures import error_text
+from trio_csp_websocket.network.failures import error_text
 
 if TYPE_CHECKING:
     import ssl
@@ -191,7 +191,7 @@ async def test_a_socket_where_nobody_listens_any_more_is_named(path: str) -> Non
 
 
 async def test_a_file_and_a_folder_are_no_sockets(path: str) -> None:
-    Path(path).write_text("no socket")
+    await trio.Path(path).write_text("no socket")
     for wrong in (path, "."):
         error = await failure(unix_socket=wrong)
         assert str(error).startswith(f"cannot connect to {URL}: the Unix socket {wrong}: ")
@@ -204,8 +204,8 @@ async def test_a_server_whose_queue_is_full_is_named(url: str, path: str) -> Non
     with socket.socket(AF_UNIX) as full, contextlib.ExitStack() as waiting:
         full.bind(path)
         full.listen(0)
-        with pytest.raises(BlockingIOError):
-            for _ in range(100):
+        with contextlib.suppress(BlockingIOError):
+            while True:
                 client = waiting.enter_context(socket.socket(AF_UNIX))
                 client.setblocking(False)
                 client.connect(path)
@@ -275,10 +275,7 @@ async def test_the_policies_are_asked_about_the_path_made_absolute(path: str) ->
     assert [question[:2] for question in asked] == [
         ("websocket.connect", ""),
         ("websocket.connect.url", url),
-        *(
-            ("websocket.connect.address", name)
-            for name in dict.fromkeys((os.path.abspath(path), os.path.realpath(path)))
-        ),
+        *(("websocket.connect.address", name) for name in dict.fromkeys((absolute(path), real(path)))),
     ]
     assert {"url": url, "host": "app.test", "port": 81}.items() <= asked[2][2].items()
 
@@ -288,27 +285,35 @@ async def test_a_path_that_is_denied_is_not_connected_to_however_it_is_written(g
     async def refuse(_peer: Peer) -> None:
         pytest.fail("it was reached")
 
-    Path("link.sock").symlink_to(path)
-    Path("folder").symlink_to(".")
-    real = os.path.realpath(path)
-    scope = Scope([Policy("*", "*"), Policy("websocket.connect.address", real, "deny")])
+    await trio.Path("link.sock").symlink_to(path)
+    await trio.Path("folder").symlink_to(".")
+    denied = real(path)
+    scope = Scope([Policy("*", "*"), Policy("websocket.connect.address", denied, "deny")])
     async with serving(path, refuse):
         with security.context(scope=scope, strict=True), pytest.raises(PermissionDeniedError) as caught:
             await websocket.connect(URL, unix_socket=given).__aenter__()
-    said = f"connections to {URL} are not allowed: websocket.connect.address is denied for {real}"
+    said = f"connections to {URL} are not allowed: websocket.connect.address is denied for {denied}"
     assert str(caught.value) == said
-    assert caught.value.details == {"url": URL, "addresses": (real,)}
+    assert caught.value.details == {"url": URL, "addresses": (denied,)}
 
 
 async def test_a_link_that_is_denied_is_not_followed(path: str) -> None:
-    Path("link.sock").symlink_to(path)
-    scope = Scope([Policy("*", "*"), Policy("websocket.connect.address", os.path.abspath("link.sock"), "deny")])
+    await trio.Path("link.sock").symlink_to(path)
+    scope = Scope([Policy("*", "*"), Policy("websocket.connect.address", absolute("link.sock"), "deny")])
     async with serving(path, greet):
         with security.context(scope=scope, strict=True):
             with pytest.raises(PermissionDeniedError):
                 await websocket.connect(URL, unix_socket="link.sock").__aenter__()
             async with websocket.connect(URL, unix_socket=path) as client:
                 assert client.remote == path
+
+
+def absolute(path: str) -> str:
+    return str(Path.cwd() / path)
+
+
+def real(path: str) -> str:
+    return str(Path(path).resolve())
 
 
 def redirecting(*locations: str) -> Callable[[Peer], Awaitable[None]]:
@@ -326,11 +331,13 @@ def redirecting(*locations: str) -> Callable[[Peer], Awaitable[None]]:
 
 
 async def test_a_redirect_on_the_same_server_is_asked_for_at_the_same_path(path: str) -> None:
-    async with serving(path, redirecting("/a", "ws://app.test:80/b")):
-        async with websocket.connect(URL, unix_socket=path, host_header="host.test") as client:
-            assert await greeting(client) == "GET /b HTTP/1.1, Host: host.test"
-            assert client.url == "ws://app.test/b"
-            assert client.remote == path
+    async with (
+        serving(path, redirecting("/a", "ws://app.test:80/b")),
+        websocket.connect(URL, unix_socket=path, host_header="host.test") as client,
+    ):
+        assert await greeting(client) == "GET /b HTTP/1.1, Host: host.test"
+        assert client.url == "ws://app.test/b"
+        assert client.remote == path
 
 
 @pytest.mark.parametrize("location", ["ws://other.test/", "ws://app.test:81/", "wss://app.test/", "//127.0.0.1/"])
