@@ -333,5 +333,5 @@ def test_a_proxy_that_is_malformed_is_invalid_and_told_without_credentials(url: 
     assert str(error).startswith("proxy ")
     assert says in str(error)
     assert "SECRET" not in str(error)
-    with pytest.raises(InvalidError, match="^the environment variable x "):
+    with pytest.raises(InvalidError, match=r"^the environment variable x "):
         parse_proxy(url, setting="the environment variable x")
