@@ -75,11 +75,11 @@ def _is_local(target: Target) -> bool:
 
 def _variable(name: str) -> _Setting | None:
     """Return an environment variable, in lower case if it is set so, else in upper case; None if it is not set."""
-    upper = name.upper()
-    for written in (name, upper):
-        # A web server that runs a program by CGI sets HTTP_PROXY to a header of the request (RFC 3875, section 4.1.18).
-        if written == "HTTP_PROXY" and "REQUEST_METHOD" in os.environ:
-            continue
+    # A web server that runs a program by CGI sets HTTP_PROXY to a header of the request (RFC 3875, section 4.1.18). On
+    # Windows, where variables have no case, all of them are listed in upper case.
+    if name == "http_proxy" and "REQUEST_METHOD" in os.environ and name not in list(os.environ):
+        return None
+    for written in (name, name.upper()):
         value = os.environ.get(written)
         if value is not None:
             return _Setting(f"the environment variable {written}", value.strip())
@@ -144,9 +144,9 @@ def _matches(entry: str, target: Target, name: str) -> bool:
     parts = _ENTRY.fullmatch(entry)
     if parts is None or (parts["port"] and not 1 <= int(parts["port"]) <= _MAX_PORT):
         raise InvalidError(problem)
-    if parts["port"] and int(parts["port"]) != target.port:
-        return False
-    return _is_host((parts["bare"] or parts["address"] or parts["host"]).lower(), target.host, problem)
+    # Whether it is well formed is checked for any port.
+    is_host = _is_host((parts["bare"] or parts["address"] or parts["host"]).lower(), target.host, problem)
+    return is_host and (not parts["port"] or int(parts["port"]) == target.port)
 
 
 def _is_host(host: str, target_host: str, problem: str) -> bool:
@@ -170,6 +170,7 @@ def _is_host(host: str, target_host: str, problem: str) -> bool:
 
 def _is_in_network(entry: str, host: str, problem: str) -> bool:
     address, _, length = entry.partition("/")
+    address = re.sub(r"^\[(.*)\]$", r"\1", address)
     if _SHORT_ADDRESS.fullmatch(address):
         address += ".0" * (3 - address.count("."))
     try:

@@ -80,6 +80,8 @@ class ResponseReader:
         """The same as bytes for `parse_headers`, which take a fraction of an object's memory."""
         self.deflate: DeflateParameters | None = None
         """How messages are compressed, if the answer agrees to it."""
+        self.earlier_secrets: Secrets | None = None
+        """What may be secret in the requests whose redirects led to this one."""
 
     def request_sent(self, request: bytes) -> None:
         """Take note of the request: its key determines the answer."""
@@ -271,6 +273,7 @@ class ResponseReader:
         return Secrets(
             self._request.target.decode("latin-1"),
             [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
+            self.earlier_secrets,
         )
 
     def _details(self, status: int, body: bytes) -> dict[str, object]:
