@@ -438,6 +438,7 @@ WRONG_SOCKS5 = [
     Wrong("connect", b"\x00\x5a\x00\x00\x00\x00\x00\x00\x00\x00"),
     Wrong("connect", socks5_answer(0, bytes([0, 0, 0, 0, 0, 0, 0]))),
     Wrong("connect", socks5_answer(0, bytes([2, 0, 0, 0, 0, 0, 0]))),
+    Wrong("connect", socks5_answer(0, bytes([3, 2, 0xFF, 0xFE, 0, 80]))),
     Wrong("connect", socks5_answer(0, bytes([255, 0, 0, 0, 0, 0, 0]))),
 ]
 

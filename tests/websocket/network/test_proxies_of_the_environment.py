@@ -301,7 +301,11 @@ async def test_a_malformed_exception_is_named(entry: str, monkeypatch: pytest.Mo
 def system_settings(monkeypatch: pytest.MonkeyPatch, *bypassed: str, **settings: str) -> None:
     """Let a system like Windows or macOS have settings."""
     monkeypatch.setattr("urllib.request.getproxies", lambda: settings)
-    monkeypatch.setattr("urllib.request.proxy_bypass", lambda host: host in bypassed)
+
+    def bypass(host: str) -> bool:
+        return host in bypassed
+
+    monkeypatch.setattr("urllib.request.proxy_bypass", bypass)
 
 
 @pytest.mark.parametrize(
