@@ -332,7 +332,7 @@ async def test_the_systems_settings_count_where_no_variable_does(
         async with websocket.connect(url):
             pytest.fail("connected")
     assert place(names, sockets) == expected
-    assert ("system's proxy settings" in str(caught.value)) == expected.startswith("proxy.test")
+    assert ("system's proxy setting" in str(caught.value)) == expected.startswith("proxy.test")
 
 
 async def test_of_a_variable_and_the_systems_settings_the_variable_counts(monkeypatch: pytest.MonkeyPatch) -> None:
