@@ -215,7 +215,9 @@ class Trial:
         if answer is None:
             answer = functools.partial(_accepting, takeover=self._takeover)
         self._server = AnsweringServer(answer, closing=closing, pongs=pongs, nursery=self._nursery)
-        options |= self._options_of_the_way()
+        if self._way == "redirect":
+            self._first = Server(b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n")
+        options.update(self._way_options())
         if self._listener is None:
             if self._way == "dial":
                 return websocket.connect(URL, nursery=nursery, **options)
@@ -227,23 +229,23 @@ class Trial:
             self._nursery.start_soon(
                 carry, self.link, self._listener, self._server, self._proxy, name=f"{SERVER_TASK} the link"
             )
+        url = f"{'wss' if self.link == 'tls' else 'ws'}://server.test/feed"
+        return websocket.connect(url, nursery=nursery, **options)
+
+    def _way_options(self) -> ConnectOptions:
+        """Return the options that say how the server is reached."""
+        options: ConnectOptions = {}
+        if self._way == "dial":
+            options["dial"] = self._dial
+        elif self._way == "unix socket":
+            options["unix_socket"] = self._path
         if self.link == "tls":
             options["ssl_context"] = contexts()[1]
         if self._proxy is not None:
             options["proxy"] = self._proxy.url(credentials="user:pass", host="proxy.test")
             if self._proxy.protocol == "https":
                 options["proxy_ssl_context"] = contexts_of_proxies()[1]
-        url = f"{'wss' if self.link == 'tls' else 'ws'}://server.test/feed"
-        return websocket.connect(url, nursery=nursery, **options)
-
-    def _options_of_the_way(self) -> ConnectOptions:
-        if self._way == "redirect":
-            self._first = Server(b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n")
-        elif self._way == "dial":
-            return {"dial": self._dial}
-        elif self._way == "unix socket":
-            return {"unix_socket": self._path}
-        return {}
+        return options
 
     async def _reach(self) -> Transport:
         """Return a stream in memory to the server, or first to that which redirects to it."""

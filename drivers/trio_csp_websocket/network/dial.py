@@ -15,7 +15,7 @@ from trio.lowlevel import disable_ki_protection
 
 from csp.errors import ConnectionTimeoutError, Error, InvalidTypeError, Kind, shown
 from trio_csp_websocket.network.addresses import check_address
-from trio_csp_websocket.network.environment import environment_proxy
+from trio_csp_websocket.network.environment import environment_proxy, is_excepted_by_system
 from trio_csp_websocket.network.failures import not_connected, system_errors
 from trio_csp_websocket.network.proxy import Proxy
 from trio_csp_websocket.network.securing import secured, server
@@ -51,6 +51,7 @@ def with_proxy(route: Route, target: Target) -> Route:
     proxy = environment_proxy(target) if route.proxy is True else route.proxy
     if not isinstance(proxy, Proxy):
         return replace(route, proxy=False)
+    import trio_csp_websocket.network.tunnel  # noqa: F401, PLC0415  # and with it h11 and python-socks
 
     return replace(route, proxy=proxy)
 
@@ -85,7 +86,8 @@ async def _reach(target: Target, route: Route, progress: Progress) -> tuple[Tran
     if route.unix_socket is not None:
         transport = await _open_unix_socket(route.unix_socket, target, progress)
         return transport, f"the Unix socket {route.unix_socket} took the connection"
-    if isinstance(route.proxy, Proxy):
+    progress.waits_for = lambda: "the system did not say whether its settings take the server out"
+    if isinstance(route.proxy, Proxy) and not await is_excepted_by_system(route.proxy, target):
         # Here, because few need it; it is loaded by now.
         from trio_csp_websocket.network.tunnel import open_tunnel  # noqa: PLC0415
 

@@ -60,7 +60,7 @@ class Secrets:
             found.update(_of_header(name.lower(), value))
         # The longest first: a part of one may be another.
         secrets = {secret.lower() for secret in found if len(secret) >= _MIN_CHARACTERS}
-        self._secrets = sorted(secrets, key=lambda secret: (-len(secret), secret))
+        self._secrets: list[str] = sorted(secrets, key=lambda secret: (-len(secret), secret))
 
     def hidden(self, text: str, *, cut: bool = False) -> str:
         """Return a text with ``...`` in place of each secret, in any case; "" if it has one in an encoded form.
