@@ -12,6 +12,7 @@ From the bottom:
 - `client`: an endpoint that connected
 - `connect`: dial, shake hands, and keep the connection inside a block
 - `backoff`: whether and when to connect again
+- `line`: passes on the messages of one connection after another
 - `keeper`: one connection after another
 - `feed`: what an application holds of many connections, one after another
 - `reconnecting`: makes a feed

@@ -1,19 +1,8 @@
-"""What keeps a feed connected: one connection after another, and one line of messages from all of them.
+"""What keeps a feed connected: one connection after another.
 
 Two tasks. One, `Keeper.run`, makes one attempt after another: connect, subscribe, wait until the connection has ended,
 wait. Each attempt enters a `Connecting` of its own, so nothing of a connection outlives its attempt, and the security
-policies are checked each time.
-
-The other, `Keeper._pass_on`, moves messages from the connection's channel to the feed's, through a *line*: what was
-taken from the connection, and is not in the feed's channel yet. A consumer that does not receive, perhaps because it
-waits in `Feed.send` for a connection, must not keep the first task from making one. So when a connection ends, all that
-it has received is set aside in the line, and the next attempt begins at once. The line is bounded: while it still holds
-what an earlier connection left, nothing is taken from a new one, which then stops reading; and if that one is lost too,
-what it has received is dropped, and counted in the gap. Nothing is set aside of a connection after which the feed ends:
-its messages are passed on as the consumer receives.
-
-Few large messages fill the memory before they fill the feed's channel. So that counts as full as well while the read
-limit waits in it, as it is in memory: see ``connection/backlog``.
+policies are checked each time. The other passes on what connections receive: see ``client/line``.
 
 Other tasks stop it in two ways. `Keeper.close` notes code and reason in ``_closing``, and cancels what the first task
 does with its connection; that task then closes the connection, and ends. If there is no connection, the whole of it is
@@ -23,11 +12,9 @@ cancelled. A consumer stops the feed by closing its channel.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Awaitable
 from datetime import UTC, datetime
-from sys import getsizeof
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeGuard, cast, final
+from typing import TYPE_CHECKING, TypeAlias, cast, final
 
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
@@ -36,44 +23,21 @@ import csp
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Error, InvalidError, InvalidTypeError, Kind
 from trio_csp_websocket.client.backoff import Backoff, may_come_back, retry_after
 from trio_csp_websocket.client.connect import Connecting, Dial
-from trio_csp_websocket.connection.backlog import Backlog, call_when_drained
-from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES
+from trio_csp_websocket.client.line import Line
 from trio_csp_websocket.protocol.constants import CloseCode
-from trio_csp_websocket.protocol.decoder import MAX_INFLATED_BYTES
-from trio_csp_websocket.protocol.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.client.options import Options
+    from trio_csp_websocket.protocol.messages import Message
     from trio_csp_websocket.protocol.url import Target
 
 Subscribe: TypeAlias = "Callable[[Client], Awaitable[object]]"
 """Asks the server of a new connection for the messages that the application wants."""
 
 _STATES_KEPT = 16
-
-# Of what a connection has received when it ends, what is more than twice the read limit and this is dropped. It is more
-# than a connection ever has: but if it ends in the middle of a compressed block, which is parsed only as its messages
-# are taken, any number may come out of that.
-_SET_ASIDE_BYTES = 4 * (READ_AHEAD_BYTES + MAX_INFLATED_BYTES)
-
-
-class _Lost(NamedTuple):
-    """How and when the last connection ended whose messages are in the line, or were."""
-
-    error: ConnectionFailedError | None
-    code: int | None
-    reason: str | None
-    at: float
-    """When the latest connection ended."""
-    seconds: float = 0.0
-    """How long there was no connection before that, since messages are missing."""
-    attempts: int = 0
-    """How many attempts there were before that."""
-    dropped: int = 0
-    """How many messages were received since, and dropped."""
 
 
 @final
@@ -97,9 +61,8 @@ class Keeper:
         *,
         dial: Dial | None = None,
     ) -> None:
-        self.channel: csp.Channel[Message | csp.Gap] = csp.Channel[Message | csp.Gap](
-            options.connection.channel_capacity
-        )
+        self._line = Line(options.connection, late=self._end_late)
+        self.channel: csp.Channel[Message | csp.Gap] = self._line.channel
         """The messages and gaps; closed when the feed has ended."""
         self.states: csp.Channel[csp.ConnectionState] = csp.Channel[csp.ConnectionState](
             _STATES_KEPT, overflow="drop_oldest"
@@ -131,28 +94,10 @@ class Keeper:
         self._attempts = 0
         # How long the connection of the latest attempt was open; 0 if there was none.
         self._lasted_seconds = 0.0
-        # How and when the last connection ended from which messages were passed on.
-        self._lost: _Lost | None = None
         # The client of the latest connection, also while that is still subscribing.
         self._latest: Client | None = None
-        # The client whose messages are passed on.
-        self._source: Client | None = None
-        # What was taken from it, and is not in the channel yet.
-        self._line: deque[Message | csp.Gap] = deque()
-        # How many values were put into it, and how many large messages it has.
-        self._put_into_line = 0
-        self._large_in_line = 0
-        # Of what waits in the channel. Values have the numbers in which they were put into the line.
-        self._backlog = Backlog(options.connection.read_limit_bytes, options.connection.channel_capacity)
-        self._set_aside_bytes = 2 * options.connection.read_limit_bytes + _SET_ASIDE_BYTES
-        # Whether the line is being sent; then one value is not in it.
-        self._sending = False
-        # Whether the line still holds what came before the messages of `_source`.
-        self._behind = False
-        # Around what the task that passes on waits for; cancelled when `_source` has changed, or has ended.
-        self._passing = trio.CancelScope()
-        # Set, and replaced, when that task has emptied the line, set a connection's messages aside, or ended.
-        self._passed = trio.Event()
+        # What ends the feed, once the last connection has ended.
+        self._final_error: Error | None = None
 
     @property
     def client(self) -> Client | None:
@@ -209,16 +154,16 @@ class Keeper:
 
     async def _pass_on_rest(self, cause: Exception | None) -> None:
         """End the feed because of ``cause``, and wait until what was received is in the channel."""
-        if self._lost is not None and self._lost.dropped:
-            # No connection came after those that were dropped.
-            self._put(_gap(self._lost, trio.current_time(), self._attempts))
-            self._passing.cancel()
-        if self._line_waits():
+        self._line.end(trio.current_time(), self._attempts)
+        if self._line.waits:
             self._end(cause)
         else:
             self.cause = cause
-        while self._line_waits() and not self.channel.closed:
-            await self._passed.wait()
+        await self._line.wait_sent()
+
+    def _end_late(self) -> None:
+        """Note that the feed has ended although messages of its last connection wait for room."""
+        self._end(self._final_error)
 
     def _end(self, cause: Exception | None) -> None:
         """Note that the feed has ended, unless it has before."""
@@ -298,17 +243,14 @@ class Keeper:
         self.changed.set()
         self.changed = trio.Event()
         attempts, self._attempts = self._attempts, 0
-        if self._lost is not None:
-            self._put(_gap(self._lost, opened_at, attempts))
-            self._lost = None
-        self._behind = self._line_waits()
-        self._source = client
-        self._passing.cancel()
+        self._line.follow(client, opened_at, attempts)
         await client._connection.wait_ended()  # noqa: SLF001  # applications have `wait_closed`
         self._lasted_seconds = trio.current_time() - opened_at
-        self._passing.cancel()
-        while self._source is client and not self.channel.closed:
-            await self._passed.wait()
+        another = may_come_back(client.error, _ending_code(client))
+        if not another:
+            self._final_error = client.error
+        self._line.source_ended(another=another)
+        await self._line.wait_taken(client)
 
     @staticmethod
     @disable_ki_protection
@@ -326,134 +268,9 @@ class Keeper:
     async def _pass_on(self) -> None:
         """Pass messages on until the consumer closes the channel."""
         try:
-            while True:
-                if self._source is not None and self._source.close_code is not None:
-                    self._send_now()
-                    if _may_come_back(self._source):
-                        await self._set_aside(self._source)
-                    elif self._line or self._too_much_waits():
-                        self._end(self._source.error)
-                with trio.CancelScope() as self._passing:
-                    await self._pass_some()
+            await self._line.run()
         except csp.ChannelClosedError:
             self._stop(CloseCode.NORMAL, "")
-        finally:
-            self._note_passed()
-
-    async def _pass_some(self) -> None:
-        """Empty the line; or, if it is empty, take what the connection has received."""
-        if self._too_much_waits():
-            await self._wait_for_room()
-        elif self._line:
-            self._sending = True
-            try:
-                await self._send_some()
-            finally:
-                self._sending = False
-            if not self._line:
-                self._behind = False
-                self._note_passed()
-        elif self._source is None:
-            await trio.sleep_forever()
-        else:
-            messages = self._source.channel()
-            received = await messages.receive()
-            if received.ok:
-                self._put(received.value)
-                # Only those that are there now: each message taken makes room for one that the connection has read
-                # already, so emptying the channel would collect all of these as well.
-                for _ in range(len(messages)):
-                    if self._large_in_line:
-                        break
-                    self._put(messages.receive_nowait().value)
-            elif self._source.close_code is None:
-                await self._source.close()  # a user has closed its channel, and so wants no more
-            elif not _may_come_back(self._source):
-                self._source = None
-                self._note_passed()
-
-    async def _set_aside(self, client: Client) -> None:
-        """Take all that a connection has received, which has ended; drop it if the line is behind."""
-        at = trio.current_time()
-        behind = self._behind and bool(self._line)
-        size = dropped = 0
-        while (received := await client.channel().receive()).ok:
-            if behind or size > self._set_aside_bytes:
-                dropped += 1
-            else:
-                size += getsizeof(received.value.data)
-                self._put(received.value)
-            del received  # or what is dropped would be kept while the next message is waited for
-        if behind:
-            # Nobody was told of this connection: its gap is not needed, and the next one counts from the one before.
-            gap = cast("csp.Gap", self._line.pop())
-            self._put_into_line -= 1
-            dropped += gap.missed or 0
-            self._lost = _Lost(gap.error, gap.code, gap.reason, at, gap.seconds, gap.attempts, dropped)
-        else:
-            self._lost = _Lost(client.error, client.close_code, client.close_reason, at, dropped=dropped)
-        self._source = None
-        self._note_passed()
-
-    async def _send_some(self) -> None:
-        """Send the line; if it has large messages, only the first value."""
-        if not self._large_in_line:
-            await self.channel.send_many(self._line)
-        else:
-            await self.channel.send(self._line[0])
-            self._note_sent()
-
-    def _send_now(self) -> None:
-        """Send what the channel has room for."""
-        with contextlib.suppress(trio.WouldBlock):
-            while self._line and not self._too_much_waits():
-                self.channel.send_nowait(self._line[0])
-                self._note_sent()
-
-    def _note_sent(self) -> None:
-        """Take the first value out of the line: it is in the channel."""
-        value = self._line.popleft()
-        if self._is_large(value):
-            self._large_in_line -= 1
-            self._backlog.add((value,), self._sent)
-
-    def _put(self, value: Message | csp.Gap) -> None:
-        """Put a value into the line."""
-        self._line.append(value)
-        self._put_into_line += 1
-        if self._is_large(value):
-            self._large_in_line += 1
-
-    def _is_large(self, value: Message | csp.Gap) -> TypeGuard[Message]:
-        """Whether it is a message so large that its bytes have to be counted."""
-        return isinstance(value, Message) and len(value.data) > self._backlog.unmeasured_bytes
-
-    def _too_much_waits(self) -> bool:
-        """Whether so many bytes wait in the channel that it counts as full."""
-        if self._backlog.too_large:
-            self._backlog.forget(self._sent - len(self.channel))
-        return self._backlog.too_large and not self.channel.closed
-
-    async def _wait_for_room(self) -> None:
-        """Wait until fewer bytes wait in the channel than now, when there are too many."""
-        drained = trio.Event()
-        call_off = call_when_drained(self.channel, self._sent - self._backlog.first, drained.set)
-        try:
-            await drained.wait()
-        finally:
-            call_off()
-
-    @property
-    def _sent(self) -> int:
-        """How many values were sent to the channel, while none is being sent."""
-        return self._put_into_line - len(self._line)
-
-    def _line_waits(self) -> bool:
-        return self._sending or bool(self._line)
-
-    def _note_passed(self) -> None:
-        self._passed.set()
-        self._passed = trio.Event()
 
     def _set_state(self, state: csp.ConnectionState) -> None:
         self.state = state
@@ -461,21 +278,10 @@ class Keeper:
             self.states.send_nowait(state)
 
 
-def _gap(lost: _Lost, opened_at: float, attempts: int) -> csp.Gap:
-    seconds = lost.seconds + opened_at - lost.at
-    missed = lost.dropped or None
-    return csp.Gap(lost.error, seconds, lost.attempts + attempts, missed, lost.code, lost.reason)
-
-
 def _ending_code(client: Client) -> int | None:
     """Return the close code that decides whether to come back."""
     # If the user closed the client, the code is only that of the server's answer, and does not matter.
     return CloseCode.NORMAL if client.closing else client.close_code
-
-
-def _may_come_back(client: Client) -> bool:
-    """Return whether another connection may follow one that has ended, and so needs room for what it receives."""
-    return may_come_back(client.error, _ending_code(client))
 
 
 def _caused_by_ending(error: Exception) -> bool:
