@@ -94,21 +94,21 @@ class Line:
 
     # What the task that connects calls -------------------------------------------------------------------------------
 
-    def follow(self, client: Client, opened_at: float, attempts: int) -> None:
-        """Pass on the messages of a new connection; ahead of them a gap, if there was a connection before.
+    def follow(self, client: Client, opened_at: float, attempts: int) -> csp.Gap | None:
+        """Pass on the messages of a new connection; ahead of them a gap, which is returned, if there was one before.
 
         Args:
             client: its client.
             opened_at: when it was opened.
             attempts: how many attempts it took.
         """
-        if self._lost is not None:
-            self._put(_gap(self._lost, opened_at, attempts))
-            self._lost = None
+        gap = None if self._lost is None else self._put_gap(self._lost, opened_at, attempts)
+        self._lost = None
         self._behind = self.waits
         self._source = client
         self._another = None
         self._passing.cancel()
+        return gap
 
     def follows(self, client: Client) -> bool:
         """Whether the messages of this client are not all taken yet."""
@@ -128,16 +128,17 @@ class Line:
         while self._source is client and not self.channel.closed:
             await self._passed.wait()
 
-    def end(self, ended_at: float, attempts: int) -> None:
-        """Note that no connection will follow; if messages were dropped, a gap tells of them.
+    def end(self, ended_at: float, attempts: int) -> csp.Gap | None:
+        """Note that no connection will follow; if messages were dropped, a gap tells of them, which is returned.
 
         Args:
             ended_at: when that was clear.
             attempts: how many attempts there were after the last connection.
         """
-        if self._lost is not None and self._lost.dropped:
-            self._put(_gap(self._lost, ended_at, attempts))
-            self._passing.cancel()
+        if self._lost is None or not self._lost.dropped:
+            return None
+        self._passing.cancel()
+        return self._put_gap(self._lost, ended_at, attempts)
 
     @property
     def waits(self) -> bool:
@@ -257,6 +258,13 @@ class Line:
         if self._is_large(value):
             self._large += 1
 
+    def _put_gap(self, lost: _Lost, opened_at: float, attempts: int) -> csp.Gap:
+        seconds = lost.seconds + opened_at - lost.at
+        missed = lost.dropped or None
+        gap = csp.Gap(lost.error, seconds, lost.attempts + attempts, missed, lost.code, lost.reason)
+        self._put(gap)
+        return gap
+
     def _is_large(self, value: Message | csp.Gap) -> TypeGuard[Message]:
         """Whether it is a message so large that its bytes have to be counted."""
         return isinstance(value, Message) and len(value.data) > self._backlog.unmeasured_bytes
@@ -284,9 +292,3 @@ class Line:
     def _note_passed(self) -> None:
         self._passed.set()
         self._passed = trio.Event()
-
-
-def _gap(lost: _Lost, opened_at: float, attempts: int) -> csp.Gap:
-    seconds = lost.seconds + opened_at - lost.at
-    missed = lost.dropped or None
-    return csp.Gap(lost.error, seconds, lost.attempts + attempts, missed, lost.code, lost.reason)
