@@ -133,9 +133,7 @@ class Keeper:
     @property
     def client(self) -> Client | None:
         """The client of the open connection; None while there is none, or it is still subscribing."""
-        if self._client is None or self._client.close_code is not None or self._reconnecting:
-            return None
-        return self._client
+        return self._client if self._client is not None and self._client.close_code is None else None
 
     @property
     def shown_url(self) -> str:
