@@ -63,6 +63,16 @@ def failing(error: BaseException, *, times: int = 1) -> Callable[[], str]:
     return url
 
 
+def noting(asked: list[Error]) -> websocket.Retry:
+    """Return a rule that notes what it is asked about, and always comes back."""
+
+    def retry(error: Error) -> bool:
+        asked.append(error)
+        return True
+
+    return retry
+
+
 # What is asked for ----------------------------------------------------------------------------------------------------
 
 
@@ -202,8 +212,9 @@ async def test_a_function_that_takes_too_long_is_a_failed_attempt(
     async with reconnecting(url, headers=headers, max_attempts=2, **WAITS) as feed:
         with pytest.raises(ConnectionTimeoutError, match=said) as caught:
             await feed.receive_value()
-        assert feed.channel().cause is not None
-        assert isinstance(feed.channel().cause.__cause__, trio.TooSlowError)
+        cause = feed.channel().cause
+        assert cause is not None
+        assert isinstance(cause.__cause__, trio.TooSlowError)
     assert caught.value.kind is Kind.TIMEOUT
     assert trio.current_time() == pytest.approx(7)
 
@@ -231,7 +242,7 @@ async def test_any_other_exception_ends_the_feed(bug: Exception, option: str, au
     served = Served(1)
     async with (
         testing.websocket_server(served),
-        reconnecting(url, headers=headers, retry=lambda error: not asked.append(error), **WAITS) as feed,
+        reconnecting(url, headers=headers, retry=noting(asked), **WAITS) as feed,
     ):
         await feed.wait_closed()
         assert feed.channel().cause is bug
@@ -260,7 +271,7 @@ async def test_what_a_function_returns_is_checked_as_the_option_is(
     asked: list[Error] = []
     async with (
         testing.websocket_server(Served(1)),
-        reconnecting(url, retry=lambda error: not asked.append(error), **options, **WAITS) as feed,
+        reconnecting(url, retry=noting(asked), **options, **WAITS) as feed,
     ):
         with pytest.raises(InvalidError, match=said):
             await feed.receive_value()
@@ -347,8 +358,9 @@ def test_a_function_whose_signature_is_not_known_is_taken() -> None:
 
 
 def test_no_error_shows_what_a_function_is_made_of() -> None:
+    wrong: Any = functools.partial(for_attempt, token="hunter2")
     with pytest.raises(InvalidTypeError) as caught:
-        reconnecting(functools.partial(for_attempt, token="hunter2"))
+        reconnecting(wrong)
     assert "hunter2" not in str(caught.value)
 
 
@@ -372,9 +384,10 @@ async def test_a_feed_can_be_ended_while_it_asks(option: str, how: str, autojump
     tasks = trio.lowlevel.current_statistics().tasks_living
     url: Any = asked_for_ever if option == "url" else URL
     headers: Any = asked_for_ever if option == "headers" else None
+    feed = reconnecting(url, headers=headers)
     try:
         with trio.CancelScope() as scope:
-            async with reconnecting(url, headers=headers) as feed:
+            async with feed:
                 await settled()
                 assert feed.state.name == "connecting"
                 if how == "close":

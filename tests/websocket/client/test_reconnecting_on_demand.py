@@ -435,8 +435,9 @@ async def test_a_feed_can_be_ended_while_what_a_connection_left_is_set_aside(
     how: str, autojump_clock: MockClock
 ) -> None:
     site = Site(saying(*[text("x")] * 40, ends=False))
+    feed = site.feed(channel_capacity=1)
     with trio.CancelScope() as scope:
-        async with site.feed(channel_capacity=1) as feed, trio.open_nursery() as nursery:
+        async with feed, trio.open_nursery() as nursery:
             await settled()
             nursery.start_soon(reconnect_or_not, feed)
             await trio.lowlevel.checkpoint()
