@@ -121,8 +121,8 @@ def test_the_table_of_close_codes_has_all_of_them_and_tells_what_becomes_of_each
 
 def test_the_table_of_endings_names_codes_kinds_and_what_may_be_retried() -> None:
     rows = table("endings.md", "| the connection ended by |")
-    assert len(rows) == 9
-    kinds = {"`None`", "UNAVAILABLE", "INTERNAL", "TIMEOUT"}
+    assert len(rows) == 10
+    kinds = {"`None`", "UNAVAILABLE", "INTERNAL", "TIMEOUT", "CANCELED"}
     assert {re.split("[,;]", row[2])[0] for row in rows} == kinds
 
 
