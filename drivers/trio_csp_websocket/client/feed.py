@@ -172,9 +172,9 @@ class Feed:
         """Drop the connection, and connect again at once: no wait, no failed attempt, ``retry`` is not asked.
 
         The server gets a close frame with 1001 if it can be written without waiting, and the socket is closed. What was
-        received is delivered, and behind it a `Gap`. Its ``error`` says that it was this call: kind CANCELED; its
-        ``code`` is 1006. ``url`` and ``headers`` are asked again. If there is no connection, a wait is cut short, and
-        an attempt is abandoned and begun again.
+        received is delivered as after any loss, and behind it a `Gap`. Its ``error`` says that it was this call: kind
+        CANCELED; its ``code`` is 1006. ``url`` and ``headers`` are asked again. If there is no connection, a wait is
+        cut short, and an attempt is abandoned and begun again.
 
         Returns when the next attempt begins: the old connection is dropped, and the state is ``"connecting"``. To wait
         for the new connection, use `states`, or `send` on it. Calls of many tasks at the same time make one attempt. It

@@ -7,7 +7,7 @@ what waits for the feed there would wait for ever, and has to ask `UserFunctions
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import trio
@@ -147,7 +147,7 @@ def function_of(name: str, given: object) -> Callable[[], object] | None:
         raise InvalidTypeError(
             f"{name} must be a value or a function without arguments that returns one, not {_what(given)}"
         )
-    if isinstance(given, str) or not callable(given):
+    if isinstance(given, str | Mapping) or not callable(given):
         return None
     _check_signature(name, given)
     return cast("Callable[[], object]", given)

@@ -344,7 +344,7 @@ def test_a_coroutine_in_place_of_a_function_is_refused_and_does_not_warn(option:
 )
 def test_options_are_checked_by_the_call_whatever_functions_return(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidError):
-        reconnecting(lambda: URL, headers=dict.copy.__get__({}), **options)
+        reconnecting(lambda: URL, headers=dict, **options)
 
 
 def test_a_function_whose_signature_is_not_known_is_taken() -> None:
@@ -355,6 +355,17 @@ def test_a_function_whose_signature_is_not_known_is_taken() -> None:
             return URL  # pragma: no cover  # it is not asked
 
     reconnecting(Odd())
+
+
+async def test_a_mapping_that_can_be_called_is_a_mapping(autojump_clock: MockClock) -> None:
+    class Odd(dict[str, str]):
+        def __call__(self) -> dict[str, str]:
+            raise AssertionError  # pragma: no cover  # it is not asked
+
+    served = Served(1)
+    async with testing.websocket_server(served), reconnecting(URL, headers=Odd(Authorization="a")) as feed:
+        await rest(feed)
+    assert served.tokens == ["a"]
 
 
 def test_no_error_shows_what_a_function_is_made_of() -> None:

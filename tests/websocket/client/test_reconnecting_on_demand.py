@@ -13,7 +13,7 @@ from csp import testing, websocket
 from csp.errors import ConnectionFailedError, Error, Kind, NoContextError
 from csp.websocket import Client, Gap, State, reconnecting
 from tests.websocket._peers import Peer, raw_server, until
-from tests.websocket._server import Server, close, details, text
+from tests.websocket._server import BINARY, COMPRESSED, Server, accepting, close, deflated, details, frame, text
 from tests.websocket.client._feed import Site, down, drained_states, rest, saying, settled, shape, unwilling
 
 if TYPE_CHECKING:
@@ -96,6 +96,35 @@ async def test_all_that_was_received_is_delivered_ahead_of_the_gap(
         await feed.reconnect()
         taken = await rest(feed)
     assert shape(taken) == [*(f"{number:05}" for number in range(1, 200)), 1, "back"]
+
+
+async def test_what_is_parsed_only_as_messages_are_taken_is_delivered_too(autojump_clock: MockClock) -> None:
+    connections = 0
+
+    async def serve(connection: testing.ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        extension = "Sec-WebSocket-Extensions: permessage-deflate"
+        await connection.send_bytes(accepting(connection.headers, extension))
+        if connections == 1:
+            compressed = frame(BINARY, deflated(bytes(100_000)), reserved=COMPRESSED)
+            await connection.send_bytes(compressed * 50)
+            await trio.sleep_forever()
+        await connection.send_bytes(close(1000))
+
+    compression = websocket.COMPRESSION.CONTEXT_TAKEOVER
+    async with (
+        testing.websocket_server(serve),
+        reconnecting(URL, channel_capacity=1, read_limit=200_000, compression=compression) as feed,
+    ):
+        await settled()
+        old = feed.client
+        assert old is not None
+        assert old._connection.decoder.paused
+        await feed.reconnect()
+        taken = await rest(feed)
+    assert [len(value) for value in taken if isinstance(value, bytes)] == [100_000] * (len(taken) - 1)
+    assert len(taken) == 51
 
 
 async def test_the_consumer_may_call_it_itself_with_its_channel_full(autojump_clock: MockClock) -> None:
