@@ -459,6 +459,49 @@ async def test_a_call_that_is_cancelled(early: bool, autojump_clock: MockClock) 
         assert feed.state.name == "open"
 
 
+@pytest.mark.parametrize("steps", range(25))
+async def test_a_call_may_be_cancelled_at_any_step(steps: int, autojump_clock: MockClock) -> None:
+    numbers = [str(number) for number in range(40)]
+    site = Site(saying(*map(text, numbers), ends=False))
+    async with site.feed(channel_capacity=2) as feed:
+        await settled()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed.reconnect)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await settled()
+        assert feed.state.name == "open"
+        await feed.send("a")
+        site.servers[-1].send(close(1000))
+        taken = await rest(feed)
+    assert shape(taken) == numbers + [1] * (len(site.servers) - 1)
+
+
+@pytest.mark.parametrize("steps", range(25))
+@pytest.mark.parametrize("how", ["close", "leave", "cancel", "raise"])
+async def test_a_feed_may_be_ended_at_any_step_of_a_call(how: str, steps: int, autojump_clock: MockClock) -> None:
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    site = Site(saying(*[text("x")] * 40, ends=False))
+    feed = site.feed(channel_capacity=2)
+    with contextlib.suppress(LookupError), trio.CancelScope() as scope:
+        async with csp.BackgroundNursery() as nursery, feed:
+            await settled()
+            nursery.start_soon(reconnect_or_not, feed)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            if how == "close":
+                await feed.close()
+            elif how == "cancel":
+                scope.cancel()
+            elif how == "raise":
+                raise LookupError
+    assert feed.state.name == "closed"
+    assert all(server.closed for server in site.servers)
+    assert trio.current_time() == 0
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+
 @pytest.mark.parametrize("how", ["close", "leave", "cancel"])
 async def test_a_feed_can_be_ended_while_what_a_connection_left_is_set_aside(
     how: str, autojump_clock: MockClock
