@@ -143,7 +143,7 @@ def function_of(name: str, given: object) -> Callable[[], object] | None:
             returned.
     """
     if isinstance(given, type) or inspect.iscoroutine(given):
-        # A class that derives from a mapping can be called too, but nobody wants what it returns.
+        # A class can be called as well, as `dict` to get no headers; but an object of it was meant.
         raise InvalidTypeError(
             f"{name} must be a value or a function without arguments that returns one, not {_what(given)}"
         )

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from csp import testing, websocket
+from csp import security, testing, websocket
 from csp.errors import (
     ConnectionFailedError,
     ConnectionTimeoutError,
@@ -21,6 +21,7 @@ from csp.errors import (
     InvalidTypeError,
     Kind,
     NoContextError,
+    PermissionDeniedError,
 )
 from csp.websocket import Gap, reconnecting
 from tests.websocket.client._feed import rest, settled
@@ -277,6 +278,20 @@ async def test_what_a_function_returns_is_checked_as_the_option_is(
             await feed.receive_value()
         assert isinstance(feed.channel().cause, InvalidError)
     assert asked == []
+
+
+async def test_policies_are_asked_about_the_url_of_each_attempt(autojump_clock: MockClock) -> None:
+    urls = [URL, f"{URL}denied"]
+    asked: list[Error] = []
+    policies = [security.Policy("websocket.connect", ""), security.Policy("websocket.connect.url", URL)]
+    served = Served(5)
+    async with testing.websocket_server(served):
+        with security.context(actor=security.Actor("alice"), scope=security.Scope(policies), strict=True):
+            async with reconnecting(lambda: urls.pop(0), retry=noting(asked), **WAITS) as feed:
+                assert await rest(feed) == ["hello 1"]
+                assert isinstance(feed.channel().cause, PermissionDeniedError)
+    assert served.paths == ["/"]
+    assert [error.details["code"] for error in asked] == [1012]
 
 
 async def test_what_fails_counts_as_attempts_of_the_gap_and_lengthens_the_waits(autojump_clock: MockClock) -> None:
