@@ -30,7 +30,7 @@ def found(url: str = "ws://server.test/") -> str | None:
 def system(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str], *bypassed: str) -> None:
     """Let the system's settings be these, as ``urllib.request`` reads them on Windows and macOS."""
     monkeypatch.setattr(urllib.request, "getproxies", lambda: dict(settings))
-    monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host in bypassed)
+    monkeypatch.setattr(urllib.request, "proxy_bypass", bypassed.__contains__)
 
 
 # The system's settings ------------------------------------------------------------------------------------------------
