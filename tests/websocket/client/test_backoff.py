@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csp.errors import ConnectionFailedError, Kind
@@ -290,6 +290,7 @@ def test_without_the_header_nothing_is_asked_for(error: ConnectionFailedError | 
     assert retry_after(error, NOW) is None
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.text() | st.text("0123456789:, +-SunNovGMT."), st.text())
 def test_no_header_is_an_error(value: str, date: str) -> None:
     asked_seconds = retry_after(refusal(retry_after=value, date=date), NOW)
