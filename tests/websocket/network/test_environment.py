@@ -30,7 +30,11 @@ def found(url: str = "ws://server.test/") -> str | None:
 def system(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str], *bypassed: str) -> None:
     """Let the system's settings be these, as ``urllib.request`` reads them on Windows and macOS."""
     monkeypatch.setattr(urllib.request, "getproxies", lambda: dict(settings))
-    monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host in bypassed)
+
+    def is_bypassed(host: str) -> bool:
+        return host in bypassed
+
+    monkeypatch.setattr(urllib.request, "proxy_bypass", is_bypassed)
 
 
 # The system's settings ------------------------------------------------------------------------------------------------
