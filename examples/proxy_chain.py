@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+from typing import cast
 
 signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C ends it at once, also while this loads
 
@@ -25,8 +26,7 @@ async def main(url: str, first: str, second: str) -> None:
             opened = await proxies.connect(host, port, timeout=math.inf)  # dial_timeout is the limit
         except ProxyError as error:
             raise OSError(str(error)) from error  # an attempt that has failed, and not an error of this program
-        stream: trio.abc.Stream = opened.trio_stream  # pyright: ignore[reportUnknownMemberType]  # TLS over what?
-        return stream
+        return cast("trio.abc.Stream", opened.trio_stream)  # pyright: ignore[reportUnknownMemberType]  # TLS over what?
 
     async with websocket.connect(url, dial=dial) as client:
         async for message in client:
