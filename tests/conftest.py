@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,12 @@ if TYPE_CHECKING:
 
 # Where the tests run in the background of a shell, they inherit a Ctrl-C that is ignored; some are about Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Who is behind a proxy can run the tests: no server of theirs is. What they start as a process inherits this.
+for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[variable]
+# Where the system has settings of its own (Windows, macOS), these do not count either.
+urllib.request.getproxies = urllib.request.getproxies_environment
 
 # Tests that repeat one thing very often. Measuring their coverage would double the time they take, and what they reach
 # is reached by others: the lines and branches are covered to 100 % without them.

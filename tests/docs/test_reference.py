@@ -67,7 +67,7 @@ def test_numbers_of_the_table_of_options_are_the_bounds() -> None:
         for value in (least - 1, most + 1):
             with pytest.raises(errors.InvalidError):
                 websocket.connect("wss://server.test/", **{option: value})  # type: ignore[arg-type]  # any option
-    assert checked == ["compression_threshold", "read_limit", "channel_capacity"]
+    assert checked == ["compression_threshold", "read_limit", "channel_capacity", "max_redirects"]
 
 
 @pytest.mark.parametrize("option", websocket.ConnectOptions.__annotations__)

@@ -169,7 +169,7 @@ def in_fragments(fragments: list[bytes]) -> bytes:
     return stream + compressed(HELLO)
 
 
-@examples(300)
+@examples(150)
 @given(fragmented())
 def test_a_compressed_message_is_the_same_in_any_fragments(drawn: Fragmented) -> None:
     one, other = (found(read(Ours(TAKEOVER), [in_fragments(fragments)])) for fragments in (drawn.one, drawn.other))

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.hostile import _bombs, _handshakes, _vanishing, _violations, _work
+from tests.hostile import _bombs, _handshakes, _proxies, _vanishing, _violations, _work
 from tests.hostile._attack import MIB, Attack, Certificates, carry_out, check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GROUPS = {
+    "Proxies": _proxies.ATTACKS,
     "Answers to the handshake": _handshakes.ATTACKS,
     "Violations of the protocol": _violations.ATTACKS,
     "Dying, stalling, closing": _vanishing.ATTACKS,

@@ -23,12 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
+    from csp.websocket import ConnectOptions
+
 MIB = 1 << 20
 DEFAULT_READ_LIMIT = 16 * MIB
 MAX_SECONDS = 50.0
 """A scenario that takes longer is given up, and fails."""
 
 _IMPATIENT = "100ms"
+
+
+def directly(url: str, certificates: Certificates | None) -> tuple[str, ConnectOptions]:
+    """Let the client connect to the hostile server itself."""
+    return url, {} if certificates is None else {"ssl_context": certificates.client}
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,9 @@ class Attack:
     name: str
     serve: Callable[[Peer], Awaitable[object]]
     """Does the misdeed. What the client sends afterwards is read to its end, unless the server closes the stream."""
+    reach: Callable[[str, Certificates | None], tuple[str, ConnectOptions]] = field(default=directly, kw_only=True)
+    """Tells how the client comes to the server, whose URL it is given: the URL to connect to, and options for that.
+    What is no WebSocket server itself, such as a proxy, has a way of its own."""
     says: str = ""
     """A pattern in the text of the error: what `connect` raises, or `client.error`. Empty for no error."""
     code: int | None = None
@@ -152,20 +162,22 @@ async def carry_out(attack: Attack, certificates: Certificates | None = None) ->
     options: dict[str, Any] = {"dial_timeout": None, "close_timeout": "1h", **attack.options}
     if attack.needs_timeout is not None:
         options[attack.needs_timeout] = _IMPATIENT
-    if certificates is not None:
-        options["ssl_context"] = certificates.showing if attack.shows_certificate else certificates.client
     error: Exception | None = None
     code: int | None = None
     received: list[str | bytes] = []
     tls = None if certificates is None else certificates.server
     async with raw_server(serve, tls=tls, limit_seconds=MAX_SECONDS) as url:
+        address, more = attack.reach(url, certificates)
+        options |= more
+        if certificates is not None and attack.shows_certificate:
+            options["ssl_context"] = certificates.showing
         listening = open_sockets()
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
         tracemalloc.start()
         start = time.perf_counter()
         try:
-            async with websocket.connect(url, **options) as client:
+            async with websocket.connect(address, **options) as client:
                 received = await attack.use(client)
                 await over.wait()
                 await until(lambda: open_sockets() == listening + attack.stays)

@@ -236,6 +236,8 @@ def refused(name: str, status: int, head: bytes, body: bytes, told: bytes, *, en
         says(status),
         retryable=status in RETRYABLE or status >= 500,
         details={"status": status, "body": told},
+        # What a redirect leads to is another table's.
+        options={"max_redirects": 0},
     )
 
 

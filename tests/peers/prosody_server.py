@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from tests.peers._listening import free_port, run_at
 
 CONFIGURATION = """
 run_as_root = true
@@ -26,25 +24,6 @@ consider_websocket_secure = true
 authentication = "anonymous"
 VirtualHost "localhost"
 """
-START_SECONDS = 20
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def wait_until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.02)
-        else:
-            return
-    raise SystemExit("prosody does not listen")
 
 
 def run(prosody: str) -> None:
@@ -56,19 +35,7 @@ def run(prosody: str) -> None:
         path = Path(folder, "prosody.cfg.lua")
         path.write_text(CONFIGURATION.format(folder=folder, port=port), encoding="utf-8")
         # In the foreground; it advises on its console which libraries it would like.
-        process = subprocess.Popen(
-            [prosody, "--config", str(path), "-F"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_until_it_listens(port, process)
-            print(json.dumps([port, version]), flush=True)
-            sys.stdin.read()
-        finally:
-            process.kill()
-            process.wait()
+        run_at(port, [prosody, "--config", str(path), "-F"], version)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ import contextlib
 import functools
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import trio
 import trustme
 
 from tests.websocket._network import AF_UNIX
+from tests.websocket._proxies import Conversation, OverError, Proxy
 from tests.websocket._server import CLOSE, PING, PONG, Server, close, frame
 
 if TYPE_CHECKING:
@@ -147,12 +148,24 @@ async def listen(path: str) -> trio.SocketListener:
     return trio.SocketListener(listening)
 
 
-async def carry(link: Link, listener: trio.SocketListener, server: Server) -> None:
-    """Accept a client, and carry what it and the server say from one to the other."""
+async def carry(link: Link, listener: trio.SocketListener, server: Server, proxy: Proxy | None = None) -> None:
+    """Accept a client, and carry what it and the server say from one to the other, maybe as a proxy."""
     tcp = await listener.accept()
-    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
+    if proxy is None:
+        await _carry(link, tcp, tcp, server)
+        return
+    conversation = Conversation(proxy, tcp)
+    try:
+        await proxy.open_tunnel(conversation)
+    except (OverError, trio.BrokenResourceError):
+        await conversation.close()
+    else:
+        await _carry(link, tcp, conversation.stream, server)
+
+
+async def _carry(link: Link, tcp: trio.SocketStream, stream: trio.abc.Stream, server: Server) -> None:
     if link == "tls":
-        stream = trio.SSLStream(tcp, contexts()[0], server_side=True, https_compatible=True)
+        stream = trio.SSLStream(stream, contexts()[0], server_side=True, https_compatible=True)
 
     async def inward() -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -162,7 +175,7 @@ async def carry(link: Link, listener: trio.SocketListener, server: Server) -> No
     async def outward() -> None:
         try:
             if isinstance(stream, trio.SSLStream):
-                await stream.do_handshake()
+                await cast("trio.SSLStream[trio.abc.Stream]", stream).do_handshake()
             while data := await server.stream.receive_some():
                 await stream.send_all(data)
             await tcp.send_eof()

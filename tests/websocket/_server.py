@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from csp.errors import Error
     from csp.websocket import Client
-    from trio_csp_websocket.client.options import Options
-    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -269,7 +269,7 @@ def connecting(
 ) -> Connecting:
     """Return what `connect` would, for a server in memory."""
 
-    async def dial_memory(_target: Target, _options: Options, _progress: Progress) -> Transport:
+    async def dial_memory(_target: Target, _route: Route, _progress: Progress) -> Transport:
         return StreamTransport(server.stream) if reach is None else await reach()
 
     return Connecting(parse_url(url), parse_options(options), nursery, reach=dial_memory)

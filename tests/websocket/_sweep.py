@@ -35,6 +35,7 @@ from tests.websocket._links import (
     listen,
 )
 from tests.websocket._peers import driver_tasks, open_sockets
+from tests.websocket._proxies import contexts as contexts_of_proxies
 from tests.websocket._server import (
     BINARY,
     CLOSE,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from email.message import Message as Headers
 
     from csp.websocket import Client
+    from tests.websocket._proxies import Proxy
     from trio_csp_websocket.client.connect import Connecting
     from trio_csp_websocket.client.options import ConnectOptions
 
@@ -88,6 +90,7 @@ class Trial:
     Args:
         link: what the client runs over.
         takeover: whether messages are compressed, with context takeover.
+        proxy: what the client connects through, if anything; not in memory.
         at: before which steps to interfere.
         deed: how; by default the operation is cancelled.
         deadline: cancel it after so many seconds instead.
@@ -98,6 +101,7 @@ class Trial:
         link: Link,
         *,
         takeover: bool = False,
+        proxy: Proxy | None = None,
         at: tuple[int, ...] = (),
         deed: Callable[[AnsweringServer], None] | None = None,
         deadline: float = math.inf,
@@ -129,6 +133,7 @@ class Trial:
         self._deed = deed
         self._deadline = deadline
         self._takeover = takeover
+        self._proxy = proxy
         self._must_end = False
         self._compressor = zlib.compressobj(wbits=-15)
         self._counter: Steps | None = None
@@ -141,7 +146,8 @@ class Trial:
 
     def __str__(self) -> str:
         when = f"at step {self.at}" if self.at else f"after {self._deadline} s"
-        return f"{self.kind} {when}, over {self.link}{', compressed' if self._takeover else ''}"
+        through = "" if self._proxy is None else f" through {self._proxy}"
+        return f"{self.kind} {when}, over {self.link}{through}{', compressed' if self._takeover else ''}"
 
     @property
     def kind(self) -> str:
@@ -199,9 +205,15 @@ class Trial:
         self._server = AnsweringServer(answer, closing=closing, pongs=pongs, nursery=self._nursery)
         if self._listener is None:
             return connecting(self._server, nursery=nursery, **options)
-        self._nursery.start_soon(carry, self.link, self._listener, self._server, name=f"{SERVER_TASK} the link")
+        self._nursery.start_soon(
+            carry, self.link, self._listener, self._server, self._proxy, name=f"{SERVER_TASK} the link"
+        )
         if self.link == "tls":
             options["ssl_context"] = contexts()[1]
+        if self._proxy is not None:
+            options["proxy"] = self._proxy.url(credentials="user:pass", host="proxy.test")
+            if self._proxy.protocol == "https":
+                options["proxy_ssl_context"] = contexts_of_proxies()[1]
         url = f"{'wss' if self.link == 'tls' else 'ws'}://server.test/feed"
         return websocket.connect(url, nursery=nursery, **options)
 

@@ -21,10 +21,10 @@ from csp.errors import (
     wrap,
 )
 from trio_csp_websocket.client.client import Client
-from trio_csp_websocket.client.dial import dial
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
-from trio_csp_websocket.client.progress import Progress
 from trio_csp_websocket.client.redirects import Way
+from trio_csp_websocket.network.dial import dial, with_proxy
+from trio_csp_websocket.network.progress import Progress
 from trio_csp_websocket.protocol.refusal import RedirectError
 from trio_csp_websocket.protocol.url import Target, parse_url
 
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.client.handshakes import Handshakes
     from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.transport.base import Address, Transport
 
 
 _logger = logging.getLogger("csp.websocket.client")
 
-Reach: TypeAlias = "Callable[[Target, Options, Progress], Awaitable[Transport]]"
+Reach: TypeAlias = "Callable[[Target, Route, Progress], Awaitable[Transport]]"
 """Opens the byte stream to a target, and tells what it waits for."""
 
 
@@ -127,6 +128,8 @@ class Connecting:
         self._reach = reach or dial
         self._used = False
         self._way = Way(target, options)
+        # When opening it has taken too long; None before the timeout has begun.
+        self._deadline: float | None = None
         self._handshakes: Handshakes | None = None
         self._connection: Connection
         self._client: Client
@@ -159,29 +162,36 @@ class Connecting:
         if self._used:
             raise NoContextError("this connect(...) was used before; call connect again for another connection")
         self._used = True
-        deadline = trio.current_time() + self._options.dial_timeout_seconds
-        while True:
-            try:
-                return await self._attempt(deadline)
-            except RedirectError as redirect:
-                self._follow(redirect)
-
-    async def _attempt(self, deadline: float) -> Client:
-        """Connect to where the way leads."""
-        self._check_allowed()
-        self._handshakes = None
-        _logger.debug("connecting to %s", self._way.target.shown)
         # Imported here, because trio-websocket, wsproto and h11 come with it and take longer to load than all the rest:
         # they are loaded with the first connection, and before the timeout begins, which they must not use up.
         from trio_csp_websocket.client.handshakes import Handshakes  # noqa: PLC0415
 
-        # A background nursery: its tasks raise nothing that a user should see.
+        while True:
+            try:
+                return await self._attempt(Handshakes)
+            except RedirectError as redirect:
+                self._follow(redirect)
+
+    async def _attempt(self, handshakes_class: type[Handshakes]) -> Client:
+        """Connect to where the way leads."""
+        self._check_allowed()
+        self._handshakes = None
         progress = Progress()
+        _logger.debug("connecting to %s", self._way.target.shown)
+        try:
+            route = self._way.options.route
+            if self._reach is dial:
+                route = with_proxy(route, self._way.target)
+        except ConnectionFailedError as error:
+            raise self._described(error, progress) from None
+        if self._deadline is None:
+            self._deadline = trio.current_time() + self._options.dial_timeout_seconds
+        # A background nursery: its tasks raise nothing that a user should see.
         self._background = BackgroundNursery()
         self._nursery = await self._background.__aenter__()
         try:
-            with trio.fail_at(deadline):
-                return await self._open(Handshakes, progress)
+            with trio.fail_at(self._deadline):
+                return await self._open(handshakes_class, route, progress)
         except trio.TooSlowError:
             await self._end_background()
             raise self._timed_out(progress) from None
@@ -190,12 +200,12 @@ class Connecting:
             raise
         except ConnectionFailedError as error:
             await self._end_background()
-            raise self._described(error) from error.__cause__
+            raise self._described(error, progress) from error.__cause__
         except BaseException as error:
             failure = await self._end_background()
             if failure is not None and isinstance(error, trio.Cancelled):
                 # trio-websocket's reader task has failed, which cancelled this one.
-                raise self._described(_broken(failure)) from failure
+                raise self._described(_broken(failure), progress) from failure
             raise
 
     async def _end_background(self) -> Exception | None:
@@ -208,29 +218,37 @@ class Connecting:
 
     def _timed_out(self, progress: Progress) -> ConnectionFailedError:
         if self._handshakes is not None and self._handshakes.refusal is not None:
-            return self._described(self._handshakes.refusal)
-        seconds = self._options.dial_timeout_seconds
+            return self._described(self._handshakes.refusal, progress)
+        seconds, missing = self._options.dial_timeout_seconds, progress.waits_for()
         error = ConnectionTimeoutError(
-            f"no connection to {self._way.shown} within {seconds:g} s: {progress.waits_for()}",
+            f"no connection to {self._shown(missing, progress)} within {seconds:g} s: {missing}",
             kind=Kind.INTERNAL,
             retryable=True,
-            details=self._way.details,
+            details=self._details(progress),
         )
         _logger.info("%s", error)
         return error
 
-    def _described(self, error: ConnectionFailedError) -> ConnectionFailedError:
+    def _described(self, error: ConnectionFailedError, progress: Progress) -> ConnectionFailedError:
         """Return an error of dialling or of the handshake, with the way to it added to its text and details."""
-        described = wrap(error, f"cannot connect to {self._way.shown}")
-        described.details = {**self._way.details, **error.details}
+        described = wrap(error, f"cannot connect to {self._shown(error.message, progress)}")
+        described.details = {**self._details(progress), **error.details}
         _logger.info("%s", described)
         return described
+
+    def _shown(self, text: str, progress: Progress) -> str:
+        """Return the way as a text has it; the proxy with it, unless the rest of the text speaks of that."""
+        proxy = progress.proxy
+        return self._way.shown + (f" through {proxy.shown}" if proxy is not None and proxy.shown not in text else "")
+
+    def _details(self, progress: Progress) -> dict[str, object]:
+        return self._way.details | ({} if progress.proxy is None else {"proxy": progress.proxy.url})
 
     def _follow(self, redirect: RedirectError) -> None:
         try:
             self._way.follow(redirect)
         except ConnectionFailedError as error:
-            raise self._described(error) from None
+            raise self._described(error, Progress()) from None
         _logger.info("redirected to %s", self._way.shown)
 
     def _check_allowed(self) -> None:
@@ -240,10 +258,10 @@ class Connecting:
         if not security.can("websocket.connect.url", self._way.target.url):
             raise PermissionDeniedError(f"connections to {self._way.shown} are not allowed", details=self._way.details)
 
-    async def _open(self, handshakes_class: type[Handshakes], progress: Progress) -> Client:
+    async def _open(self, handshakes_class: type[Handshakes], route: Route, progress: Progress) -> Client:
         """Connect and shake hands."""
         target, options = self._way.target, self._way.options
-        transport = await self._reach(target, options, progress)
+        transport = await self._reach(target, route, progress)
         handshakes = self._handshakes = handshakes_class(transport, options, self._nursery)
         progress.waits_for = handshakes.waits_for
         headers = list(options.headers)

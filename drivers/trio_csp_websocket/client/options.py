@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
-
-import trio
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
-from trio_csp_websocket.client.proxy import Proxy, parse_proxy
 from trio_csp_websocket.connection.settings import (
     Settings,
     Timeout,
@@ -23,18 +16,15 @@ from trio_csp_websocket.connection.settings import (
     parse_timeout,
     parse_whole_number,
 )
-from trio_csp_websocket.protocol.authority import normalized_host, normalized_ipv6, parse_place
+from trio_csp_websocket.network.route import Dial, Route, parse_route
+from trio_csp_websocket.protocol.authority import parse_place
 from trio_csp_websocket.protocol.headers import TOKEN, encoded_field, field_pairs
 
 if TYPE_CHECKING:
+    import os
+    import ssl
+
     from trio_csp_websocket.protocol.constants import Compression
-
-
-Dial: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
-"""An async function of host and port that returns a stream, which the connection then owns.
-
-An `OSError` out of it is a failed attempt, with its words in the text of the `ConnectionFailedError`.
-"""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -97,8 +87,6 @@ class ConnectOptions(TypedDict, total=False):
 _DEFAULT_DIAL_TIMEOUT = "30s"
 _DEFAULT_MAX_REDIRECTS = 10
 _MAX_MAX_REDIRECTS = 100
-# Of Linux; macOS takes 103.
-_MAX_SOCKET_PATH_BYTES = 107
 _DEFAULT_USER_AGENT = f"trio-csp/{csp.__version__}"
 _HANDSHAKE_HEADERS = frozenset(("host", "upgrade", "connection", "content-length", "transfer-encoding"))
 
@@ -113,14 +101,8 @@ class Options:
     protocols: tuple[str, ...] = field(repr=False)
     require_subprotocol: bool
     dial_timeout_seconds: float
-    ssl_context: ssl.SSLContext | None
-    server_hostname: str | None
     host_header: str | None
-    proxy: Proxy | bool
-    """True for what the environment names."""
-    proxy_ssl_context: ssl.SSLContext | None
-    unix_socket: str | None
-    dial: Dial | None
+    route: Route
     max_redirects: int
     connection: Settings
 
@@ -142,19 +124,6 @@ def parse_options(given: Mapping[str, object], *, others: Iterable[str] = ()) ->
             raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted((*known, *others)))}")
     protocols = _protocols(given.get("protocols"))
     require_subprotocol = _require_subprotocol(given.get("require_subprotocol", False), protocols)
-    proxy = _proxy(given.get("proxy", True))
-    unix_socket = _unix_socket(given.get("unix_socket"))
-    dial = _dial(given.get("dial"))
-    ways = [name for name, way in (("dial", dial), ("unix_socket", unix_socket)) if way is not None]
-    if isinstance(proxy, Proxy):
-        ways.append("proxy")
-    if len(ways) > 1:
-        raise InvalidError(f"{' and '.join(ways)} exclude each other: give one way to the server")
-    proxy_ssl_context = _context("proxy_ssl_context", given.get("proxy_ssl_context"))
-    if proxy_ssl_context is not None and (ways[:1] not in ([], ["proxy"]) or proxy is False):
-        raise InvalidError("proxy_ssl_context must not be given without a proxy")
-    if proxy_ssl_context is not None and isinstance(proxy, Proxy) and proxy.scheme != "https":
-        raise InvalidError(f"proxy_ssl_context must not be given for an {proxy.scheme}: proxy; write https:")
     return Options(
         headers=_headers(given),
         protocols=protocols,
@@ -162,58 +131,13 @@ def parse_options(given: Mapping[str, object], *, others: Iterable[str] = ()) ->
         dial_timeout_seconds=parse_timeout(
             "dial_timeout", given.get("dial_timeout", _DEFAULT_DIAL_TIMEOUT), milliseconds=True
         ),
-        ssl_context=_context("ssl_context", given.get("ssl_context")),
-        server_hostname=_server_hostname(given.get("server_hostname")),
         host_header=_host_header(given.get("host_header")),
-        proxy=proxy,
-        proxy_ssl_context=proxy_ssl_context,
-        unix_socket=unix_socket,
-        dial=dial,
+        route=parse_route(given),
         max_redirects=parse_whole_number(
             "max_redirects", given.get("max_redirects", _DEFAULT_MAX_REDIRECTS), 0, _MAX_MAX_REDIRECTS
         ),
         connection=parse_settings(given),
     )
-
-
-def _context(name: str, context: object) -> ssl.SSLContext | None:
-    if context is None:
-        return None
-    if not isinstance(context, ssl.SSLContext):
-        raise InvalidTypeError(f"{name} must be an ssl.SSLContext, not {context!r}")
-    if context.protocol is ssl.PROTOCOL_TLS_SERVER:
-        raise InvalidError(f"{name} must be one for clients, not of PROTOCOL_TLS_SERVER")
-    return context
-
-
-def _proxy(proxy: object) -> Proxy | bool:
-    if proxy is None or isinstance(proxy, bool):
-        return bool(proxy)
-    return parse_proxy(cast("str", proxy))
-
-
-def _unix_socket(path: object) -> str | None:
-    if path is None:
-        return None
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidTypeError(f"unix_socket must be the path of a Unix socket, not {path!r}")
-    name = os.fspath(cast("str | os.PathLike[str]", path))
-    if not isinstance(name, str):
-        raise InvalidTypeError(f"unix_socket must be a path as a string, not {name!r}")
-    if not hasattr(socket, "AF_UNIX"):
-        raise InvalidError("unix_socket must not be given: Python has no Unix sockets on this system")
-    if not name or "\0" in name:
-        raise InvalidError(f"unix_socket must be a path without NUL characters, not {name!r}")
-    size = len(os.fsencode(name))
-    if size > _MAX_SOCKET_PATH_BYTES:
-        raise InvalidError(f"unix_socket must be a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, not {size}")
-    return name
-
-
-def _dial(dial: object) -> Dial | None:
-    if dial is not None and not callable(dial):
-        raise InvalidTypeError(f"dial must be an async function of host and port, not {dial!r}")
-    return cast("Dial | None", dial)
 
 
 def _host_header(host: object) -> str | None:
@@ -261,17 +185,6 @@ def _header(name: str, value: str) -> tuple[bytes, bytes]:
         instead = "; write host_header=" if name.lower() == "host" else ""
         raise InvalidError(f"headers must not contain {name!r}: it belongs to the handshake{instead}")
     return field
-
-
-def _server_hostname(name: object) -> str | None:
-    if name is None:
-        return None
-    if not isinstance(name, str):
-        raise InvalidTypeError(f"server_hostname must be a string or None, not {name!r}")
-    try:
-        return normalized_ipv6(name)
-    except AddressValueError:
-        return normalized_host(name, "server_hostname must be a host name or an address")
 
 
 def _protocols(protocols: object) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from csp.errors import ConnectionFailedError, InvalidError, Kind, shown
-from trio_csp_websocket.client.verifying import without_certificate
+from trio_csp_websocket.network.verifying import without_certificate
 from trio_csp_websocket.protocol.authority import check_characters
 from trio_csp_websocket.protocol.url import Target, parse_url
 
@@ -54,7 +54,7 @@ class Way:
             # What was for this server stays.
             authorization = target.authorization or self.target.authorization
             target = replace(target, authorization=authorization, zone=self.target.zone)
-        elif self.options.unix_socket is not None:
+        elif self.options.route.unix_socket is not None:
             raise self._refused(redirect, "which is another server than that of the Unix socket")
         else:
             self.options = _for_another_origin(self.options)
@@ -107,10 +107,14 @@ def _origin(target: Target) -> tuple[bool, str, int]:
 
 def _for_another_origin(options: Options) -> Options:
     """Return options without what is meant for the server that the user named: credentials and names of its own."""
+    route = options.route
     return replace(
         options,
         headers=tuple((name, value) for name, value in options.headers if name.lower() not in _CREDENTIALS),
         host_header=None,
-        server_hostname=None,
-        ssl_context=None if options.ssl_context is None else without_certificate(options.ssl_context),
+        route=replace(
+            route,
+            server_hostname=None,
+            ssl_context=None if route.ssl_context is None else without_certificate(route.ssl_context),
+        ),
     )

@@ -12,8 +12,8 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 import csp
 from csp.errors import InvalidTypeError, NoContextError
 from trio_csp_websocket.client.connect import Connecting
-from trio_csp_websocket.client.dial import memory_servers
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
+from trio_csp_websocket.network.dial import memory_servers
 from trio_csp_websocket.protocol.url import Target, parse_url, without_query
 from trio_csp_websocket.testing.failures import Failures
 from trio_csp_websocket.testing.peer import ConnectionEndedError, Peer
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from trio_csp_websocket.client.client import Client
-    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.transport.base import Transport
 
 Handler: TypeAlias = "Callable[[ServerConnection], Awaitable[object]]"
@@ -63,7 +64,7 @@ async def _pair(options: Options) -> AsyncGenerator[tuple[Client, ServerConnecti
 
     async with _serving(accept) as link:
 
-        async def reach(target: Target, _options: Options, _progress: Progress) -> Transport:
+        async def reach(target: Target, _route: Route, _progress: Progress) -> Transport:
             return link(target)
 
         async with Connecting(parse_url(_PAIR_URL), options, reach=reach) as client:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from csp.websocket import ConnectOptions
     from trio_csp_websocket.client.keeper import Subscribe
-    from trio_csp_websocket.client.options import Options
-    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -64,7 +64,7 @@ class Site:
         max_attempts: int | None = None,
         **options: Unpack[ConnectOptions],
     ) -> Feed:
-        async def dial(_target: Target, _options: Options, _progress: Progress) -> Transport:
+        async def dial(_target: Target, _route: Route, _progress: Progress) -> Transport:
             return await self.dial()
 
         backoff = Backoff(min_seconds, max_seconds, Largest(), max_attempts=max_attempts)

@@ -20,6 +20,7 @@ from tests.websocket._options import invalid, parsed
 from tests.websocket._server import URL, Server, connecting
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.connection.settings import Settings
+from trio_csp_websocket.network.route import Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,13 +43,15 @@ def test_the_defaults_are_those_of_the_specification() -> None:
         protocols=(),
         require_subprotocol=False,
         dial_timeout_seconds=30,
-        ssl_context=None,
-        server_hostname=None,
         host_header=None,
-        proxy=True,
-        proxy_ssl_context=None,
-        unix_socket=None,
-        dial=None,
+        route=Route(
+            ssl_context=None,
+            server_hostname=None,
+            proxy=True,
+            proxy_ssl_context=None,
+            unix_socket=None,
+            dial=None,
+        ),
         max_redirects=10,
         connection=Settings(
             read_timeout_seconds=math.inf,
@@ -387,7 +390,7 @@ def test_subprotocols_of_another_type_are_invalid(protocols: object) -> None:
 
 def test_an_ssl_context_is_taken() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    assert parsed(ssl_context=context).ssl_context is context
+    assert parsed(ssl_context=context).route.ssl_context is context
     websocket.connect("wss://server.test/", ssl_context=context)
 
 
@@ -422,7 +425,7 @@ def test_an_ssl_context_of_another_type_is_invalid(value: object) -> None:
     ],
 )
 def test_a_server_hostname_is_a_host_name_or_an_address(value: object, expected: str | None) -> None:
-    assert parsed(server_hostname=value).server_hostname == expected
+    assert parsed(server_hostname=value).route.server_hostname == expected
     websocket.connect(SECURE_URL, server_hostname=value)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -19,8 +19,8 @@ import pytest
 
 from tests.websocket._peers import LibraryServer, NodeServer
 from tests.websocket.command_line._process import environment, start
-from trio_csp_websocket.client.failures import error_text
 from trio_csp_websocket.command_line.program import main
+from trio_csp_websocket.network.failures import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -52,7 +52,7 @@ def test_control_frames_are_no_messages(opcode: int, make: type[Encoder]) -> Non
 def test_masking_is_right_for_every_size() -> None:
     payload = bytes(range(256)) * 20
     encoder = MaskingEncoder()
-    for size in range(5001):
+    for size in (*range(1300), *range(1300, 5001, 37)):
         encoded = encoder.encode(BINARY, payload[:size])
         head = len(encoded) - size
         assert encoded[head:] == naively_masked(payload[:size], encoded[head - 4 : head])

@@ -136,7 +136,7 @@ def test_a_stream_in_random_blocks_gives_the_same(way: Way) -> None:
     large = [*MIXED[:-1], (BINARY, noise(70_000)), (TEXT, b"z" * 65_536), MIXED[-1]]
     stream = b"".join(encoder.encode(opcode, payload) for opcode, payload in large)
     messages = [*MESSAGES, Message("binary", noise(70_000)), Message("text", "z" * 65_536)]
-    for _ in range(20):
+    for _ in range(10):
         largest, blocks, start = choose.choice([3, 100, 5000, 70_000]), list[bytes](), 0
         while start < len(stream):
             size = choose.randint(1, largest)

@@ -8,9 +8,9 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
 
 from tests.websocket._server import frame
-from trio_csp_websocket.client.dial import dial
-from trio_csp_websocket.client.options import parse_options
-from trio_csp_websocket.client.progress import Progress
+from trio_csp_websocket.network.dial import dial
+from trio_csp_websocket.network.progress import Progress
+from trio_csp_websocket.network.route import parse_route
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def flood(end: ServerConnection | websocket.Client) -> None:
 
 async def dialled(url: str = URL) -> Transport:
     """Return a stream on which nothing was sent yet."""
-    return await dial(parse_url(url), parse_options({}), Progress())
+    return await dial(parse_url(url), parse_route({}), Progress())
 
 
 async def raw_client(url: str = URL) -> Transport:

@@ -16,7 +16,7 @@ from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError
 from csp.security import Actor, Policy, Scope, context
 from tests.websocket._network import Names, Sockets, refuse
 from tests.websocket._peers import Peer, close_frame, raw_server
-from trio_csp_websocket.client.failures import error_text
+from trio_csp_websocket.network.failures import error_text
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

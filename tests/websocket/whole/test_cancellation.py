@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from csp._core import select
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError
 from tests.websocket._links import LATE_SECONDS, AnsweringServer, Closing, Link
+from tests.websocket._proxies import ESTABLISHED, SOCKS5_GRANTED, Protocol, Proxy, Stopping, http_answer, steps
 from tests.websocket._server import PING, frame
 from tests.websocket._sweep import WORDS, Trial
 
@@ -512,6 +513,29 @@ async def a_whole_block(trial: Trial) -> None:
             await trial.client.close(3000, "bye")
 
 
+# Through a proxy ------------------------------------------------------------------------------------------------------
+
+LOGIN = (b"user", b"pass")
+# None of them connects anywhere: it is the other end of the link that serves.
+RIGHT: dict[Protocol, bytes] = {"http": ESTABLISHED, "https": ESTABLISHED, "socks5": SOCKS5_GRANTED}
+PROXIED: list[tuple[Link, Protocol]] = [
+    ("socket", "http"),
+    ("socket", "https"),
+    ("socket", "socks5"),
+    ("tls", "http"),
+    ("tls", "socks5"),
+]
+STOPS: list[tuple[Protocol, str]] = [
+    (protocol, step) for protocol in RIGHT for step in steps(protocol, login=True) if step != "connect answered"
+]
+
+
+async def connect_in_vain(trial: Trial) -> None:
+    with trial.swept(), pytest.raises(ConnectionFailedError, match="proxy"):
+        async with trial.connecting(dial_timeout="10s"):
+            pytest.fail("connected")
+
+
 # The sweeps -----------------------------------------------------------------------------------------------------------
 
 
@@ -598,6 +622,75 @@ def test_an_operation_may_be_cancelled_at_any_step(name: str, link: Link, takeov
         # Dialling and TLS take a few steps each, at which a socket may be left.
         stride = min(stride, 3)
     in_every_order(lambda: sweep(name, link, takeover=takeover, stride=stride))
+
+
+WITH_SOCKETS = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="sockets with names in the file system")
+
+
+def sweep_through(proxy: Callable[[], Proxy], link: Link, run: Callable[[Trial], Awaitable[None]]) -> float:
+    """Cancel an operation through a proxy before every step; return how long it takes where that comes too late."""
+    for step in itertools.count():
+        trial = Trial(link, proxy=proxy(), at=(step,))
+        try:
+            trial.run(run)
+        except BaseException as error:
+            error.add_note(str(trial))
+            raise
+        counts["cancelled, through a proxy"] += trial.interfered
+        if not trial.interfered:
+            assert step > 2
+            return trial.seconds
+    raise AssertionError
+
+
+@WITH_SOCKETS
+@pytest.mark.parametrize(("link", "protocol"), PROXIED)
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name.startswith("connect")])
+def test_connecting_through_a_proxy_may_be_cancelled_at_any_step(name: str, link: Link, protocol: Protocol) -> None:
+    def sweeps() -> None:
+        seconds = sweep_through(
+            lambda: Proxy(protocol, LOGIN, answers={"connect": RIGHT[protocol]}), link, OPERATIONS[name].run
+        )
+        assert seconds == max(OPERATIONS[name].moments, default=0)
+
+    in_every_order(sweeps)
+
+
+@WITH_SOCKETS
+@pytest.mark.parametrize("stops_by", ["close", "reset", "stall"])
+@pytest.mark.parametrize(("protocol", "step"), STOPS)
+def test_connecting_through_a_proxy_that_stops_may_be_cancelled_at_any_step(
+    protocol: Protocol, step: str, stops_by: Stopping
+) -> None:
+    def proxy() -> Proxy:
+        return Proxy(protocol, LOGIN, answers={"connect": RIGHT[protocol]}, stops_at=step, stops_by=stops_by)
+
+    def sweeps() -> None:
+        assert sweep_through(proxy, "socket", connect_in_vain) == (10 if stops_by == "stall" else 0)
+
+    in_every_order(sweeps)
+
+
+@WITH_SOCKETS
+@pytest.mark.parametrize(
+    ("protocol", "answers"),
+    [
+        ("http", {"connect": http_answer(407)}),
+        ("http", {"connect": b"HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\nbusy"}),
+        ("http", {"connect": b"banana\r\n\r\n"}),
+        ("https", {"connect": http_answer(403)}),
+        ("socks5", {"greeting": b"\x05\xff"}),
+        ("socks5", {"login": b"\x01\x01"}),
+        ("socks5", {"connect": b"\x05\x02" + SOCKS5_GRANTED[2:]}),
+    ],
+)
+def test_connecting_through_a_proxy_that_refuses_may_be_cancelled_at_any_step(
+    protocol: Protocol, answers: dict[str, bytes]
+) -> None:
+    def sweeps() -> None:
+        assert sweep_through(lambda: Proxy(protocol, LOGIN, answers=answers), "socket", connect_in_vain) == 0
+
+    in_every_order(sweeps)
 
 
 def reset(server: AnsweringServer) -> None:

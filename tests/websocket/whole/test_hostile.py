@@ -38,8 +38,8 @@ from tests.websocket._peers import (
     until,
 )
 from tests.websocket._server import drained
-from trio_csp_websocket.client.failures import error_text
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES
+from trio_csp_websocket.network.failures import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from trio_csp_websocket.client.options import Options
-    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -42,7 +42,7 @@ def scope_for(*urls: str) -> Scope:
     return Scope([CONNECT, Policy("websocket.connect.url", urls)])
 
 
-async def dial_nothing(_target: Target, _options: Options, _progress: Progress) -> NoReturn:
+async def dial_nothing(_target: Target, _route: Route, _progress: Progress) -> NoReturn:
     pytest.fail("it was dialled")
 
 
@@ -254,7 +254,7 @@ async def dialled(url: str, **options: Any) -> tuple[list[str], Target, Server, 
     """Connect; return the URLs that were asked about, the target that was dialled, and both ends."""
     asked, server, targets = Asked(), Server(), list[Any]()
 
-    async def dial(target: Target, _options: Options, _progress: Progress) -> Transport:
+    async def dial(target: Target, _route: Route, _progress: Progress) -> Transport:
         from trio_csp_websocket.transport.stream import StreamTransport
 
         targets.append(target)

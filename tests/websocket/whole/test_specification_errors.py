@@ -17,7 +17,7 @@ from csp import errors, security, websocket
 from csp.errors import ConnectionFailedError, Kind
 from tests.websocket._peers import LibraryServer, connected
 from tests.websocket.whole._specification import MIB, enter, is_over, raises, told
-from trio_csp_websocket.client.failures import error_text
+from trio_csp_websocket.network.failures import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -13,17 +13,21 @@ from fnmatch import fnmatchcase
 from ipaddress import AddressValueError, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
-from csp.errors import ConnectionFailedError, InvalidError, Kind
-from trio_csp_websocket.client.proxy import Proxy, parse_proxy
-from trio_csp_websocket.protocol.authority import normalized_host, normalized_ipv6
+from csp.errors import ConnectionFailedError, InvalidError, Kind, shown
+from trio_csp_websocket.network.proxy import Proxy, parse_proxy
+from trio_csp_websocket.protocol.authority import is_address, normalized_host, normalized_ipv6
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from trio_csp_websocket.protocol.url import Target
 
 # An IPv6 address may stand without brackets, and has no port then.
-_ENTRY = re.compile(r"(?P<host>\[[^]]*\]|[^:]*)(:(?P<port>[0-9]{1,5}))?|(?P<address>[0-9a-fA-F.]*:[0-9a-fA-F:.]*)")
+_ENTRY = re.compile(
+    r"(\[(?P<address>[^]]*:[^]]*)\]|(?P<host>[^]:[]+))(:(\*|(?P<port>[0-9]{1,5})))?"
+    r"|(?P<bare>[0-9a-fA-F.]*:[0-9a-fA-F:.]*(%.*)?)"
+)
+_BEGINS_ADDRESS = re.compile(r"([0-9]{1,3}\.){1,3}")
+_SHORT_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}")
+_WITHOUT_DOT = "<local>"
 _MAX_PORT = 65535
 
 
@@ -66,10 +70,7 @@ def _is_local(target: Target) -> bool:
     host = target.host
     if host == "localhost" or host.endswith(".localhost") or target.zone:
         return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_address(host) and ip_address(host).is_loopback
 
 
 def _variable(name: str) -> _Setting | None:
@@ -120,6 +121,9 @@ def _is_excepted(target: Target) -> bool:
     - each of these with a port behind it, for that port only
     - ``*`` for everything
 
+    and what other programs write there: the beginning of an address (``192.168.``), a network without its zeros
+    (``169.254/16``), a ``*`` anywhere, also for the port, and ``<local>`` for names without a dot.
+
     Raises:
         InvalidError: an entry is malformed.
     """
@@ -127,45 +131,49 @@ def _is_excepted(target: Target) -> bool:
     if setting is None:
         return False
     # All are checked, also those behind one that matches: a mistake is told wherever the connection leads.
-    matches = [_matches(entry, target, setting.name) for entry in _entries(setting.value)]
+    matches = [_matches(entry, target, setting.name) for entry in re.split(r"[,\s]+", setting.value) if entry]
     return any(matches)
 
 
-def _entries(value: str) -> Iterator[str]:
-    return filter(None, re.split(r"[,\s]+", value))
-
-
 def _matches(entry: str, target: Target, name: str) -> bool:
+    problem = f"{name} has an entry that is neither a host nor a network: {shown(repr(entry))}"
+    if entry == _WITHOUT_DOT:
+        return "." not in target.host and ":" not in target.host
     if "/" in entry:
-        return _is_in_network(entry, target.host, name)
+        return _is_in_network(entry, target.host, problem)
     parts = _ENTRY.fullmatch(entry)
-    port = 0 if parts is None else int(parts["port"] or target.port)
-    if parts is None or not 1 <= port <= _MAX_PORT:
-        raise InvalidError(f"{name} has an entry that is neither a host nor a network: {entry!r}")
-    return port == target.port and _is_host(parts["host"] or parts["address"], target.host, name)
+    if parts is None or (parts["port"] and not 1 <= int(parts["port"]) <= _MAX_PORT):
+        raise InvalidError(problem)
+    if parts["port"] and int(parts["port"]) != target.port:
+        return False
+    return _is_host((parts["bare"] or parts["address"] or parts["host"]).lower(), target.host, problem)
 
 
-def _is_host(host: str, target_host: str, name: str) -> bool:
+def _is_host(host: str, target_host: str, problem: str) -> bool:
     """Whether a host is one that an entry names, or below it."""
-    host = host.lower()
-    if host.startswith("[") or ":" in host:
+    if ":" in host:
         try:
-            return normalized_ipv6(host.strip("[]")) == target_host
+            return normalized_ipv6(host.partition("%")[0]) == target_host
         except AddressValueError:
-            raise InvalidError(f"{name} has an IPv6 address that is not one: {host!r}") from None
+            raise InvalidError(problem) from None
+    if _BEGINS_ADDRESS.fullmatch(host):
+        return target_host.startswith(host) and is_address(target_host)
     host = host.removeprefix("*.").removeprefix(".")
     if "*" in host:
         return fnmatchcase(target_host, host)
-    host = normalized_host(host, f"{name} has an entry that is neither a host nor a network")
+    try:
+        host = normalized_host(host, problem)
+    except InvalidError:
+        raise InvalidError(problem) from None
     return target_host == host or target_host.endswith(f".{host}")
 
 
-def _is_in_network(entry: str, host: str, name: str) -> bool:
+def _is_in_network(entry: str, host: str, problem: str) -> bool:
+    address, _, length = entry.partition("/")
+    if _SHORT_ADDRESS.fullmatch(address):
+        address += ".0" * (3 - address.count("."))
     try:
-        network = ip_network(entry, strict=False)
+        network = ip_network(f"{address}/{length}", strict=False)
     except ValueError:
-        raise InvalidError(f"{name} has an entry that is neither a host nor a network: {entry!r}") from None
-    try:
-        return ip_address(host) in network
-    except ValueError:
-        return False
+        raise InvalidError(problem) from None
+    return is_address(host) and ip_address(host) in network

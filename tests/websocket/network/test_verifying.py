@@ -14,8 +14,8 @@ import trustme
 from csp import websocket
 from csp.errors import ConnectionFailedError
 from tests.websocket._peers import CLOSE, Peer, close_frame, raw_server
-from trio_csp_websocket.client import verifying
-from trio_csp_websocket.client.verifying import verifying_context
+from trio_csp_websocket.network import verifying
+from trio_csp_websocket.network.verifying import verifying_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

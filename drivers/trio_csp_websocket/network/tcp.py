@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_csp_websocket.client.addresses import address_name, allowed_addresses, listed
+from trio_csp_websocket.network.addresses import address_name, allowed_addresses, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trio_csp_websocket.client.addresses import Address
-    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.network.addresses import Address
+    from trio_csp_websocket.network.progress import Progress
     from trio_csp_websocket.protocol.url import Target
 
 _ATTEMPT_DELAY_SECONDS = 0.25

@@ -6,26 +6,26 @@ from typing import TYPE_CHECKING
 
 from csp import security
 from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError
-from trio_csp_websocket.client.addresses import address_name, allowed_addresses, check_address, look_up
-from trio_csp_websocket.client.failures import system_errors
-from trio_csp_websocket.client.http_proxy import ask_http_proxy
-from trio_csp_websocket.client.securing import Peer, secured
-from trio_csp_websocket.client.socks_proxy import NotReachedError, ask_socks_proxy
-from trio_csp_websocket.client.tcp import connect_to_one
+from trio_csp_websocket.network.addresses import address_name, allowed_addresses, check_address, look_up
+from trio_csp_websocket.network.failures import system_errors
+from trio_csp_websocket.network.http_proxy import ask_http_proxy
+from trio_csp_websocket.network.securing import Peer, secured
+from trio_csp_websocket.network.socks_proxy import NotReachedError, ask_socks_proxy
+from trio_csp_websocket.network.tcp import connect_to_one
 from trio_csp_websocket.protocol.authority import is_address
 from trio_csp_websocket.transport.socket import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trio_csp_websocket.client.options import Options
-    from trio_csp_websocket.client.progress import Progress
-    from trio_csp_websocket.client.proxy import Proxy
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.proxy import Proxy
+    from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
 
-async def open_tunnel(proxy: Proxy, target: Target, options: Options, progress: Progress) -> Transport:
+async def open_tunnel(proxy: Proxy, target: Target, route: Route, progress: Progress) -> Transport:
     """Connect to a target through a proxy.
 
     Raises:
@@ -34,10 +34,11 @@ async def open_tunnel(proxy: Proxy, target: Target, options: Options, progress: 
         ConnectionFailedError: the proxy cannot be reached, or does not connect to the target. Not retryable if it wants
             other credentials, or refuses for another reason that will not go away.
     """
+    progress.proxy = proxy
     _check_allowed(proxy, target)
-    failure: NotReachedError | None = None
+    failure: ConnectionFailedError | None = None
     for host in await _hosts(proxy, target, progress):
-        transport = await _reach(proxy, options, progress)
+        transport = await _reach(proxy, route, progress)
         try:
             if proxy.is_http:
                 await ask_http_proxy(transport, proxy, host, target.port, progress)
@@ -46,7 +47,7 @@ async def open_tunnel(proxy: Proxy, target: Target, options: Options, progress: 
         except NotReachedError as error:
             # Another address of the target may be reached.
             await transport.aclose()
-            failure = failure or error
+            failure = failure or error.failure
         except BaseException:
             await transport.aclose()
             raise
@@ -90,12 +91,11 @@ async def _hosts(proxy: Proxy, target: Target, progress: Progress) -> Sequence[s
                 f"{proxy.shown} takes IPv4 addresses only, and {target.host} is IPv6; SOCKS5 takes both",
                 kind=Kind.INTERNAL,
                 retryable=False,
-                details={"proxy": proxy.url},
             )
     return hosts
 
 
-async def _reach(proxy: Proxy, options: Options, progress: Progress) -> Transport:
+async def _reach(proxy: Proxy, route: Route, progress: Progress) -> Transport:
     """Connect to the proxy."""
     with system_errors(f"{proxy.shown} cannot be reached: "):
         addresses = await look_up(proxy.host, proxy.zone, proxy.port, progress)
@@ -110,4 +110,4 @@ async def _reach(proxy: Proxy, options: Options, progress: Progress) -> Transpor
         plain="an http: proxy",
         option="proxy_ssl_context",
     )
-    return await secured(tcp, options.proxy_ssl_context, proxy.host, peer, progress)
+    return await secured(tcp, route.proxy_ssl_context, proxy.host, peer, progress)

@@ -40,7 +40,9 @@ def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
     authorities = context.get_ca_certs(binary_form=True)
     if authorities:
         copy.load_verify_locations(cadata=b"".join(authorities))
-    copy.set_ciphers(":".join(cipher["name"] for cipher in context.get_ciphers()))
+    # Those of TLS 1.3 cannot be chosen. The level says how short keys may be, and is written among the ciphers.
+    ciphers = [cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"]
+    copy.set_ciphers(":".join([*ciphers, f"@SECLEVEL={context.security_level}"]))
     copy.set_alpn_protocols(["http/1.1"])
     return copy
 

@@ -6,26 +6,27 @@ In this order: a server of `csp.testing`, the function ``dial``, a Unix socket, 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import trio
 from trio.lowlevel import disable_ki_protection
 
 from csp.errors import ConnectionTimeoutError, Error, InvalidTypeError, Kind, shown
-from trio_csp_websocket.client.addresses import check_address
-from trio_csp_websocket.client.environment import environment_proxy
-from trio_csp_websocket.client.failures import not_connected, system_errors
-from trio_csp_websocket.client.proxy import Proxy
-from trio_csp_websocket.client.securing import secured, server
-from trio_csp_websocket.client.tcp import open_tcp_stream
+from trio_csp_websocket.network.addresses import check_address
+from trio_csp_websocket.network.environment import environment_proxy
+from trio_csp_websocket.network.failures import not_connected, system_errors
+from trio_csp_websocket.network.proxy import Proxy
+from trio_csp_websocket.network.securing import secured, server
+from trio_csp_websocket.network.tcp import open_tcp_stream
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_csp_websocket.client.options import Dial, Options
-    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.route import Dial, Route
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -36,8 +37,30 @@ memory_servers: trio.lowlevel.RunVar[tuple[MemoryServer, ...]] = trio.lowlevel.R
 """If there are any, `dial` reaches only these: the last one that serves the target."""
 
 
-async def dial(target: Target, options: Options, progress: Progress) -> Transport:
+def with_proxy(route: Route, target: Target) -> Route:
+    """Return a route to a target with the proxy that the environment names, and load what it takes to use that.
+
+    To be called before a timeout begins, which loading must not use up.
+
+    Raises:
+        ConnectionFailedError: as `environment_proxy`.
+    """
+    if route.dial is not None or route.unix_socket is not None or memory_servers.get():
+        return route
+    proxy = environment_proxy(target) if route.proxy is True else route.proxy
+    if not isinstance(proxy, Proxy):
+        return replace(route, proxy=False)
+
+    return replace(route, proxy=proxy)
+
+
+async def dial(target: Target, route: Route, progress: Progress) -> Transport:
     """Open the byte stream to a target, and tell ``progress`` what it waits for.
+
+    Args:
+        target: the target.
+        route: what `with_proxy` returns: the environment is not asked here.
+        progress: told what is waited for.
 
     Raises:
         PermissionDeniedError: no address of the target may be connected to, or the proxy may not be used.
@@ -47,28 +70,26 @@ async def dial(target: Target, options: Options, progress: Progress) -> Transpor
     if memory_servers.get():
         await trio.lowlevel.checkpoint()
         return _dial_memory(target)
-    transport, reached = await _reach(target, options, progress)
+    transport, reached = await _reach(target, route, progress)
     if not target.secure:
         return transport
-    hostname = options.server_hostname or target.host
-    return await secured(transport, options.ssl_context, hostname, server(reached), progress)
+    hostname = route.server_hostname or target.host
+    return await secured(transport, route.ssl_context, hostname, server(reached), progress)
 
 
-async def _reach(target: Target, options: Options, progress: Progress) -> tuple[Transport, str]:
+async def _reach(target: Target, route: Route, progress: Progress) -> tuple[Transport, str]:
     """Open the byte stream beneath TLS; return it, and what was reached, as a clause."""
-    if options.dial is not None:
-        return await _call(options.dial, target, progress), "the function dial has returned a stream"
-    if options.unix_socket is not None:
-        transport = await _open_unix_socket(options.unix_socket, target, progress)
-        return transport, f"the Unix socket {options.unix_socket} took the connection"
-    proxy = options.proxy if isinstance(options.proxy, Proxy) else None
-    if options.proxy is True:
-        proxy = environment_proxy(target)
-    if proxy is not None:
-        # Here, because h11 and python-socks come with it.
-        from trio_csp_websocket.client.tunnel import open_tunnel  # noqa: PLC0415
+    if route.dial is not None:
+        return await _call(route.dial, target, progress), "the function dial has returned a stream"
+    if route.unix_socket is not None:
+        transport = await _open_unix_socket(route.unix_socket, target, progress)
+        return transport, f"the Unix socket {route.unix_socket} took the connection"
+    if isinstance(route.proxy, Proxy):
+        # Here, because few need it; it is loaded by now.
+        from trio_csp_websocket.network.tunnel import open_tunnel  # noqa: PLC0415
 
-        return await open_tunnel(proxy, target, options, progress), f"{proxy.shown} opened a tunnel to the server"
+        tunnel = await open_tunnel(route.proxy, target, route, progress)
+        return tunnel, f"{route.proxy.shown} opened a tunnel to the server"
     with system_errors():
         stream = await open_tcp_stream(target, progress)
     return SocketTransport(stream), "the server took the TCP connection"

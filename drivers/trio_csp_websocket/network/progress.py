@@ -1,4 +1,4 @@
-"""How far the opening of a connection has come, for the text of a timeout: what was waited for when it expired."""
+"""How far the opening of a connection has come, for the texts of errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trio_csp_websocket.network.proxy import Proxy
 
 
 class Progress:
@@ -18,6 +20,8 @@ class Progress:
     def __init__(self) -> None:
         self.waits_for: Callable[[], str] = _not_reached
         """Says what has not happened yet, as a clause."""
+        self.proxy: Proxy | None = None
+        """The proxy that the connection goes through."""
 
 
 def _not_reached() -> str:

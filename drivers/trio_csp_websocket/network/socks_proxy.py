@@ -10,11 +10,11 @@ from python_socks import ProxyError, ProxyType
 from python_socks.async_.trio.v2 import Proxy as SocksProxy
 
 from csp.errors import ConnectionFailedError, Kind, shown
-from trio_csp_websocket.client.failures import not_connected
+from trio_csp_websocket.network.failures import not_connected
 
 if TYPE_CHECKING:
-    from trio_csp_websocket.client.progress import Progress
-    from trio_csp_websocket.client.proxy import Proxy
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.proxy import Proxy
     from trio_csp_websocket.transport.base import Transport
 
 # Replies that will be the same again (RFC 1928, section 6): no CONNECT, not this type of address.
@@ -24,14 +24,23 @@ _LOGIN_REPLIES = (0x5C, 0x5D)
 # RFC 1928, section 3, and RFC 1929, section 2.
 _VERSION = 5
 _LOGIN_METHOD = 2
+_NO_METHOD = 0xFF
 _LOGIN_VERSION = 1
 # The login is the second thing that is sent.
 _LOGIN_WRITE = 2
 _MAX_SHOWN_BYTES = 16
 
 
-class NotReachedError(ConnectionFailedError):
-    """The proxy has not connected to this address of the target."""
+class NotReachedError(Exception):
+    """The proxy has not connected to this address of the target, and may connect to another.
+
+    Args:
+        failure: the error if there is no other.
+    """
+
+    def __init__(self, failure: ConnectionFailedError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class _EndError(Exception):
@@ -101,28 +110,32 @@ async def ask_socks_proxy(transport: Transport, proxy: Proxy, host: str, port: i
         raise not_connected(f"the connection to {proxy.shown} broke: {shown(str(error))}") from error
     except _EndError:
         when = "in the middle of its answer" if conversation.received else "without an answer"
-        raise not_connected(f"{proxy.shown} closed the connection {when}", {"proxy": proxy.url}) from None
+        raise not_connected(f"{proxy.shown} closed the connection {when}") from None
     except ProxyError as error:
-        raise _refusal(error, conversation, proxy, f"[{host}]:{port}" if ":" in host else f"{host}:{port}") from error
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise _refusal(error, conversation, proxy, place) from None
     except ValueError as error:
         raise _no_answer(conversation, proxy) from error
 
 
-def _refusal(error: ProxyError, conversation: _Conversation, proxy: Proxy, place: str) -> ConnectionFailedError:
+def _refusal(
+    error: ProxyError, conversation: _Conversation, proxy: Proxy, place: str
+) -> ConnectionFailedError | NotReachedError:
     reply = error.error_code
-    details = {"proxy": proxy.url}
     if _is_login(conversation, proxy, reply):
         wants = "does not accept the login in its URL" if proxy.user else "wants a login: write it in its URL"
         return ConnectionFailedError(
-            f"{proxy.shown} {wants} ({shown(str(error))})", kind=Kind.INTERNAL, retryable=False, details=details
+            f"{proxy.shown} {wants} ({shown(str(error))})", kind=Kind.INTERNAL, retryable=False
         )
     if reply is None:
         return _no_answer(conversation, proxy)
     return NotReachedError(
-        f"{proxy.shown} did not connect to {place}: {shown(str(error))}",
-        kind=Kind.INTERNAL,
-        retryable=reply not in _LASTING_REPLIES,
-        details={**details, "reply": int(reply)},
+        ConnectionFailedError(
+            f"{proxy.shown} did not connect to {place}: {shown(str(error))}",
+            kind=Kind.INTERNAL,
+            retryable=reply not in _LASTING_REPLIES,
+            details={"reply": int(reply)},
+        )
     )
 
 
@@ -132,15 +145,12 @@ def _is_login(conversation: _Conversation, proxy: Proxy, reply: int | None) -> b
     if proxy.scheme in ("socks4", "socks4a"):
         return reply in _LOGIN_REPLIES
     if conversation.writes == 1:
-        # The first answer chooses a method, and it is none that was offered.
-        return said[0] == _VERSION
+        # The first answer chooses a method: none of those offered, or the login, which was not.
+        return said[0] == _VERSION and said[1] in (_NO_METHOD, _LOGIN_METHOD)
     # If the method is the login, the second answer, of the same length, tells what came of it.
     return said[1] == _LOGIN_METHOD and conversation.writes == _LOGIN_WRITE and said[2] == _LOGIN_VERSION
 
 
 def _no_answer(conversation: _Conversation, proxy: Proxy) -> ConnectionFailedError:
     began = bytes(conversation.received[:_MAX_SHOWN_BYTES])
-    return not_connected(
-        f"{proxy.shown} did not answer in {proxy.scheme[:6].upper()}: it began with {began!r}",
-        {"proxy": proxy.url},
-    )
+    return not_connected(f"{proxy.shown} did not answer in {proxy.scheme[:6].upper()}: it began with {began!r}")

@@ -8,15 +8,15 @@ import h11
 import trio
 
 from csp.errors import ConnectionFailedError, Kind, shown
-from trio_csp_websocket.client.failures import not_connected
+from trio_csp_websocket.network.failures import not_connected
 from trio_csp_websocket.protocol.headers import joined, parse_headers
 from trio_csp_websocket.protocol.heads import Heads, NoAnswerError
 from trio_csp_websocket.protocol.refusal import may_pass
 from trio_csp_websocket.protocol.secrets import Secrets
 
 if TYPE_CHECKING:
-    from trio_csp_websocket.client.progress import Progress
-    from trio_csp_websocket.client.proxy import Proxy
+    from trio_csp_websocket.network.progress import Progress
+    from trio_csp_websocket.network.proxy import Proxy
     from trio_csp_websocket.transport.base import Transport
 
 _MAX_HEAD_BYTES = 16 * 1024
@@ -47,7 +47,7 @@ async def ask_http_proxy(transport: Transport, proxy: Proxy, host: str, port: in
         raise not_connected(f"the connection to {proxy.shown} broke: {shown(str(error))}") from error
     except (NoAnswerError, h11.RemoteProtocolError) as error:
         why = shown(_hidden(proxy, str(error)))
-        raise not_connected(f"{proxy.shown} did not answer as one: {why}", {"proxy": proxy.url}) from None
+        raise not_connected(f"{proxy.shown} did not answer as one: {why}") from None
     if not 200 <= response.status_code <= 299:
         raise _refusal(response, proxy, place)
     if rest := heads.rest():
@@ -62,7 +62,7 @@ async def _response(transport: Transport, heads: Heads, http: h11.Connection, pr
             data = await transport.receive_some(_READ_BYTES)
             if not data:
                 when = "in the middle of its answer" if begun else "without an answer"
-                raise not_connected(f"{proxy.shown} closed the connection {when}", {"proxy": proxy.url})
+                raise not_connected(f"{proxy.shown} closed the connection {when}")
             begun = True
             heads.feed(data)
         http.receive_data(head)
@@ -92,7 +92,6 @@ def _refusal(response: h11.Response, proxy: Proxy, place: str) -> ConnectionFail
         kind=Kind.INTERNAL,
         retryable=may_pass(status),
         details={
-            "proxy": proxy.url,
             "status": status,
             "headers": joined(headers),
             "response_headers": headers,

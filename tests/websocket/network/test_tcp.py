@@ -16,9 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 from csp import security, websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError
 from tests.websocket._network import Names, Sockets, refuse
-from trio_csp_websocket.client.failures import error_text
-from trio_csp_websocket.client.progress import Progress
-from trio_csp_websocket.client.tcp import open_tcp_stream
+from trio_csp_websocket.network.failures import error_text
+from trio_csp_websocket.network.progress import Progress
+from trio_csp_websocket.network.tcp import open_tcp_stream
 from trio_csp_websocket.protocol.url import parse_url
 
 if TYPE_CHECKING:

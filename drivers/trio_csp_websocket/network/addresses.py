@@ -15,7 +15,7 @@ from trio_csp_websocket.protocol.authority import normalized_ipv6
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.network.progress import Progress
     from trio_csp_websocket.protocol.url import Target
 
 Address: TypeAlias = "tuple[int, int, int, str, Any]"

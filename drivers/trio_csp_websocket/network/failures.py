@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from csp.errors import ConnectionFailedError, Kind, PermissionDeniedError
+from csp.errors import ConnectionFailedError, Error, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 
-def not_connected(reason: str, details: Mapping[str, object] | None = None) -> ConnectionFailedError:
-    return ConnectionFailedError(reason, kind=Kind.INTERNAL, retryable=True, details=details)
+def not_connected(reason: str) -> ConnectionFailedError:
+    return ConnectionFailedError(reason, kind=Kind.INTERNAL, retryable=True)
 
 
 @contextlib.contextmanager
-def system_errors(what: str = "") -> Iterator[None]:
+def system_errors(what: str = "") -> Generator[None]:
     """Turn an `OSError` of the block, as those of sockets and of name resolution, into a `ConnectionFailedError`.
 
     Args:
@@ -28,7 +28,7 @@ def system_errors(what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except PermissionDeniedError:
+    except Error:  # some of them are an OSError too
         raise
     except OSError as error:
         attempts = _failed_attempts(error)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from csp.errors import ConnectionFailedError, Kind, shown
-from trio_csp_websocket.client.failures import not_connected
-from trio_csp_websocket.client.verifying import verifying_context
+from trio_csp_websocket.network.failures import not_connected
+from trio_csp_websocket.network.verifying import verifying_context
 from trio_csp_websocket.transport.tls import TlsTransport
 
 if TYPE_CHECKING:
-    from trio_csp_websocket.client.progress import Progress
+    from trio_csp_websocket.network.progress import Progress
     from trio_csp_websocket.transport.base import Transport
 
 # OpenSSL's name of the alert (RFC 7301, section 3.2), or its words, if Python does not know the name.
