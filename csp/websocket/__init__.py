@@ -18,6 +18,7 @@ from trio_csp_websocket.client.options import ConnectOptions
 from trio_csp_websocket.client.reconnecting import reconnecting
 from trio_csp_websocket.connection.endpoint import Statistics
 from trio_csp_websocket.connection.settings import Timeout
+from trio_csp_websocket.network.route import Dial
 from trio_csp_websocket.protocol.constants import (
     BINARY,
     CLOSE_CODES,
@@ -52,6 +53,7 @@ __all__ = [
     "Compression",
     "ConnectOptions",
     "Connecting",
+    "Dial",
     "Feed",
     "Gap",
     "Headers",

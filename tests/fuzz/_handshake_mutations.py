@@ -38,11 +38,16 @@ _REFUSING: Final = (
 
 def mutated(chance: random.Random, request: Mapping[str, str] | Headers[str, str]) -> list[bytes]:
     """Return the blocks of an answer to a request: one that accepts or refuses it, changed in a few places."""
-    answer = _answer(chance, accept_key(request["Sec-WebSocket-Key"]).encode())
-    for _ in range(chance.choice(_NUMBERS_OF_MUTATIONS)):
-        answer = chance.choice(_MUTATIONS)(chance, answer)
+    answer = changed(chance, _answer(chance, accept_key(request["Sec-WebSocket-Key"]).encode()))
     cuts = [chance.randint(0, len(answer)) for _ in range(chance.choice((0, 0, 1, 3)))]
     return [block for block in split(answer, cuts) if block]
+
+
+def changed(chance: random.Random, answer: bytes) -> bytes:
+    """Change an answer in HTTP in a few places, or in none."""
+    for _ in range(chance.choice(_NUMBERS_OF_MUTATIONS)):
+        answer = chance.choice(_MUTATIONS)(chance, answer)
+    return answer
 
 
 def _answer(chance: random.Random, accept: bytes) -> bytes:

@@ -114,34 +114,24 @@ def dripping(
     return serve
 
 
-def http(name: str, serve: Callable[[Peer], Awaitable[object]], says: str, **more: Any) -> Attack:
-    return Attack(
-        f"HTTP: {name}", serve, f"proxy.*{says}", reach=through("http"), reads=False, **{"retryable": True, **more}
-    )
+def bad(
+    kind: str, scheme: str, name: str, serve: Callable[[Peer], Awaitable[object]], says: str, more: dict[str, Any]
+) -> Attack:
+    """Return an attack of a proxy that is told as one; retryable, if nothing else is said."""
+    more.setdefault("retryable", True)
+    return Attack(f"{kind}: {name}", serve, f"proxy.*{says}", reach=through(scheme), reads=False, **more)
+
+
+def http(name: str, serve: Callable[[Peer], Awaitable[object]], says: str = "", **more: Any) -> Attack:
+    return bad("HTTP", "http", name, serve, says, more)
 
 
 def socks5(name: str, serve: Callable[[Peer], Awaitable[object]], says: str = "", **more: Any) -> Attack:
-    return Attack(
-        f"SOCKS 5: {name}",
-        serve,
-        f"proxy.*{says}",
-        reach=through("socks5h"),
-        reads=False,
-        tcp_only=True,
-        **{"retryable": True, **more},
-    )
+    return bad("SOCKS 5", "socks5h", name, serve, says, {"tcp_only": True, **more})
 
 
 def socks4(name: str, serve: Callable[[Peer], Awaitable[object]], says: str = "", **more: Any) -> Attack:
-    return Attack(
-        f"SOCKS 4: {name}",
-        serve,
-        f"proxy.*{says}",
-        reach=through("socks4a"),
-        reads=False,
-        tcp_only=True,
-        **{"retryable": True, **more},
-    )
+    return bad("SOCKS 4", "socks4a", name, serve, says, {"tcp_only": True, **more})
 
 
 # CONNECT --------------------------------------------------------------------------------------------------------------
@@ -155,8 +145,7 @@ async def hang_up_unread(peer: Peer) -> None:
 
 def connects() -> Iterator[Attack]:
     for name, answer in NOT_HTTP.items():
-        if answer != b"\r\n\r\n":
-            yield http(name, answering(read_head, answer), "")
+        yield http(name, answering(read_head, answer))
     for name, begin, more in (
         ("a header of any length", b"HTTP/1.1 200 OK\r\nX: ", b"x" * 8192),
         ("any number of headers", b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000),
@@ -215,7 +204,9 @@ def socks() -> Iterator[Attack]:
         yield socks5(f"{name}, behind the login", answering(read_greeting, b"\x05\x02", b"\x01\x00", answer))
     for answer in (b"\x05\x01", b"\x05\x03", b"\x05\x7f", b"\x05\xff", b"\x00\x00", b"\x04\x5a"):
         yield socks5(
-            f"{answer.hex()} for a greeting", answering(read_greeting, answer), retryable=answer not in (b"\x05\xff", b"\x05\x02")
+            f"{answer.hex()} for a greeting",
+            answering(read_greeting, answer),
+            retryable=answer not in (b"\x05\xff", b"\x05\x02"),
         )
     yield socks5("no such login", answering(read_greeting, b"\x05\x02", b"\x01\x01"), retryable=False)
     yield socks5("a login of another version", answering(read_greeting, b"\x05\x02", b"\x05\x00"))

@@ -35,7 +35,7 @@ def run(danted: str, login: str) -> None:
         path = Path(folder, "danted.conf")
         method = "username" if login == "login" else "none"
         path.write_text(CONFIGURATION.format(method=method, port=port), encoding="utf-8")
-        run_at(port, [danted, "-N", "1", "-f", path], version)
+        run_at(port, [danted, "-N", "1", "-p", Path(folder, "pid"), "-f", path], version)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ class Proxy:
     protocol: Protocol
     login: tuple[bytes, bytes] | None = None
     """User and password that it wants; for SOCKS 4 only the user counts."""
+    tls: ssl.SSLContext | None = None
+    """With which it speaks TLS, if it is an ``https`` proxy; by default with that of `contexts`."""
     leads_to: int | None = None
     """The port on 127.0.0.1 it connects to; None for the one it was asked for."""
     banner: bytes = b""
@@ -175,7 +177,9 @@ class Conversation:
             if self.proxy.stops_at == "tls":
                 await self._tcp.receive_some()
                 await self._reached("tls")
-            self.stream = trio.SSLStream(self._tcp, contexts()[0], server_side=True, https_compatible=True)
+            self.stream = trio.SSLStream(
+                self._tcp, self.proxy.tls or contexts()[0], server_side=True, https_compatible=True
+            )
             await self.stream.do_handshake()
 
     async def take(self, count: int) -> bytes:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.client.handshakes import Handshakes
     from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.connection.ending import Ending
     from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.transport.base import Address, Transport
 
@@ -269,7 +270,7 @@ class Connecting:
         if credentials is not None and not any(name.lower() == b"authorization" for name, _ in headers):
             headers.append((b"Authorization", credentials.encode("ascii")))
         try:
-            self._connection, subprotocol, head = await handshakes.open(target, headers)
+            self._connection, subprotocol, head = await handshakes.open(target, headers, self._way.secrets)
         except BaseException as error:
             await handshakes.abort()
             if isinstance(error, Exception) and not isinstance(error, ConnectionFailedError):
@@ -282,10 +283,18 @@ class Connecting:
         return self._client
 
     def _log_open(self) -> None:
-        shown, proxy, remote = self._way.target.shown, self._client.proxy, self._client.remote
+        name, proxy, remote = self._way.target.shown, self._client.proxy, self._client.remote
         through = "" if proxy is None else f" through the proxy {proxy}"
-        _logger.info("connected to %s%s%s", shown, through, "" if remote is None else f" ({_shown_address(remote)})")
-        self._connection.on_end = lambda ending: _logger.info("the connection to %s has ended: %s", shown, ending.shown)
+        _logger.info("connected to %s%s%s", name, through, "" if remote is None else f" ({_shown_address(remote)})")
+
+        def log_end(ending: Ending) -> None:
+            _logger.info("the connection to %s has ended: %s", name, ending.shown)
+
+        if self._connection.ending is None:
+            self._connection.on_end = log_end
+        else:
+            # By what came right behind the acceptance.
+            log_end(self._connection.ending)
 
     @enable_ki_protection
     async def __aexit__(
@@ -307,7 +316,7 @@ def _check_context() -> None:
 
 def _shown_address(address: Address) -> str:
     if isinstance(address, str):
-        return address or "a Unix socket"
+        return shown(address) or "a Unix socket"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from csp.errors import ConnectionFailedError
     from trio_csp_websocket.client.options import Options
     from trio_csp_websocket.protocol.negotiation import DeflateParameters
+    from trio_csp_websocket.protocol.secrets import Secrets
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
@@ -76,17 +77,25 @@ class Handshakes(trio.abc.Stream):
     # What `connect` calls --------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    async def open(self, target: Target, headers: list[tuple[bytes, bytes]]) -> tuple[Connection, str | None, bytes]:
+    async def open(
+        self, target: Target, headers: list[tuple[bytes, bytes]], earlier_secrets: Secrets | None = None
+    ) -> tuple[Connection, str | None, bytes]:
         """Carry out the opening handshake.
 
         Returns the connection, the subprotocol that the server chose, and the headers of its answer, to be parsed by
         `parse_headers`.
+
+        Args:
+            target: where the stream leads.
+            headers: those of the request, besides its own.
+            earlier_secrets: what may be secret in the requests whose redirects led here.
 
         Raises:
             ConnectionFailedError: the connection broke, or the server's answer was not a valid acceptance.
         """
         opening = self._opening
         assert opening is not None
+        opening.response.earlier_secrets = earlier_secrets
         extension = offer(self._options.connection.compression)
         if extension is not None:
             headers = [*headers, (b"Sec-WebSocket-Extensions", extension.encode())]

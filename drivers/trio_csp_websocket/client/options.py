@@ -17,7 +17,7 @@ from trio_csp_websocket.connection.settings import (
     parse_whole_number,
 )
 from trio_csp_websocket.network.route import Dial, Route, parse_route
-from trio_csp_websocket.protocol.authority import parse_place
+from trio_csp_websocket.protocol.authority import check_host_header, parse_place
 from trio_csp_websocket.protocol.headers import TOKEN, encoded_field, field_pairs
 
 if TYPE_CHECKING:
@@ -148,7 +148,9 @@ def _host_header(host: object) -> str | None:
     if re.search(r"[/?#@\\]", host):
         raise InvalidError(f"host_header must be a host, and a port if need be, not {host!r}")
     place = parse_place(f"ws://{host}", {"ws": 80}, "host_header")
-    return place.host_and_port(None)
+    header = place.host_and_port(None)
+    check_host_header(header, "host_header")
+    return header
 
 
 def _require_subprotocol(required: object, protocols: tuple[str, ...]) -> bool:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # What only the server that the user named may get, beside the credentials in the URL.
 _CREDENTIALS = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
 _HTTP = re.compile(r"http(?=s?:)", re.IGNORECASE)
+# How many of the URLs before the last one a text names: the first, and the latest; and how much of each.
+_NAMES_SHOWN = 4
+_MAX_NAME_CHARACTERS = 100
 
 
 class Way:
@@ -33,10 +36,11 @@ class Way:
     def __init__(self, target: Target, options: Options) -> None:
         self.target = target
         self.options = options
-        # The targets before that, the URLs that redirects led to, and what was secret in the requests.
+        self.secrets: Secrets | None = None
+        """What may be secret in the requests so far; None before the first."""
+        # The targets before that, and the URLs that redirects led to.
         self._before: list[Target] = []
         self._redirects: list[str] = []
-        self._secrets: list[Secrets] = []
 
     def follow(self, redirect: RedirectError) -> None:
         """Take the next step.
@@ -59,17 +63,18 @@ class Way:
         else:
             self.options = _for_another_origin(self.options)
         self._before.append(self.target)
-        self._secrets.append(redirect.secrets)
         self._redirects.append(target.url)
-        self.target = target
+        self.secrets = redirect.secrets
+        # A server may repeat in a path what is secret, and make it as long as it likes.
+        name = redirect.secrets.hidden(target.shown) or "..."
+        self.target = replace(target, shown_as=shown(name, _MAX_NAME_CHARACTERS))
 
     def _parsed(self, redirect: RedirectError) -> Target:
         try:
             location = redirect.location()
             check_characters(location, "it")
-            joined = _HTTP.sub("ws", urljoin(self.target.url, location.partition("#")[0]), count=1)
-            return parse_url(joined)
-        except (InvalidError, ValueError) as error:
+            return parse_url(_HTTP.sub("ws", _joined(self.target.url, location), count=1))
+        except InvalidError as error:
             why = redirect.secrets.hidden(str(error)) or "it is malformed"
             raise self._refused(redirect, f"where no WebSocket can be: {shown(why)}") from None
 
@@ -83,13 +88,10 @@ class Way:
         """The way as texts show it: without queries, and without what a server repeats of them in a path."""
         if not self._before:
             return self.target.shown
-        return f"{self._shown(self.target)} (redirected from {' -> '.join(map(self._shown, self._before))})"
-
-    def _shown(self, target: Target) -> str:
-        text = target.shown
-        for secrets in self._secrets:
-            text = secrets.hidden(text) or "..."
-        return text
+        names = [target.shown for target in self._before]
+        if len(names) > _NAMES_SHOWN:
+            names[1 : 1 - _NAMES_SHOWN] = [f"{len(names) - _NAMES_SHOWN} more"]
+        return f"{self.target.shown} (redirected from {' -> '.join(names)})"
 
     @property
     def details(self) -> dict[str, object]:
@@ -98,6 +100,19 @@ class Way:
         if self._redirects:
             details["redirects"] = tuple(self._redirects)
         return details
+
+
+def _joined(url: str, location: str) -> str:
+    """Return the absolute form of a Location, which a fragment does not belong to here (RFC 3986, section 5.2).
+
+    Raises:
+        InvalidError: it is malformed.
+    """
+    try:
+        return urljoin(url, location.partition("#")[0])
+    except ValueError:
+        # The text of this error can contain credentials.
+        raise InvalidError("it is malformed") from None
 
 
 def _origin(target: Target) -> tuple[bool, str, int]:

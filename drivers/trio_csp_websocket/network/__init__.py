@@ -6,6 +6,7 @@ From the bottom:
 - `route`: the options that say which way it is, checked
 - `progress`: how far the opening of a connection has come
 - `failures`: what becomes of the system's errors
+- `no_proxy`: which targets the environment takes out
 - `environment`: which proxy the environment names
 - `addresses`: name resolution, and the policies about addresses
 - `tcp`: a TCP connection to one of several addresses

@@ -5,6 +5,7 @@ In this order: a server of `csp.testing`, the function ``dial``, a Unix socket, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -14,7 +15,7 @@ from trio.lowlevel import disable_ki_protection
 
 from csp.errors import ConnectionTimeoutError, Error, InvalidTypeError, Kind, shown
 from trio_csp_websocket.network.addresses import check_address
-from trio_csp_websocket.network.environment import environment_proxy
+from trio_csp_websocket.network.environment import environment_proxy, is_excepted_by_system
 from trio_csp_websocket.network.failures import not_connected, system_errors
 from trio_csp_websocket.network.proxy import Proxy
 from trio_csp_websocket.network.securing import secured, server
@@ -50,6 +51,7 @@ def with_proxy(route: Route, target: Target) -> Route:
     proxy = environment_proxy(target) if route.proxy is True else route.proxy
     if not isinstance(proxy, Proxy):
         return replace(route, proxy=False)
+    import trio_csp_websocket.network.tunnel  # noqa: F401, PLC0415  # and with it h11 and python-socks
 
     return replace(route, proxy=proxy)
 
@@ -84,7 +86,8 @@ async def _reach(target: Target, route: Route, progress: Progress) -> tuple[Tran
     if route.unix_socket is not None:
         transport = await _open_unix_socket(route.unix_socket, target, progress)
         return transport, f"the Unix socket {route.unix_socket} took the connection"
-    if isinstance(route.proxy, Proxy):
+    progress.waits_for = lambda: "the system did not say whether its settings take the server out"
+    if isinstance(route.proxy, Proxy) and not await is_excepted_by_system(route.proxy, target):
         # Here, because few need it; it is loaded by now.
         from trio_csp_websocket.network.tunnel import open_tunnel  # noqa: PLC0415
 
@@ -96,10 +99,22 @@ async def _reach(target: Target, route: Route, progress: Progress) -> tuple[Tran
 
 
 async def _open_unix_socket(path: str, target: Target, progress: Progress) -> Transport:
-    check_address(target, path)
+    _check_path(target, path)
     progress.waits_for = lambda: f"the Unix socket {path} took no connection"
     with system_errors(f"the Unix socket {path}: "):
-        return SocketTransport(await trio.open_unix_socket(path))
+        transport = SocketTransport(await trio.open_unix_socket(path))
+    if transport.remote is None:
+        # Linux takes no connection at once if too many wait. Trio knows that of TCP only, and goes on.
+        await transport.aclose()
+        raise not_connected(f"the Unix socket {path} took no connection: too many may be waiting")
+    return transport
+
+
+def _check_path(target: Target, path: str) -> None:
+    """Ask the policies about a path as it is written, made absolute, and about where its links lead."""
+    absolute = os.path.abspath(path)  # noqa: PTH100  # `Path.resolve` follows links
+    for name in dict.fromkeys((absolute, os.path.realpath(path))):
+        check_address(target, name)
 
 
 async def _call(function: Dial, target: Target, progress: Progress) -> Transport:
@@ -115,7 +130,11 @@ async def _call(function: Dial, target: Target, progress: Progress) -> Transport
         raise not_connected(f"dial failed: {shown(_words(error))}") from error
     if not isinstance(stream, trio.abc.Stream):
         raise InvalidTypeError(f"dial must return a trio.abc.Stream, not {stream!r}")
-    return SocketTransport(stream) if type(stream) is trio.SocketStream else StreamTransport(stream)
+    if type(stream) is not trio.SocketStream:
+        return StreamTransport(stream)
+    if stream.socket.fileno() == -1:
+        raise not_connected("dial failed: it returned a stream that is closed")
+    return SocketTransport(stream)
 
 
 @disable_ki_protection

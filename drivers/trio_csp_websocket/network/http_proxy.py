@@ -9,8 +9,8 @@ import trio
 
 from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.network.failures import not_connected
-from trio_csp_websocket.protocol.headers import joined, parse_headers
-from trio_csp_websocket.protocol.heads import Heads, NoAnswerError
+from trio_csp_websocket.protocol.headers import Headers, joined
+from trio_csp_websocket.protocol.heads import Heads, NoAnswerError, said
 from trio_csp_websocket.protocol.refusal import may_pass
 from trio_csp_websocket.protocol.secrets import Secrets
 
@@ -46,7 +46,7 @@ async def ask_http_proxy(transport: Transport, proxy: Proxy, host: str, port: in
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise not_connected(f"the connection to {proxy.shown} broke: {shown(str(error))}") from error
     except (NoAnswerError, h11.RemoteProtocolError) as error:
-        why = shown(_hidden(proxy, str(error)))
+        why = shown(_hidden(proxy, said(error)))
         raise not_connected(f"{proxy.shown} did not answer as one: {why}") from None
     if not 200 <= response.status_code <= 299:
         raise _refusal(response, proxy, place)
@@ -74,11 +74,13 @@ async def _response(transport: Transport, heads: Heads, http: h11.Connection, pr
 
 def _refusal(response: h11.Response, proxy: Proxy, place: str) -> ConnectionFailedError:
     status = response.status_code
-    headers = parse_headers(b"\r\n".join(name + b": " + value for name, value in response.headers.raw_items()))
+    fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw_items()]
+    # Details too: its credentials are for the proxy only.
+    headers = Headers((name, _hidden(proxy, value)) for name, value in fields)
     reason = shown(_hidden(proxy, bytes(response.reason).decode("latin-1").strip()), _MAX_REASON_CHARACTERS)
     told = f"{status} {reason}".rstrip()
     if status == _CREDENTIALS_WANTED:
-        asked = shown(_hidden(proxy, ", ".join(headers.get_all("proxy-authenticate"))), _MAX_REASON_CHARACTERS)
+        asked = shown(", ".join(headers.get_all("proxy-authenticate")), _MAX_REASON_CHARACTERS)
         wants = (
             "wants credentials: write http://user:password@... in its URL"
             if proxy.authorization is None

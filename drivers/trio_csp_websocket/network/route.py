@@ -97,7 +97,10 @@ def _unix_socket(path: object) -> str | None:
         raise InvalidError("unix_socket must not be given: Python has no Unix sockets on this system")
     if not name or "\0" in name:
         raise InvalidError(f"unix_socket must be a path without NUL characters, not {name!r}")
-    size = len(os.fsencode(name))
+    try:
+        size = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        raise InvalidError(f"unix_socket must be a path that the system can encode, not {name!r}") from None
     if size > _MAX_SOCKET_PATH_BYTES:
         raise InvalidError(f"unix_socket must be a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, not {size}")
     return name

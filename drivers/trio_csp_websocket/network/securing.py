@@ -68,6 +68,10 @@ async def secured(
         # The context or the peer's name cannot be used.
         await inner.aclose()
         raise not_connected(f"{peer.failed} failed: {shown(str(error))}") from error
+    except Exception as error:
+        # A stream of the user's may raise anything.
+        await inner.aclose()
+        raise not_connected(f"{peer.failed} failed: {shown(repr(error))}") from error
     except BaseException:
         await inner.aclose()
         raise

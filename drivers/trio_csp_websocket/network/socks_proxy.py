@@ -53,7 +53,8 @@ class _Conversation:
     It also stands for the proxy before the proxy (``forward``), which python-socks asks for a connection to the proxy.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, version: int) -> None:
+        self._version = version
         self.writes = 0
         self.received = bytearray()
         self._transport = transport
@@ -72,6 +73,8 @@ class _Conversation:
             if not data:
                 raise _EndError
             self.received += data
+            if self.received[0] != self._version:
+                raise ValueError  # rather than wait for as many bytes as an answer has
         return bytes(self.received[-size:])
 
     async def close(self) -> None:
@@ -92,9 +95,9 @@ async def ask_socks_proxy(transport: Transport, proxy: Proxy, host: str, port: i
         NotReachedError: it did not connect, and may connect to another address.
         ConnectionFailedError: it did not connect.
     """
-    conversation = _Conversation(transport)
-    progress.waits_for = lambda: f"{proxy.shown} did not {'finish its answer' if conversation.received else 'answer'}"
     is_socks4 = proxy.scheme in ("socks4", "socks4a")
+    conversation = _Conversation(transport, 0 if is_socks4 else _VERSION)
+    progress.waits_for = lambda: f"{proxy.shown} did not {'finish its answer' if conversation.received else 'answer'}"
     asked = SocksProxy(
         ProxyType.SOCKS4 if is_socks4 else ProxyType.SOCKS5,
         proxy.host,

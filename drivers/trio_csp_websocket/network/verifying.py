@@ -23,9 +23,9 @@ def verifying_context() -> ssl.SSLContext:
 def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
     """Return a context that trusts as another one does, and has no certificate of the client's to show.
 
-    Whether a context has one cannot be told, so what can be read of it is copied: its authorities, but for those of a
-    folder, which OpenSSL reads only when it needs them; and how it verifies, its versions and ciphers. A subclass, such
-    as one that lets the system verify, is replaced by the default.
+    Whether a context has one cannot be told, so what can be read of it is copied: its authorities, how it verifies, its
+    versions and ciphers. Not copied are authorities of a folder, which OpenSSL reads only when it needs them, and
+    certificates of single servers. A subclass, such as one that lets the system verify, is replaced by the default.
     """
     if type(context) is not ssl.SSLContext:
         return verifying_context()
@@ -33,6 +33,7 @@ def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
     copy.check_hostname = False  # or the next line might raise
     copy.verify_mode = context.verify_mode
     copy.check_hostname = context.check_hostname
+    copy.hostname_checks_common_name = context.hostname_checks_common_name
     copy.verify_flags = context.verify_flags
     copy.options = context.options
     copy.minimum_version = context.minimum_version

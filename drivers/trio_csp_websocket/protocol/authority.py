@@ -83,6 +83,14 @@ def parse_place(url: str, schemes: Mapping[str, int], name: str = "url") -> Plac
     return Place(parts.scheme, host, zone, port, parts)
 
 
+def check_host_header(host_and_port: str, name: str) -> None:
+    """Refuse what cannot be sent as a Host header; errors begin with ``name``."""
+    try:
+        host_and_port.encode("idna")  # as wsproto will
+    except UnicodeError:
+        raise InvalidError(f"{name} has a host name whose last part is too long to stand before a port") from None
+
+
 def check_characters(url: str, name: str) -> None:
     """Refuse what libraries would let pass, or take much time for."""
     if len(url) > _MAX_URL_CHARACTERS:

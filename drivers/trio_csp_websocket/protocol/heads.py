@@ -16,6 +16,8 @@ MAX_HEADER_LINES = 100
 """How many lines of headers it may have; all lines of informational answers count too."""
 
 _HTTP = b"HTTP/"
+# How the texts of h11 show bytes: as they came to it.
+_BYTEARRAY = re.compile(r"""bytearray\((b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*")\)""")
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 # How much of the data before may be the beginning of a blank line.
 _OVERLAP_BYTES = 2
@@ -111,3 +113,8 @@ class Heads:
         if began[3:].startswith(_HTTP_2_SETTINGS):
             return ", as HTTP/2 does, and WebSocket needs HTTP/1.1"
         return ""
+
+
+def said(error: Exception) -> str:
+    """Return the text of an error of h11 as a person wants to read it."""
+    return _BYTEARRAY.sub(r"\1", str(error))

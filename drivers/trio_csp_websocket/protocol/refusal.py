@@ -7,7 +7,7 @@ import html
 import re
 from typing import TYPE_CHECKING
 
-from csp.errors import ConnectionFailedError, Kind, shown
+from csp.errors import ConnectionFailedError, InvalidError, Kind, shown
 from trio_csp_websocket.protocol.url import without_secrets
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class RedirectError(ConnectionFailedError):
         """Return where it leads.
 
         Raises:
-            ValueError: it is empty, or there are several.
+            InvalidError: it is empty, or there are several.
         """
         first, *others = {location.strip(" \t"): None for location in self._locations}
         if others:
-            raise ValueError("it names several places")
+            raise InvalidError("it names several places")
         if not first:
-            raise ValueError("it is empty")
+            raise InvalidError("it is empty")
         try:
             # Python reads headers as Latin-1; browsers send and expect UTF-8 in URLs.
             return first.encode("latin-1").decode()

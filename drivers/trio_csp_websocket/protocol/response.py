@@ -7,7 +7,6 @@ checked: nothing else that a server says reaches it.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import h11
@@ -15,7 +14,7 @@ from wsproto.utilities import generate_accept_token
 
 from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
-from trio_csp_websocket.protocol.heads import Heads, NoAnswerError
+from trio_csp_websocket.protocol.heads import Heads, NoAnswerError, said
 from trio_csp_websocket.protocol.negotiation import DeflateParameters, agreed
 from trio_csp_websocket.protocol.refusal import (
     MAX_BODY_BYTES,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 _BODY_PIECE_BYTES = 1024
 
 _SWITCHING_PROTOCOLS = 101
-_BYTEARRAY = re.compile(r"""bytearray\((b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*")\)""")
 # Around a header's value and in lists (RFC 9110, section 5.6.3). What `str.strip` strips by itself is more.
 _SPACES = " \t"
 
@@ -80,6 +78,8 @@ class ResponseReader:
         """The same as bytes for `parse_headers`, which take a fraction of an object's memory."""
         self.deflate: DeflateParameters | None = None
         """How messages are compressed, if the answer agrees to it."""
+        self.earlier_secrets: Secrets | None = None
+        """What may be secret in the requests whose redirects led to this one."""
 
     def request_sent(self, request: bytes) -> None:
         """Take note of the request: its key determines the answer."""
@@ -137,20 +137,19 @@ class ResponseReader:
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            # Its texts show bytes as they came to it.
-            why = _BYTEARRAY.sub(r"\1", str(error))
-            said = f"the server did not answer in HTTP: {shown(why)}"
-            raise self._no_answer(self._unless_it_repeats(said, why)) from None
+            why = said(error)
+            text = f"the server did not answer in HTTP: {shown(why)}"
+            raise self._no_answer(self._unless_it_repeats(text, why)) from None
         assert isinstance(event, h11.InformationalResponse | h11.Response)
         return event
 
-    def _unless_it_repeats(self, said: str, quoted: str = "") -> str:
+    def _unless_it_repeats(self, text: str, quoted: str = "") -> str:
         """Return a text that shows what came in place of an answer, or another one if a secret of the request came."""
         secrets = self._secrets()
-        for text in (self._beginning.decode("latin-1"), quoted):
-            if secrets.hidden(text, cut=True) != text:
+        for came in (self._beginning.decode("latin-1"), quoted):
+            if secrets.hidden(came, cut=True) != came:
                 return "the server did not answer in HTTP: it repeats a part of the request"
-        return said
+        return text
 
     def _read_body(self, data: bytes, *, ended: bool = False) -> None:
         """Take in more of a refusal's body; raise the refusal once there is enough, or no more comes."""
@@ -271,6 +270,7 @@ class ResponseReader:
         return Secrets(
             self._request.target.decode("latin-1"),
             [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers],
+            self.earlier_secrets,
         )
 
     def _details(self, status: int, body: bytes) -> dict[str, object]:

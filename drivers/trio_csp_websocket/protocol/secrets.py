@@ -50,15 +50,17 @@ class Secrets:
     Args:
         target: path and query, as they stand in the request line.
         headers: names, in any case, and values.
+        earlier: what may be secret in the requests whose redirects led to this one, which a server may have put into
+            its path.
     """
 
-    def __init__(self, target: str, headers: Iterable[tuple[str, str]]) -> None:
-        found = {*_of_query(target.partition("?")[2])}
+    def __init__(self, target: str, headers: Iterable[tuple[str, str]], earlier: Secrets | None = None) -> None:
+        found = {*_of_query(target.partition("?")[2]), *(() if earlier is None else earlier._secrets)}  # noqa: SLF001  # its own class
         for name, value in headers:
             found.update(_of_header(name.lower(), value))
         # The longest first: a part of one may be another.
         secrets = {secret.lower() for secret in found if len(secret) >= _MIN_CHARACTERS}
-        self._secrets = sorted(secrets, key=lambda secret: (-len(secret), secret))
+        self._secrets: list[str] = sorted(secrets, key=lambda secret: (-len(secret), secret))
 
     def hidden(self, text: str, *, cut: bool = False) -> str:
         """Return a text with ``...`` in place of each secret, in any case; "" if it has one in an encoded form.

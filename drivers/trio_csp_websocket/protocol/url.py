@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
 
 from csp.errors import InvalidError
-from trio_csp_websocket.protocol.authority import parse_place
+from trio_csp_websocket.protocol.authority import check_host_header, parse_place
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -42,10 +42,14 @@ class Target:
     zone: str = ""
     """The interface that leads to a link-local IPv6 address, by name or number; "" for any other host. It means nothing
     to others, so it stands neither in `url` nor in what the server gets (RFC 6874, section 4)."""
+    shown_as: str = ""
+    """What `shown` is, if that is not made of the URL."""
 
     @property
     def shown(self) -> str:
         """The URL as texts show it: with the zone, and without the query, which may hold a token."""
+        if self.shown_as:
+            return self.shown_as
         shown = without_query(self.url)
         return shown.replace("]", f"%25{self.zone}]", 1) if self.zone else shown
 
@@ -83,10 +87,7 @@ def parse_url(url: str) -> Target:
     parts = place.parts
     default_port = _DEFAULT_PORTS[place.scheme]
     host_header = place.host_and_port(default_port)
-    try:
-        host_header.encode("idna")  # as wsproto will
-    except UnicodeError:
-        raise InvalidError("url has a host name whose last part is too long to stand before a port") from None
+    check_host_header(host_header, "url")
     resource = _path(parts.path) + (f"?{quote(parts.query, safe=_QUERY_SAFE)}" if "?" in url else "")
     return Target(
         url=f"{place.scheme}://{host_header}{resource}",

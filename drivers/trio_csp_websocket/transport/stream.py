@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # A Trio stream cannot be called without visiting the scheduler. An operation that must not wait is given this many
 # passes of it: enough for a few locks and checkpoints, too few to wait for the network.
 _PASSES_WITHOUT_WAITING = 10
+# Trio's own streams turn an `OSError` into the first of these. Others may not.
+_BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
 class StreamTransport(Transport):
@@ -32,7 +34,10 @@ class StreamTransport(Transport):
             self.local, self.remote = ends_of(found)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        data = bytes(await self._stream.receive_some(max_bytes))
+        try:
+            data = bytes(await self._stream.receive_some(max_bytes))
+        except OSError as error:
+            raise _translated(error) from error
         self.bytes_received += len(data)
         return data
 
@@ -55,23 +60,34 @@ class StreamTransport(Transport):
         with memoryview(data) as view:
             for start in range(0, view.nbytes, SLICE_BYTES):
                 with view[start : start + SLICE_BYTES] as piece:
-                    await self._stream.send_all(piece)
+                    try:
+                        await self._stream.send_all(piece)
+                    except OSError as error:
+                        raise _translated(error) from error
                     self.bytes_sent += piece.nbytes
 
     async def send_last(self, frame: bytes) -> None:
         async def send() -> None:
             # Busy while a cancelled task has not left the stream yet: then a frame has been cut in two anyway.
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            with contextlib.suppress(*_BROKEN, trio.BusyResourceError):
                 await self._stream.send_all(frame)
 
         await _without_waiting(send)
 
     async def send_eof(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            await self._stream.send_eof()
+            try:
+                await self._stream.send_eof()
+            except OSError as error:
+                raise _translated(error) from error
 
     async def aclose(self) -> None:
-        await trio.aclose_forcefully(self._stream)
+        with contextlib.suppress(*_BROKEN):
+            await trio.aclose_forcefully(self._stream)
+
+
+def _translated(error: OSError) -> trio.BrokenResourceError:
+    return trio.BrokenResourceError(error.strerror or str(error) or type(error).__name__)
 
 
 async def _without_waiting(operation: Callable[[], Awaitable[object]]) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
-from tests.websocket._peers import LibraryServer, NodeServer
+from tests.websocket._peers import LibraryServer, NodeServer, raw_server
+from tests.websocket._proxies import Echo, Proxy
 from tests.websocket.command_line._process import environment, start
 from trio_csp_websocket.command_line.program import main
 from trio_csp_websocket.network.failures import error_text
@@ -114,6 +116,23 @@ def test_in_a_pipe_nothing_is_needed_that_only_unix_has(library: LibraryServer) 
     )
     said = f"connected to {library.url('/echo')}\nclosed with code 1000 (NORMAL)\n"
     assert (result.returncode, result.stdout, result.stderr) == (0, "grüße\n", said)
+
+
+async def test_the_environments_proxy_is_gone_through_and_its_credentials_are_not_shown() -> None:
+    async with raw_server(Echo()) as url, Proxy("http", (b"user", b"hunter2")).running() as proxy:
+        address = url.replace("127.0.0.1", "server.test")
+        variables = {"http_proxy": proxy.url(credentials="user:hunter2")}
+        result = await trio.run_process(
+            [sys.executable, "-m", "csp.websocket", "--count=1", address],
+            stdin=b"a\n",
+            capture_stdout=True,
+            capture_stderr=True,
+            env=environment() | variables,
+        )
+    assert result.stdout.split() == [b"a"]
+    assert b"hunter2" not in result.stderr
+    (asked,) = proxy.asked
+    assert (asked.host, asked.credentials) == ("server.test", (b"user", b"hunter2"))
 
 
 def test_a_port_nobody_listens_on_is_told_in_one_line() -> None:

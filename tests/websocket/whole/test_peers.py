@@ -211,7 +211,7 @@ async def test_a_refusal_says_status_headers_and_body_at_once(
     server: LibraryServer, status: int, retryable: bool
 ) -> None:
     with pytest.raises(ConnectionFailedError, match=f"status {status}") as caught:
-        async with connected(server.url(f"/refuse/{status}"), dial_timeout=None):
+        async with connected(server.url(f"/refuse/{status}"), dial_timeout=None, max_redirects=0):
             pytest.fail("connected")
     error = caught.value
     assert not isinstance(error, ConnectionTimeoutError)

@@ -95,12 +95,8 @@ async def test_an_error_always_has_details(autojump_clock: MockClock) -> None:
             "the server answered with status 204, as to an ordinary request, and did not switch to WebSocket",
         ),
         (
-            answer("302 Found", "Location: https://bob:hunter2@login.test/start?token=hunter2", body="moved"),
-            "the server redirects to https://login.test/start?... (status 302 Found), and redirects are not followed",
-        ),
-        (
-            answer("308 Permanent Redirect", "Location: "),
-            "the server redirects (status 308 Permanent Redirect), and redirects are not followed",
+            answer("300 Multiple Choices", "Location: /x"),
+            "the server refused the connection with status 300 Multiple Choices",
         ),
         (answer("301 Moved"), "the server refused the connection with status 301 Moved"),
         (answer("304 Not Modified", "Location: /x"), "the server refused the connection with status 304 Not Modified"),
@@ -137,6 +133,28 @@ async def test_an_error_always_has_details(autojump_clock: MockClock) -> None:
 )
 async def test_the_status_is_told_with_what_it_asks_for(raw: bytes, says: str, autojump_clock: MockClock) -> None:
     assert str(await failure(raw)) == BEGIN + says
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (
+            answer("302 Found", "Location: https://bob:hunter2@login.test/start?token=hunter2", body="moved"),
+            "the server redirects to https://login.test/start?... (status 302 Found), and redirects are not followed",
+        ),
+        (
+            answer("308 Permanent Redirect", "Location: "),
+            "the server redirects (status 308 Permanent Redirect), and redirects are not followed",
+        ),
+        (answer("301 Moved"), "the server refused the connection with status 301 Moved"),
+    ],
+)
+async def test_without_redirects_a_redirect_is_a_refusal(raw: bytes, says: str, autojump_clock: MockClock) -> None:
+    error = await failure(raw, max_redirects=0)
+    assert str(error) == BEGIN + says
+    assert (error.retryable, error.details["url"]) == (False, URL)
+    assert error.details["body"] == raw.partition(b"\r\n\r\n")[2]
+    assert "redirects" not in error.details
 
 
 # The body -------------------------------------------------------------------------------------------------------------

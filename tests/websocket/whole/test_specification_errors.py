@@ -114,7 +114,7 @@ async def test_error_connecting_failed_bad_handshake(server: LibraryServer) -> N
     ],
 )
 async def test_error_handshake_answered_with_a_status(either: LibraryServer, status: int, retryable: bool) -> None:
-    connecting = websocket.connect(either.url(f"/refuse/{status}"))
+    connecting = websocket.connect(either.url(f"/refuse/{status}"), max_redirects=0)
     error = await raises(Kind.INTERNAL, retryable, ConnectionError, enter(connecting))
     assert f"status {status}" in error.message
     assert (error.details["status"], error.details["body"]) == (status, b"no")

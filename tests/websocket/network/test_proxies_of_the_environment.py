@@ -64,6 +64,12 @@ CASES = [
     Case("wss://server.test/", "proxy.test:1080", {"all_proxy": "socks5h://proxy.test"}),
     Case("wss://server.test/", "proxy.test:1080", {"all_proxy": "socks5://proxy.test"}),
     Case("wss://server.test/", "proxy.test:1080", {"all_proxy": "socks4a://proxy.test"}),
+    # As desktops write it.
+    Case("wss://server.test/", "proxy.test:1080", {"all_proxy": "socks://proxy.test/"}),
+    Case("ws://server.test/", "proxy.test:1081", {"ALL_PROXY": "SOCKS://proxy.test:1081"}),
+    # Where a web server runs it, HTTP_PROXY is a header of whoever asked (RFC 3875, section 4.1.18).
+    Case("ws://server.test/", "server.test:80", {"HTTP_PROXY": PROXY, "REQUEST_METHOD": "GET"}),
+    Case("ws://server.test/", "proxy.test:3128", {"ALL_PROXY": PROXY, "REQUEST_METHOD": "GET"}),
     # This machine is not reached through it.
     *(
         Case(f"ws://{host}:81/", f"{place}:81", {"http_proxy": PROXY, "all_proxy": PROXY})
@@ -74,6 +80,7 @@ CASES = [
             "127.0.0.1": "127.0.0.1",
             "127.255.0.9": "127.255.0.9",
             "[::1]": "::1",
+            "[::ffff:127.0.0.1]": "127.0.0.1",
         }.items()
     ),
     Case("ws://localhost.test/", "proxy.test:3128", {"http_proxy": PROXY}),
@@ -105,6 +112,9 @@ EXCEPTIONS = [
             "server.test:80,server.test:81",
             ".test:81",
             "server.test.",
+            "server.test:*",
+            "*erver.tes*",
+            "<local>, 10., server.test",
         )
     ),
     *(
@@ -123,15 +133,24 @@ EXCEPTIONS = [
             "other.test",
             "192.0.2.0/24",
             "0.0.0.0/0",
+            "192.",
+            "<local>",
+            "*.local",
         )
     ),
     *(
         excepted(no_proxy, "ws://192.0.2.9/", "192.0.2.9:80")
-        for no_proxy in ("192.0.2.9", "192.0.2.0/24", "192.0.2.9/32", "0.0.0.0/0", "10.0.0.0/8,192.0.2.8/31")
+        for no_proxy in (
+            *("192.0.2.9", "192.0.2.0/24", "192.0.2.9/32", "0.0.0.0/0", "10.0.0.0/8,192.0.2.8/31"),
+            *("192.", "192.0.2.", "192.0.2.*", "192.0/16", "192.0.2/24"),
+        )
     ),
     *(
         excepted(no_proxy, "ws://192.0.2.9/", "proxy.test:3128")
-        for no_proxy in ("192.0.2.1", "92.0.2.9", "10.0.0.0/8", "192.0.2.0/29", "2001:db8::/32", "192.0.2.9:81")
+        for no_proxy in (
+            *("192.0.2.1", "92.0.2.9", "10.0.0.0/8", "192.0.2.0/29", "2001:db8::/32", "192.0.2.9:81"),
+            *("10.", "192.1.", "192.1/16", "*0.2.8", "<local>"),
+        )
     ),
     *(
         excepted(no_proxy, "ws://[2001:db8::9]/", "2001:db8::9:80")
@@ -141,6 +160,9 @@ EXCEPTIONS = [
         excepted(no_proxy, "ws://[2001:db8::9]/", "proxy.test:3128")
         for no_proxy in ("2001:db8::1", "2001:db9::/32", "0.0.0.0/0", "[2001:db8::9]:81")
     ),
+    excepted("<local>", "ws://server/", "server:80"),
+    excepted("<local>", "ws://[2001:db8::9]/", "proxy.test:3128"),
+    excepted("fe80::9%eth0", "ws://[2001:db8::9]/", "proxy.test:3128"),
     Case("ws://server.test/", "server.test:80", {"http_proxy": PROXY, "NO_PROXY": "server.test"}),
     Case("wss://server.test/", "server.test:443", {"https_proxy": PROXY, "no_proxy": "server.test:443"}),
     Case("ws://bücher.test/", "xn--bcher-kva.test:80", {"http_proxy": PROXY, "no_proxy": "xn--bcher-kva.test"}),
@@ -253,6 +275,71 @@ async def test_a_malformed_variable_is_named(name: str, value: str, monkeypatch:
     assert "hunter2" not in str(caught.value) + repr(caught.value.details)
     assert not caught.value.retryable
     assert sockets.places == []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *("http://server.test", "server.test:port", "server.test:0", "server.test:65536", "server.test:1:2"),
+        *("10.0.0.0/33", "10.0.0.0/x", "a/8", "2001:db8::/129", "1::2::3", "[::1", "localhost;127.0.0.1"),
+        *("300.0.0.1", "a" * 64 + ".test", "a" * 10_000),
+    ],
+)
+async def test_a_malformed_exception_is_named(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, {"all_proxy": PROXY, "no_proxy": f"server.test,{entry}"})
+    _, sockets = network()
+    with pytest.raises(ConnectionFailedError) as caught:
+        async with websocket.connect("ws://server.test/"):
+            pytest.fail("connected")
+    assert "no_proxy" in str(caught.value)
+    assert "proxy=None" in str(caught.value)
+    assert not caught.value.retryable
+    assert len(str(caught.value)) < 1000
+    assert sockets.places == []
+
+
+def system_settings(monkeypatch: pytest.MonkeyPatch, *bypassed: str, **settings: str) -> None:
+    """Let a system like Windows or macOS have settings."""
+    monkeypatch.setattr("urllib.request.getproxies", lambda: settings)
+    monkeypatch.setattr("urllib.request.proxy_bypass", lambda host: host in bypassed)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected", "settings"),
+    [
+        ("ws://server.test/", "proxy.test:3128", {"http": "http://proxy.test:3128"}),
+        ("wss://server.test/", "server.test:443", {"http": "http://proxy.test:3128"}),
+        ("wss://server.test/", "proxy.test:3128", {"https": "http://proxy.test:3128"}),
+        ("ws://server.test/", "proxy.test:3128", {"all": "http://proxy.test:3128"}),
+        ("ws://server.test/", "proxy.test:1080", {"socks": "socks://proxy.test"}),
+        ("ws://server.test/", "proxy.test:1081", {"socks": "http://proxy.test:1081"}),
+        ("ws://server.test/", "proxy.test:3128", {"http": "http://proxy.test:3128", "socks": "socks://other.test"}),
+        ("ws://inside.test/", "inside.test:80", {"http": "http://proxy.test:3128"}),
+        ("ws://localhost/", "localhost:80", {"http": "http://proxy.test:3128"}),
+        ("ws://server.test/", "server.test:80", {"ftp": "http://proxy.test:3128"}),
+    ],
+)
+async def test_the_systems_settings_count_where_no_variable_does(
+    url: str, expected: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system_settings(monkeypatch, "inside.test", **settings)
+    names, sockets = network()
+    with pytest.raises(ConnectionFailedError) as caught:
+        async with websocket.connect(url):
+            pytest.fail("connected")
+    assert place(names, sockets) == expected
+    assert ("system's proxy settings" in str(caught.value)) == expected.startswith("proxy.test")
+
+
+async def test_of_a_variable_and_the_systems_settings_the_variable_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    system_settings(monkeypatch, http="http://other.test")
+    for value, expected in ((PROXY, "proxy.test:3128"), ("", "server.test:80")):
+        monkeypatch.setenv("http_proxy", value)
+        names, sockets = network()
+        with pytest.raises(ConnectionFailedError):
+            async with websocket.connect("ws://server.test/"):
+                pytest.fail("connected")
+        assert place(names, sockets) == expected
 
 
 async def test_a_malformed_variable_of_the_other_scheme_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

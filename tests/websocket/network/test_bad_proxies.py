@@ -14,8 +14,12 @@ from trio.testing import wait_all_tasks_blocked
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
+from tests.websocket._network import Names, Sockets, refuse
 from tests.websocket._peers import connected, raw_server
 from tests.websocket._proxies import (
+    ESTABLISHED,
+    SOCKS4_GRANTED,
+    SOCKS5_GRANTED,
     Echo,
     Protocol,
     Proxy,
@@ -69,8 +73,11 @@ def check_secrets(error: BaseException) -> None:
     shown = "".join(traceback.format_exception(error))
     link: BaseException | None = error
     while link is not None:
-        shown += repr(link) + repr(link.args) + repr(getattr(link, "details", ""))
-        link = link.__cause__ or link.__context__
+        details = dict(getattr(link, "details", {}))
+        # What the proxy says goes to programs as it came.
+        details.pop("headers", None)
+        shown += repr(link) + repr(link.args) + repr(details)
+        link = link.__cause__ if link.__suppress_context__ else link.__context__
     secrets = [PASSWORD, USER, "swordfish", "session=42"]
     secrets += [base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode(), base64.b64encode(b"me:swordfish").decode()]
     for secret in secrets:
@@ -183,6 +190,70 @@ async def test_a_proxy_that_does_not_listen_is_tried_again(protocol: Protocol) -
     blames(error, proxy)
     assert (error.kind, error.retryable) == (Kind.INTERNAL, True)
     assert re.search("refused|WinError", str(error))
+
+
+async def nothing_to_connect_to(proxy: str, url: str = URL) -> ConnectionFailedError:
+    with pytest.raises(ConnectionFailedError) as caught:
+        async with websocket.connect(url, proxy=proxy):
+            pytest.fail("connected")
+    check_secrets(caught.value)
+    assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, True)
+    return caught.value
+
+
+async def test_a_proxy_whose_name_leads_nowhere_is_tried_again() -> None:
+    names = Names([])
+    network = Sockets(refuse)
+    error = await nothing_to_connect_to("http://agent47:hunter2@proxy.test:3128")
+    assert "the proxy http://proxy.test:3128" in str(error)
+    assert names.asked == [b"proxy.test"]
+    assert network.places == []
+
+
+async def test_a_target_whose_name_leads_nowhere_is_not_blamed_on_the_proxy() -> None:
+    names = Names([])
+    network = Sockets(refuse)
+    error = await nothing_to_connect_to("socks5://agent47:hunter2@192.0.2.9")
+    assert "cannot be reached" not in str(error)
+    assert names.asked == [b"server.test"]
+    assert network.places == []
+
+
+async def test_of_a_proxys_addresses_each_is_tried() -> None:
+    Names(["2001:db8::1", "192.0.2.1", "192.0.2.2"])
+    network = Sockets(refuse)
+    error = await nothing_to_connect_to("http://agent47:hunter2@proxy.test:3128")
+    assert network.connected_to == ["2001:db8::1", "192.0.2.1", "192.0.2.2"]
+    assert network.open == 0
+    assert "the proxy http://proxy.test:3128" in str(error)
+
+
+async def test_a_proxy_that_takes_no_connection_is_given_up_with_the_dial_timeout(autojump_clock: MockClock) -> None:
+    async def ignore(_address: str) -> None:
+        await trio.sleep_forever()
+
+    Names(["192.0.2.1", "192.0.2.2"])
+    network = Sockets(ignore)
+    error = await nothing_to_connect_to("http://agent47:hunter2@proxy.test:3128")
+    assert type(error) is ConnectionTimeoutError
+    assert "no TCP connection to port 3128 of 192.0.2.1, 192.0.2.2" in str(error)
+    assert "proxy http://proxy.test:3128" in str(error)
+    assert network.open == 0
+
+
+@pytest.mark.parametrize("protocol", ["http", "https"])
+async def test_a_proxy_that_says_the_credentials_again_does_not_get_them_shown(protocol: Protocol) -> None:
+    basic = base64.b64encode(f"{USER}:{PASSWORD}".encode())
+    answer = (
+        b"HTTP/1.1 407 No %(basic)s\r\nProxy-Authenticate: Basic %(basic)s, Basic realm=%(basic)s\r\n"
+        b"X-Echo: Proxy-Authorization: Basic %(basic)s\r\n\r\n" % {b"basic": basic}
+    )
+    async with Proxy(protocol, answers={"connect": answer}).running() as proxy:
+        error = await failure(proxy)
+    blames(error, proxy)
+    async with Proxy(protocol, answers={"connect": b"HTTP/1.1 banana %b\r\n\r\n" % basic}).running() as proxy:
+        error = await failure(proxy)
+    blames(error, proxy)
 
 
 # Breaking off ---------------------------------------------------------------------------------------------------------
@@ -328,6 +399,20 @@ async def test_what_is_almost_an_answer_in_http_is_told(answer: bytes) -> None:
     blames(error, proxy)
     assert str(error).isprintable()
     assert proxy.asked[0].tunnel == b""
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_what_a_proxy_says_in_the_tunnel_is_told_as_no_tls_where_that_was_to_come(protocol: Protocol) -> None:
+    opened = {"socks4": SOCKS4_GRANTED, "socks5": SOCKS5_GRANTED}.get(protocol, ESTABLISHED)
+    for said in BABBLE.values():
+        answers = {"connect": opened + said}
+        async with (
+            raw_server(_nobody) as url,
+            Proxy(protocol, answers=answers, leads_to=port_of(url)).running() as proxy,
+        ):
+            error = await failure(proxy, URL.replace("ws:", "wss:"))
+        assert "TLS failed" in str(error)
+        assert error.retryable
 
 
 class Wrong(NamedTuple):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import pytest
 import trio
 
-from csp import websocket
-from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError
+from csp import security, websocket
+from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError, PermissionDeniedError
 from tests.websocket import _links
 from tests.websocket._network import Names, Sockets, refuse
 from tests.websocket._peers import TEXT, Peer, connected, frame, raw_server
@@ -241,6 +241,9 @@ async def test_a_proxy_that_was_given_is_used_for_this_machine_too(host: str, mo
         "http://us%3Aer:hunter2@proxy.test",
         "socks5://us%00er:hunter2@proxy.test",
         "socks4://user:hunter2@proxy.test",
+        "socks5://user:@proxy.test",
+        "socks5://:hunter2@proxy.test",
+        "socks5h://%C3%BCser:hunter2@proxy.test",
         "socks5://" + "u" * 256 + ":hunter2@proxy.test",
         "socks5://user:" + "hunter2" * 40 + "@proxy.test",
     ],
@@ -265,6 +268,9 @@ def test_a_context_for_the_proxy_is_checked_by_the_call() -> None:
         websocket.connect("ws://server.test/", proxy="https://proxy.test", proxy_ssl_context=wrong)
     with pytest.raises(InvalidError, match="proxy_ssl_context"):
         websocket.connect("ws://server.test/", proxy="https://proxy.test", proxy_ssl_context=contexts()[0])
+    for other in ("http://proxy.test", "socks5h://proxy.test", None):
+        with pytest.raises(InvalidError, match="proxy_ssl_context"):
+            websocket.connect("ws://server.test/", proxy=other, proxy_ssl_context=contexts()[1])
 
 
 # Credentials ----------------------------------------------------------------------------------------------------------
@@ -495,6 +501,72 @@ async def test_tls_to_the_target_is_verified_inside_the_tunnel(scheme: str) -> N
         right["server_hostname"] = "server.test"
         await visit(f"wss://other.test:{port}/", **right)
     assert len(echo.requests) == 1
+
+
+async def test_a_proxy_that_chooses_http_2_is_not_asked() -> None:
+    serving, trusting = contexts.__wrapped__()
+    serving.set_alpn_protocols(["h2"])
+    trusting.set_alpn_protocols(["h2", "http/1.1"])
+    async with Proxy("https", tls=serving).running() as proxy:
+        with pytest.raises(ConnectionFailedError, match=r"the proxy chose HTTP/2, because proxy_ssl_context") as caught:
+            async with connected("ws://server.test/", proxy=proxy.url(), proxy_ssl_context=trusting):
+                pytest.fail("connected")
+    assert not caught.value.retryable
+    assert proxy.asked[0].raw == b""
+
+
+# Who may --------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_policies_are_asked_about_the_proxy_and_about_an_address_it_is_given() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def note(_actor: object, action: str, resource: str, _meta: object) -> bool:
+        asked.append((action, resource))
+        return True
+
+    for host in ("server.test", "192.0.2.9"):
+        asked.clear()
+        async with target() as (_, port), Proxy("http").running() as proxy:
+            with security.context(scope=security.Scope([security.Policy("*", "*", condition=note)]), strict=True):
+                await visit(f"ws://{host}:{port}/", proxy=proxy.url(credentials="user:hunter2"))
+        url = f"ws://{host}:{port}/"
+        assert asked == [
+            ("websocket.connect", ""),
+            ("websocket.connect.url", url),
+            ("websocket.connect.proxy", proxy.url()),
+            *([("websocket.connect.address", host)] if host == "192.0.2.9" else []),
+        ]
+
+
+@EVERY_SCHEME
+async def test_a_proxy_that_is_denied_is_not_connected_to(scheme: str) -> None:
+    denying = security.Scope([security.Policy("*", "*"), security.Policy("websocket.connect.proxy", "*", "deny")])
+    async with Proxy(SPOKEN[scheme]).running() as proxy:
+        with security.context(scope=denying, strict=True), pytest.raises(PermissionDeniedError) as caught:
+            await visit("ws://server.test/", **options(proxy.url(scheme=scheme)))
+    assert caught.value.details == {"url": "ws://server.test/", "proxy": proxy.url(scheme=scheme)}
+    assert proxy.asked == []
+
+
+@EVERY_SCHEME
+async def test_an_address_that_is_denied_is_not_reached_through_a_proxy_either(scheme: str) -> None:
+    Names(["192.0.2.7"])
+    denying = security.Scope([security.Policy("*", "*"), security.Policy("websocket.connect.address", "192.*", "deny")])
+    async with Proxy(SPOKEN[scheme]).running() as proxy:
+        for host in ["192.0.2.7", *(["server.test"] if scheme in RESOLVED_HERE else [])]:
+            with security.context(scope=denying, strict=True), pytest.raises(PermissionDeniedError):
+                await visit(f"ws://{host}/", **options(proxy.url(scheme=scheme)))
+    assert proxy.asked == []
+
+
+@EVERY_SCHEME
+async def test_an_address_with_a_zone_is_of_this_machine_and_no_proxy_is_asked(scheme: str) -> None:
+    async with Proxy(SPOKEN[scheme]).running() as proxy:
+        with pytest.raises(ConnectionFailedError, match="zone") as caught:
+            await visit("ws://[fe80::1%251]/", **options(proxy.url(scheme=scheme)))
+    assert not caught.value.retryable
+    assert proxy.asked == []
 
 
 # What it leaves behind ------------------------------------------------------------------------------------------------
