@@ -1,4 +1,4 @@
-"""A network for pages that are about the way to a server: proxies that answer what a page says, and servers behind them.
+"""A network for pages about the way to a server: proxies that answer what a page says, and servers behind them.
 
 Nothing leaves the process, and the clock may jump: a connection is a pair of sockets, and each name that was given a
 place here has an address of those for documentation (RFC 5737). Other names do not exist. From the first place on, the
