@@ -20,10 +20,12 @@ from tests.websocket._proxies import Conversation, OverError, Proxy
 from tests.websocket._server import CLOSE, PING, PONG, Server, close, frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from email.message import Message as Headers
 
 Link: TypeAlias = Literal["memory", "socket", "tls"]
+Way: TypeAlias = Literal["tcp", "redirect", "dial", "unix socket"]
+"""How a client gets there: by a name that leads there, by a redirect from there, by a function, or by a path."""
 Closing: TypeAlias = Literal["at once", "late", "never", "half"]
 """How a server answers a close: at once, after `LATE_SECONDS`, not at all, or without ending the stream."""
 
@@ -161,6 +163,14 @@ async def carry(link: Link, listener: trio.SocketListener, server: Server, proxy
         await conversation.close()
     else:
         await _carry(link, tcp, conversation.stream, server)
+
+
+async def carry_each(link: Link, listener: trio.SocketListener, servers: Iterable[Server]) -> None:
+    """Accept a client for each server, one after the other, and carry what they say."""
+    async with trio.open_nursery() as nursery:
+        for server in servers:
+            tcp = await listener.accept()
+            nursery.start_soon(_carry, link, tcp, tcp, server, name=f"{SERVER_TASK} one of the links")
 
 
 async def _carry(link: Link, tcp: trio.SocketStream, stream: trio.abc.Stream, server: Server) -> None:

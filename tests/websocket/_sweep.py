@@ -30,7 +30,9 @@ from tests.websocket._links import (
     Closing,
     Link,
     SmallBuffers,
+    Way,
     carry,
+    carry_each,
     contexts,
     listen,
 )
@@ -43,12 +45,14 @@ from tests.websocket._server import (
     PING,
     PONG,
     TEXT,
+    URL,
     Server,
     accepting,
     connecting,
     frame,
 )
 from trio_csp_websocket.transport.socket import SocketTransport
+from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     from tests.websocket._proxies import Proxy
     from trio_csp_websocket.client.connect import Connecting
     from trio_csp_websocket.client.options import ConnectOptions
+    from trio_csp_websocket.transport.base import Transport
 
 LIMIT_SECONDS = 1000.0
 """Nothing takes longer; what does hangs."""
@@ -90,6 +95,7 @@ class Trial:
     Args:
         link: what the client runs over.
         takeover: whether messages are compressed, with context takeover.
+        way: how the client gets there.
         proxy: what the client connects through, if anything; not in memory.
         at: before which steps to interfere.
         deed: how; by default the operation is cancelled.
@@ -101,6 +107,7 @@ class Trial:
         link: Link,
         *,
         takeover: bool = False,
+        way: Way = "tcp",
         proxy: Proxy | None = None,
         at: tuple[int, ...] = (),
         deed: Callable[[AnsweringServer], None] | None = None,
@@ -133,12 +140,16 @@ class Trial:
         self._deed = deed
         self._deadline = deadline
         self._takeover = takeover
+        self._way: Way = way
         self._proxy = proxy
         self._must_end = False
         self._compressor = zlib.compressobj(wbits=-15)
         self._counter: Steps | None = None
         self._begun = self._interfered_at = 0.0
         self._server: AnsweringServer | None = None
+        # What redirects to it.
+        self._first: Server | None = None
+        self._path = ""
         self._client: Client | None = None
         self._nursery: trio.Nursery | None = None
         self._listener: trio.SocketListener | None = None
@@ -147,7 +158,7 @@ class Trial:
     def __str__(self) -> str:
         when = f"at step {self.at}" if self.at else f"after {self._deadline} s"
         through = "" if self._proxy is None else f" through {self._proxy}"
-        return f"{self.kind} {when}, over {self.link}{through}{', compressed' if self._takeover else ''}"
+        return f"{self.kind} {when}, over {self.link} by {self._way}{through}{', compressed' if self._takeover else ''}"
 
     @property
     def kind(self) -> str:
@@ -167,7 +178,8 @@ class Trial:
         async with contextlib.AsyncExitStack() as stack:
             if self.link != "memory":
                 directory = stack.enter_context(tempfile.TemporaryDirectory())
-                self._listener = await stack.enter_async_context(await listen(str(Path(directory, "socket"))))
+                self._path = str(Path(directory, "socket"))
+                self._listener = await stack.enter_async_context(await listen(self._path))
                 trio.socket.set_custom_socket_factory(self._sockets)
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             try:
@@ -203,19 +215,50 @@ class Trial:
         if answer is None:
             answer = functools.partial(_accepting, takeover=self._takeover)
         self._server = AnsweringServer(answer, closing=closing, pongs=pongs, nursery=self._nursery)
+        if self._way == "redirect":
+            self._first = Server(b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n")
+        options.update(self._way_options())
         if self._listener is None:
-            return connecting(self._server, nursery=nursery, **options)
-        self._nursery.start_soon(
-            carry, self.link, self._listener, self._server, self._proxy, name=f"{SERVER_TASK} the link"
-        )
+            if self._way == "dial":
+                return websocket.connect(URL, nursery=nursery, **options)
+            return connecting(self._server, nursery=nursery, reach=self._reach, **options)
+        if self._first is not None:
+            servers = (self._first, self._server)
+            self._nursery.start_soon(carry_each, self.link, self._listener, servers, name=f"{SERVER_TASK} the links")
+        else:
+            self._nursery.start_soon(
+                carry, self.link, self._listener, self._server, self._proxy, name=f"{SERVER_TASK} the link"
+            )
+        url = f"{'wss' if self.link == 'tls' else 'ws'}://server.test/feed"
+        return websocket.connect(url, nursery=nursery, **options)
+
+    def _way_options(self) -> ConnectOptions:
+        """Return the options that say how the server is reached."""
+        options: ConnectOptions = {}
+        if self._way == "dial":
+            options["dial"] = self._dial
+        elif self._way == "unix socket":
+            options["unix_socket"] = self._path
         if self.link == "tls":
             options["ssl_context"] = contexts()[1]
         if self._proxy is not None:
             options["proxy"] = self._proxy.url(credentials="user:pass", host="proxy.test")
             if self._proxy.protocol == "https":
                 options["proxy_ssl_context"] = contexts_of_proxies()[1]
-        url = f"{'wss' if self.link == 'tls' else 'ws'}://server.test/feed"
-        return websocket.connect(url, nursery=nursery, **options)
+        return options
+
+    async def _reach(self) -> Transport:
+        """Return a stream in memory to the server, or first to that which redirects to it."""
+        server: Server = self.server
+        if self._first is not None and self._first.request is None:
+            server = self._first
+        return StreamTransport(server.stream)
+
+    async def _dial(self, _host: str, _port: int) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        if self._listener is None:
+            return self.server.stream
+        return await trio.open_unix_socket(self._path)
 
     @property
     def server(self) -> AnsweringServer:
@@ -401,6 +444,7 @@ class Trial:
         if self.link == "memory":
             # Cancelled before it began to dial, there was nothing to close.
             assert server.closed or not server.request
+            assert self._first is None or self._first.closed or not self._first.request
         messages = list(self._messages(server))
         assert is_part(messages, self._sent), "a message was changed, sent twice, or out of order"
         if not server.broken:

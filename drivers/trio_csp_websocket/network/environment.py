@@ -21,7 +21,7 @@ from trio_csp_websocket.protocol.authority import is_address
 if TYPE_CHECKING:
     from trio_csp_websocket.protocol.url import Target
 
-_SYSTEM = "the system's proxy settings"
+_SYSTEM = "the system's proxy setting"
 
 
 class _Setting(NamedTuple):

@@ -180,7 +180,9 @@ class BytesPath(os.PathLike[bytes]):
         return b"app.sock"
 
 
-@pytest.mark.parametrize("value", [True, 1, b"app.sock", ["app.sock"], BytesPath(), object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [True, 1, b"app.sock", ["app.sock"], BytesPath(), object()], ids=lambda value: type(value).__name__
+)
 def test_a_unix_socket_of_another_type_is_invalid(value: object) -> None:
     error = invalid(unix_socket=value)
     assert isinstance(error, InvalidTypeError)
@@ -202,7 +204,7 @@ def test_a_function_to_dial_with_is_taken() -> None:
         websocket.connect(url, dial=dial)
 
 
-@pytest.mark.parametrize("value", [True, "dial", object(), [dial]], ids=repr)
+@pytest.mark.parametrize("value", [True, "dial", object(), [dial]], ids=lambda value: type(value).__name__)
 def test_what_cannot_be_called_is_invalid(value: object) -> None:
     error = invalid(dial=value)
     assert isinstance(error, InvalidTypeError)

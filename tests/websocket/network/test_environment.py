@@ -59,13 +59,12 @@ def system(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str], *bypass
         ({"http": PROXY}, "ws://[::1]/", None),
         ({"http": PROXY}, "ws://[fe80::1%25eth0]/", None),
         ({"http": PROXY}, "ws://[fe80::1]/", PROXY),
-        ({"http": PROXY}, "ws://inner.test/", None),
     ],
 )
 def test_where_no_variable_says_anything_the_systems_settings_count(
     settings: dict[str, str], url: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system(monkeypatch, settings, "inner.test")
+    system(monkeypatch, settings)
     assert found(url) == proxy
 
 
@@ -90,7 +89,7 @@ async def test_settings_that_are_malformed_are_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConnectionFailedError) as caught:
         await websocket.connect("ws://server.test/").__aenter__()
     said = (
-        "the system's proxy settings has a port that is not a number of 1 to 65535; proxy=None connects without a proxy"
+        "the system's proxy setting has a port that is not a number of 1 to 65535; proxy=None connects without a proxy"
     )
     assert str(caught.value) == f"cannot connect to ws://server.test/: {said}"
     assert (caught.value.kind, caught.value.retryable) == (Kind.INVALID, False)
@@ -103,9 +102,18 @@ async def test_a_proxy_of_theirs_is_connected_to_and_named(monkeypatch: pytest.M
     with pytest.raises(ConnectionFailedError) as caught:
         await websocket.connect("ws://server.test/").__aenter__()
     assert (names.asked, [place[1] for place in sockets.places]) == ([b"proxy.test"], [3128])
-    assert f"the proxy {PROXY} (named by the system's proxy settings; proxy=None connects without it)" in str(
+    assert f"the proxy {PROXY} (named by the system's proxy setting; proxy=None connects without it)" in str(
         caught.value
     )
+
+
+async def test_what_they_take_out_is_reached_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    system(monkeypatch, {"http": PROXY}, "inner.test")
+    names, sockets = Names([ADDRESS]), Sockets(refuse)
+    with pytest.raises(ConnectionFailedError) as caught:
+        await websocket.connect("ws://inner.test/").__aenter__()
+    assert (names.asked, [place[1] for place in sockets.places]) == ([b"inner.test"], [80])
+    assert "proxy" not in str(caught.value)
 
 
 # CGI ------------------------------------------------------------------------------------------------------------------

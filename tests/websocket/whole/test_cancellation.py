@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from csp._core import select
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError
-from tests.websocket._links import LATE_SECONDS, AnsweringServer, Closing, Link
+from tests.websocket._links import LATE_SECONDS, AnsweringServer, Closing, Link, Way
 from tests.websocket._proxies import ESTABLISHED, SOCKS5_GRANTED, Protocol, Proxy, Stopping, http_answer, steps
 from tests.websocket._server import PING, frame
 from tests.websocket._sweep import WORDS, Trial
@@ -629,14 +629,19 @@ WITH_SOCKETS = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="socket
 
 def sweep_through(proxy: Callable[[], Proxy], link: Link, run: Callable[[Trial], Awaitable[None]]) -> float:
     """Cancel an operation through a proxy before every step; return how long it takes where that comes too late."""
+    return sweep_whole(lambda step: Trial(link, proxy=proxy(), at=(step,)), "cancelled, through a proxy", run)
+
+
+def sweep_whole(make_trial: Callable[[int], Trial], kind: str, run: Callable[[Trial], Awaitable[None]]) -> float:
+    """Cancel an operation before every step; return how long it takes where that comes too late."""
     for step in itertools.count():
-        trial = Trial(link, proxy=proxy(), at=(step,))
+        trial = make_trial(step)
         try:
             trial.run(run)
         except BaseException as error:
             error.add_note(str(trial))
             raise
-        counts["cancelled, through a proxy"] += trial.interfered
+        counts[kind] += trial.interfered
         if not trial.interfered:
             assert step > 2
             return trial.seconds
@@ -689,6 +694,42 @@ def test_connecting_through_a_proxy_that_refuses_may_be_cancelled_at_any_step(
 ) -> None:
     def sweeps() -> None:
         assert sweep_through(lambda: Proxy(protocol, LOGIN, answers=answers), "socket", connect_in_vain) == 0
+
+    in_every_order(sweeps)
+
+
+WAYS: list[tuple[Way, Link]] = [
+    ("redirect", "memory"),
+    ("redirect", "socket"),
+    ("redirect", "tls"),
+    ("dial", "memory"),
+    ("dial", "tls"),
+    ("unix socket", "socket"),
+    ("unix socket", "tls"),
+]
+
+
+@WITH_SOCKETS
+@pytest.mark.parametrize(("way", "link"), WAYS)
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name.startswith("connect")])
+def test_connecting_another_way_may_be_cancelled_at_any_step(name: str, way: Way, link: Link) -> None:
+    def sweeps() -> None:
+        seconds = sweep_whole(
+            lambda step: Trial(link, way=way, at=(step,)), f"cancelled, by {way}", OPERATIONS[name].run
+        )
+        assert seconds == max(OPERATIONS[name].moments, default=0)
+
+    in_every_order(sweeps)
+
+
+@WITH_SOCKETS
+@pytest.mark.parametrize(("way", "link"), WAYS)
+@pytest.mark.parametrize("deed", ["reset", "end", "break the protocol"])
+def test_the_server_may_interfere_at_any_step_of_another_way(deed: str, way: Way, link: Link) -> None:
+    def sweeps() -> None:
+        deeds = {"reset": reset, "end": end, "break the protocol": break_the_protocol}
+        make = functools.partial(Trial, link, way=way, deed=deeds[deed])
+        sweep_whole(lambda step: make(at=(step,)), f"interfered, by {way}", OPERATIONS["connect and leave"].run)
 
     in_every_order(sweeps)
 
