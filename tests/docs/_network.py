@@ -20,6 +20,7 @@ import trustme
 from trio_csp_websocket.network import dial
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pytest
@@ -37,7 +38,7 @@ class _Place(NamedTuple):
     tls: bool
 
 
-class Network(trio.abc.HostnameResolver, trio.abc.SocketFactory):
+class Network:
     """The network of a page.
 
     Args:
@@ -73,25 +74,8 @@ class Network(trio.abc.HostnameResolver, trio.abc.SocketFactory):
         self._authority.cert_pem.write_to_path(self._authority_path)
         self._patch.setenv("SSL_CERT_FILE", str(self._authority_path))
         self._patch.setattr(dial, "memory_servers", trio.lowlevel.RunVar("none", default=()))
-        trio.socket.set_custom_hostname_resolver(self)
-        trio.socket.set_custom_socket_factory(self)
-
-    # What Trio asks --------------------------------------------------------------------------------------------------
-
-    async def getaddrinfo(self, host: Any, port: Any, *_: int) -> list[Any]:
-        await trio.lowlevel.checkpoint()
-        address = self._addresses.get(host.decode("ascii"))
-        if address is None:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))]
-
-    async def getnameinfo(self, *_: object) -> tuple[str, str]:
-        raise NotImplementedError
-
-    def socket(self, *_: object) -> trio.socket.SocketType:
-        return _Socket(self)
-
-    # What a socket asks ----------------------------------------------------------------------------------------------
+        trio.socket.set_custom_hostname_resolver(_Names(self._addresses))
+        trio.socket.set_custom_socket_factory(_Sockets(self))
 
     def reach(self, address: tuple[str, int]) -> socket.socket:
         """Return our end of a connection to an address."""
@@ -119,7 +103,8 @@ class Network(trio.abc.HostnameResolver, trio.abc.SocketFactory):
     def _secured(self, stream: trio.abc.Stream) -> trio.SSLStream[trio.abc.Stream]:
         assert self._authority is not None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(*self._addresses, "api.example.com").configure_cert(context)
+        certificate = self._authority.issue_cert(*self._addresses, "api.example.com")
+        certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
         return trio.SSLStream(stream, context, server_side=True, https_compatible=True)
 
 
@@ -142,17 +127,47 @@ async def _greet(stream: trio.abc.Stream) -> None:
             await connection.get_message()
 
 
+class _Names(trio.abc.HostnameResolver):
+    """The addresses of names."""
+
+    def __init__(self, addresses: Mapping[str, str]) -> None:
+        self._addresses = addresses
+
+    # These take whatever Trio gives.
+    async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        await trio.lowlevel.checkpoint()
+        address = self._addresses.get(host.decode("ascii"))
+        if address is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))]
+
+    async def getnameinfo(self, *_: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise NotImplementedError
+
+
+class _Sockets(trio.abc.SocketFactory):
+    """Makes sockets that connect within a network."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def socket(self, *_: Any) -> trio.socket.SocketType:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Socket(self._network)
+
+
 class _Socket(trio.socket.SocketType):
     """As much of a socket as connecting takes; its file descriptor is then taken out of it."""
-
-    type = socket.SOCK_STREAM  # type: ignore[assignment]  # a property of others
 
     def __init__(self, network: Network) -> None:
         self._network = network
         self._socket: socket.socket | None = None
         self._address = ("", 0)
 
-    def setsockopt(self, *_: object) -> None:
+    @property
+    def type(self) -> socket.SocketKind:
+        return socket.SOCK_STREAM
+
+    def setsockopt(self, *_: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         pass
 
     async def connect(self, address: Any) -> None:
