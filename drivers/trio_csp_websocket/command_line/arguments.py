@@ -25,6 +25,10 @@ COMPRESSION = {
     "no-context": Compression.NO_CONTEXT,
 }
 DEMO_URL = "wss://demo.invalid/"
+# With --reconnect: without it, it may take hours to notice that a server has vanished.
+KEEPALIVE = "30s"
+# How errors of `connect` begin that are about arguments of the same name.
+_OPTION = re.compile(r"^(proxy|unix_socket|host_header|max_redirects) ")
 DESCRIPTION = """\
 Connect to a WebSocket server, send what is typed or piped in, and show what
 comes.
@@ -36,7 +40,8 @@ or, without --count, nothing has come for a second (--wait)."""
 JSON_HELP = (
     '{"type": "text", "data": "..."}, "binary" with its data in base64, "pong" with "seconds", and at the end "close" '
     'with "code", "reason" and "error"; where there is no connection, "refused" with "status", "headers" and "body", '
-    'or "error", both with "error" and "retryable"'
+    'or "error", both with "error" and "retryable"; with --reconnect also "open"; "waiting" with "seconds", "attempt" '
+    'and "error"; and "gap" with "seconds", "attempts", "missed", "code", "reason" and "error"'
 )
 EPILOG = """\
 Where standard output is not a terminal, it gets one line for each message and
@@ -50,9 +55,14 @@ What is typed at a prompt is kept for the next time, readable for you only, in
 Windows %%LOCALAPPDATA%%). Lines that begin with a space or look like credentials
 are not, nor are those with a secret of the command line. Not every secret looks
 like one: --no-history.
+With --reconnect, standard error tells of each connection that is lost, and of
+each attempt that fails. Lines of the input wait for a connection, and none is
+sent twice, also not to the next connection. If one may be lost, that is told,
+and the exit status is 1. A server that vanishes is noticed after a minute.
 The server has two seconds to answer a close.
 A DURATION is written 300ms, 10s or 1m30s.
 Other users of this machine may see the command line, and credentials in it.
+A proxy's credentials may be in the environment instead: https_proxy.
 
 examples:
   %(prog)s wss://echo.example.com
@@ -62,12 +72,14 @@ examples:
     %(prog)s --count 10 wss://example.com | grep EUR
   %(prog)s --json --wait forever wss://example.com < /dev/null |
     jq 'select(.type == "text").data | fromjson'
+  %(prog)s --reconnect --wait forever wss://example.com \\
+    < /dev/null
 
 exit status:
   0    closed from here, or by the server with 1000, 1001 or no code
   1    no connection, or it ended with an error, or before --count messages or
-       the message for --after-first had come, or input or output failed;
-       standard error says which
+       the message for --after-first had come, or a line may be lost, or input
+       or output failed; standard error says which
   2    wrong usage
   130  Ctrl-C (but 0 on a terminal, where it closes the connection); 143 after
        SIGTERM; a second signal does not wait for the server to close
@@ -103,8 +115,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--ping", metavar="DURATION", type=duration, help="ping this often, and show the round-trip time")
     add("--wait", metavar="DURATION", type=duration_or_forever, default=argparse.SUPPRESS, help="after the end of the "
         "input, end when nothing has come for this long; or forever (default: 1s, with --count forever)")  # fmt: skip
+    add("--reconnect", action="store_true", help="connect again when the connection is lost, and keep trying, also if "
+        "there is none at first; end when the server closes with 1000, or after an error that will not "
+        "pass")  # fmt: skip
     add("--timeout", metavar="DURATION", type=duration, default="30s", help="give up connecting after this long, "
         "and waiting for what --after-first waits for (default: %(default)s)")  # fmt: skip
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--proxy", metavar="URL", help="connect through this proxy: http, https, socks5, socks5h, socks4 "
+        "or socks4a://[USER:PASSWORD@]HOST[:PORT] (default: what the environment says: http_proxy, https_proxy, "
+        "all_proxy, no_proxy)")  # fmt: skip
+    ways.add_argument("--no-proxy", action="store_true", help="connect without a proxy, whatever the environment says")
+    add("--unix-socket", metavar="PATH", help="connect to this Unix socket instead of the URL's host and port")
+    add("--host-header", metavar="HOST[:PORT]", help="send this Host header instead of the URL's")
+    add("--max-redirects", metavar="N", type=whole_number, default=10, help="follow at most N redirects of the "
+        "server (default: %(default)s)")  # fmt: skip
     add("--ca", metavar="FILE", help="trust the certificate authorities in this PEM file only")
     add("-k", "--insecure", action="store_true", help="do not verify the server's certificate")
     add("--demo", action="store_true", help="instead of URL: a server in this process, which echoes; no network")
@@ -124,14 +148,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parsed.wait = None if parsed.count else "1s"
     if (parsed.url is None) != parsed.demo:
         parser.error("give either a URL or --demo")
+    if parsed.unix_socket is not None and (parsed.demo or parsed.proxy is not None):
+        parser.error(f"argument --unix-socket: not allowed with argument {'--demo' if parsed.demo else '--proxy'}")
+    if parsed.proxy is not None and parsed.demo:
+        parser.error("argument --proxy: not allowed with argument --demo")
     if parsed.after_first and parsed.count == 1:
         parser.error("--after-first needs a --count of at least 2: it counts the first message too")
     try:
         parsed.options = options(parsed)
         parsed.target, _ = check(parsed.url or DEMO_URL, parsed.options)
     except (InvalidError, OSError) as error:
-        parser.error(str(error))
+        parser.error(_OPTION.sub(_argument, str(error)))
     return parsed
+
+
+def _argument(option: re.Match[str]) -> str:
+    """Return how argparse begins an error about an argument, for the option of `connect` that it becomes."""
+    return f"argument --{option[1].replace('_', '-')}: "
 
 
 def _with_modes(arguments: Sequence[str]) -> Sequence[str]:
@@ -149,7 +182,13 @@ def options(parsed: argparse.Namespace) -> ConnectOptions:
         "protocols": parsed.protocol,
         "dial_timeout": parsed.timeout,
         "close_timeout": "2s",
+        "proxy": not parsed.no_proxy if parsed.proxy is None else parsed.proxy,
+        "unix_socket": parsed.unix_socket,
+        "host_header": parsed.host_header,
+        "max_redirects": parsed.max_redirects,
     }
+    if parsed.reconnect:
+        given["keepalive"] = KEEPALIVE
     if parsed.compress:
         given["compression"] = COMPRESSION[parsed.compress]
     if parsed.ca or parsed.insecure:
@@ -195,6 +234,12 @@ def parse_seconds(text: str) -> float | None:
 
 def duration_or_forever(text: str) -> str | None:
     return None if text == "forever" else duration(text)
+
+
+def whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
+    return int(text)
 
 
 def positive(text: str) -> int:

@@ -9,13 +9,14 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from trio_csp_websocket.command_line.streams import WINDOWS
 from trio_csp_websocket.protocol.secrets import looks_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from urllib.parse import SplitResult
 
     from prompt_toolkit.history import History
 
@@ -48,14 +49,17 @@ def is_kept(line: str, given: Iterable[str] = ()) -> bool:
     return not (line.startswith(" ") or looks_secret(line) or any(piece in line for piece in given))
 
 
-def given_secrets(url: str, headers: Iterable[tuple[str, str]], protocols: Iterable[str]) -> frozenset[str]:
+def given_secrets(
+    urls: Iterable[SplitResult], headers: Iterable[tuple[str, str]], protocols: Iterable[str]
+) -> frozenset[str]:
     """Return what may be secret of what was given on the command line, in pieces.
 
-    That is the password and the values of the query of the URL, and the words of headers' values and subprotocols.
+    That is the password and the values of the query of each URL, and the words of headers' values and subprotocols.
     """
-    parts = urlsplit(url)
-    password = parts.password or ""
-    texts = [password, unquote(password), *(value for _, value in parse_qsl(parts.query))]
+    texts: list[str] = []
+    for url in urls:
+        password = url.password or ""
+        texts += [password, unquote(password), *(value for _, value in parse_qsl(url.query))]
     for value in (*protocols, *(value for _, value in headers)):
         texts += re.split(r"[\s;,=]+", value)
     return frozenset(text for text in texts if len(text) >= _MIN_PIECE)

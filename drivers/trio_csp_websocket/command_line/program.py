@@ -6,21 +6,23 @@ import contextlib
 import math
 import os
 import signal
-import socket
-import ssl
 import sys
 from typing import TYPE_CHECKING
 
 import trio
 
 import csp
-from csp.errors import ConnectionFailedError, Error, InvalidError
+from csp.errors import Error, InvalidError
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import connect
+from trio_csp_websocket.command_line.advice import advice, told
 from trio_csp_websocket.command_line.arguments import DEMO_URL, parse, program_name
-from trio_csp_websocket.command_line.history import given_secrets, history_file, open_history
-from trio_csp_websocket.command_line.lines import Format, Line, Show, escaped, on_screen
+from trio_csp_websocket.command_line.format import Format
+from trio_csp_websocket.command_line.history import history_file, open_history
+from trio_csp_websocket.command_line.lines import escaped, on_screen
+from trio_csp_websocket.command_line.link import Link, ManyConnections, OneConnection
 from trio_csp_websocket.command_line.prompt import prompt
+from trio_csp_websocket.command_line.request import request
 from trio_csp_websocket.command_line.session import Session, Stop
 from trio_csp_websocket.command_line.streams import (
     is_console,
@@ -31,7 +33,6 @@ from trio_csp_websocket.command_line.streams import (
     write_text,
 )
 from trio_csp_websocket.protocol.messages import Message
-from trio_csp_websocket.protocol.secrets import Secrets
 from trio_csp_websocket.testing.memory import websocket_server
 
 if TYPE_CHECKING:
@@ -40,19 +41,13 @@ if TYPE_CHECKING:
 
     from prompt_toolkit.history import History
 
+    from trio_csp_websocket.command_line.lines import Show
     from trio_csp_websocket.testing.server_connection import ServerConnection
 
-ADVICE = (
-    (ConnectionRefusedError, "; is the server running, and on this port?"),
-    (socket.gaierror, "; is the host name right?"),
-    (ssl.SSLCertVerificationError, "; --ca FILE trusts its authority, --insecure trusts anybody"),
-)
 # Ctrl-C, and on Windows Ctrl-Break.
 INTERRUPTS = frozenset({signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGINT)})
 # How long Trio may take to hear of a signal, once it has ended the read of a console.
 SIGNAL_SECONDS = 0.5
-# X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH: the certificate is that of another server.
-MISMATCHES = (62, 64)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +65,8 @@ async def run(parsed: argparse.Namespace) -> int:
     if interactive and (parsed.delay or parsed.after_first):
         say("--delay and --after-first are for input from a pipe or a file, and not for what is typed")
         return 2
-    form = Format(json=parsed.json, terminal=terminal)
+    form = Format(json=parsed.json, terminal=terminal, reconnect=parsed.reconnect, request=request(parsed))
+    show = streams(interactive=interactive)
     stops = csp.Channel[Stop](math.inf)
     interrupted, signalled = 0, trio.Event()
 
@@ -90,27 +86,22 @@ async def run(parsed: argparse.Namespace) -> int:
             await nursery.start(receive_signals)
             if parsed.demo:
                 await stack.enter_async_context(websocket_server(demo, DEMO_URL))
-            opened = csp.Channel[Client | Error](1)
-            nursery.start_soon(open_connection, nursery, parsed, opened)
-            show_plainly = streams(interactive=interactive)
-            # Connecting may take half a minute: a person is told what is happening.
-            slow = csp.after("1s") if interactive else csp.never()
-            cases = stops.case_receive(), opened.case_receive(), slow.case_receive()
-            while (r := await csp.select(*cases)).channel is slow:
-                await show_plainly([Line("note", f"connecting to {parsed.target.shown} ...")])
-            if isinstance(r.value, Error):
-                await tell_failure(r.value, parsed, form, show_plainly)
-                return 1
-            if not isinstance(r.value, Client):
-                return interrupted
+            link: Link | None
+            if parsed.reconnect:
+                link = many = ManyConnections(parsed.url or DEMO_URL, parsed.options)
+                await stack.enter_async_context(many.feed)
+            else:
+                link = await open_connection(nursery, parsed, stops, form, show, interactive=interactive)
+            if link is None:
+                return interrupted or 1
             lines = csp.Channel[str | None](math.inf if interactive else 0)
-            show = await open_prompt(stack, lines, parsed) if interactive else None
-            if show is None:
+            above_prompt = await open_prompt(stack, lines, parsed) if interactive else None
+            if above_prompt is None:
                 nursery.start_soon(read_input, lines, stops, signalled)
             session = Session(
-                r.value,
+                link,
                 lines,
-                show or show_plainly,
+                above_prompt or show,
                 stops,
                 form,
                 interactive=interactive,
@@ -125,25 +116,46 @@ async def run(parsed: argparse.Namespace) -> int:
 
 
 async def open_connection(
-    nursery: trio.Nursery, parsed: argparse.Namespace, opened: csp.Channel[Client | Error]
-) -> None:
-    """Connect, and send the client, or the error."""
-    try:
-        await opened.send(await connect(parsed.url or DEMO_URL, nursery=nursery, **parsed.options))
-    except Error as error:
-        await opened.send(error)
+    nursery: trio.Nursery,
+    parsed: argparse.Namespace,
+    stops: csp.Channel[Stop],
+    form: Format,
+    show: Show,
+    *,
+    interactive: bool,
+) -> OneConnection | None:
+    """Connect; return None if that fails, which is told, or if a signal comes first."""
+    opened = csp.Channel[Client | Error](1)
 
-
-async def tell_failure(error: Error, parsed: argparse.Namespace, form: Format, show: Show) -> None:
-    """Say why there is no connection, on standard error; if JSON was asked for, also on standard output."""
-    if parsed.json:
+    async def open_it() -> None:
         try:
-            await show([form.no_connection(error, secrets(parsed))])
+            await opened.send(await connect(parsed.url or DEMO_URL, nursery=nursery, **parsed.options))
+        except Error as error:
+            await opened.send(error)
+
+    nursery.start_soon(open_it)
+    # Connecting may take half a minute: a person is told what is happening.
+    slow = csp.after("1s") if interactive else csp.never()
+    cases = stops.case_receive(), opened.case_receive(), slow.case_receive()
+    while (r := await csp.select(*cases)).channel is slow:
+        await show([form.connecting()])
+    if isinstance(r.value, Client):
+        return OneConnection(r.value)
+    if isinstance(r.value, Error):
+        await tell_failure(r.value, form, show)
+    return None
+
+
+async def tell_failure(error: Error, form: Format, show: Show) -> None:
+    """Say why there is no connection, on standard error; if JSON was asked for, also on standard output."""
+    if form.json:
+        try:
+            await show([form.no_connection(error)])
         except BrokenPipeError:
             pass  # its reader has ended
         except OSError as failed:
             say(f"cannot write the output: {failed.strerror}")
-    say(f"{error}{advice(error, credentials=has_credentials(parsed))}")
+    say(f"{told(error)}{advice(error, form.request)}")
 
 
 async def open_prompt(
@@ -166,7 +178,7 @@ def kept_history(parsed: argparse.Namespace) -> History | None:
     if path is None:
         return None
     try:
-        return open_history(path, given_secrets(parsed.url or "", parsed.header, parsed.protocol or ()))
+        return open_history(path, request(parsed).pieces)
     except OSError as error:
         say(f"what is typed is not kept in {path}: {error.strerror}")
         return None
@@ -191,38 +203,6 @@ def say(text: str) -> None:
     line, columns = f"{program_name()}: {escaped(text)}", screen_columns(2)
     with contextlib.suppress(OSError):
         write_text(2, f"{line if columns is None else on_screen('', line, columns)}\n")
-
-
-def secrets(parsed: argparse.Namespace) -> Secrets:
-    """Return what may be secret in the request, as the user gave it."""
-    target, protocols = parsed.target, ", ".join(parsed.protocol or ())
-    own = [("Authorization", target.authorization or ""), ("Sec-WebSocket-Protocol", protocols)]
-    return Secrets(target.resource, [*own, *parsed.header])
-
-
-def has_credentials(parsed: argparse.Namespace) -> bool:
-    """Whether there are credentials in the URL or a header."""
-    return bool(parsed.target.authorization) or any(name.lower() == "authorization" for name, _ in parsed.header)
-
-
-def advice(error: BaseException | None, *, credentials: bool = False) -> str:
-    """Return what to try after connecting has failed, where that is known."""
-    match error.status if isinstance(error, ConnectionFailedError) else None:
-        case 401 | 403:
-            missing = "; credentials go into --header 'Authorization: ...' or the URL"
-            return "; the credentials were not accepted" if credentials else missing
-        case 404:
-            return "; is the path right?"
-        case _:
-            pass
-    while error is not None:
-        if getattr(error, "verify_code", None) in MISMATCHES:
-            return "; is the host name right?"
-        for kind, text in ADVICE:
-            if isinstance(error, kind):
-                return text
-        error = error.__cause__
-    return ""
 
 
 async def demo(connection: ServerConnection) -> None:

@@ -10,11 +10,15 @@ import trio.testing
 
 import csp
 from csp import testing, websocket
-from trio_csp_websocket.command_line.lines import Format, Line
+from trio_csp_websocket.command_line.format import Format
+from trio_csp_websocket.command_line.link import ManyConnections, OneConnection
+from trio_csp_websocket.command_line.request import Request
 from trio_csp_websocket.command_line.session import Session, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from trio_csp_websocket.command_line.lines import Line
 
 
 URL = "ws://server.test/"
@@ -45,7 +49,20 @@ class Run:
         async with websocket.connect(url, **connecting) as client:
             form = Format(json=as_json, terminal=terminal)
             await trio.testing.wait_all_tasks_blocked()  # what the server says at once has come
-            self.status = await Session(client, self.input, show, self.stops, form, **options).run()
+            self.status = await Session(OneConnection(client), self.input, show, self.stops, form, **options).run()
+        return self.status
+
+    async def keep_up(
+        self, *typed: str | None, as_json: bool = False, terminal: bool = False, url: str = URL, **options: Any
+    ) -> int:
+        """Carry a session through over a feed, as with ``--reconnect``."""
+        for line in typed:
+            await self.input.send(line)
+        show = options.pop("show", self.show)
+        link = ManyConnections(url, {"dial_timeout": "30s", "close_timeout": "2s"})
+        form = Format(json=as_json, terminal=terminal, reconnect=True, request=Request(shown=url))
+        async with link.feed:
+            self.status = await Session(link, self.input, show, self.stops, form, **options).run()
         return self.status
 
 

@@ -29,6 +29,10 @@ def test_arguments_become_options() -> None:
         "compression": websocket.COMPRESSION.CONTEXT_TAKEOVER,
         "dial_timeout": "30s",
         "close_timeout": "2s",
+        "proxy": True,
+        "unix_socket": None,
+        "host_header": None,
+        "max_redirects": 10,
     }
     assert parse(["ws://h/", "--timeout", "5s"]).options["dial_timeout"] == "5s"
     parsed = parse(["ws://h/", "--compress", "no-context", "--wait", "forever", "--ping=1m", "--count", "3"])
@@ -39,6 +43,12 @@ def test_arguments_become_options() -> None:
     parsed = parse(["ws://h/"])
     assert (parsed.delay, parsed.after_first) == (None, False)
     assert parse(["wss://h/", "-k"]).options["ssl_context"].verify_mode == 0
+    parsed = parse(["ws://h/", "--proxy", "http://p", "--host-header", "a:8", "--max-redirects", "0"])
+    assert [parsed.options[name] for name in ("proxy", "host_header", "max_redirects")] == ["http://p", "a:8", 0]
+    parsed = parse(["ws://h/", "--no-proxy", "--unix-socket", "/run/x"])
+    assert [parsed.options[name] for name in ("proxy", "unix_socket")] == [False, "/run/x"]
+    assert "keepalive" not in parsed.options
+    assert parse(["ws://h/", "--reconnect"]).options["keepalive"] == "30s"
     waits = {wait: parse(["ws://h/", *wait.split()]).wait for wait in ("", "--count 3", "--count 3 --wait 5s")}
     assert waits == {"": "1s", "--count 3": None, "--count 3 --wait 5s": "5s"}
 
@@ -89,6 +99,31 @@ def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
         (["ws://h/", "--timeout", "forever"], "argument --timeout: must be a duration such as"),
         (["ws://h/", "--compress=x"], "argument --compress: invalid choice: 'x'"),
         (["ws://h/", "-k"], "--ca and --insecure need a wss:// URL"),
+        (["ws://h/", "--no-proxy", "--proxy", "http://p"], "argument --proxy: not allowed with argument --no-proxy"),
+        (
+            ["ws://h/", "--unix-socket", "/x", "--proxy", "http://p"],
+            "argument --unix-socket: not allowed with argument --proxy",
+        ),
+        (["--demo", "--unix-socket", "/x"], "argument --unix-socket: not allowed with argument --demo"),
+        (["--demo", "--proxy", "http://p"], "argument --proxy: not allowed with argument --demo"),
+        (["ws://h/", "--proxy", "proxy:3128"], 'argument --proxy: must start with "http://", "https://", '),
+        (["ws://h/", "--proxy", ""], 'argument --proxy: must start with "http://", "https://", '),
+        (["ws://h/", "--proxy", "alice:hunter2@p"], "argument --proxy: must start with "),
+        (["ws://h/", "--proxy", "ftp://alice:hunter2@p"], "argument --proxy: must start with "),
+        (["ws://h/", "--proxy", "http://alice:hunter2@p:x"], "argument --proxy: has a port that is not a number"),
+        (["ws://h/", "--proxy", "http://alice:hunter2@p/x"], "argument --proxy: must end with the proxy's host and"),
+        (["ws://h/", "--proxy", "socks4://alice:hunter2@p"], "argument --proxy: has a password, and SOCKS4 knows non"),
+        (["ws://h/", "--unix-socket", ""], "argument --unix-socket: must be a path without NUL characters, not ''"),
+        (["ws://h/", "--unix-socket", "x" * 1000], "argument --unix-socket: must be a path of at most 107 bytes, not"),
+        (
+            ["ws://h/", "--host-header", "a/b"],
+            "argument --host-header: must be a host, and a port if need be, not 'a/b",
+        ),
+        (["ws://h/", "--host-header", "a b"], "argument --host-header: must not contain spaces"),
+        (["ws://h/", "--host-header", "a:x"], "argument --host-header: has a port that is not a number of 1 to 65535"),
+        (["ws://h/", "--max-redirects", "-1"], "argument --max-redirects: "),
+        (["ws://h/", "--max-redirects", "x"], "argument --max-redirects: must be a whole number, not 'x'"),
+        (["ws://h/", "--max-redirects", "101"], "argument --max-redirects: must be 0 to 100, not 101"),
         (["wss://h/", "--ca", "/no/such/file"], f"--ca /no/such/file: {os.strerror(errno.ENOENT)}"),
         (["wss://h/", "--ca", __file__], f"--ca {__file__}: no certificates in it"),
     ],

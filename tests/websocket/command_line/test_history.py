@@ -6,6 +6,7 @@ import math
 import os
 import stat
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -192,11 +193,12 @@ def test_other_lines_are_kept(line: str) -> None:
 
 def test_what_was_given_on_the_command_line_is_not_kept(state: Path) -> None:
     given = given_secrets(
-        "wss://alice:p%40ssword@api.test/feed?key=1&t=query-value",
+        [urlsplit("wss://alice:p%40ssword@api.test/feed?key=1&t=query-value"), urlsplit("http://bob:proxy-pass%21@p")],
         [("X-Thing", "Scheme header-value"), ("X-More", "a=pair-value; b=1")],
         ["protocol-value"],
     )
     values = {"p%40ssword", "p@ssword", "query-value", "header-value", "pair-value", "protocol-value", "Scheme"}
+    values |= {"proxy-pass%21", "proxy-pass!"}
     assert given == values
     history = open_history(state, given)
     for value in values:
@@ -204,6 +206,17 @@ def test_what_was_given_on_the_command_line_is_not_kept(state: Path) -> None:
     assert not state.exists()
     history.store_string("alice says 1")
     assert "+alice says 1\n" in state.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["https_proxy", "http_proxy", "all_proxy"])
+def test_no_password_of_a_proxy_goes_into_it(state: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "alice:env%2Dword@proxy.test:8")
+    monkeypatch.setenv("ftp_proxy", "http://[malformed")
+    kept = program.kept_history(parse(["--proxy", "socks5://alice:given%2Dword@proxy.test", "ws://server.test/"]))
+    assert kept is not None
+    for secret in ("env-word", "env%2Dword", "given-word", "given%2Dword"):
+        kept.store_string(f"says {secret}.")
+    assert not state.exists()
 
 
 # What the program makes of it -----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from csp import testing
 from tests.websocket._peers import CLOSE, TEXT, Peer, frame, raw_server
 from tests.websocket.command_line._session import URL, echo
+from tests.websocket.command_line._site import Site
 from tests.websocket.command_line._terminal import (
     CTRL_C,
     CTRL_D,
@@ -249,6 +250,44 @@ async def test_as_json_a_refusal_controls_nothing_on_a_terminal(columns: int) ->
     marked = [row for row in rows_on_screen(shown, columns) if not row.startswith("  ")]
     assert [row[:10] for row in marked] == ['< {"type":', "python -m ", ""]
     assert shown.replace("\r\n", "").isprintable()
+
+
+# Connecting again -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_person_types_while_there_is_no_server(term: str) -> None:
+    site = Site()
+    with at_terminal("-m", "csp.websocket", "--reconnect", site.url, columns=200, term=term) as (terminal, process):
+        terminal.wait_for("trying again in ")
+        terminal.type("hello\r")
+        terminal.wait_for("it is sent once there is a connection")
+        with site.connection() as connection:
+            assert connection.receive() == "hello"
+            connection.send("welcome")
+            terminal.wait_for("welcome")
+            terminal.type(CTRL_D)
+            connection.answer_close()
+        terminal.wait_for("closed with code 1000 (NORMAL)")
+        assert process.wait(20) == 0
+    assert "Traceback" not in terminal.shown
+    in_order = (f"connecting to {site.url}", "Ctrl-D ends", "is the server running", "connected to", "welcome")
+    assert sorted(in_order, key=terminal.shown.index) == [*in_order]
+
+
+# Where there is no prompt, Ctrl-C is a signal that the system sends.
+@pytest.mark.parametrize(("term", "key"), [("xterm", CTRL_C), ("xterm", CTRL_D), ("dumb", None), ("dumb", CTRL_D)])
+def test_a_person_ends_the_wait_for_a_connection(term: str, key: str | None) -> None:
+    site = Site()
+    with at_terminal("-m", "csp.websocket", "--reconnect", site.url, term=term) as (terminal, process):
+        terminal.wait_for("trying again in ")
+        if key is None:
+            process.send_signal(signal.SIGINT)
+        else:
+            terminal.type(key)
+        terminal.wait_for("ended; there was no connection")
+        assert process.wait(20) == 0
+    assert "closing" not in terminal.shown
 
 
 # The history ----------------------------------------------------------------------------------------------------------

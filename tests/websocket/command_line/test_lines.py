@@ -8,7 +8,8 @@ import pytest
 
 from csp import websocket
 from tests.websocket.command_line._terminal import rows_on_screen
-from trio_csp_websocket.command_line.lines import Format, escaped, on_screen
+from trio_csp_websocket.command_line.format import Format
+from trio_csp_websocket.command_line.lines import escaped, on_screen
 
 
 def test_a_terminal_gets_no_control_characters() -> None:

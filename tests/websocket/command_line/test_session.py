@@ -249,6 +249,28 @@ async def test_a_server_that_does_not_read_slows_the_input_down(autojump_clock: 
         assert taken < 100
 
 
+@pytest.mark.parametrize("drop", [False, True])
+async def test_what_is_lost_with_the_only_connection_is_told_of_by_its_end_alone(
+    autojump_clock: MockClock, drop: bool
+) -> None:
+    async def handler(connection: testing.ServerConnection) -> None:
+        await connection.accept()
+        connection.stop_reading()
+        await trio.sleep(1)
+        if drop:
+            connection.drop()
+        await trio.sleep_forever()
+
+    run = Run()
+    async with testing.websocket_server(handler), csp.BackgroundNursery() as nursery:
+        nursery.start_soon(lambda: run.carry_through("x" * 1_000_000, "y", None))
+        await trio.sleep(5)
+        await run.stops.send(Stop(130))
+        await trio.sleep(20)  # more than the close_timeout
+    assert len(run.texts("error")) == drop
+    assert run.status == (1 if drop else 130)
+
+
 # When the input is sent ----------------------------------------------------------------------------------------------
 
 
