@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.hostile import _bombs, _handshakes, _proxies, _vanishing, _violations, _work
+from tests.hostile import _bombs, _handshakes, _proxies, _redirects, _vanishing, _violations, _work
 from tests.hostile._attack import MIB, Attack, Certificates, carry_out, check
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 GROUPS = {
     "Proxies": _proxies.ATTACKS,
     "Answers to the handshake": _handshakes.ATTACKS,
+    "Redirects": _redirects.ATTACKS,
     "Violations of the protocol": _violations.ATTACKS,
     "Dying, stalling, closing": _vanishing.ATTACKS,
     # More parts than the tests have time for.

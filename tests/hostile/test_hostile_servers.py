@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile import _bombs, _handshakes, _proxies, _vanishing, _violations, _work
+from tests.hostile import _bombs, _handshakes, _proxies, _redirects, _vanishing, _violations, _work
 from tests.hostile._attack import Attack, Certificates, carry_out, check
 
 ATTACKS = [
     *_proxies.ATTACKS,
     *_handshakes.ATTACKS,
+    *_redirects.ATTACKS,
     *_violations.ATTACKS,
     *_vanishing.ATTACKS,
     *_bombs.ATTACKS,

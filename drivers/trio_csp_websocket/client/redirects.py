@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _CREDENTIALS = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
 _HTTP = re.compile(r"http(?=s?:)", re.IGNORECASE)
 # How many of the URLs before the last one a text names: the first, and the latest; and how much of each.
-_NAMES_SHOWN = 4
+_NAMES_SHOWN = 12
 _MAX_NAME_CHARACTERS = 100
 
 
@@ -65,9 +65,7 @@ class Way:
         self._before.append(self.target)
         self._redirects.append(target.url)
         self.secrets = redirect.secrets
-        # A server may repeat in a path what is secret, and make it as long as it likes.
-        name = redirect.secrets.hidden(target.shown) or "..."
-        self.target = replace(target, shown_as=shown(name, _MAX_NAME_CHARACTERS))
+        self.target = replace(target, shown_as=_name(target, redirect.secrets))
 
     def _parsed(self, redirect: RedirectError) -> Target:
         try:
@@ -100,6 +98,14 @@ class Way:
         if self._redirects:
             details["redirects"] = tuple(self._redirects)
         return details
+
+
+def _name(target: Target, secrets: Secrets) -> str:
+    """Return a URL as texts show it: a server may repeat in a path what is secret, and make it as long as it likes."""
+    name = target.shown
+    is_long = len(name) > _MAX_NAME_CHARACTERS
+    hidden = secrets.hidden(name[:_MAX_NAME_CHARACTERS], cut=is_long)
+    return f"{hidden}..." if is_long or not hidden else hidden
 
 
 def _joined(url: str, location: str) -> str:

@@ -46,8 +46,7 @@ def advice(error: BaseException | None, request: Request) -> str:
 
 def is_of_proxy(error: BaseException | None) -> bool:
     """Whether it is the proxy that has failed or refused, and not the server behind it."""
-    proxy = error.details.get("proxy") if isinstance(error, ConnectionFailedError) else None
-    return proxy is not None and f" through the proxy {proxy}" not in str(error)
+    return isinstance(error, ConnectionFailedError) and bool(error.details.get("by_proxy"))
 
 
 def _of_status(error: ConnectionFailedError, request: Request) -> str:

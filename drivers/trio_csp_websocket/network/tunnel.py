@@ -36,6 +36,19 @@ async def open_tunnel(proxy: Proxy, target: Target, route: Route, progress: Prog
     """
     progress.proxy = proxy
     _check_allowed(proxy, target)
+    try:
+        transport = await _open(proxy, target, route, progress)
+    except ConnectionFailedError as error:
+        # A status, for one, may be the proxy's or the server's.
+        error.details = {**error.details, "by_proxy": True}
+        raise
+    # What is counted from here on is the target's.
+    transport.bytes_sent = transport.bytes_received = 0
+    transport.proxy = proxy.url
+    return transport
+
+
+async def _open(proxy: Proxy, target: Target, route: Route, progress: Progress) -> Transport:
     failure: ConnectionFailedError | None = None
     for host in await _hosts(proxy, target, progress):
         transport = await _reach(proxy, route, progress)
@@ -52,9 +65,6 @@ async def open_tunnel(proxy: Proxy, target: Target, route: Route, progress: Prog
             await transport.aclose()
             raise
         else:
-            # What is counted from here on is the target's.
-            transport.bytes_sent = transport.bytes_received = 0
-            transport.proxy = proxy.url
             return transport
     assert failure is not None  # there is at least one address
     raise failure

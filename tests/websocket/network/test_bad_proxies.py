@@ -438,6 +438,7 @@ WRONG_SOCKS5 = [
     Wrong("connect", b"\x00\x5a\x00\x00\x00\x00\x00\x00\x00\x00"),
     Wrong("connect", socks5_answer(0, bytes([0, 0, 0, 0, 0, 0, 0]))),
     Wrong("connect", socks5_answer(0, bytes([2, 0, 0, 0, 0, 0, 0]))),
+    Wrong("connect", socks5_answer(0, bytes([3, 2, 0xFF, 0xFE, 0, 80]))),
     Wrong("connect", socks5_answer(0, bytes([255, 0, 0, 0, 0, 0, 0]))),
 ]
 
@@ -525,7 +526,7 @@ async def test_a_head_may_have_16_kib_however_it_is_cut(status: int, piece_bytes
             else:
                 error = await failure(proxy, address)
                 blames(error, proxy)
-                assert ("403" in str(error)) == fits
+                assert ("status 403" in str(error)) == fits
 
 
 @pytest.mark.parametrize("size", [1 << 14, 60_000])
@@ -543,7 +544,7 @@ async def test_a_refusals_body_without_end_is_not_read() -> None:
     async with Proxy("http", answers={"connect": refusal}, flood=b"sorry " * 1000).running() as proxy:
         error = await failure(proxy, dial_timeout=None)
     blames(error, proxy)
-    assert "503" in str(error)
+    assert "status 503" in str(error)
     assert error.retryable
     assert proxy.flooded < MOST_FLOODED
 

@@ -622,7 +622,7 @@ async def test_a_proxy_that_dies_ends_the_connection() -> None:
 async def test_the_answer_to_connect_is_not_taken_for_the_targets() -> None:
     """A proxy that refuses with a status of its own is told as the proxy's; the target's headers are not."""
     async with Proxy("http", answers={"connect": http_answer(403)}).running() as proxy:
-        with pytest.raises(ConnectionFailedError, match=r"proxy.*403") as caught:
+        with pytest.raises(ConnectionFailedError, match=r"proxy.*status 403") as caught:
             async with connected("ws://server.test:81/", proxy=proxy.url()):
                 pytest.fail("connected")
     assert not proxy.asked[0].tunnel
