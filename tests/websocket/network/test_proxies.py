@@ -549,6 +549,15 @@ async def test_a_proxy_that_is_denied_is_not_connected_to(scheme: str) -> None:
     assert proxy.asked == []
 
 
+@pytest.mark.parametrize("written", ["http://proxy.test", "HTTP://PROXY.test.:80/", "http://user:pw@proxy.test:80"])
+async def test_a_proxy_that_is_denied_is_not_connected_to_however_it_is_written(written: str) -> None:
+    names = Names(["192.0.2.1"])
+    policies = [security.Policy("*", "*"), security.Policy("websocket.connect.proxy", "http://proxy.test", "deny")]
+    with security.context(scope=security.Scope(policies), strict=True), pytest.raises(PermissionDeniedError):
+        await visit("ws://server.test/", proxy=written)
+    assert names.asked == []
+
+
 @EVERY_SCHEME
 async def test_an_address_that_is_denied_is_not_reached_through_a_proxy_either(scheme: str) -> None:
     Names(["192.0.2.7"])
