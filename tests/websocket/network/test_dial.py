@@ -170,7 +170,8 @@ async def test_a_stream_of_ones_own_is_used_and_closed() -> None:
 async def test_a_callable_object_and_a_function_that_returns_an_awaitable_will_do() -> None:
     class Dialler:
         def __call__(self, _host: str, _port: int) -> Awaitable[trio.abc.Stream]:
-            return returning(Server().stream)("", 0)
+            awaited: Awaitable[trio.abc.Stream] = returning(Server().stream)("", 0)
+            return awaited
 
     async with websocket.connect(URL, dial=Dialler()) as client:
         assert client.url == URL
@@ -206,7 +207,7 @@ async def secure_server() -> AsyncGenerator[tuple[Wrapped, list[str | None]]]:
             nursery.start_soon(carry)
             yield Wrapped(near), names
     finally:
-        serving.sni_callback = None  # type: ignore[assignment]  # as at the beginning
+        serving.sni_callback = None  # as at the beginning
 
 
 async def test_tls_runs_on_top_of_the_stream() -> None:

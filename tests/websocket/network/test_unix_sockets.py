@@ -131,7 +131,7 @@ async def test_tls_asks_for_the_host_of_the_url_or_another_name(path: str) -> No
                 assert await greeting(client) == "GET /x HTTP/1.1, Host: host.test:81"
             error = await failure("wss://localhost/x", unix_socket=path, ssl_context=trusting)
     finally:
-        serving_context.sni_callback = None  # type: ignore[assignment]  # as at the beginning
+        serving_context.sni_callback = None  # as at the beginning
     assert names == ["server.test", "server.test", "localhost"]
     assert "TLS failed" in str(error)
 

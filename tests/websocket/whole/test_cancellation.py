@@ -698,7 +698,7 @@ def test_connecting_through_a_proxy_that_refuses_may_be_cancelled_at_any_step(
     in_every_order(sweeps)
 
 
-WAYS: list[tuple[Way, Link]] = [
+OTHER_WAYS: list[tuple[Way, Link]] = [
     ("redirect", "memory"),
     ("redirect", "socket"),
     ("redirect", "tls"),
@@ -710,7 +710,7 @@ WAYS: list[tuple[Way, Link]] = [
 
 
 @WITH_SOCKETS
-@pytest.mark.parametrize(("way", "link"), WAYS)
+@pytest.mark.parametrize(("way", "link"), OTHER_WAYS)
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name.startswith("connect")])
 def test_connecting_another_way_may_be_cancelled_at_any_step(name: str, way: Way, link: Link) -> None:
     def sweeps() -> None:
@@ -723,7 +723,7 @@ def test_connecting_another_way_may_be_cancelled_at_any_step(name: str, way: Way
 
 
 @WITH_SOCKETS
-@pytest.mark.parametrize(("way", "link"), WAYS)
+@pytest.mark.parametrize(("way", "link"), OTHER_WAYS)
 @pytest.mark.parametrize("deed", ["reset", "end", "break the protocol"])
 def test_the_server_may_interfere_at_any_step_of_another_way(deed: str, way: Way, link: Link) -> None:
     def sweeps() -> None:
