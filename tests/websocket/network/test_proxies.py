@@ -398,6 +398,7 @@ async def test_a_whole_refusal_of_the_target_in_the_packet_of_the_answer_is_the_
             async with connected(url.replace("127.0.0.1", "server.test"), **options(proxy.url(scheme=scheme))):
                 pytest.fail("connected")
     assert (caught.value.details["status"], caught.value.details["body"]) == (403, b"no")
+    assert (caught.value.details["proxy"], "by_proxy" in caught.value.details) == (proxy.url(scheme=scheme), False)
     assert not caught.value.retryable
 
 
