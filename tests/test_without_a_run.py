@@ -138,8 +138,8 @@ OTHERS = {
     "csp.errors": "Kind is_kind shown wrap",
     "csp.security": "Actor Condition Policy Scope can context",
     "csp.testing": "Handler ServerConnection",
-    "csp.websocket": "Client CloseCode CLOSE_CODES COMPRESSION Compression ConnectOptions Connecting Feed Gap Headers "
-    "Message State Statistics",
+    "csp.websocket": "Client CloseCode CLOSE_CODES COMPRESSION Compression ConnectOptions Connecting Feed FeedOptions "
+    "Gap Headers Message State Statistics default_retry",
 }
 # Entering an end waits for nothing; a PullSource gives nothing before its block.
 OTHER_METHODS = {

@@ -10,12 +10,14 @@ This module is the face of the driver in ``trio_csp_websocket``.
 
 from csp._connections import ConnectionState, Gap
 from csp._home import publish
+from trio_csp_websocket.client.backoff import default_retry
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import Connecting, connect
+from trio_csp_websocket.client.destination import FeedOptions
 from trio_csp_websocket.client.feed import Feed
-from trio_csp_websocket.client.keeper import Subscribe
 from trio_csp_websocket.client.options import ConnectOptions
 from trio_csp_websocket.client.reconnecting import reconnecting
+from trio_csp_websocket.client.user_functions import Retry, Subscribe
 from trio_csp_websocket.connection.endpoint import Statistics
 from trio_csp_websocket.connection.settings import Timeout
 from trio_csp_websocket.network.route import Dial
@@ -55,14 +57,17 @@ __all__ = [
     "Connecting",
     "Dial",
     "Feed",
+    "FeedOptions",
     "Gap",
     "Headers",
     "Message",
+    "Retry",
     "State",
     "Statistics",
     "Subscribe",
     "Timeout",
     "connect",
+    "default_retry",
     "reconnecting",
 ]
 

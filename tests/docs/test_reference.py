@@ -11,9 +11,8 @@ import pytest
 
 from csp import errors, websocket
 from tests.docs._pages import ROOT
-from trio_csp_websocket.client.backoff import may_come_back
 from trio_csp_websocket.command_line import arguments
-from trio_csp_websocket.connection.ending import closed_by_peer, failed_by_us, lost
+from trio_csp_websocket.connection.ending import closed_by_peer, failed_by_us, lost, quiet_end
 from trio_csp_websocket.protocol.close import ForbiddenCodeViolation, is_sendable
 from trio_csp_websocket.protocol.constants import CloseCode
 
@@ -110,7 +109,8 @@ def test_the_table_of_close_codes_has_all_of_them_and_tells_what_becomes_of_each
         for code in others.get(first) or [int(first)]:
             ending = peers_close(code)
             assert sendable == ("yes" if is_sendable(code) else "no"), code
-            assert feed == ("comes back" if may_come_back(ending.error, ending.code) else "ends"), code
+            told = ending.error or quiet_end(ending.code, ending.reason)
+            assert feed == ("comes back" if websocket.default_retry(told) else "ends"), code
             if error.startswith("as any"):
                 assert ending.code == 1002
             elif ending.error is None:
@@ -121,8 +121,8 @@ def test_the_table_of_close_codes_has_all_of_them_and_tells_what_becomes_of_each
 
 def test_the_table_of_endings_names_codes_kinds_and_what_may_be_retried() -> None:
     rows = table("endings.md", "| the connection ended by |")
-    assert len(rows) == 9
-    kinds = {"`None`", "UNAVAILABLE", "INTERNAL", "TIMEOUT"}
+    assert len(rows) == 10
+    kinds = {"`None`", "UNAVAILABLE", "INTERNAL", "TIMEOUT", "CANCELED"}
     assert {re.split("[,;]", row[2])[0] for row in rows} == kinds
 
 

@@ -8,7 +8,10 @@ From the bottom:
 - `handshakes`: the stream that trio-websocket is given; both handshakes pass through it
 - `client`: an endpoint that connected
 - `connect`: dial, shake hands, and keep the connection inside a block
+- `user_functions`: the functions that a user gives to a feed, checked and called
+- `destination`: where the connections of a feed go
 - `backoff`: whether and when to connect again
+- `line`: passes on the messages of one connection after another
 - `keeper`: one connection after another
 - `feed`: what an application holds of many connections, one after another
 - `reconnecting`: makes a feed

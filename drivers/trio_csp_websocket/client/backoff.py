@@ -1,4 +1,4 @@
-"""Whether and when to connect again: which endings allow it, growing random delays, a server's Retry-After. No I/O."""
+"""Whether and when to connect again: which errors allow it, growing random delays, a server's Retry-After. No I/O."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ import random
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from trio_csp_websocket.protocol.constants import CloseCode
-
-if TYPE_CHECKING:
-    from csp.errors import Error
-
-# Closes without an error after which the peer may still have more to send.
-_COME_BACK = (CloseCode.GOING_AWAY, CloseCode.NO_STATUS)
+from csp.errors import Error, InvalidTypeError
 
 # Not the generator of the `random` module: all copies of a program that seeds it would connect at the same moments.
 _chance = random.Random()
 
 
-def may_come_back(error: Error | None, code: int | None) -> bool:
-    """Return whether to connect again after a connection or an attempt.
+def default_retry(error: Error) -> bool:
+    """Say whether a feed comes back after ``error``, if it is not given a ``retry`` of its own: if that is retryable.
 
-    Args:
-        error: how it ended; None if it ended as it should.
-        code: the close code; decides if there is no error.
+    So it comes back after a lost connection, a timeout, the server's close with 1001, 1011 to 1014, without a code or
+    with one that must not be sent, and after a refusal with 408, 425, 429 or 5xx; and not after a close with 1000.
+
+    Raises:
+        InvalidTypeError: it is no `csp.errors.Error`.
     """
-    return code in _COME_BACK if error is None else bool(error.retryable)
+    if not isinstance(error, Error):
+        raise InvalidTypeError(f"error must be a csp.errors.Error, not {type(error).__name__}")
+    return bool(error.retryable)
 
 
 class Backoff:
@@ -95,14 +93,29 @@ class Backoff:
             now: when it has ended.
             lasted_seconds: how long its connection was open; 0 if there was none.
         """
-        if lasted_seconds > self.bound_seconds:
-            self.failures = 0
-            self._doubling_seconds = self._first_bound_seconds
-            self._outage_began = now
-        else:
+        if not self._began_anew(now, lasted_seconds):
             self.failures += 1
         self.bound_seconds = min(self._doubling_seconds, max(self._first_bound_seconds, now - self._outage_began))
         self._doubling_seconds = min(self._max_seconds, 2 * self._doubling_seconds)
+
+    def attempt_abandoned(self, now: float, lasted_seconds: float) -> None:
+        """Note that an attempt has not ended by itself: it has not failed, whatever its connection was.
+
+        Args:
+            now: as in `attempt_ended`.
+            lasted_seconds: as in `attempt_ended`.
+        """
+        if self._began_anew(now, lasted_seconds):
+            self.bound_seconds = self._first_bound_seconds
+
+    def _began_anew(self, now: float, lasted_seconds: float) -> bool:
+        """Begin a new outage if a connection that lasted has ended; return whether it did."""
+        if lasted_seconds <= self.bound_seconds:
+            return False
+        self.failures = 0
+        self._doubling_seconds = self._first_bound_seconds
+        self._outage_began = now
+        return True
 
     def next_delay(self, asked_seconds: float | None = None) -> float:
         """Return a delay in seconds: what the server asked for, but no more than is allowed, plus the random one.
@@ -111,6 +124,10 @@ class Backoff:
         """
         random_seconds = self._chance.uniform(self._min_seconds, self.bound_seconds)
         return min(asked_seconds or 0.0, self._max_asked_seconds) + random_seconds
+
+    def exhausts(self, lasted_seconds: float) -> bool:
+        """Whether an attempt that ends now, whose connection lasted so long, is the last of `max_attempts` in a row."""
+        return lasted_seconds <= self.bound_seconds and self.failures + 1 == self._max_attempts
 
     @property
     def exhausted(self) -> bool:

@@ -13,7 +13,6 @@ from csp.errors import ConnectionFailedError, Kind, NoContextError
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import TEXT, CloseCode
 from trio_csp_websocket.protocol.messages import encoded, json_payload
-from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -35,13 +34,12 @@ class Feed:
     Enter it with ``async with``, only once.
     """
 
-    def __init__(self, url: str, keeper: Keeper) -> None:
-        self._url = url
+    def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
         self._block: contextlib.AbstractAsyncContextManager[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<csp.websocket.Feed {self.state.name}, {without_query(self._url)}>"
+        return f"<csp.websocket.Feed {self.state.name}, {self._keeper.shown_url}>"
 
     # Receiving -------------------------------------------------------------------------------------------------------
 
@@ -65,8 +63,9 @@ class Feed:
         Short for ``channel().receive()``.
 
         Raises:
-            NoContextError: the feed has not been entered; or it is called in ``subscribe``, where what the server
-                answers comes to the client that is given there.
+            NoContextError: the feed has not been entered; or it is called in ``url``, ``headers`` or ``subscribe``,
+                which prepare a connection. In ``subscribe``, what the server answers comes to the client that is given
+                there.
         """
         self._check_receiving()
         return await self._keeper.channel.receive()
@@ -95,11 +94,7 @@ class Feed:
 
     def _check_receiving(self) -> None:
         self._check_entered()
-        if self._keeper.subscribes_here:
-            raise NoContextError(
-                "receiving from the feed inside subscribe would wait for what subscribe prepares: write "
-                "`await client.receive_value()`, with the client that subscribe is given"
-            )
+        self._check_not_preparing("receiving from the feed", "`await client.receive_value()`")
 
     # State -----------------------------------------------------------------------------------------------------------
 
@@ -140,8 +135,8 @@ class Feed:
                 retryable.
             ConnectionTimeoutError: sending took longer than ``write_timeout``, which counts from when there is a
                 connection.
-            NoContextError: there is no connection, and the feed has not been entered; or it is called in ``subscribe``,
-                where the client that is given there is to be used.
+            NoContextError: there is no connection, and the feed has not been entered; or it is called in ``url``,
+                ``headers`` or ``subscribe``. In the latter, the client that is given there is to be used.
         """
         client = self.client
         if client is None:
@@ -165,19 +160,38 @@ class Feed:
     async def _next_client(self) -> Client:
         """Wait until there is an open connection."""
         self._check_entered()
-        if self._keeper.subscribes_here:
-            raise NoContextError(
-                "feed.send inside subscribe would wait for the connection that subscribe prepares: write "
-                "`await client.send(...)`, with the client that subscribe is given"
-            )
+        self._check_not_preparing("feed.send", "`await client.send(...)`")
         while (client := self.client) is None:
             if self._keeper.ended.is_set():
                 await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
-                raise ConnectionFailedError(
-                    "sending failed: the feed has ended", kind=Kind.INTERNAL, retryable=False
-                ) from self._keeper.cause
+                raise self._ended("sending failed") from self._keeper.cause
             await self._keeper.changed.wait()
         return client
+
+    async def reconnect(self) -> None:
+        """Drop the connection, and connect again at once: no wait, no failed attempt, ``retry`` is not asked.
+
+        The server gets a close frame with 1001 if it can be written without waiting, and the socket is closed. What was
+        received is delivered as after any loss, and behind it a `Gap`. Its ``error`` says that it was this call: kind
+        CANCELED; its ``code`` is 1006. ``url`` and ``headers`` are asked again. If there is no connection, a wait is
+        cut short, and an attempt is abandoned and begun again.
+
+        Returns when the next attempt begins: the old connection is dropped, and the state is ``"connecting"``. To wait
+        for the new connection, use `states`, or `send` on it. Calls of many tasks at the same time make one attempt. It
+        waits for nobody, so a server that is to be spared needs a pause between two calls.
+
+        If cancelled before it began, nothing was done; later, the feed connects again all the same.
+
+        Raises:
+            ConnectionFailedError: the feed has ended or is being closed, ``from`` its cause. Kind INTERNAL, not
+                retryable.
+            NoContextError: the feed has not been entered; or it is called in ``url``, ``headers`` or ``subscribe``,
+                which would be abandoned: raise a retryable error there instead.
+        """
+        self._check_entered()
+        self._check_not_preparing("feed.reconnect", None)
+        if not await self._keeper.reconnect():
+            raise self._ended("reconnecting failed") from self._keeper.cause
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """End the feed: close its connection as `Client.close` does, or stop trying to get one.
@@ -205,6 +219,25 @@ class Feed:
         """
         self._check_entered()
         await self._keeper.ended.wait()
+
+    @staticmethod
+    def _ended(failed: str) -> ConnectionFailedError:
+        return ConnectionFailedError(f"{failed}: the feed has ended", kind=Kind.INTERNAL, retryable=False)
+
+    def _check_not_preparing(self, operation: str, instead: str | None) -> None:
+        """Raise an error where the feed waits for the current task, to which ``operation`` would make it wait in turn.
+
+        Args:
+            operation: what is called.
+            instead: what to write in ``subscribe``.
+        """
+        function = self._keeper.functions.running_here
+        if function is None:
+            return
+        problem = f"{operation} inside {function} would wait for what {function} prepares"
+        if function == "subscribe" and instead is not None:
+            raise NoContextError(f"{problem}: write {instead}, with the client that subscribe is given")
+        raise NoContextError(problem)
 
     def _check_entered(self) -> None:
         if self._block is None:

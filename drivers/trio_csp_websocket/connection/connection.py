@@ -41,7 +41,15 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, Delivery
-from trio_csp_websocket.connection.ending import Ending, closed_by_peer, failed_by_us, lost, stalled, write_timed_out
+from trio_csp_websocket.connection.ending import (
+    Ending,
+    closed_by_peer,
+    dropped,
+    failed_by_us,
+    lost,
+    stalled,
+    write_timed_out,
+)
 from trio_csp_websocket.connection.liveness import Liveness, PeerStalledError
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.connection.state import MOVES, State
@@ -262,19 +270,33 @@ class Connection:
             trio.Cancelled: the caller is cancelled; the connection is finished nevertheless.
         """
         self._stop_delivering()
+        await self._leave(code, reason, lost("its block was cancelled", closing=closing or self.closing))
+        await trio.lowlevel.checkpoint()
+
+    @enable_ki_protection
+    async def drop(self, how: str) -> None:
+        """Close the transport at once; before that, try to send a close frame (1001) without waiting.
+
+        What was received is still delivered, unlike after `give_up`. If the connection has ended, its ending stays.
+
+        Args:
+            how: why it was dropped, for the error of its ending.
+        """
+        await self._leave(CloseCode.GOING_AWAY, "", dropped(how, closing=self.closing))
+
+    async def _leave(self, code: int, reason: str, ending: Ending) -> None:
         if self.state is State.GIVEN_UP:
             with trio.CancelScope(shield=True):
-                await self.finished.wait()  # another task is in `give_up`, and does not wait for the network
+                await self.finished.wait()  # another task is here, and does not wait for the network
         elif self.state is not State.FINISHED:
             was_open = self.state is State.OPEN
-            ending = lost("its block was cancelled", closing=closing or self.closing)
             self._move(State.GIVEN_UP)
             self._end(ending)
             if was_open:
                 self._sending_close.shield = True
                 await self._send_close_frame(code, reason)
-            await self.abort("it was given up")
-        await trio.lowlevel.checkpoint()
+            self._lose("it was given up")
+            await self._close_transport()
 
     @enable_ki_protection
     async def abort(self, how: str) -> None:

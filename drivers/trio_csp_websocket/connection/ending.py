@@ -46,6 +46,15 @@ def closed_by_peer(code: int, reason: str, *, closing: bool) -> Ending:
     return Ending(code, reason, _unavailable(message, code, reason, retryable=code in _RETRYABLE_CODES))
 
 
+def quiet_end(code: int, reason: str) -> ConnectionFailedError:
+    """Return an error for an ending that has none: the peer closed with 1000, 1001 or without a code.
+
+    It is retryable where the peer may still have more to send, that is but for 1000.
+    """
+    message = f"the peer closed the connection with code {_name(code)}{_told(reason)}"
+    return _unavailable(message, code, reason, retryable=code != CloseCode.NORMAL)
+
+
 def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:
     """Return the ending after the peer broke the protocol or a limit.
 
@@ -72,6 +81,20 @@ def lost(how: str, *, closing: bool) -> Ending:
     """Return the ending without a close frame of the peer."""
     code = CloseCode.ABNORMAL_CLOSURE
     error = None if closing else _unavailable(f"the connection was lost: {shown(how)}", code, "", retryable=True)
+    return Ending(code, "", error)
+
+
+def dropped(how: str, *, closing: bool) -> Ending:
+    """Return the ending after this end has left the connection without waiting for the peer."""
+    code = CloseCode.ABNORMAL_CLOSURE
+    if closing:
+        return Ending(code, "", None)
+    error = ConnectionFailedError(
+        f"this end dropped the connection: {how}",
+        kind=Kind.CANCELED,
+        retryable=True,
+        details={"code": int(code), "reason": ""},
+    )
     return Ending(code, "", error)
 
 

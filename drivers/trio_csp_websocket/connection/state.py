@@ -10,7 +10,7 @@ A connection moves through its states from left to right, and may skip some:
     CLOSED      the peer's close frame has come
     FAILED      the peer broke the protocol, or stalled
     LOST        the transport broke or ended, part of a frame was not written in time, or `abort` was called
-    GIVEN_UP    `give_up` was called
+    GIVEN_UP    `give_up` or `drop` was called
     FINISHED    the transport is being closed, or is closed
 
 There is no move from OPEN or CLOSING straight to FINISHED: a connection ends in CLOSED, FAILED, LOST or GIVEN_UP before
@@ -47,7 +47,7 @@ class State(Enum):
     LOST = auto()
     """Nothing more is written or read."""
     GIVEN_UP = auto()
-    """The task that called `give_up` writes a last frame, if that needs no waiting, and closes the transport."""
+    """The task that called `give_up` or `drop` writes a last frame without waiting, and closes the transport."""
     FINISHED = auto()
     """The transport is being closed, or is closed."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import trio
@@ -51,8 +52,7 @@ def with_proxy(route: Route, target: Target) -> Route:
     proxy = environment_proxy(target) if route.proxy is True else route.proxy
     if not isinstance(proxy, Proxy):
         return replace(route, proxy=False)
-    import trio_csp_websocket.network.tunnel  # noqa: F401, PLC0415  # and with it h11 and python-socks
-
+    import_module("trio_csp_websocket.network.tunnel")  # and with it h11 and python-socks
     return replace(route, proxy=proxy)
 
 

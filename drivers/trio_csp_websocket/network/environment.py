@@ -102,7 +102,8 @@ def _of_system(scheme: str) -> _Setting | None:
         value = found.get(name)
         if value:
             if name == "socks":
-                value = re.sub(r"^(http|socks)://", "socks5h://", value)
+                kind, _, place = value.rpartition("://")
+                value = f"{kind if kind not in ('', 'http', 'socks') else 'socks5h'}://{place}"
             return _Setting(_SYSTEM, value.strip())
     return None
 

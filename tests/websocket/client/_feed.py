@@ -13,15 +13,15 @@ from csp.errors import ConnectionFailedError, Kind
 from csp.websocket import Client, Feed, Gap, State
 from tests.websocket._server import Server, accepting
 from trio_csp_websocket.client.backoff import Backoff
-from trio_csp_websocket.client.connect import check
+from trio_csp_websocket.client.destination import Destination
 from trio_csp_websocket.client.keeper import Keeper
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from email.message import Message as Headers
 
-    from csp.websocket import ConnectOptions
-    from trio_csp_websocket.client.keeper import Subscribe
+    from csp.websocket import FeedOptions, Retry, Subscribe
     from trio_csp_websocket.network.progress import Progress
     from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.protocol.url import Target
@@ -59,16 +59,18 @@ class Site:
         self,
         subscribe: Subscribe | None = None,
         *,
+        url: str | Callable[[], str | Awaitable[str]] = URL,
+        retry: Retry | None = None,
         min_seconds: float = 0.5,
         max_seconds: float = 30,
         max_attempts: int | None = None,
-        **options: Unpack[ConnectOptions],
+        **options: Unpack[FeedOptions],
     ) -> Feed:
         async def dial(_target: Target, _route: Route, _progress: Progress) -> Transport:
             return await self.dial()
 
         backoff = Backoff(min_seconds, max_seconds, Largest(), max_attempts=max_attempts)
-        return Feed(URL, Keeper(*check(URL, options), backoff, subscribe, reach=dial))
+        return Feed(Keeper(Destination(url, options), backoff, subscribe, retry, reach=dial))
 
 
 def down() -> ConnectionFailedError:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csp.errors import ConnectionFailedError, Kind
@@ -98,6 +98,29 @@ def test_a_connection_that_did_not_last_does_not_end_the_outage() -> None:
         delays.append(failed(backoff, now, lasted_seconds=1))
         now += delays[-1]
     assert delays == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_an_attempt_that_is_abandoned_has_not_failed() -> None:
+    backoff = Backoff(0.5, 30, Largest())
+    backoff.attempt_began(0)
+    assert [failed(backoff, now) for now in (10, 20, 30)] == [1, 2, 4]
+    backoff.attempt_abandoned(40, lasted_seconds=4)
+    assert (backoff.failures, backoff.bound_seconds) == (3, 4)
+    assert failed(backoff, 50) == 8
+    backoff.attempt_abandoned(100, lasted_seconds=8.5)
+    assert (backoff.failures, backoff.bound_seconds) == (0, 1)
+    assert [failed(backoff, 100 + after) for after in (0, 1, 1.75)] == [1, 1, 1.75]
+
+
+def test_whether_an_attempt_that_ends_would_be_the_last_is_known_before() -> None:
+    backoff = Backoff(0.5, 30, max_attempts=2)
+    backoff.attempt_began(0)
+    assert not backoff.exhausts(0)
+    backoff.attempt_ended(1, 0)
+    assert backoff.exhausts(backoff.bound_seconds)
+    assert not backoff.exhausts(backoff.bound_seconds + 0.01)
+    backoff.attempt_ended(2, 0)
+    assert backoff.exhausted
 
 
 def test_equal_bounds_give_exactly_that_delay() -> None:
@@ -267,6 +290,7 @@ def test_without_the_header_nothing_is_asked_for(error: ConnectionFailedError | 
     assert retry_after(error, NOW) is None
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(st.text() | st.text("0123456789:, +-SunNovGMT."), st.text())
 def test_no_header_is_an_error(value: str, date: str) -> None:
     asked_seconds = retry_after(refusal(retry_after=value, date=date), NOW)

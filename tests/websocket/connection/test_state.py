@@ -106,6 +106,31 @@ async def not_ended_after_their_close(client: Client, server: Server) -> None:
         await client.close()
 
 
+async def dropped(client: Client, server: Server) -> None:
+    server.answers_close = False
+    await client._connection.drop("it was not wanted")
+    assert server.closes == [1001]
+    assert str(client.error) == "this end dropped the connection: it was not wanted"
+
+
+async def dropped_while_closing(client: Client, server: Server) -> None:
+    server.answers_close = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.close)
+        await wait_all_tasks_blocked()
+        await client._connection.drop("it was not wanted")
+    assert server.closes == [1000]
+    assert (client.close_code, client.error) == (1006, None)
+
+
+async def dropped_after_their_close(client: Client, server: Server) -> None:
+    server.answers_close = False
+    server.send(close(1000))  # and keeps the stream open
+    await wait_all_tasks_blocked()
+    await client._connection.drop("it was not wanted")
+    assert (client.close_code, client.error) == (1000, None)
+
+
 ENDINGS: dict[Callable[[Client, Server], Awaitable[None]], list[State]] = {
     ours: [State.CLOSING, State.CLOSED],
     theirs: [State.CLOSED],
@@ -117,6 +142,9 @@ ENDINGS: dict[Callable[[Client, Server], Awaitable[None]], list[State]] = {
     cancelled: [State.GIVEN_UP],
     cancelled_while_closing: [State.CLOSING, State.LOST],
     cancelled_after_their_close: [State.CLOSED, State.GIVEN_UP],
+    dropped: [State.GIVEN_UP],
+    dropped_while_closing: [State.CLOSING, State.GIVEN_UP],
+    dropped_after_their_close: [State.CLOSED, State.GIVEN_UP],
     not_ended_after_their_close: [State.CLOSED, State.LOST],
 }
 

@@ -30,7 +30,7 @@ def found(url: str = "ws://server.test/") -> str | None:
 def system(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str], *bypassed: str) -> None:
     """Let the system's settings be these, as ``urllib.request`` reads them on Windows and macOS."""
     monkeypatch.setattr(urllib.request, "getproxies", lambda: dict(settings))
-    monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host in bypassed)
+    monkeypatch.setattr(urllib.request, "proxy_bypass", bypassed.__contains__)
 
 
 # The system's settings ------------------------------------------------------------------------------------------------
@@ -51,6 +51,7 @@ def system(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str], *bypass
         # As macOS and Windows tell a proxy that speaks SOCKS.
         ({"socks": "http://proxy.test:1081"}, "ws://server.test/", "socks5h://proxy.test:1081"),
         ({"socks": "socks://proxy.test:1081"}, "wss://server.test/", "socks5h://proxy.test:1081"),
+        ({"socks": "proxy.test:1081"}, "wss://server.test/", "socks5h://proxy.test:1081"),
         ({"socks": "socks5://proxy.test:1081"}, "wss://server.test/", "socks5://proxy.test:1081"),
         ({"socks": "http://other.test", "https": PROXY}, "wss://server.test/", PROXY),
         ({"http": PROXY}, "ws://localhost/", None),

@@ -121,7 +121,11 @@ async def test_a_path_on_the_same_server_that_is_denied_is_not_reached(autojump_
 
 async def test_a_permission_that_ends_on_the_way_ends_the_way(autojump_clock: MockClock) -> None:
     site = Site({URL: "/1", "wss://api.test/1": "/2"})
-    once = Policy("websocket.connect", "", condition=lambda *_: len(site.urls) < 2)
+
+    def at_first(*_: object) -> bool:
+        return len(site.urls) < 2
+
+    once = Policy("websocket.connect", "", condition=at_first)
     error = await denied(site, Scope([once, Policy("websocket.connect.url", "*")]))
     assert site.urls == [URL, "wss://api.test/1"]
     assert str(error) == "connections are not allowed: websocket.connect is denied"

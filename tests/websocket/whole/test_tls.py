@@ -114,6 +114,26 @@ async def test_messages_of_all_sizes_go_both_ways(server_tls: ssl.SSLContext, tr
         assert (client.close_code, client.error) == (1000, None)
 
 
+async def test_a_feed_that_reconnects_says_so_beneath_tls(server_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+    heard: list[int] = []
+
+    async def server(peer: Peer) -> None:
+        await peer.accept()
+        await peer.send(frame(TEXT, b"hello"))
+        received = await peer.read_frame()
+        assert received is not None
+        heard.append(parse_close(received.payload)[0])
+
+    async with raw_server(server, tls=server_tls) as url, websocket.reconnecting(url, ssl_context=trusting) as feed:
+        assert isinstance(await feed.receive_value(), websocket.Message)
+        await feed.reconnect()
+        gap = await feed.receive_value()
+        assert isinstance(gap, websocket.Gap)
+        assert gap.code == 1006
+        assert isinstance(await feed.receive_value(), websocket.Message)
+    assert heard == [1001, 1000]
+
+
 async def test_an_untrusted_certificate_is_refused(server_tls: ssl.SSLContext) -> None:
     async def server(peer: Peer) -> None:
         with contextlib.suppress(trio.BrokenResourceError):

@@ -10,12 +10,14 @@ import trio
 
 import csp
 from csp import testing, websocket
-from csp.errors import InvalidTypeError
+from csp.errors import InvalidTypeError, NoContextError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trio.testing import MockClock
+
+    from csp.errors import Error
 
 URL = "wss://api.test/"
 
@@ -97,6 +99,46 @@ async def test_feed(autojump_clock: MockClock) -> None:
         if isinstance(value, websocket.Gap):
             assert_type(value.code, int | None)
             assert_type(value.missed, int | None)
+
+
+def fresh_url() -> str:
+    return URL  # pragma: no cover  # it is not asked
+
+
+async def fresh_headers() -> dict[str, str]:
+    return {}  # pragma: no cover  # it is not asked
+
+
+def stubborn(error: Error) -> bool:
+    return error.details.get("code") == 1008 or websocket.default_retry(error)  # pragma: no cover  # it is not asked
+
+
+async def test_functions_of_a_feed() -> None:
+    async def later() -> str:
+        return URL  # pragma: no cover  # it is not asked
+
+    retry: websocket.Retry = stubborn
+    options: websocket.FeedOptions = {"headers": fresh_headers, "keepalive": "20s"}
+    feed = websocket.reconnecting(fresh_url, retry=retry, **options)
+    websocket.reconnecting(later, retry=websocket.default_retry)
+    websocket.reconnecting(URL, headers=lambda: [("a", "b")], retry=None)
+    websocket.reconnecting(lambda: URL, headers={"a": "b"}, retry=lambda error: error.kind == "TIMEOUT")
+    assert_type(websocket.default_retry(InvalidTypeError("a")), bool)
+    with pytest.raises(NoContextError):
+        await feed.reconnect()
+    with pytest.raises(InvalidTypeError):
+        websocket.connect(URL, headers=fresh_headers)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidTypeError):
+        websocket.reconnecting(stubborn)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def test_a_feed_has_the_options_of_a_connection() -> None:
+    of_feed, of_connection = (
+        {name: getattr(kind, "__forward_arg__", kind) for name, kind in options.__annotations__.items()}
+        for options in (websocket.FeedOptions, websocket.ConnectOptions)
+    )
+    assert list(of_feed) == list(of_connection)
+    assert {name for name in of_feed if of_feed[name] != of_connection[name]} == {"headers"}
 
 
 def test_a_nursery_is_an_argument_of_connect_only() -> None:
