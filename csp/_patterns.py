@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
 _SCHEMES = tuple(f"{scheme}://" for scheme in _DEFAULT_PORTS)
-_PROXY_SCHEMES = ("http://", "https://", "socks5://", "socks5h://", "socks4://", "socks4a://")
+_PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080, "socks4": 1080, "socks4a": 1080}
+_PROXY_URL = re.compile(r"(?P<scheme>[a-z0-9]+)://(?P<host>\[[^]]*\]|[^]/?#@:\\[]+)(:(?P<port>[1-9][0-9]{0,4}))?")
 _BEGINS_AS_URL = re.compile(r"wss?:", re.IGNORECASE)
 _ENDS_IN_AUTHORITY = re.compile(r"wss?://[^/?#]+", re.IGNORECASE)
 _URL = re.compile(
@@ -176,7 +177,13 @@ def _can_be_address(pattern: str) -> bool:
 
 
 def _can_be_proxy(pattern: str) -> bool:
-    return any(matches(pattern, scheme) or pattern.startswith(scheme) for scheme in _PROXY_SCHEMES)
+    if pattern.endswith("*"):
+        schemes = [f"{scheme}://" for scheme in _PROXY_PORTS]
+        return any(matches(pattern, scheme) or pattern.startswith(scheme) for scheme in schemes)
+    parts = _PROXY_URL.fullmatch(pattern)
+    if parts is None or parts["scheme"] not in _PROXY_PORTS or _normal_host(parts["host"]) != parts["host"]:
+        return False
+    return parts["port"] is None or int(parts["port"]) != _PROXY_PORTS[parts["scheme"]]
 
 
 _ASKED_ABOUT: Mapping[str, tuple[Callable[[str], bool], str]] = {
@@ -186,6 +193,9 @@ _ASKED_ABOUT: Mapping[str, tuple[Callable[[str], bool], str]] = {
         _can_be_address,
         "IP addresses such as '192.0.2.1' and '2001:db8::1' (for a network, write '192.0.2.*' or a condition)",
     ),
-    "websocket.connect.proxy": (_can_be_proxy, "the URLs of proxies such as 'http://proxy.example.com:3128'"),
+    "websocket.connect.proxy": (
+        _can_be_proxy,
+        "URLs of proxies such as 'http://proxy.example.com:3128' (lower case, no user, no path, no default port)",
+    ),
 }
 """For each action of a driver, whether a pattern can match what it is asked about, and what that is."""

@@ -96,9 +96,11 @@ OTHERS = {
 }
 """What signatures name, and where that is described."""
 UNDESCRIBED = {
+    "Address",
     "GivenHeaders",
     "MessageType",
     "Options",
+    "PeerCertificate",
     "R",
     "Sink",
     "T",

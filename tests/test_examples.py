@@ -6,37 +6,68 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 EXAMPLE_PATHS = sorted(EXAMPLES.glob("*.py"))
 
 sends_signals = pytest.mark.skipif(sys.platform == "win32", reason="a process can only be killed here")
 
+# The examples that another system than this one is needed for: one with Unix sockets, scripts that are programs, and
+# children that inherit sockets; and one that binds sockets to interfaces.
+ELSEWHERE: list[str] = []
+if sys.platform == "win32":
+    ELSEWHERE += ["open_stream", "ssh_tunnel", "unix_socket"]
+if sys.platform != "linux":
+    ELSEWHERE += ["bind_interface"]
 
-def start(*command: str) -> subprocess.Popen[str]:
-    """Start Python with a script, or code, and arguments."""
+
+def only_where_it_runs(example: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(example in ELSEWHERE, reason="it needs another system")
+
+
+def start(
+    *command: str, inherited: socket.socket | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start Python with a script, or code, and arguments; with environment variables, and a socket that it inherits."""
     # Where nothing is installed, the checkout must be found by the child as it was by this process.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **(variables or {})}
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-u", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE,
         text=True,
         env=environment,
+        pass_fds=() if inherited is None or sys.platform == "win32" else [inherited.fileno()],
     )
 
 
-def run(example: str, *arguments: str) -> list[str]:
+def run(
+    example: str, *arguments: str, inherited: socket.socket | None = None, variables: Mapping[str, str] | None = None
+) -> list[str]:
     """Run an example that ends by itself; return the lines it printed."""
-    with start(str(EXAMPLES / example), *arguments) as process:
+    with start(str(EXAMPLES / example), *arguments, inherited=inherited, variables=variables) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     return out.splitlines()
+
+
+def fail(example: str, *arguments: str, variables: Mapping[str, str] | None = None) -> str:
+    """Run an example that cannot connect; return what it says about that."""
+    with start(str(EXAMPLES / example), *arguments, variables=variables) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    return err.rstrip("\n")
 
 
 def wait_for(process: subprocess.Popen[str], beginning: str) -> list[str]:
@@ -55,6 +86,112 @@ def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) 
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + number, "")
     return out.splitlines()
+
+
+class Server(NamedTuple):
+    """A server that other programs connect to in their ways: of websockets, in a process of its own."""
+
+    port: int
+    unix_socket: str
+    proxy_port: int
+    """An HTTP proxy, which says beforehand what it is asked for in its log."""
+    proxy_log: Path
+
+    def url(self, path: str) -> str:
+        """Return the URL of ``/three``, which sends three messages and closes, or ``/endless``."""
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+
+SERVER = """
+import asyncio, logging, sys
+from websockets.asyncio.server import serve, unix_serve
+
+unix_socket, proxy_log = sys.argv[1:]
+logging.disable()  # of clients that vanish; nobody reads what it says
+
+async def handler(connection):
+    number = 0
+    while connection.request.path == "/endless" or number < 3:
+        await connection.send(f"{number} for {connection.request.headers['Host']}")
+        await asyncio.sleep(0.001)
+        number += 1
+
+async def copy(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+
+async def proxy(reader, writer):
+    request = await reader.readuntil(b"\\r\\n\\r\\n")
+    place = request.split()[1].decode()
+    with open(proxy_log, "a") as log:
+        print(place, file=log)
+    there_reader, there_writer = await asyncio.open_connection(*place.rsplit(":", 1))
+    writer.write(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+    await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer), return_exceptions=True)
+
+async def main():
+    if hasattr(asyncio, "open_unix_connection"):
+        await unix_serve(handler, unix_socket)
+    server = await serve(handler, "127.0.0.1", 0)
+    proxies = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    print("serving", *(each.sockets[0].getsockname()[1] for each in (server, proxies)), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    unix_socket, proxy_log = folder / "feed.sock", folder / "proxy.log"
+    with start("-c", SERVER, str(unix_socket), str(proxy_log)) as process:
+        _, port, proxy_port = wait_for(process, "serving")[-1].split()
+        yield Server(int(port), str(unix_socket), int(proxy_port), proxy_log)
+        process.kill()
+
+
+# In the place of OpenSSH: relays as `ssh -W` does, and leaves its process id and what it is asked for in a file. Who is
+# nobody does not get in, and who is greeter is greeted, and nothing more.
+SSH = """#!{python} -I
+import contextlib, os, socket, sys, threading
+
+*options, place, dashes, gateway = sys.argv[1:]
+if options != ["-o", "BatchMode=yes", "-W"] or dashes != "--":
+    sys.exit(f"unknown options {{sys.argv}}")
+if gateway == "nobody@gateway.test":
+    print("nobody@gateway.test: Permission denied (publickey).", file=sys.stderr)
+    sys.exit(255)
+with open(os.environ["SSH_STARTED"], "w") as started:
+    started.write(f"{{os.getpid()}} {{place}}")
+if gateway == "greeter@gateway.test":
+    os.write(1, b"Welcome!\\r\\n\\r\\n")
+    threading.Event().wait()
+host, _, port = place.rpartition(":")
+there = socket.create_connection((host.strip("[]"), int(port)))
+
+def send():
+    while data := os.read(0, 65536):
+        there.sendall(data)
+    there.shutdown(socket.SHUT_WR)
+
+threading.Thread(target=send, daemon=True).start()
+with contextlib.suppress(BrokenPipeError):
+    while data := there.recv(65536):
+        os.write(1, data)
+"""
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> dict[str, str]:
+    """Return the environment in which that is the program ssh."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "ssh"
+    program.write_text(SSH.format(python=sys.executable), encoding="utf-8")
+    program.chmod(0o755)
+    return {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]]), "SSH_STARTED": str(tmp_path / "started")}
 
 
 @pytest.mark.parametrize("path", EXAMPLE_PATHS, ids=lambda path: path.name)
@@ -125,11 +262,32 @@ def test_ctrl_c_while_an_example_loads_is_status_130(tmp_path: Path, path: Path)
 
 @pytest.mark.parametrize("steps", [1, 5, 20, 60])
 @pytest.mark.parametrize("path", EXAMPLE_PATHS, ids=lambda path: path.name)
-def test_ctrl_c_at_any_moment_is_status_130(tmp_path: Path, path: Path, steps: int) -> None:
+def test_ctrl_c_at_any_moment_is_status_130(
+    tmp_path: Path, path: Path, steps: int, server: Server, ssh: dict[str, str]
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
     for number in range(100):
-        (tmp_path / str(number)).touch()
-    arguments = [str(tmp_path)] * (path.stem == "worker_pool")
-    with start("-c", INTERRUPTED_RUN, str(steps), str(path), *arguments) as process:
+        (folder / str(number)).touch()
+    if path.stem in ELSEWHERE:
+        pytest.skip("it needs another system")
+    opened = socket.create_connection(("127.0.0.1", server.port))
+    proxy, url = f"http://127.0.0.1:{server.proxy_port}", server.url("/endless")
+    arguments = {
+        "another_host": [url, "127.0.0.1", str(server.port)],
+        "bind_interface": [url, "lo"],
+        "local_address": [url, "127.0.0.1"],
+        "open_stream": [url, str(opened.fileno())],
+        "proxy_chain": [url, proxy, proxy],
+        "ssh_tunnel": [url, "me@gateway.test"],
+        "unix_socket": [url, server.unix_socket],
+        "worker_pool": [str(folder)],
+    }
+    given = arguments.get(path.stem, [])
+    with (
+        opened,
+        start("-c", INTERRUPTED_RUN, str(steps), str(path), *given, inherited=opened, variables=ssh) as process,
+    ):
         end(process)
 
 
@@ -182,3 +340,104 @@ def test_bridge_thread_reports_and_ends_the_thread() -> None:
     assert 1 <= len(means) <= 3  # on a busy machine, ticks fall together
     assert all(re.fullmatch(r"\d\d\.\d\d degrees, mean of \d+", mean) for mean in means)
     assert re.fullmatch(r"the thread has ended after \d+ readings", last)
+
+
+# Ways to a server -----------------------------------------------------------------------------------------------------
+
+
+@only_where_it_runs("unix_socket")
+def test_unix_socket_gets_the_messages_of_a_server_there(server: Server, tmp_path: Path) -> None:
+    connected, *messages = run("unix_socket.py", "ws://feed.test/three", server.unix_socket)
+    assert connected == f"connected by {server.unix_socket}"
+    assert messages == ["0 for feed.test", "1 for feed.test", "2 for feed.test"]
+    nowhere = tmp_path / "nowhere.sock"
+    assert fail("unix_socket.py", "ws://feed.test/", str(nowhere)) == (
+        f"unix_socket: cannot connect to ws://feed.test/: the Unix socket {nowhere}: No such file or directory"
+    )
+
+
+@only_where_it_runs("ssh_tunnel")
+def test_ssh_tunnel_has_ssh_connect(server: Server, ssh: dict[str, str]) -> None:
+    host = f"127.0.0.1:{server.port}"
+    lines = run("ssh_tunnel.py", server.url("/three"), "me@gateway.test", variables=ssh)
+    assert lines == [f"0 for {host}", f"1 for {host}", f"2 for {host}"]
+    _, place = Path(ssh["SSH_STARTED"]).read_text(encoding="utf-8").split()
+    assert place == f"[127.0.0.1]:{server.port}"
+
+
+@only_where_it_runs("ssh_tunnel")
+def test_ssh_tunnel_ends_an_ssh_that_would_stay(ssh: dict[str, str]) -> None:
+    said = fail("ssh_tunnel.py", "ws://feed.test/", "greeter@gateway.test", variables=ssh)
+    assert "Welcome!" in said
+    process_id, _ = Path(ssh["SSH_STARTED"]).read_text(encoding="utf-8").split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process_id), 0)
+
+
+@only_where_it_runs("ssh_tunnel")
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_ssh_tunnel_leaves_it_to_ssh_to_say_what_failed(scheme: str, ssh: dict[str, str]) -> None:
+    of_ssh, own = fail("ssh_tunnel.py", f"{scheme}://feed.test/", "nobody@gateway.test", variables=ssh).splitlines()
+    assert of_ssh == "nobody@gateway.test: Permission denied (publickey)."
+    assert own.startswith(f"ssh_tunnel: cannot connect to {scheme}://feed.test/: ")
+
+
+@only_where_it_runs("ssh_tunnel")
+def test_ssh_tunnel_tells_that_there_is_no_ssh(tmp_path: Path) -> None:
+    assert fail("ssh_tunnel.py", "ws://feed.test/", "me@gateway.test", variables={"PATH": str(tmp_path)}) == (
+        "ssh_tunnel: cannot connect to ws://feed.test/: dial failed: No such file or directory"
+    )
+
+
+@pytest.mark.parametrize(
+    ("example", "how"),
+    [
+        pytest.param("local_address.py", "127.0.0.1", id="local_address"),
+        pytest.param("bind_interface.py", "lo", id="bind_interface", marks=only_where_it_runs("bind_interface")),
+    ],
+)
+def test_it_connects_from_the_end_that_is_given(example: str, how: str, server: Server) -> None:
+    connected, *messages = run(example, server.url("/three"), how)
+    assert re.fullmatch(r"connected from \('127\.0\.0\.1', \d+\)", connected)
+    assert len(messages) == 3
+
+
+def test_an_end_that_this_machine_has_not_is_told(server: Server) -> None:
+    said = fail("local_address.py", server.url("/three"), "192.0.2.1")
+    assert said.startswith(f"local_address: cannot connect to {server.url('/three')}: dial failed: ")
+
+
+@only_where_it_runs("bind_interface")
+def test_an_interface_that_this_machine_has_not_is_told(server: Server) -> None:
+    assert fail("bind_interface.py", server.url("/three"), "none9") == (
+        f"bind_interface: cannot connect to {server.url('/three')}: dial failed: No such device"
+    )
+
+
+def test_another_host_is_connected_to_and_gets_the_urls_name(server: Server) -> None:
+    connected, *messages = run("another_host.py", "ws://api.test/three", "127.0.0.1", str(server.port))
+    assert connected == f"connected to ('127.0.0.1', {server.port})"
+    assert messages == ["0 for api.test", "1 for api.test", "2 for api.test"]
+
+
+def test_proxy_chain_asks_the_first_for_the_second_and_that_for_the_server(server: Server) -> None:
+    server.proxy_log.write_text("", encoding="utf-8")
+    one, two = f"http://127.0.0.1:{server.proxy_port}", f"http://localhost:{server.proxy_port}"
+    assert len(run("proxy_chain.py", server.url("/three"), one, two)) == 3
+    assert server.proxy_log.read_text(encoding="utf-8").splitlines() == [
+        f"localhost:{server.proxy_port}",
+        f"127.0.0.1:{server.port}",
+    ]
+
+
+def test_proxy_chain_tells_that_a_proxy_is_none(server: Server) -> None:
+    one, two = f"http://127.0.0.1:{server.proxy_port}", f"http://127.0.0.1:{server.port}"
+    said = fail("proxy_chain.py", "ws://api.test/", one, two)
+    assert said.startswith("proxy_chain: cannot connect to ws://api.test/: dial failed: ")
+
+
+@only_where_it_runs("open_stream")
+def test_open_stream_uses_a_socket_that_it_inherits(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as opened:
+        lines = run("open_stream.py", "ws://feed.test/three", str(opened.fileno()), inherited=opened)
+    assert lines == ["0 for feed.test", "1 for feed.test", "2 for feed.test"]

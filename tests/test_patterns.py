@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from csp.errors import InvalidError, InvalidTypeError
 from csp.security import Policy
+from trio_csp_websocket.network.proxy import parse_proxy
 from trio_csp_websocket.protocol.url import parse_url
 
 URL_ACTION = "websocket.connect.url"
 ADDRESS_ACTION = "websocket.connect.address"
+PROXY_ACTION = "websocket.connect.proxy"
 WIDE_ACTIONS = [URL_ACTION, "*", "websocket.*", "websocket.connect*", "websocket.connect.*"]
 
 
@@ -209,6 +211,21 @@ def test_no_text_shows_a_query(pattern: str) -> None:
         (ADDRESS_ACTION, "::ffff:127.*"),
         (ADDRESS_ACTION, "wss://127.0.0.1/*"),
         ([ADDRESS_ACTION, URL_ACTION], "localhost"),
+        (PROXY_ACTION, ""),
+        (PROXY_ACTION, "proxy.test:3128"),
+        (PROXY_ACTION, "socks://proxy.test"),
+        (PROXY_ACTION, "wss://proxy.test"),
+        (PROXY_ACTION, "ftp*"),
+        (PROXY_ACTION, "HTTP://proxy.test"),
+        (PROXY_ACTION, "http://Proxy.test:3128"),
+        (PROXY_ACTION, "http://proxy.test."),
+        (PROXY_ACTION, "http://proxy.test/"),
+        (PROXY_ACTION, "http://proxy.test:"),
+        (PROXY_ACTION, "http://proxy.test:80"),
+        (PROXY_ACTION, "https://proxy.test:443"),
+        (PROXY_ACTION, "socks5h://proxy.test:1080"),
+        (PROXY_ACTION, "http://[2001:DB8::1]:3128"),
+        (PROXY_ACTION, "http://127.1:3128"),
     ],
 )
 def test_what_such_actions_are_never_asked_about_is_told(actions: str | list[str], pattern: str) -> None:
@@ -227,6 +244,8 @@ def test_what_such_actions_are_never_asked_about_is_told(actions: str | list[str
         *((ADDRESS_ACTION, pattern) for pattern in ("::*", "fe80:*", "2001:db8::*", "::", "/run/*", "/a.sock")),
         (["websocket.connect", URL_ACTION], ["", "wss://api.test/*"]),
         ([URL_ACTION, ADDRESS_ACTION], ["wss://api.test/*", "192.0.2.1"]),
+        *((PROXY_ACTION, pattern) for pattern in ("*", "http*", "socks5*", "http://*", "http://proxy.test:3*")),
+        *((PROXY_ACTION, url) for url in ("http://proxy.test", "https://proxy.test:80", "socks4a://[::1]:9")),
     ],
 )
 def test_what_such_actions_are_asked_about_is_taken(actions: str | list[str], pattern: str | list[str]) -> None:
@@ -235,6 +254,10 @@ def test_what_such_actions_are_asked_about_is_taken(actions: str | list[str], pa
 
 def test_an_address_that_is_no_pattern_says_how_a_network_is_written() -> None:
     assert "for a network, write '192.0.2.*' or a condition" in told("10.0.0.0/8", ADDRESS_ACTION)
+
+
+def test_a_proxy_whose_pattern_has_a_password_is_not_shown() -> None:
+    assert "hunter2" not in told("http://user:hunter2@proxy.test", PROXY_ACTION)
 
 
 # In step with the driver ----------------------------------------------------------------------------------------------
@@ -332,6 +355,17 @@ def test_every_beginning_of_a_normal_form_behind_its_host_is_taken_and_no_other_
 
     check()
     assert counts[0] >= 50
+
+
+@pytest.mark.parametrize("port", ["", ":80", ":443", ":1080", ":3128"])
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5", "socks5h", "socks4", "socks4a"])
+def test_a_proxys_url_is_taken_where_it_is_the_normal_form_of_the_driver(scheme: str, port: str) -> None:
+    for host in ("proxy.test", "192.0.2.1", "[::1]", "Proxy.test", "proxy.test.", "[0::1]", "[::ffff:127.0.0.1]"):
+        url = f"{scheme}://{host}{port}"
+        normal = parse_proxy(url).url
+        assert Policy(PROXY_ACTION, normal).resources == (normal,)
+        if url != normal:
+            told(url, PROXY_ACTION)
 
 
 def test_a_beginning_that_is_taken_can_match() -> None:

@@ -3,7 +3,8 @@
 What a block needs and a reader does not stands in comments above it, which the site does not show:
 
     <!-- before: CODE -->       is run first; ``await serve(handler, url)`` there starts a WebSocket server in memory,
-                                and ``patch`` is a `pytest.MonkeyPatch` for the rest of the page
+                                ``patch`` is a `pytest.MonkeyPatch` for the rest of the page, and ``network`` is a
+                                network with proxies: `Network`
     <!-- prints -->             above the text block that follows: what the block printed
     <!-- not run: REASON -->    the block is only compiled
 
@@ -20,6 +21,7 @@ import io
 import json
 import math
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -29,6 +31,7 @@ from trio.testing import MockClock
 
 import csp
 from csp import errors, testing, websocket
+from tests.docs._network import Network
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -93,10 +96,12 @@ class Page:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._patch = pytest.MonkeyPatch()
+        self._folder = tempfile.TemporaryDirectory()
         self._names: dict[str, object] = {
             "__name__": "__main__",
             "csp": csp,
             "errors": errors,
+            "network": Network(self._patch, Path(self._folder.name)),
             "patch": self._patch,
             "testing": testing,
             "trio": trio,
@@ -104,6 +109,7 @@ class Page:
             "serve": self.serve,
         }
         self._servers = contextlib.AsyncExitStack()
+        self._servers.callback(self._folder.cleanup)
         self._servers.callback(self._patch.undo)
         self._handlers: list[tuple[testing.Handler, str]] = []
 

@@ -9,6 +9,7 @@ from tests.websocket.whole.test_what_servers_say import MAX_CHARACTERS, MAX_CHAR
 from trio_csp_websocket.client.options import parse_options
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, READ_AHEAD_MESSAGES
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
+from trio_csp_websocket.network.http_proxy import _MAX_HEAD_BYTES
 from trio_csp_websocket.protocol.heads import MAX_HEAD_BYTES, MAX_HEADER_LINES
 from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
 
@@ -23,6 +24,8 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert f"{MAX_HEAD_BYTES // KIB} KiB and {MAX_HEADER_LINES} lines of headers" in PAGE
     assert f"the first {MAX_BODY_BYTES} bytes are kept" in PAGE
     assert f"Of our own pings {MAX_OUTSTANDING} may wait" in PAGE
+    assert f"`max_redirects`, {options.max_redirects} if" in PAGE
+    assert f"| {_MAX_HEAD_BYTES // KIB} KiB and {MAX_HEADER_LINES} lines of headers; its body is not read |" in PAGE
     assert f"`dial_timeout`, {options.dial_timeout_seconds:g} seconds" in PAGE
     assert f"`close_timeout`, {options.connection.close_timeout_seconds:g} seconds" in PAGE
 

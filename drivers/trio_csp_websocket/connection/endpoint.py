@@ -287,20 +287,24 @@ class Endpoint(trio.abc.AsyncResource):
 
     @property
     def local(self) -> Address | None:
-        """Where this end is: an IP address and a port; of a Unix socket a path, "" if it has none.
+        """Where this end is.
 
-        None where it is not known: in memory, and for a stream of `ConnectOptions.dial` that is no `trio.SocketStream`.
+        An IP address and a port; of a Unix socket a path, "" if it has none. None where it is not known: in memory, and
+        for a stream of `ConnectOptions.dial` that is no `trio.SocketStream`.
         """
         return self._connection.transport.local
 
     @property
     def remote(self) -> Address | None:
-        """Where the other end is, in the same form: the peer, or the `Client.proxy` that leads to it."""
+        """Where the other end is, in the same form.
+
+        That is the peer, or the proxy that leads to it.
+        """
         return self._connection.transport.remote
 
     @property
     def peer_certificate(self) -> PeerCertificate | None:
-        """The peer's certificate as a dictionary, as `ssl.SSLSocket.getpeercert` returns it; None without TLS.
+        """The peer's certificate as a dictionary, as `ssl.SSLSocket.getpeercert` returns it. None without TLS.
 
         It is empty if the certificate was not verified, or the peer has shown none.
         """

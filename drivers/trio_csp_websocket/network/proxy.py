@@ -35,7 +35,7 @@ class Proxy:
     zone: str
     port: int
     url: str
-    """The normalised URL without credentials."""
+    """The normalised URL, without credentials and the scheme's own port."""
     user: bytes = field(repr=False)
     password: bytes = field(repr=False)
     setting: str = ""
@@ -89,7 +89,7 @@ def parse_proxy(url: str, *, setting: str = "") -> Proxy:
         host=place.host,
         zone=place.zone,
         port=place.port or _PORTS[place.scheme],
-        url=f"{place.scheme}://{place.host_and_port(None)}",
+        url=f"{place.scheme}://{place.host_and_port(_PORTS[place.scheme])}",
         user=unquote_to_bytes(parts.username or ""),
         password=unquote_to_bytes(parts.password or ""),
         setting=setting,

@@ -109,6 +109,7 @@ async def test_a_refusal_says_its_status(protocol: Protocol, status: int, retrya
     blames(error, proxy)
     assert re.search(rf"\b{status}\b.*Because", str(error))
     assert (error.kind, error.retryable) == (Kind.INTERNAL, retryable)
+    assert error.details["by_proxy"] is True
     assert "elsewhere.test" not in str(error)
     assert proxy.asked[0].tunnel == b""
 

@@ -398,6 +398,7 @@ async def test_a_whole_refusal_of_the_target_in_the_packet_of_the_answer_is_the_
             async with connected(url.replace("127.0.0.1", "server.test"), **options(proxy.url(scheme=scheme))):
                 pytest.fail("connected")
     assert (caught.value.details["status"], caught.value.details["body"]) == (403, b"no")
+    assert (caught.value.details["proxy"], "by_proxy" in caught.value.details) == (proxy.url(scheme=scheme), False)
     assert not caught.value.retryable
 
 
@@ -547,6 +548,15 @@ async def test_a_proxy_that_is_denied_is_not_connected_to(scheme: str) -> None:
             await visit("ws://server.test/", **options(proxy.url(scheme=scheme)))
     assert caught.value.details == {"url": "ws://server.test/", "proxy": proxy.url(scheme=scheme)}
     assert proxy.asked == []
+
+
+@pytest.mark.parametrize("written", ["http://proxy.test", "HTTP://PROXY.test.:80/", "http://user:pw@proxy.test:80"])
+async def test_a_proxy_that_is_denied_is_not_connected_to_however_it_is_written(written: str) -> None:
+    names = Names(["192.0.2.1"])
+    policies = [security.Policy("*", "*"), security.Policy("websocket.connect.proxy", "http://proxy.test", "deny")]
+    with security.context(scope=security.Scope(policies), strict=True), pytest.raises(PermissionDeniedError):
+        await visit("ws://server.test/", proxy=written)
+    assert names.asked == []
 
 
 @EVERY_SCHEME
