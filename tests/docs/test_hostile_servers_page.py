@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tests.docs._pages import ROOT
-from tests.websocket.whole.test_what_servers_say import MAX_CHARACTERS
+from tests.websocket.whole.test_what_servers_say import MAX_CHARACTERS, MAX_CHARACTERS_OF_THE_WAY
 from trio_csp_websocket.client.options import parse_options
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, READ_AHEAD_MESSAGES
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
@@ -34,6 +34,8 @@ def test_how_long_a_text_may_be_is_told_as_it_is_tested() -> None:
     errors = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
     assert f"has at most {MAX_CHARACTERS} characters besides the URL" in PAGE
     assert f"`str(error)` of a connection has at most {MAX_CHARACTERS} characters" in errors
+    assert f"at most {MAX_CHARACTERS_OF_THE_WAY} more" in PAGE
+    assert f"at most {MAX_CHARACTERS_OF_THE_WAY} more" in errors
 
 
 def test_the_sums_of_the_table_of_memory_are_right() -> None:

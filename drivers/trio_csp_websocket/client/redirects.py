@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # What only the server that the user named may get, beside the credentials in the URL.
 _CREDENTIALS = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
-_HTTP = re.compile(r"http(?=s?:)", re.IGNORECASE)
+_HTTP = re.compile(r"\Ahttp(?=s?:)", re.IGNORECASE)
 # How many of the URLs before the last one a text names: the first, and the latest; and how much of each.
 _NAMES_SHOWN = 12
 _MAX_NAME_CHARACTERS = 100

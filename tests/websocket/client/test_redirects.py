@@ -119,6 +119,8 @@ async def test_a_redirect_leads_to_another_server(status: int, autojump_clock: M
         ("https://other.test/there", "wss://other.test/there"),
         ("HTTPS://Other.Test./%7Ethere", "wss://other.test/~there"),
         ("https://other.test:443/http://x", "wss://other.test/http://x"),
+        ("/there?next=https://x.test/", "wss://api.test/there?next=https://x.test/"),
+        ("wss://other.test/http://x", "wss://other.test/http://x"),
         ("https://[2001:DB8::1]/there", "wss://[2001:db8::1]/there"),
         ("https://b\u00fccher.test/", "wss://xn--bcher-kva.test/"),
         ("/\u00fc", "wss://api.test/%C3%BC"),

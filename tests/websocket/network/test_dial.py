@@ -411,6 +411,22 @@ async def test_it_may_be_cancelled_and_cancel(autojump_clock: MockClock) -> None
     assert driver_tasks() == []
 
 
+async def test_ctrl_c_reaches_it() -> None:
+    protected: list[bool] = []
+
+    async def dial(_host: str, _port: int) -> trio.abc.Stream:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        await trio.lowlevel.checkpoint()
+        protected.append(trio.lowlevel.currently_ki_protected())
+        return Server().stream
+
+    async with websocket.connect(URL, dial=dial):
+        pass
+    async with trio.open_nursery() as nursery:
+        await (await websocket.connect(URL, dial=dial, nursery=nursery)).close()
+    assert protected == [False] * 4
+
+
 async def test_a_stream_that_comes_after_the_timeout_is_closed(autojump_clock: MockClock) -> None:
     server = Server()
 

@@ -145,3 +145,47 @@ async def test_receiving_from_a_stream_that_we_have_closed_is_an_error_of_its_ow
         await transport.receive_some(100)
     assert transport.bytes_received == 0
     await peer.aclose()
+
+
+class Failing(trio.abc.HalfCloseableStream):
+    """A stream that does not keep to Trio's rules: each method raises an `OSError`."""
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:  # noqa: ARG002  # Trio's interface
+        raise self._error
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise self._error
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002  # the same
+        raise self._error
+
+    async def send_eof(self) -> None:
+        raise self._error
+
+    async def aclose(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError("the cable is out"), "the cable is out"),
+        (ConnectionResetError(104, "reset"), "reset"),
+        (OSError(), "OSError"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+    ids=repr,
+)
+async def test_an_os_error_of_a_stream_breaks_it_and_closing_does_not_fail(error: OSError, text: str) -> None:
+    transport = StreamTransport(Failing(error))
+    for operation in (transport.receive_some(1), transport.send_all(b"a"), transport.send_eof()):
+        with pytest.raises(trio.BrokenResourceError, match=f"^{text}$") as caught:
+            await operation
+        assert caught.value.__cause__ is error
+    assert await transport.receive_now(1) is None
+    await transport.send_last(b"a")
+    await transport.aclose()
+    assert (transport.bytes_sent, transport.bytes_received) == (0, 0)

@@ -41,8 +41,9 @@ REFUSALS = {
     "no HTTP": "\x1b[2J\x9b" * 4000,
     "a Retry-After": f"HTTP/1.1 503 {LATIN}\r\nRetry-After: {'9' * 50_000}\r\n\r\n",
 }
-# It leads to itself, and the text names five of the URLs on the way.
-MORE = {"a Location": 5 * 130}
+MAX_CHARACTERS_OF_THE_WAY = 1300
+"""What a text has more, where redirects led: twelve URLs, each cut."""
+MORE = {"a Location": MAX_CHARACTERS_OF_THE_WAY}
 # A line of an acceptance; and the name of the one it stands for, if any.
 ACCEPTANCES = {
     "an Upgrade": (f"Upgrade: {LATIN}", "Upgrade"),
