@@ -10,7 +10,7 @@ import trio
 from trio_csp_websocket.transport.base import SLICE_BYTES, Transport, ends_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from typing_extensions import Buffer
 
@@ -34,10 +34,8 @@ class StreamTransport(Transport):
             self.local, self.remote = ends_of(found)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        try:
+        with _in_words():
             data = bytes(await self._stream.receive_some(max_bytes))
-        except OSError as error:
-            raise _translated(error) from error
         self.bytes_received += len(data)
         return data
 
@@ -60,10 +58,8 @@ class StreamTransport(Transport):
         with memoryview(data) as view:
             for start in range(0, view.nbytes, SLICE_BYTES):
                 with view[start : start + SLICE_BYTES] as piece:
-                    try:
+                    with _in_words():
                         await self._stream.send_all(piece)
-                    except OSError as error:
-                        raise _translated(error) from error
                     self.bytes_sent += piece.nbytes
 
     async def send_last(self, frame: bytes) -> None:
@@ -76,18 +72,32 @@ class StreamTransport(Transport):
 
     async def send_eof(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            try:
+            with _in_words():
                 await self._stream.send_eof()
-            except OSError as error:
-                raise _translated(error) from error
 
     async def aclose(self) -> None:
         with contextlib.suppress(*_BROKEN):
             await trio.aclose_forcefully(self._stream)
 
 
-def _translated(error: OSError) -> trio.BrokenResourceError:
-    return trio.BrokenResourceError(error.strerror or str(error) or type(error).__name__)
+@contextlib.contextmanager
+def _in_words() -> Generator[None]:
+    """Turn errors of a stream that is broken into `trio.BrokenResourceError` with words; many of Trio's have none."""
+    try:
+        yield
+    except (OSError, trio.BrokenResourceError) as error:
+        if isinstance(error, trio.BrokenResourceError) and str(error):
+            raise
+        said = next(filter(None, map(_words, (error, error.__cause__))), "the stream is broken")
+        raise trio.BrokenResourceError(said) from error
+
+
+def _words(error: BaseException | None) -> str:
+    if error is None:
+        return ""
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return str(error)
 
 
 async def _without_waiting(operation: Callable[[], Awaitable[object]]) -> None:

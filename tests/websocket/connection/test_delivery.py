@@ -20,11 +20,12 @@ from trio_csp_websocket.connection.settings import parse_settings
 from trio_csp_websocket.protocol.decoder import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trio.testing import MockClock
 
 ENDING = Ending(1000, "bye", None)
+LARGE_BYTES = READ_AHEAD_BYTES
 
 
 def failed(message: str) -> Ending:
@@ -50,6 +51,13 @@ class Line:
         self.delivery.deliver_now()
         if self.parsed:
             self.delivery.keep_rest(size)
+
+    def parse_large(self, count: int) -> None:
+        """Let messages arrive that are so large that their bytes are counted."""
+        self.parsed.extend(Message("binary", bytes(LARGE_BYTES)) for _ in range(count))
+        self.decoder.messages_received += count
+        self.delivery.measure()
+        self.delivery.deliver_now()
 
 
 def taken(delivery: Delivery) -> str:
@@ -227,6 +235,51 @@ async def test_a_task_that_was_cancelled_leaves_the_closing_to_the_stop() -> Non
     line.delivery.stop()
     assert line.delivery.channel.closed
     assert line.delivery.finished.is_set()
+
+
+async def test_it_is_full_by_bytes_in_the_channel_until_they_were_received(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 4, read_limit=LARGE_BYTES)
+    line.parse_large(1)
+    assert not line.delivery.full
+    line.parse_large(1)
+    assert line.delivery.full
+    rested = trio.Event()
+
+    async def rest() -> None:
+        await line.delivery.progress()
+        rested.set()
+
+    nursery.start_soon(rest)
+    await wait_all_tasks_blocked()
+    assert not rested.is_set()
+    line.delivery.channel.receive_nowait()
+    await wait_all_tasks_blocked()
+    assert rested.is_set()
+    assert not line.delivery.full
+
+
+async def test_a_rest_may_be_cancelled(nursery: trio.Nursery) -> None:
+    line = Line(nursery, 4, read_limit=LARGE_BYTES)
+    line.parse_large(2)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await line.delivery.progress()
+    assert scope.cancelled_caught
+    assert line.delivery.full
+    for _ in range(2):
+        line.delivery.channel.receive_nowait()
+    assert not line.delivery.full
+
+
+@pytest.mark.parametrize("stop", [lambda line: line.delivery.stop(), lambda line: line.delivery.channel.close()])
+async def test_it_is_not_full_where_nothing_is_delivered_any_more(
+    stop: Callable[[Line], None], nursery: trio.Nursery
+) -> None:
+    line = Line(nursery, 4, read_limit=LARGE_BYTES)
+    line.parse_large(2)
+    assert line.delivery.full
+    stop(line)
+    assert not line.delivery.full
 
 
 # Discarding -----------------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ async def test_receiving_from_a_stream_that_we_have_closed_is_an_error_of_its_ow
 class Failing(trio.abc.HalfCloseableStream):
     """A stream that does not keep to Trio's rules: each method raises an `OSError`."""
 
-    def __init__(self, error: OSError) -> None:
+    def __init__(self, error: Exception) -> None:
         self._error = error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:  # noqa: ARG002  # Trio's interface
@@ -189,3 +189,27 @@ async def test_an_os_error_of_a_stream_breaks_it_and_closing_does_not_fail(error
     await transport.send_last(b"a")
     await transport.aclose()
     assert (transport.bytes_sent, transport.bytes_received) == (0, 0)
+
+
+def broken(*words: str, cause: Exception | None = None) -> trio.BrokenResourceError:
+    error = trio.BrokenResourceError(*words)
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (broken("the cable is out", cause=OSError("not this")), "the cable is out"),
+        (broken(cause=BrokenPipeError(32, "Broken pipe")), "Broken pipe"),
+        (broken(cause=ValueError("no room")), "no room"),
+        (broken(cause=ValueError()), "the stream is broken"),
+        (broken(), "the stream is broken"),
+    ],
+    ids=lambda value: str(value) or "without words",
+)
+async def test_a_stream_that_breaks_without_words_has_those_of_the_cause(error: Exception, text: str) -> None:
+    transport = StreamTransport(Failing(error))
+    for operation in (transport.receive_some(1), transport.send_all(b"a"), transport.send_eof()):
+        with pytest.raises(trio.BrokenResourceError, match=f"^{text}$"):
+            await operation
