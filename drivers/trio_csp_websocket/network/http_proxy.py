@@ -45,9 +45,14 @@ async def ask_http_proxy(transport: Transport, proxy: Proxy, host: str, port: in
         response = await _response(transport, heads, http, proxy)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise not_connected(f"the connection to {proxy.shown} broke: {shown(str(error))}") from error
-    except (NoAnswerError, h11.RemoteProtocolError) as error:
-        why = shown(_hidden(proxy, said(error)))
-        raise not_connected(f"{proxy.shown} did not answer as one: {why}") from None
+    except h11.RemoteProtocolError as error:
+        why = shown(_hidden(proxy, said(error)) or "it repeats a part of the request")
+        raise not_connected(f"{proxy.shown} did not answer in HTTP: {why}") from None
+    except NoAnswerError as error:
+        why = str(error)
+        # Mostly they say what the proxy did not do.
+        told = why.removeprefix("the proxy") if why.startswith("the proxy ") else f": {why}"
+        raise not_connected(f"{proxy.shown}{shown(told)}") from None
     if not 200 <= response.status_code <= 299:
         raise _refusal(response, proxy, place)
     if rest := heads.rest():
