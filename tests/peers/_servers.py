@@ -233,8 +233,9 @@ HASTY_HAPROXY = Proxy("haproxy", "haproxy_server.py", ["haproxy", "2s"], needs=[
 NATS = Peer("nats", "nats_server.py", ["nats-server"], needs=["program nats-server"])
 SOCKETIO = Peer("socketio", "socketio_server.py", needs=["python socketio", "python uvicorn", "python websockets"])
 PROSODY = Peer("prosody", "prosody_server.py", ["prosody"], needs=["program prosody"])
+MOSQUITTO = Peer("mosquitto", "mosquitto_server.py", ["mosquitto"], needs=["program mosquitto"])
 # What they are proxies of is asked for; whether they want a login is an argument more.
 SQUID = Peer("squid", "squid_server.py", ["squid"], needs=["program squid"])
 TINYPROXY = Peer("tinyproxy", "tinyproxy_server.py", ["tinyproxy"], needs=["program tinyproxy"])
 DANTE = Peer("dante", "dante_server.py", ["danted"], needs=["program danted"])
-OTHERS = [NATS, SOCKETIO, PROSODY, SQUID, TINYPROXY, DANTE]
+OTHERS = [NATS, SOCKETIO, PROSODY, MOSQUITTO, SQUID, TINYPROXY, DANTE]

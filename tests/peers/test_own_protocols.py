@@ -11,7 +11,7 @@ import trio
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, Kind
-from tests.peers._servers import HASTY_HAPROXY, NATS, PROSODY, SOCKETIO, Peer, Server
+from tests.peers._servers import HASTY_HAPROXY, MOSQUITTO, NATS, PROSODY, SOCKETIO, Peer, Server
 from tests.websocket._peers import connected, driver_tasks, open_sockets
 
 if TYPE_CHECKING:
@@ -207,3 +207,56 @@ async def test_prosody_refuses_who_does_not_offer_its_subprotocol(peer: Peer) ->
             async with connected(server.url("/xmpp-websocket")):
                 pytest.fail("connected")
         assert caught.value.details["status"] == 501
+
+
+# MQTT -----------------------------------------------------------------------------------------------------------------
+
+CONNECT = bytes.fromhex("10 11 0004 4d515454 04 02 003c 0005 7072696365")
+"""Of protocol level 4, with a clean session, a keep alive of 60 s, and ``price`` for a name (MQTT 3.1.1, section 3.1)."""
+CONNACK = bytes.fromhex("20 02 00 00")
+"""Accepted, without a session from before (MQTT 3.1.1, section 3.2)."""
+PINGREQ, PINGRESP = b"\xc0\x00", b"\xd0\x00"
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["offered", "required"])
+@pytest.mark.parametrize("peer", [MOSQUITTO], ids=str)
+async def test_mosquitto_agrees_on_mqtt_and_speaks_it(
+    peer: Peer, required: bool, record_property: Callable[[str, object], None]
+) -> None:
+    with run(peer) as server:
+        record_property("version", server.version)
+        offered = ["chat", "mqtt"]
+        async with connected(server.url("/mqtt"), protocols=offered, require_subprotocol=required) as client:
+            assert client.subprotocol == "mqtt"
+            await client.send(CONNECT)
+            assert (await anext(client)).data == CONNACK
+            await client.send(PINGREQ)
+            assert (await anext(client)).data == PINGRESP
+        assert (client.close_code, client.error) == (1000, None)
+
+
+@pytest.mark.parametrize("peer", [MOSQUITTO], ids=str)
+async def test_mosquitto_accepts_who_offers_no_subprotocol_and_says_nothing(peer: Peer) -> None:
+    with run(peer) as server:
+        async with connected(server.url("/mqtt")) as client:
+            assert client.subprotocol is None
+            await client.send(CONNECT)
+            # It has read that, as the pong tells, and has no answer to it.
+            assert (await (await client.ping()).receive()).ok
+            await client.aclose()
+            assert [message async for message in client] == []
+        assert (client.close_code, client.error) == (1000, None)
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["offered", "required"])
+@pytest.mark.parametrize("peer", [MOSQUITTO], ids=str)
+async def test_mosquitto_hangs_up_on_who_offers_what_it_does_not_know(peer: Peer, required: bool) -> None:
+    with run(peer) as server:
+        with pytest.raises(ConnectionFailedError) as caught:
+            async with connected(server.url("/mqtt"), protocols=["chat"], require_subprotocol=required):
+                pytest.fail("connected")
+        assert str(caught.value) == (
+            f"cannot connect to {server.url('/mqtt')}: the server closed the connection without an answer to the WebSocket "
+            "handshake; is it a wss: server, or does it know none of the subprotocols that were offered?"
+        )
+        assert caught.value.retryable

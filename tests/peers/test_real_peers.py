@@ -173,6 +173,15 @@ async def test_a_subprotocol_is_agreed_on(server: Server) -> None:
         await echoed(client, "in the second protocol")
 
 
+async def test_one_that_knows_none_of_the_required_subprotocols_is_told(server: Server) -> None:
+    with pytest.raises(ConnectionFailedError) as caught:
+        async with visit(server, "/echo", protocols=["third", "fourth"], require_subprotocol=True):
+            pytest.fail("connected")
+    said = "the server chose none of the subprotocols that were offered: third, fourth"
+    assert str(caught.value) == f"cannot connect to {server.url('/echo')}: {said}"
+    assert not caught.value.retryable
+
+
 @pytest.mark.parametrize("status", [403, 404])
 async def test_a_refusal_is_told_with_status_and_body(server: Server, status: int) -> None:
     with pytest.raises(ConnectionFailedError) as caught:

@@ -38,6 +38,7 @@ class Opening:
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
         self._transport = transport
+        self._offered = bool(options.protocols)
         self._sent = False
 
     async def send_request(self, request: bytes) -> None:
@@ -96,8 +97,16 @@ class Opening:
         )
 
     def _unanswered(self) -> ConnectionFailedError:
-        # Servers of TLS may close the connection of somebody who does not speak it.
-        hint = "; is it a wss: server?" if isinstance(self._transport, SocketTransport) else self._about_certificates()
+        questions: list[str] = []
+        if isinstance(self._transport, SocketTransport):
+            # Servers of TLS may close the connection of somebody who does not speak it.
+            questions.append("is it a wss: server")
+        if self._offered:
+            # libwebsockets closes that of somebody who offers nothing that it knows.
+            questions.append("does it know none of the subprotocols that were offered")
+        hint = self._about_certificates()
+        if questions and not hint:
+            hint = f"; {', or '.join(questions)}?"
         return ConnectionFailedError(
             f"the server closed the connection without an answer to the WebSocket handshake{hint}",
             kind=Kind.INTERNAL,

@@ -789,6 +789,26 @@ async def test_an_end_without_an_answer_may_come_of_a_server_of_tls(server_tls: 
     assert caught.value.details == {"url": url, "answer": b""}
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+async def test_an_end_without_an_answer_may_come_of_the_subprotocols(
+    authority: trustme.CA, trusting: ssl.SSLContext, secure: bool
+) -> None:
+    async def server(peer: Peer) -> None:
+        await peer.read_request()
+
+    context = context_for(authority, "127.0.0.1")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # of which the server says something after its handshake
+    hint = "; is it a wss: server, or does it know none of the subprotocols that were offered?"
+    if secure:
+        hint = "; does it know none of the subprotocols that were offered?"
+    async with raw_server(server, tls=context if secure else None) as url:
+        with pytest.raises(ConnectionFailedError) as caught:
+            await websocket.connect(url, protocols=["s3cret"], ssl_context=trusting if secure else None).__aenter__()
+    said = "the server closed the connection without an answer to the WebSocket handshake"
+    assert str(caught.value) == f"cannot connect to {url}: {said}{hint}"
+    assert caught.value.retryable
+
+
 async def test_a_reset_without_tls_is_not_about_certificates() -> None:
     async def server(peer: Peer) -> None:
         await peer.read_request()
