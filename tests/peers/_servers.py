@@ -238,4 +238,6 @@ MOSQUITTO = Peer("mosquitto", "mosquitto_server.py", ["mosquitto"], needs=["prog
 SQUID = Peer("squid", "squid_server.py", ["squid"], needs=["program squid"])
 TINYPROXY = Peer("tinyproxy", "tinyproxy_server.py", ["tinyproxy"], needs=["program tinyproxy"])
 DANTE = Peer("dante", "dante_server.py", ["danted"], needs=["program danted"])
-OTHERS = [NATS, SOCKETIO, PROSODY, MOSQUITTO, SQUID, TINYPROXY, DANTE]
+# Whose key it takes is an argument more.
+SSHD = Peer("sshd", "sshd_server.py", ["sshd"], needs=["program sshd", "program ssh", "program ssh-keygen"])
+OTHERS = [NATS, SOCKETIO, PROSODY, MOSQUITTO, SQUID, TINYPROXY, DANTE, SSHD]
