@@ -212,7 +212,7 @@ async def test_prosody_refuses_who_does_not_offer_its_subprotocol(peer: Peer) ->
 # MQTT -----------------------------------------------------------------------------------------------------------------
 
 CONNECT = bytes.fromhex("10 11 0004 4d515454 04 02 003c 0005 7072696365")
-"""Of protocol level 4, with a clean session, a keep alive of 60 s, and ``price`` for a name (MQTT 3.1.1, section 3.1)."""
+"""Of level 4, with a clean session, a keep alive of 60 s, and ``price`` for a name (MQTT 3.1.1, section 3.1)."""
 CONNACK = bytes.fromhex("20 02 00 00")
 """Accepted, without a session from before (MQTT 3.1.1, section 3.2)."""
 PINGREQ, PINGRESP = b"\xc0\x00", b"\xd0\x00"
@@ -255,8 +255,8 @@ async def test_mosquitto_hangs_up_on_who_offers_what_it_does_not_know(peer: Peer
         with pytest.raises(ConnectionFailedError) as caught:
             async with connected(server.url("/mqtt"), protocols=["chat"], require_subprotocol=required):
                 pytest.fail("connected")
-        assert str(caught.value) == (
-            f"cannot connect to {server.url('/mqtt')}: the server closed the connection without an answer to the WebSocket "
-            "handshake; is it a wss: server, or does it know none of the subprotocols that were offered?"
+        assert str(caught.value).endswith(
+            "the server closed the connection without an answer to the WebSocket handshake; "
+            "is it a wss: server, or does it know none of the subprotocols that were offered?"
         )
         assert caught.value.retryable
