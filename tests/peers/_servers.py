@@ -221,6 +221,7 @@ PEERS = [
         ["websocat"],
         needs=["program websocat"],
         cannot={
+            "choose none": "websocat refuses who offers no subprotocol that it knows",
             "compress": "websocat knows no permessage-deflate",
             "tell": "websocat does not tell how its client closed",
         },

@@ -25,8 +25,13 @@ AllowTcpForwarding yes
 """
 
 
-USER = "daemon" if os.geteuid() == 0 else getpass.getuser()
-"""As whom it runs, which is who can log in: not as root, for which the system would have to be prepared."""
+def as_root() -> bool:
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
+def user() -> str:
+    """Return as whom it runs, which is who can log in: not as root, for which the system would have to be prepared."""
+    return "daemon" if as_root() else getpass.getuser()
 
 
 def run(sshd: str, public_key: str) -> None:
@@ -43,11 +48,11 @@ def run(sshd: str, public_key: str) -> None:
         Path(folder).chmod(0o755)
         host_key = Path(folder, "host_key")
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host_key], check=True)
-        shutil.chown(host_key, USER)
+        shutil.chown(host_key, user())
         Path(folder, "authorized_keys").write_text(f"{public_key}\n", encoding="utf-8")
         path = Path(folder, "sshd_config")
         path.write_text(CONFIGURATION.format(folder=folder, port=port), encoding="utf-8")
-        run_at(port, [sshd, "-D", "-f", path], version, user=USER if os.geteuid() == 0 else None)
+        run_at(port, [sshd, "-D", "-f", path], version, user=user() if as_root() else None)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,7 @@ async def test_a_subprotocol_is_agreed_on(server: Server) -> None:
 
 
 async def test_one_that_knows_none_of_the_required_subprotocols_is_told(server: Server) -> None:
+    skip_if_it_cannot(server, "choose none")
     with pytest.raises(ConnectionFailedError) as caught:
         async with visit(server, "/echo", protocols=["third", "fourth"], require_subprotocol=True):
             pytest.fail("connected")

@@ -20,7 +20,7 @@ import trio
 from csp.errors import ConnectionFailedError
 from tests.peers._listening import free_port
 from tests.peers._servers import ROOT, SSHD, Peer
-from tests.peers.sshd_server import USER
+from tests.peers.sshd_server import user
 from tests.websocket import _links
 from tests.websocket._peers import connected, driver_tasks, open_sockets, raw_server
 from tests.websocket._proxies import Echo
@@ -83,7 +83,7 @@ def run(peer: Peer, folder: Path, monkeypatch: pytest.MonkeyPatch, *, key: str =
     public_key = (folder / "known.pub").read_text(encoding="utf-8").strip()
     with replace(peer, arguments=[*peer.arguments, public_key]).running() as server:
         (folder / "config").write_text(
-            CONFIGURATION.format(folder=folder, key=key, port=server.port, user=USER), encoding="utf-8"
+            CONFIGURATION.format(folder=folder, key=key, port=server.port, user=user()), encoding="utf-8"
         )
         program = folder / "bin" / "ssh"
         program.parent.mkdir()
@@ -169,7 +169,7 @@ async def test_a_gateway_may_be_an_address_with_user_and_port(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with run(peer, tmp_path, monkeypatch) as gateway:
-        address = f"ssh://{USER}@127.0.0.1:{gateway.port}"
+        address = f"ssh://{user()}@127.0.0.1:{gateway.port}"
         async with raw_server(Echo()) as url, connected(url, dial=partial(dial, address)) as client:
             await echoed(client)
 
@@ -192,7 +192,7 @@ async def test_a_block_that_is_cancelled_leaves_nothing(
 
 
 @pytest.mark.parametrize("peer", [SSHD], ids=str)
-async def test_an_ssh_that_dies_ends_the_connection(
+async def test_the_end_of_ssh_is_the_end_of_the_connection(
     peer: Peer,
     dial: Dial,
     tmp_path: Path,
@@ -202,7 +202,7 @@ async def test_an_ssh_that_dies_ends_the_connection(
         async with raw_server(Echo()) as url, connected(url, dial=partial(dial, "gateway.test")) as client:
             await echoed(client)
             (process_id,) = gateway.process_ids()
-            os.kill(process_id, signal.SIGKILL)
+            os.kill(process_id, signal.SIGTERM)
             assert not (await client.receive()).ok
             assert client.close_code == 1006
 
