@@ -199,6 +199,9 @@ class Connecting:
         except RedirectError:
             await self._end_background()
             raise
+        except PermissionDeniedError as error:
+            await self._end_background()
+            raise self._way.denied(error) from None
         except ConnectionFailedError as error:
             await self._end_background()
             raise self._described(error, progress) from error.__cause__
@@ -279,11 +282,13 @@ class Connecting:
         self._handshakes = None
         self._client = Client(self._connection, target.url, subprotocol, head)
         if _logger.isEnabledFor(logging.INFO):
-            self._log_open()
+            self._log_open(target.shown)
+        # The connection may stay open for days, and servers choose how much of this there is.
+        del self._way
         return self._client
 
-    def _log_open(self) -> None:
-        name, proxy, remote = self._way.target.shown, self._client.proxy, self._client.remote
+    def _log_open(self, name: str) -> None:
+        proxy, remote = self._client.proxy, self._client.remote
         through = "" if proxy is None else f" through the proxy {proxy}"
         _logger.info("connected to %s%s%s", name, through, "" if remote is None else f" ({_shown_address(remote)})")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
-from csp.errors import ConnectionFailedError, InvalidError, Kind, shown
+from csp.errors import ConnectionFailedError, InvalidError, Kind, PermissionDeniedError, shown
 from trio_csp_websocket.network.verifying import without_certificate
 from trio_csp_websocket.protocol.authority import check_characters
 from trio_csp_websocket.protocol.url import Target, parse_url
@@ -40,6 +40,8 @@ class Way:
         """What may be secret in the requests so far; None before the first."""
         # The targets before that, and the URLs that redirects led to.
         self._before: list[Target] = []
+        # Whether they have led to another origin; what was left behind then does not come back.
+        self._elsewhere = False
         self._redirects: list[str] = []
 
     def follow(self, redirect: RedirectError) -> None:
@@ -60,7 +62,8 @@ class Way:
             target = replace(target, authorization=authorization, zone=self.target.zone)
         elif self.options.route.unix_socket is not None:
             raise self._refused(redirect, "which is another server than that of the Unix socket")
-        else:
+        elif not self._elsewhere:
+            self._elsewhere = True
             self.options = _for_another_origin(self.options)
         self._before.append(self.target)
         self._redirects.append(target.url)
@@ -74,7 +77,7 @@ class Way:
             return parse_url(_HTTP.sub("ws", _joined(self.target.url, location), count=1))
         except InvalidError as error:
             why = redirect.secrets.hidden(str(error)) or "it is malformed"
-            raise self._refused(redirect, f"where no WebSocket can be: {shown(why)}") from None
+            raise self._refused(redirect, f"where no WebSocket can be: {shown(why, _MAX_NAME_CHARACTERS)}") from None
 
     def _refused(self, redirect: RedirectError, why: str) -> ConnectionFailedError:
         return ConnectionFailedError(
@@ -84,12 +87,22 @@ class Way:
     @property
     def shown(self) -> str:
         """The way as texts show it: without queries, and without what a server repeats of them in a path."""
+        return self.target.shown + self._redirected
+
+    @property
+    def _redirected(self) -> str:
         if not self._before:
-            return self.target.shown
+            return ""
         names = [target.shown for target in self._before]
         if len(names) > _NAMES_SHOWN:
             names[1 : 1 - _NAMES_SHOWN] = [f"{len(names) - _NAMES_SHOWN} more"]
-        return f"{self.target.shown} (redirected from {' -> '.join(names)})"
+        return f" (redirected from {' -> '.join(names)})"
+
+    def denied(self, error: PermissionDeniedError) -> PermissionDeniedError:
+        """Return the error of an address or a proxy that is denied, with the way to it."""
+        if not self._before:
+            return error
+        return PermissionDeniedError(error.message + self._redirected, details={**self.details, **error.details})
 
     @property
     def details(self) -> dict[str, object]:

@@ -25,7 +25,7 @@ from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from trio_csp_websocket.network.progress import Progress
     from trio_csp_websocket.network.route import Dial, Route
@@ -56,6 +56,10 @@ def with_proxy(route: Route, target: Target) -> Route:
     return replace(route, proxy=proxy)
 
 
+# What a function of the user's raises if it has not reached the server.
+_FAILED = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
 async def dial(target: Target, route: Route, progress: Progress) -> Transport:
     """Open the byte stream to a target, and tell ``progress`` what it waits for.
 
@@ -82,31 +86,31 @@ async def dial(target: Target, route: Route, progress: Progress) -> Transport:
 async def _reach(target: Target, route: Route, progress: Progress) -> tuple[Transport, str]:
     """Open the byte stream beneath TLS; return it, and what was reached, as a clause."""
     if route.dial is not None:
-        return await _call(route.dial, target, progress), "the function dial has returned a stream"
+        return await _call(route.dial, target, progress), "the function dial has returned a stream, and the server"
     if route.unix_socket is not None:
         transport = await _open_unix_socket(route.unix_socket, target, progress)
-        return transport, f"the Unix socket {route.unix_socket} took the connection"
+        return transport, f"{_shown(route.unix_socket)} took the connection, and the server"
     progress.waits_for = lambda: "the system did not say whether its settings take the server out"
     if isinstance(route.proxy, Proxy) and not await is_excepted_by_system(route.proxy, target):
         # Here, because few need it; it is loaded by now.
         from trio_csp_websocket.network.tunnel import open_tunnel  # noqa: PLC0415
 
         tunnel = await open_tunnel(route.proxy, target, route, progress)
-        return tunnel, f"{route.proxy.shown} opened a tunnel to the server"
+        return tunnel, f"{route.proxy.shown} opened a tunnel, and the server"
     with system_errors():
         stream = await open_tcp_stream(target, progress)
-    return SocketTransport(stream), "the server took the TCP connection"
+    return SocketTransport(stream), "the server took the TCP connection, and"
 
 
 async def _open_unix_socket(path: str, target: Target, progress: Progress) -> Transport:
     _check_path(target, path)
-    progress.waits_for = lambda: f"the Unix socket {path} took no connection"
-    with system_errors(f"the Unix socket {path}: "):
+    progress.waits_for = lambda: f"{_shown(path)} took no connection"
+    with system_errors(f"{_shown(path)}: "):
         transport = SocketTransport(await trio.open_unix_socket(path))
     if transport.remote is None:
         # Linux takes no connection at once if too many wait. Trio knows that of TCP only, and goes on.
         await transport.aclose()
-        raise not_connected(f"the Unix socket {path} took no connection: too many may be waiting")
+        raise not_connected(f"{_shown(path)} took no connection: too many may be waiting")
     return transport
 
 
@@ -115,6 +119,10 @@ def _check_path(target: Target, path: str) -> None:
     absolute = os.path.abspath(path)  # noqa: PTH100  # `Path.resolve` follows links
     for name in dict.fromkeys((absolute, os.path.realpath(path))):
         check_address(target, name)
+
+
+def _shown(path: str) -> str:
+    return f"the Unix socket {shown(path)}"
 
 
 async def _call(function: Dial, target: Target, progress: Progress) -> Transport:
@@ -126,8 +134,13 @@ async def _call(function: Dial, target: Target, progress: Progress) -> Transport
         raise
     except trio.TooSlowError as error:
         raise ConnectionTimeoutError("dial took too long", kind=Kind.INTERNAL, retryable=True) from error
-    except (OSError, trio.BrokenResourceError) as error:
+    except _FAILED as error:
         raise not_connected(f"dial failed: {shown(_words(error))}") from error
+    except ExceptionGroup as group:
+        # As out of a nursery that the function has opened.
+        if group.split(_FAILED)[1] is not None:
+            raise
+        raise not_connected(f"dial failed: {shown('; '.join(map(_words, _leaves(group))))}") from group
     if not isinstance(stream, trio.abc.Stream):
         raise InvalidTypeError(f"dial must return a trio.abc.Stream, not {stream!r}")
     if type(stream) is not trio.SocketStream:
@@ -145,7 +158,15 @@ async def _returned(function: Dial, host: str, port: int) -> object:
     return await cast("Awaitable[object]", waiting)
 
 
-def _words(error: OSError | trio.BrokenResourceError) -> str:
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(cast("ExceptionGroup[Exception]", error))
+        else:
+            yield error
+
+
+def _words(error: Exception) -> str:
     """Return what an error says, with the reasons of all attempts if it stands for several."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     attempts = getattr(error.__cause__, "exceptions", ())

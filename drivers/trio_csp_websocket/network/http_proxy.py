@@ -50,6 +50,9 @@ async def ask_http_proxy(transport: Transport, proxy: Proxy, host: str, port: in
         raise not_connected(f"{proxy.shown} did not answer in HTTP: {why}") from None
     except NoAnswerError as error:
         why = str(error)
+        began = error.shows.decode("latin-1")
+        if _hidden(proxy, began, cut=True) != began:
+            why = "the proxy did not answer in HTTP: it repeats a part of the request"
         # Mostly they say what the proxy did not do.
         told = why.removeprefix("the proxy") if why.startswith("the proxy ") else f": {why}"
         raise not_connected(f"{proxy.shown}{shown(told)}") from None
@@ -107,8 +110,8 @@ def _refusal(response: h11.Response, proxy: Proxy, place: str) -> ConnectionFail
     )
 
 
-def _hidden(proxy: Proxy, said: str) -> str:
-    """Return what the proxy says without the credentials that it was given."""
+def _hidden(proxy: Proxy, said: str, *, cut: bool = False) -> str:
+    """Return what the proxy says without the credentials that it was given; see `Secrets.hidden`."""
     given = proxy.authorization
     fields = [] if given is None else [("proxy-authorization", given.decode("ascii"))]
-    return Secrets("", fields).hidden(said)
+    return Secrets("", fields).hidden(said, cut=cut)

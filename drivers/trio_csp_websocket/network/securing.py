@@ -26,7 +26,7 @@ class Peer(NamedTuple):
 
     name: str
     reached: str
-    """What it has done so far, as a clause."""
+    """What has been done so far, as a clause that what it has not done continues."""
     failed: str
     """What failed if TLS fails."""
     plain: str
@@ -35,7 +35,7 @@ class Peer(NamedTuple):
     """The option that its context comes from."""
 
 
-def server(reached: str = "the server took the TCP connection") -> Peer:
+def server(reached: str) -> Peer:
     return Peer("the server", reached, "TLS", "a ws: server", "ssl_context")
 
 
@@ -55,7 +55,7 @@ async def secured(
         ConnectionFailedError: TLS failed; retryable, unless the context made the peer choose HTTP/2.
     """
     progress.waits_for = lambda: (
-        f"{peer.reached}, and did not {'finish' if inner.bytes_received else 'answer'} the TLS handshake"
+        f"{peer.reached} did not {'finish' if inner.bytes_received else 'answer'} the TLS handshake"
     )
     try:
         tls = TlsTransport(inner, context or verifying_context(), hostname)

@@ -115,9 +115,11 @@ async def _reach(proxy: Proxy, route: Route, progress: Progress) -> Transport:
         return tcp
     peer = Peer(
         name="the proxy",
-        reached=f"{proxy.shown} took the TCP connection",
+        reached=f"{proxy.shown} took the TCP connection, and",
         failed=f"TLS with {proxy.shown}",
         plain="an http: proxy",
         option="proxy_ssl_context",
     )
-    return await secured(tcp, route.proxy_ssl_context, proxy.host, peer, progress)
+    tls = await secured(tcp, route.proxy_ssl_context, proxy.host, peer, progress)
+    tls.ends_at_proxy = True
+    return tls

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import ssl
+import warnings
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,9 +36,12 @@ def without_certificate(context: ssl.SSLContext) -> ssl.SSLContext:
     copy.check_hostname = context.check_hostname
     copy.hostname_checks_common_name = context.hostname_checks_common_name
     copy.verify_flags = context.verify_flags
-    copy.options = context.options
-    copy.minimum_version = context.minimum_version
-    copy.maximum_version = context.maximum_version
+    with warnings.catch_warnings():
+        # The user has been warned of versions that should not be used.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        copy.options = context.options
+        copy.minimum_version = context.minimum_version
+        copy.maximum_version = context.maximum_version
     authorities = context.get_ca_certs(binary_form=True)
     if authorities:
         copy.load_verify_locations(cadata=b"".join(authorities))

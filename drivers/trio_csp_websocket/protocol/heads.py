@@ -35,10 +35,10 @@ class NoAnswerError(Exception):
 
     Args:
         text: why.
-        shows: whether the text shows what the server sent.
+        shows: what of it the text shows, if it does.
     """
 
-    def __init__(self, text: str, *, shows: bool = False) -> None:
+    def __init__(self, text: str, *, shows: bytes = b"") -> None:
         super().__init__(text)
         self.shows = shows
 
@@ -77,8 +77,8 @@ class Heads:
         data, searched = self._data, self._searched
         if not _HTTP.startswith(data[: len(_HTTP)]):
             began = bytes(data[:_MAX_SHOWN_BYTES])
-            said = f"{self._peer} did not answer in HTTP: it began with {began!r}{self._known(began)}"
-            raise NoAnswerError(said, shows=True)
+            text = f"{self._peer} did not answer in HTTP: it began with {began!r}{self._known(began)}"
+            raise NoAnswerError(text, shows=began)
         found = _BLANK_LINE.search(data, max(0, searched - _OVERLAP_BYTES))
         end = len(data) if found is None else found.end()
         self._searched = end

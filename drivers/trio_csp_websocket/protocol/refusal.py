@@ -34,6 +34,8 @@ _PASSING_STATUSES = (408, 425, 429)
 REDIRECTS = (301, 302, 303, 307, 308)
 """The statuses that lead elsewhere by a Location (RFC 9110, section 15.4)."""
 _MAX_REASON_CHARACTERS = 100
+# More than is shown of it.
+_MAX_PLACE_CHARACTERS = 400
 _MAX_HEADER_CHARACTERS = 100
 _TITLE = re.compile(r"<title[^<>]*>([^<]*)</title", re.IGNORECASE)
 
@@ -70,7 +72,8 @@ class RedirectError(ConnectionFailedError):
 
 def redirect_text(status: str, location: str, secrets: Secrets) -> str:
     """Return what a redirect says, as a clause without the secrets of the request."""
-    place = secrets.hidden(without_secrets(location))
+    place = without_secrets(location)
+    place = secrets.hidden(place[:_MAX_PLACE_CHARACTERS], cut=len(place) > _MAX_PLACE_CHARACTERS)
     to = f" to {shown(place)}" if place else ""
     return f"the server redirects{to} (status {status})"
 

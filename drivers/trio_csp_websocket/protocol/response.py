@@ -109,10 +109,10 @@ class ResponseReader:
         while (head := self._next_head()) is not None:
             event = self._parse(head)
             if isinstance(event, h11.Response):
-                self._response = event
                 self._note_headers(event)
                 if self._follow_redirects and event.status_code in REDIRECTS and "location" in self.headers:
                     raise self._redirect(event)
+                self._response = event
                 self._read_body(self._heads.rest())
                 return None
             if event.status_code == _SWITCHING_PROTOCOLS:
@@ -146,6 +146,8 @@ class ResponseReader:
     def _unless_it_repeats(self, text: str, quoted: str = "") -> str:
         """Return a text that shows what came in place of an answer, or another one if a secret of the request came."""
         secrets = self._secrets()
+        if secrets.too_many:
+            return "the server did not answer in HTTP"
         for came in (self._beginning.decode("latin-1"), quoted):
             if secrets.hidden(came, cut=True) != came:
                 return "the server did not answer in HTTP: it repeats a part of the request"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # What is shorter is no secret, and would be found in many a word.
 _MIN_CHARACTERS = 4
+# No program has as many, or as long ones.
+_MAX_SECRETS = 1000
+_MAX_CHARACTERS = 256 * 1024
 # Headers whose values may be shown; those of any other header may be secret.
 _PUBLIC_HEADERS = frozenset(
     (
@@ -55,22 +58,29 @@ class Secrets:
     """
 
     def __init__(self, target: str, headers: Iterable[tuple[str, str]], earlier: Secrets | None = None) -> None:
-        found = {*_of_query(target.partition("?")[2]), *(() if earlier is None else earlier._secrets)}  # noqa: SLF001  # its own class
+        found = {*_of_query(target.partition("?")[2])}
+        if earlier is not None:
+            found.update(earlier._secrets)  # noqa: SLF001  # its own class
         for name, value in headers:
             found.update(_of_header(name.lower(), value))
         # The longest first: a part of one may be another.
         secrets = {secret.lower() for secret in found if len(secret) >= _MIN_CHARACTERS}
         self._secrets: list[str] = sorted(secrets, key=lambda secret: (-len(secret), secret))
+        self.too_many: bool = len(secrets) > _MAX_SECRETS or sum(map(len, secrets)) > _MAX_CHARACTERS
+        """Whether they are so many that nothing is shown. A server can make them as many as it likes, by redirects."""
 
     def hidden(self, text: str, *, cut: bool = False) -> str:
         """Return a text with ``...`` in place of each secret, in any case; "" if it has one in an encoded form.
 
-        Encoded forms are those of URLs, HTML and JSON.
+        Encoded forms are those of URLs, HTML and JSON. Returns "" for any text if there are too many secrets to look
+        for.
 
         Args:
             text: what the server says.
             cut: whether more may follow it. Then the beginning of a secret at its end is hidden too.
         """
+        if self.too_many:
+            return ""
         for secret in self._in(text):
             text = re.sub(re.escape(secret), "...", text, flags=re.IGNORECASE)
         if cut and (size := self._begun(text)):

@@ -60,6 +60,8 @@ class TlsTransport(Transport):
         super().__init__()
         self.local, self.remote, self.proxy = inner.local, inner.remote, inner.proxy
         self._inner = inner
+        self.ends_at_proxy = False
+        """Whether the other end of this TLS is a proxy, and not the peer."""
         # What the inner transport holds back has to be sent by us.
         inner.on_pending = self._inner_pending
         self._incoming = ssl.MemoryBIO()
@@ -107,7 +109,7 @@ class TlsTransport(Transport):
 
     @property
     def peer_certificate(self) -> PeerCertificate | None:
-        return self._tls.getpeercert()
+        return None if self.ends_at_proxy else self._tls.getpeercert()
 
     @property
     def protocol(self) -> str | None:

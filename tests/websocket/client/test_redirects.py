@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import pickle
 import re
@@ -16,6 +17,7 @@ from tests.websocket._peers import Peer, driver_tasks, raw_server
 from tests.websocket._server import Server, accepting
 from trio_csp_websocket.client.connect import Connecting
 from trio_csp_websocket.client.options import parse_options
+from trio_csp_websocket.protocol.secrets import Secrets
 from trio_csp_websocket.protocol.url import parse_url
 from trio_csp_websocket.transport.stream import StreamTransport
 
@@ -201,7 +203,7 @@ async def test_a_body_is_not_waited_for() -> None:
         await peer.expect_end()
         gone.set()
 
-    async with raw_server(redirect) as url, websocket.connect(url, dial_timeout=None) as client:
+    async with raw_server(redirect) as url, websocket.connect(url, dial_timeout=None, close_timeout="50ms") as client:
         assert client.url == f"{url}there"
         await gone.wait()
 
@@ -601,3 +603,17 @@ async def test_an_answer_that_breaks_off_or_lies_ends_the_way(
             await websocket.connect("wss://api.test/0").__aenter__()
     assert len(cast("tuple[str, ...]", caught.value.details.get("redirects", ()))) == step
     assert driver_tasks() == []
+
+
+async def test_an_open_connection_keeps_nothing_of_the_way_to_it(autojump_clock: MockClock) -> None:
+    place = "wss://api.test/there?" + "x" * 10_000
+    site = Site({URL: leading(place + "1"), place + "1": leading(place + "2")})
+
+    def kept() -> list[Secrets]:
+        gc.collect()
+        return [found for found in gc.get_objects() if isinstance(found, Secrets)]
+
+    before = kept()  # by errors of other tests
+    async with testing.websocket_server(site.handle), websocket.connect(URL) as client:
+        assert client.url == place + "2"
+        assert len(kept()) == len(before)

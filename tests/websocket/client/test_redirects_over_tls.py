@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ import trustme
 from csp import websocket
 from csp.errors import ConnectionFailedError
 from tests.websocket._peers import CLOSE, Peer, close_frame, raw_server
+from trio_csp_websocket.client import redirects
 from trio_csp_websocket.network.verifying import verifying_context, without_certificate
 
 if TYPE_CHECKING:
@@ -213,3 +215,25 @@ def test_for_a_context_of_another_class_there_is_the_default() -> None:
         """It may verify in a way of its own."""
 
     assert without_certificate(Own(ssl.PROTOCOL_TLS_CLIENT)) is verifying_context()
+
+
+async def test_one_copy_serves_the_whole_way_and_a_version_that_should_not_be_used_warns_nobody_again(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[ssl.SSLContext] = []
+
+    def copy(context: ssl.SSLContext) -> ssl.SSLContext:
+        copied.append(context)
+        return without_certificate(context)
+
+    monkeypatch.setattr(redirects, "without_certificate", copy)
+    context = trusting(authority)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    first, second = TlsServer(authority, "127.0.0.1"), TlsServer(authority, "127.0.0.1")
+    async with first.running() as url, second.running() as other:
+        first.locations, second.locations = [other, other], [url]
+        async with websocket.connect(url, ssl_context=context) as client:
+            assert client.url == other
+    assert copied == [context]

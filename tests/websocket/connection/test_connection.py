@@ -354,3 +354,14 @@ async def test_cancelled_over_a_socket_tries_the_close_frame(nursery: trio.Nurse
     assert scope.cancelled_caught
     await ended.wait()
     assert server.closes == [1001]
+
+
+async def test_several_may_wait_for_the_end(autojump_clock: MockClock) -> None:
+    async with connecting(Server()) as client, trio.open_nursery() as nursery:
+        connection = client._connection
+        for _ in range(2):
+            nursery.start_soon(connection.wait_ended)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == 2
+        await client.close()
+    assert client.close_code == 1000

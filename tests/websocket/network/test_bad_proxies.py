@@ -559,3 +559,12 @@ async def test_socks_5_that_says_more_than_its_answer_before_the_tunnel_is_told(
         error = await failure(proxy)
     blames(error, proxy)
     assert proxy.asked[0].tunnel == b""
+
+
+@pytest.mark.parametrize("size", [8, 16, 40])
+async def test_what_begins_as_its_credentials_is_not_shown(size: int) -> None:
+    credentials = base64.b64encode(f"{USER}:{PASSWORD}".encode())
+    async with Proxy("http", answers={"connect": credentials[:size]}, stops_at="connect answered").running() as proxy:
+        error = await failure(proxy)
+    assert credentials[:6].decode() not in str(error)
+    assert "did not answer in HTTP: it repeats a part of the request" in str(error)

@@ -233,7 +233,7 @@ async def test_a_stream_that_does_not_answer_tls_is_told_as_what_it_is(autojump_
     near, _far = trio.testing.memory_stream_pair()
     error = await failure(returning(Wrapped(near)), "wss://server.test/feed", dial_timeout="10s")
     assert str(error).endswith(
-        "within 10 s: the function dial has returned a stream, and did not answer the TLS handshake"
+        "within 10 s: the function dial has returned a stream, and the server did not answer the TLS handshake"
     )
     assert isinstance(error, ConnectionTimeoutError)
 
@@ -361,10 +361,9 @@ async def test_an_error_of_this_package_says_whether_to_try_again(retryable: boo
         Error("something", kind=Kind.UNKNOWN),
         ValueError("a bug"),
         KeyError("a bug"),
-        trio.ClosedResourceError("a bug"),
         trio.BusyResourceError("a bug"),
         ExceptionGroup("bugs", [ValueError(), OSError()]),
-        ExceptionGroup("not one attempt of connect", [OSError()]),
+        ExceptionGroup("a bug and more", [OSError(), ExceptionGroup("inner", [ValueError()])]),
         KeyboardInterrupt(),
         SystemExit(3),
         BaseExceptionGroup("Ctrl-C and a bug", [KeyboardInterrupt(), ValueError()]),
@@ -374,6 +373,26 @@ async def test_an_error_of_this_package_says_whether_to_try_again(retryable: boo
 async def test_any_other_exception_comes_out_as_it_is(error: BaseException) -> None:
     assert await failure(raising(error)) is error
     assert error.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        (ExceptionGroup("nursery", [OSError("no route")]), "no route"),
+        (
+            ExceptionGroup(
+                "nursery", [trio.ClosedResourceError("closed"), ExceptionGroup("inner", [OSError(), OSError("b")])]
+            ),
+            "closed; OSError; b",
+        ),
+    ],
+    ids=["one", "several"],
+)
+async def test_failed_attempts_in_a_group_as_of_a_nursery_are_one(group: ExceptionGroup[Exception], said: str) -> None:
+    error = await failure(raising(group))
+    assert str(error) == f"{BEGIN}dial failed: {said}"
+    assert isinstance(error, ConnectionFailedError)
+    assert (error.retryable, error.__cause__) == (True, group)
 
 
 async def test_a_bug_in_it_ends_a_feed_with_it(autojump_clock: MockClock) -> None:

@@ -637,3 +637,16 @@ async def test_the_answer_to_connect_is_not_taken_for_the_targets() -> None:
                 pytest.fail("connected")
     assert not proxy.asked[0].tunnel
     assert caught.value.details["url"] == "ws://server.test:81/"
+
+
+@WS_AND_WSS
+async def test_the_certificate_of_the_proxy_is_not_taken_for_the_targets(secure: bool) -> None:
+    async with target(secure=secure) as (_, port), Proxy("https").running() as proxy:
+        url = f"{'wss' if secure else 'ws'}://server.test:{port}/"
+        async with connected(url, **options(proxy.url(), secure=secure)) as client:
+            found = client.peer_certificate
+    if not secure:
+        assert found is None
+    else:
+        assert found is not None
+        assert ("DNS", "server.test") in found["subjectAltName"]

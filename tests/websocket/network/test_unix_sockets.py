@@ -233,7 +233,8 @@ async def test_a_server_that_is_silent_is_told(path: str) -> None:
         assert isinstance(error, ConnectionTimeoutError)
         secure = await failure("wss://app.test/", unix_socket=path, dial_timeout="50ms")
         assert str(secure).endswith(
-            f"within 0.05 s: the Unix socket {path} took the connection, and did not answer the TLS handshake"
+            f"within 0.05 s: the Unix socket {path} took the connection, and the server did not "
+            "answer the TLS handshake"
         )
 
 
@@ -348,3 +349,8 @@ async def test_a_redirect_to_another_server_is_not_followed(location: str, path:
     assert str(error).endswith(" (status 302 Found), which is another server than that of the Unix socket")
     assert (error.kind, error.retryable) == (Kind.INTERNAL, False)
     assert "redirects" not in error.details
+
+
+async def test_a_path_cannot_forge_a_line_of_a_log() -> None:
+    error = await failure(unix_socket="/tmp/none\nERROR forged\x1b[31m")  # nothing is there
+    assert "the Unix socket /tmp/none\\u000aERROR forged\\u001b[31m: No such file" in str(error)

@@ -14,7 +14,7 @@ from csp.errors import ConnectionFailedError, Kind
 from tests.websocket._server import accept_key, accepting, text
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
-from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES
+from trio_csp_websocket.protocol.refusal import MAX_BODY_BYTES, RedirectError
 from trio_csp_websocket.protocol.response import ResponseReader
 
 if TYPE_CHECKING:
@@ -538,3 +538,21 @@ def test_the_request_reaches_the_parser_as_h11_would_have_it() -> None:
 def test_a_server_of_another_protocol_is_refused_at_its_first_bytes(said: bytes) -> None:
     error = failure(said, ended=False)
     assert str(error) == f"the server did not answer in HTTP: it began with {said[:16]!r}"
+
+
+def test_a_redirect_that_is_to_be_followed_is_no_refusal_whose_body_is_still_to_come() -> None:
+    started = ResponseReader((), Compression.DISABLED, follow_redirects=True)
+    started.request_sent("\r\n".join([*REQUEST_LINES, "", ""]).encode())
+    with pytest.raises(RedirectError):
+        started.feed(refusal(302, "Location: /there", "Content-Length: 5"))
+    # Where the time is over at this moment, it is not taken for the reason.
+    assert not started.refused
+
+
+def test_of_an_answer_that_is_none_nothing_is_told_where_there_are_too_many_secrets() -> None:
+    started = ResponseReader((), Compression.DISABLED)
+    many = "&".join(f"name{number}" for number in range(1200))
+    started.request_sent("\r\n".join([f"GET /?{many} HTTP/1.1", *REQUEST_LINES[1:], "", ""]).encode())
+    with pytest.raises(ConnectionFailedError) as caught:
+        started.feed(b"SSH-2.0\r\n")
+    assert str(caught.value) == "the server did not answer in HTTP"

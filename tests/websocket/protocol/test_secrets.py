@@ -52,3 +52,13 @@ def test_no_text_that_is_cut_ends_as_a_secret_begins(text: str, secret: str, siz
 def test_a_text_without_secrets_stays_as_it_is(text: str) -> None:
     assert SECRETS.hidden(text) == text
     assert SECRETS.hidden(text, cut=True) == text
+
+
+def test_where_there_are_too_many_nothing_is_shown() -> None:
+    many = Secrets("/feed?" + "&".join(f"name{number}" for number in range(1200)), [])
+    assert many.too_many
+    assert many.hidden("no secret") == ""
+    assert not SECRETS.too_many
+    long = Secrets("/feed?" + "&".join(str(number) * 30_000 for number in range(10)), [])
+    assert long.too_many
+    assert Secrets("/", [], long).too_many

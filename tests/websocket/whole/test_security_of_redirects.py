@@ -162,8 +162,10 @@ async def test_an_address_that_is_denied_is_not_connected_to(location: str, addr
     async with raw_server(redirect) as url:
         with security.context(actor=ALICE, scope=scope), pytest.raises(PermissionDeniedError) as caught:
             await websocket.connect(url, dial_timeout="1h").__aenter__()
-    assert str(caught.value).endswith(f" are not allowed: websocket.connect.address is denied for {address}")
+    denied = f" are not allowed: websocket.connect.address is denied for {address} (redirected from {url})"
+    assert str(caught.value).endswith(denied)
     assert caught.value.details["addresses"] == (address,)
+    assert caught.value.details["redirects"] == (caught.value.details["url"],)
 
 
 async def test_a_secret_in_the_path_of_a_denied_address_is_not_shown() -> None:
