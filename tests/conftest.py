@@ -36,13 +36,31 @@ NOT_MEASURED = [
     )
 ]
 
+# Of these, only one test of so many is run where all tests are, so that this takes a few minutes; all of them where one
+# of the paths is given: `pytest tests/hostile`.
+LONG = {
+    "hostile": 3,
+    "websocket/protocol/test_round_trips.py": 2,
+    "websocket/whole/test_memory.py": 2,
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # It is of pytest-cov, without which the tests run too.
     config.addinivalue_line("markers", "no_cover: do not measure the coverage of this test")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(path) for path in NOT_MEASURED):
             item.add_marker("no_cover")
+    if list(config.args) == list(config.getini("testpaths")):
+        left_out = [item for name, stride in LONG.items() for item in _all_but_one_of(stride, name, items)]
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(map(id, left_out))
+        items[:] = [item for item in items if id(item) not in gone]
+
+
+def _all_but_one_of(stride: int, name: str, items: list[pytest.Item]) -> list[pytest.Item]:
+    members = [item for item in items if item.path.is_relative_to(Path(__file__).parent / name)]
+    return [item for number, item in enumerate(members) if number % stride]

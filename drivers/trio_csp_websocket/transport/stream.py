@@ -88,7 +88,7 @@ def _in_words() -> Generator[None]:
     except (OSError, trio.BrokenResourceError) as error:
         if isinstance(error, trio.BrokenResourceError) and str(error):
             raise
-        said = next(filter(None, map(_words, (error, error.__cause__))), "the stream is broken")
+        said = _words(error) or _words(error.__cause__) or "the stream is broken"
         raise trio.BrokenResourceError(said) from error
 
 

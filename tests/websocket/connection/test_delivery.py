@@ -20,7 +20,7 @@ from trio_csp_websocket.connection.settings import parse_settings
 from trio_csp_websocket.protocol.decoder import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from trio.testing import MockClock
 
@@ -271,14 +271,15 @@ async def test_a_rest_may_be_cancelled(nursery: trio.Nursery) -> None:
     assert not line.delivery.full
 
 
-@pytest.mark.parametrize("stop", [lambda line: line.delivery.stop(), lambda line: line.delivery.channel.close()])
-async def test_it_is_not_full_where_nothing_is_delivered_any_more(
-    stop: Callable[[Line], None], nursery: trio.Nursery
-) -> None:
+@pytest.mark.parametrize("closed", [False, True], ids=["stopped", "closed"])
+async def test_it_is_not_full_where_nothing_is_delivered_any_more(closed: bool, nursery: trio.Nursery) -> None:
     line = Line(nursery, 4, read_limit=LARGE_BYTES)
     line.parse_large(2)
     assert line.delivery.full
-    stop(line)
+    if closed:
+        line.delivery.channel.close()
+    else:
+        line.delivery.stop()
     assert not line.delivery.full
 
 
