@@ -306,7 +306,8 @@ class Endpoint(trio.abc.AsyncResource):
     def peer_certificate(self) -> PeerCertificate | None:
         """The peer's certificate as a dictionary, as `ssl.SSLSocket.getpeercert` returns it. None without TLS.
 
-        TLS with an ``https`` proxy does not count. It is empty if the certificate was not verified, or the peer has shown none.
+        TLS with an ``https`` proxy does not count. It is empty if the certificate was not verified, or the peer has
+        shown none.
         """
         return self._connection.transport.peer_certificate
 
