@@ -73,7 +73,10 @@ class RedirectError(ConnectionFailedError):
 def redirect_text(status: str, location: str, secrets: Secrets) -> str:
     """Return what a redirect says, as a clause without the secrets of the request."""
     place = without_secrets(location)
-    place = secrets.hidden(place[:_MAX_PLACE_CHARACTERS], cut=len(place) > _MAX_PLACE_CHARACTERS)
+    rest = len(place) - _MAX_PLACE_CHARACTERS
+    place = secrets.hidden(place[:_MAX_PLACE_CHARACTERS], cut=rest > 0)
+    if place and rest > 0:
+        place += "." * rest  # which is not looked through, and so not shown, but counted
     to = f" to {shown(place)}" if place else ""
     return f"the server redirects{to} (status {status})"
 
