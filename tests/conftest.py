@@ -40,8 +40,10 @@ NOT_MEASURED = [
 # them where a path is given: `pytest tests/hostile`. CI does so.
 LONG = {
     "conformance": 0,
+    "fuzz": 0,
     "hostile": 4,
     "peers/test_own_protocols.py": 0,
+    "test_examples.py": 3,
     "websocket/protocol/test_round_trips.py": 4,
     "websocket/whole/test_memory.py": 3,
 }
