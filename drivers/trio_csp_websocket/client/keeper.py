@@ -101,7 +101,7 @@ class Keeper:
         """Set when the feed has ended; what was received may still be on its way to the channel."""
         self.cause: Exception | None = None
         """What ended it, if that was an error."""
-        self.functions = UserFunctions()
+        self.functions: UserFunctions = UserFunctions()
         """Runs the user's functions."""
         self._destination = destination
         self._reach = reach
