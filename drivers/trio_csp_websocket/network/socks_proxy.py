@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from python_socks import ProxyError, ProxyType
-from python_socks.async_.trio.v2 import Proxy as SocksProxy
+from python_socks.async_.trio import Proxy as SocksProxy
 
 from csp.errors import ConnectionFailedError, Kind, shown
 from trio_csp_websocket.network.failures import not_connected
@@ -27,7 +27,7 @@ _LOGIN_METHOD = 2
 _NO_METHOD = 0xFF
 _LOGIN_VERSION = 1
 # The login is the second thing that is sent.
-_LOGIN_WRITE = 2
+_LOGIN_SEND = 2
 _MAX_SHOWN_BYTES = 16
 
 
@@ -48,36 +48,39 @@ class _EndError(Exception):
 
 
 class _Conversation:
-    """What python-socks speaks through in place of a socket of its own. Notes what is said.
+    """What python-socks is given in place of the Trio socket that it would speak through. Notes what is said.
 
-    It also stands for the proxy before the proxy (``forward``), which python-socks asks for a connection to the proxy.
+    It also stands for the proxy before the proxy (``forward``), which python-socks asks for a socket to the proxy.
+
+    Args:
+        transport: the connection to the proxy.
+        version: what its answers begin with.
     """
 
     def __init__(self, transport: Transport, version: int) -> None:
-        self._version = version
-        self.writes = 0
+        self.sends = 0
         self.received = bytearray()
         self._transport = transport
+        self._version = version
 
     async def connect(self, **_: object) -> _Conversation:
         return self
 
-    async def write(self, data: bytes) -> None:
-        self.writes += 1
+    async def send(self, data: bytes) -> int:
+        self.sends += 1
         await self._transport.send_all(data)
+        return len(data)
 
-    async def read_exactly(self, size: int) -> bytes:
-        end = len(self.received) + size
-        while len(self.received) < end:
-            data = await self._transport.receive_some(end - len(self.received))
-            if not data:
-                raise _EndError
-            self.received += data
-            if self.received[0] != self._version:
-                raise ValueError  # rather than wait for as many bytes as an answer has
-        return bytes(self.received[-size:])
+    async def recv(self, max_bytes: int) -> bytes:
+        data = await self._transport.receive_some(max_bytes)
+        if not data:
+            raise _EndError
+        self.received += data
+        if self.received[0] != self._version:
+            raise ValueError  # rather than wait for as many bytes as an answer has
+        return data
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Leave it to the caller, who owns the transport."""
 
 
@@ -147,11 +150,11 @@ def _is_login(conversation: _Conversation, proxy: Proxy, reply: int | None) -> b
     said = conversation.received
     if proxy.scheme in ("socks4", "socks4a"):
         return reply in _LOGIN_REPLIES
-    if conversation.writes == 1:
+    if conversation.sends == 1:
         # The first answer chooses a method: none of those offered, or the login, which was not.
         return said[0] == _VERSION and said[1] in (_NO_METHOD, _LOGIN_METHOD)
     # If the method is the login, the second answer, of the same length, tells what came of it.
-    return said[1] == _LOGIN_METHOD and conversation.writes == _LOGIN_WRITE and said[2] == _LOGIN_VERSION
+    return said[1] == _LOGIN_METHOD and conversation.sends == _LOGIN_SEND and said[2] == _LOGIN_VERSION
 
 
 def _no_answer(conversation: _Conversation, proxy: Proxy) -> ConnectionFailedError:
