@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from trio_csp_websocket.protocol.url import Target
     from trio_csp_websocket.transport.base import Transport
 
+# What a function of the user's raises if it has not reached the server.
+_FAILED = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
 MemoryServer: TypeAlias = "Callable[[Target], Transport | None]"
 """Returns a stream to a server in memory; None if it does not serve that target."""
 
@@ -54,10 +57,6 @@ def with_proxy(route: Route, target: Target) -> Route:
         return replace(route, proxy=False)
     import_module("trio_csp_websocket.network.tunnel")  # and with it h11 and python-socks
     return replace(route, proxy=proxy)
-
-
-# What a function of the user's raises if it has not reached the server.
-_FAILED = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 async def dial(target: Target, route: Route, progress: Progress) -> Transport:
