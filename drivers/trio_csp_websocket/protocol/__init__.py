@@ -1,6 +1,7 @@
 """The protocol: both ends of a connection, without I/O.
 
-The server is still to come: what only it needs (`unmasking_decoder`, `negotiation.accepted`) is used by tests so far.
+The server is still to come: what only it needs (`unmasking_decoder`, `negotiation.accepted`, `request`,
+`answer`) is used by tests so far.
 
 From the bottom:
 
@@ -23,4 +24,6 @@ From the bottom:
 - `refusal`: what a refusal says
 - `heads`: where the heads of answers end, and how large they may be
 - `response`: checks a server's answer to the opening handshake
+- `request`: finds and checks the request of a client
+- `answer`: what a server answers: the 101, refusals and pages
 """
