@@ -27,6 +27,7 @@ from trio_csp_websocket.network.dial import dial, with_proxy
 from trio_csp_websocket.network.progress import Progress
 from trio_csp_websocket.protocol.refusal import RedirectError
 from trio_csp_websocket.protocol.url import Target, parse_url
+from trio_csp_websocket.transport.base import shown_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.connection.connection import Connection
     from trio_csp_websocket.connection.ending import Ending
     from trio_csp_websocket.network.route import Route
-    from trio_csp_websocket.transport.base import Address, Transport
+    from trio_csp_websocket.transport.base import Transport
 
 
 _logger = logging.getLogger("csp.websocket.client")
@@ -290,7 +291,7 @@ class Connecting:
     def _log_open(self, name: str) -> None:
         proxy, remote = self._client.proxy, self._client.remote
         through = "" if proxy is None else f" through the proxy {proxy}"
-        _logger.info("connected to %s%s%s", name, through, "" if remote is None else f" ({_shown_address(remote)})")
+        _logger.info("connected to %s%s%s", name, through, "" if remote is None else f" ({shown_address(remote)})")
 
         def log_end(ending: Ending) -> None:
             _logger.info("the connection to %s has ended: %s", name, ending.shown)
@@ -317,13 +318,6 @@ class Connecting:
 def _check_context() -> None:
     if not trio.lowlevel.in_trio_task():
         raise NoContextError("connect works inside trio.run only")
-
-
-def _shown_address(address: Address) -> str:
-    if isinstance(address, str):
-        return shown(address) or "a Unix socket"
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _broken(failure: Exception) -> ConnectionFailedError:

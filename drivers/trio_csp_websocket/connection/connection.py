@@ -12,7 +12,7 @@ One task reads. It is the role's (a client's or a server's), and takes three ste
 3. It calls `finish`, which closes the transport.
 
 In a client, trio-websocket's reader task takes them, and trio-websocket makes the close frames: see
-``client/handshakes.py``. For a server, which is still to come, `run` takes all three.
+``client/handshakes.py``. In a server, `run` takes all three.
 
 The decoder does not call the delivery. They share one deque, `Decoder.messages`: the decoder appends messages, and the
 delivery takes them.
@@ -47,6 +47,7 @@ from trio_csp_websocket.connection.ending import (
     dropped,
     failed_by_us,
     lost,
+    refused,
     stalled,
     write_timed_out,
 )
@@ -123,7 +124,13 @@ class Connection:
     ) -> None:
         self.transport: Transport = transport
         self.decoder: Decoder = decoder
-        self.writer: Writer = Writer(transport, nursery, encoder, settings.write_timeout_seconds)
+        self.writer: Writer = Writer(
+            transport,
+            nursery,
+            encoder,
+            settings.write_timeout_seconds,
+            timeout_of_progress=settings.write_timeout_of_progress,
+        )
         self.writer.on_broken = self._write_broke
         self.delivery: Delivery = Delivery(decoder, settings, nursery)
         self.pings: Pings = Pings()
@@ -297,6 +304,18 @@ class Connection:
                 await self._send_close_frame(code, reason)
             self._lose("it was given up")
             await self._close_transport()
+
+    @enable_ki_protection
+    def refuse(self, how: str, *, by_us: bool) -> None:
+        """End it before it was opened; nothing is written or read any more. `abort` closes the transport.
+
+        Args:
+            how: why it will not be opened.
+            by_us: whether the user refused it, so that the ending has no error.
+        """
+        self.closing = by_us
+        self._stop_delivering()
+        self._break(how, refused(how, closing=by_us))
 
     @enable_ki_protection
     async def abort(self, how: str) -> None:

@@ -84,6 +84,13 @@ def lost(how: str, *, closing: bool) -> Ending:
     return Ending(code, "", error)
 
 
+def refused(how: str, *, closing: bool) -> Ending:
+    """Return the ending of a connection whose request was refused, or whose client had gone before the answer."""
+    code = CloseCode.ABNORMAL_CLOSURE
+    error = None if closing else _unavailable(f"the connection was not opened: {how}", code, "", retryable=False)
+    return Ending(code, "", error)
+
+
 def dropped(how: str, *, closing: bool) -> Ending:
     """Return the ending after this end has left the connection without waiting for the peer."""
     code = CloseCode.ABNORMAL_CLOSURE

@@ -18,7 +18,7 @@ from trio_csp_websocket.protocol.messages import Message, encoded, json_payload
 from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -62,6 +62,8 @@ class Endpoint(trio.abc.AsyncResource):
         self._connection = connection
         self._url = url
         self._subprotocol = subprotocol
+        # What the first use of it has to do before anything else, if there is something.
+        self._before_use: Callable[[], Awaitable[None]] | None = None
 
     # Receiving -------------------------------------------------------------------------------------------------------
 
@@ -79,6 +81,8 @@ class Endpoint(trio.abc.AsyncResource):
 
         Short for ``channel().receive()``.
         """
+        if self._before_use is not None:
+            await self._before_use()
         return await self._connection.delivery.channel.receive()
 
     async def receive_value(self) -> Message:
@@ -90,6 +94,8 @@ class Endpoint(trio.abc.AsyncResource):
             ConnectionFailedError: the connection has ended with an error: `error`, anew.
             EndOfChannelError: it has ended without one; ``code`` and ``reason`` are in the details.
         """
+        if self._before_use is not None:
+            await self._before_use()
         return await self._connection.delivery.channel.receive_value()
 
     def __aiter__(self) -> Self:
@@ -97,6 +103,8 @@ class Endpoint(trio.abc.AsyncResource):
 
     async def __anext__(self) -> Message:
         """Take the next message. When the connection has ended, stop the iteration, or raise `error` if it is set."""
+        if self._before_use is not None:
+            await self._before_use()
         return await self._connection.delivery.channel.__anext__()
 
     # Sending ---------------------------------------------------------------------------------------------------------
@@ -121,6 +129,8 @@ class Endpoint(trio.abc.AsyncResource):
                 message had begun, the connection has ended; if not, nothing of it is sent.
         """
         opcode, payload = encoded(data, type)
+        if self._before_use is not None:
+            await self._before_use()
         try:
             await self._connection.writer.send(opcode, payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
@@ -173,6 +183,8 @@ class Endpoint(trio.abc.AsyncResource):
         data = pings.new_payload() if payload is None else bytes(encoded(payload, BINARY, name="payload")[1])
         if len(data) > MAX_CONTROL_PAYLOAD:
             raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(data)}")
+        if self._before_use is not None:
+            await self._before_use()
         if len(pings) >= MAX_OUTSTANDING:
             await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
             raise ConnectionFailedError(
@@ -208,7 +220,7 @@ class Endpoint(trio.abc.AsyncResource):
             InvalidTypeError: code is not an int, or reason not a str.
         """
         check_close(code, reason)
-        await self._connection.close(code, reason)
+        await self._close(code, reason)
 
     async def aclose(self) -> None:
         """Close the connection with code 1000, as `close` does: the name that `trio.abc.AsyncResource` has for it."""
@@ -228,9 +240,9 @@ class Endpoint(trio.abc.AsyncResource):
     ) -> None:
         try:
             if exc is None:
-                await self._connection.close(CloseCode.NORMAL, "")
+                await self._close(CloseCode.NORMAL, "")
             elif isinstance(exc, Exception):
-                await self._connection.close(CloseCode.INTERNAL_ERROR, "")
+                await self._close(CloseCode.INTERNAL_ERROR, "")
             else:
                 # Cancelled, or interrupted by the keyboard: no time to wait for the peer.
                 await self._connection.give_up(CloseCode.GOING_AWAY)
@@ -238,6 +250,9 @@ class Endpoint(trio.abc.AsyncResource):
             # If the block raised an exception, that one already leaves through the cancelled scope.
             if exc is None:
                 raise
+
+    async def _close(self, code: int, reason: str) -> None:
+        await self._connection.close(code, reason)
 
     @property
     def closing(self) -> bool:

@@ -19,7 +19,7 @@ Timeout: TypeAlias = int | csp.Duration | None
 Only the three timeouts of the specified client take an int."""
 
 _DEFAULT_CLOSE_TIMEOUT = "10s"
-_DEFAULT_THRESHOLDS = {
+DEFAULT_THRESHOLDS = {
     Compression.DISABLED: 128,
     Compression.CONTEXT_TAKEOVER: 128,
     Compression.NO_CONTEXT: 512,
@@ -40,6 +40,8 @@ class Settings:
 
     read_timeout_seconds: float
     write_timeout_seconds: float
+    write_timeout_of_progress: bool
+    """Whether that is the limit for the peer to take any byte, and not for a whole send."""
     compression: Compression
     compression_threshold_bytes: int
     read_limit_bytes: int
@@ -48,21 +50,26 @@ class Settings:
     close_timeout_seconds: float
 
 
-def parse_settings(given: Mapping[str, object]) -> Settings:
+def parse_settings(given: Mapping[str, object], *, write_timeout_of_progress: bool = False) -> Settings:
     """Check the options that concern an open connection; ignore the others.
+
+    Args:
+        given: the options.
+        write_timeout_of_progress: see `Settings`.
 
     Raises:
         InvalidError: an option is out of range or malformed; the text gives its name, its value and the bound.
         InvalidTypeError: an option has the wrong type.
     """
-    compression = _compression(given.get("compression", Compression.DISABLED))
+    compression = parse_compression(given.get("compression", Compression.DISABLED))
     return Settings(
         read_timeout_seconds=parse_timeout("read_timeout", given.get("read_timeout"), milliseconds=True),
         write_timeout_seconds=parse_timeout("write_timeout", given.get("write_timeout"), milliseconds=True),
+        write_timeout_of_progress=write_timeout_of_progress,
         compression=compression,
         compression_threshold_bytes=parse_whole_number(
             "compression_threshold",
-            given.get("compression_threshold", _DEFAULT_THRESHOLDS[compression]),
+            given.get("compression_threshold", DEFAULT_THRESHOLDS[compression]),
             0,
             _MAX_THRESHOLD,
         ),
@@ -116,7 +123,8 @@ def parse_whole_number(name: str, number: object, least: int, most: int) -> int:
     return number
 
 
-def _compression(mode: object) -> Compression:
+def parse_compression(mode: object) -> Compression:
+    """Return a `Compression`; raise `InvalidError` for what is none."""
     wanted = "COMPRESSION.DISABLED (0), CONTEXT_TAKEOVER (1) or NO_CONTEXT (2)"
     if not isinstance(mode, int) or isinstance(mode, bool):
         raise InvalidTypeError(f"compression must be {wanted}, not {mode!r}")

@@ -52,11 +52,22 @@ class _Outgoing:
 
 
 class WriteTimeoutError(Exception):
-    """A send took longer than its timeout. If it had ``started``, part of its frame may be on the wire."""
+    """A send took longer than its timeout. If it had ``started``, part of its frame may be on the wire.
 
-    def __init__(self, *, started: bool, seconds: float) -> None:
-        super().__init__(f"not {'written' if started else 'begun'} within {seconds:g} s (write_timeout)")
-        self.started = started
+    Args:
+        started: whether it had.
+        seconds: the timeout.
+        of_progress: whether that is the limit for any byte, and not for a whole send. The peer takes nothing then, and
+            whether the frame had started makes no difference.
+    """
+
+    def __init__(self, *, started: bool, seconds: float, of_progress: bool = False) -> None:
+        within = f"within {seconds:g} s (write_timeout)"
+        if of_progress:
+            super().__init__(f"not written: the peer took nothing {within}")
+        else:
+            super().__init__(f"not {'written' if started else 'begun'} {within}")
+        self.started = started or of_progress
 
 
 class Writer:
@@ -67,6 +78,7 @@ class Writer:
         nursery: where a task writes what cannot be written at once.
         encoder: makes the frames.
         timeout_seconds: how long a `send` may take.
+        timeout_of_progress: whether that is only how long it may take until the peer takes any byte.
     """
 
     __slots__ = (
@@ -82,6 +94,7 @@ class Writer:
         "_queue",
         "_rest",
         "_task_exists",
+        "_timeout_of_progress",
         "_timeout_seconds",
         "_transport",
         "_writing",
@@ -90,7 +103,13 @@ class Writer:
     )
 
     def __init__(
-        self, transport: Transport, nursery: trio.Nursery, encoder: Encoder, timeout_seconds: float = math.inf
+        self,
+        transport: Transport,
+        nursery: trio.Nursery,
+        encoder: Encoder,
+        timeout_seconds: float = math.inf,
+        *,
+        timeout_of_progress: bool = False,
     ) -> None:
         self.encoder: Encoder = encoder
         self.on_broken: Callable[[Exception], None] | None = None
@@ -99,6 +118,7 @@ class Writer:
         transport.on_pending = self._ensure_task
         self._nursery = nursery
         self._timeout_seconds = timeout_seconds
+        self._timeout_of_progress = timeout_of_progress
         # In the order of the calls; a dict, because any of them may be cancelled.
         self._queue: OrderedDict[_Outgoing, None] = OrderedDict()
         # Encoded control frames that are not written yet: the ping of keepalive, pongs, the close frame.
@@ -150,14 +170,39 @@ class Writer:
             outgoing = _Outgoing(opcode, bytes(payload))
             self._queue[outgoing] = None
         self._ensure_task()
+        await self._wait_written(outgoing)
+
+    @enable_ki_protection
+    async def send_first(self, data: bytes) -> None:
+        """Write what comes before all frames, the answer to a handshake, waiting until it is written.
+
+        If cancelled, all of it is sent nevertheless. Raises what `send` does.
+        """
+        if self._transport.synchronous:
+            if self._write_now(data):
+                return
+        else:
+            self._rest = memoryview(data)
+        outgoing = _Outgoing(0, b"", started=True)
+        self._in_flight.append(outgoing)
+        self._ensure_task()
+        await self._wait_written(outgoing)
+
+    async def _wait_written(self, outgoing: _Outgoing) -> None:
         try:
-            with trio.move_on_after(self._timeout_seconds):
-                await outgoing.done.wait()
+            progress = True
+            while progress and not outgoing.done.is_set():
+                taken = self._transport.bytes_sent
+                with trio.move_on_after(self._timeout_seconds):
+                    await outgoing.done.wait()
+                progress = self._timeout_of_progress and self._transport.bytes_sent != taken
         finally:
             # Still queued if it timed out, was cancelled, or was interrupted by the keyboard.
             self._queue.pop(outgoing, None)
         if not outgoing.done.is_set():
-            raise WriteTimeoutError(started=outgoing.started, seconds=self._timeout_seconds)
+            raise WriteTimeoutError(
+                started=outgoing.started, seconds=self._timeout_seconds, of_progress=self._timeout_of_progress
+            )
         if outgoing.failure is not None:
             # A copy: the original must not collect the tracebacks of every send that failed.
             raise type(outgoing.failure)(*outgoing.failure.args)

@@ -65,6 +65,12 @@ def without_query(url: str) -> str:
     return f"{path}{mark}..." if mark else url
 
 
+def path_and_query(url: str) -> tuple[str, str]:
+    """Return the path of a normalised URL, and its query, "" if it has none."""
+    place, _, query = url.partition("?")
+    return "/" + place.split("/", 3)[3], query
+
+
 def without_secrets(location: str) -> str:
     """Return where a redirect leads without credentials, query and fragment, which may hold tokens."""
     location = re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", location)

@@ -6,6 +6,8 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
 
+from csp.errors import shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -116,3 +118,11 @@ def _address_of(ask: Callable[[], object]) -> Address | None:
     if isinstance(name, bytes):
         return os.fsdecode(name)  # of Linux's abstract sockets
     return name if isinstance(name, str) else None
+
+
+def shown_address(address: Address) -> str:
+    """Return an address as texts show it."""
+    if isinstance(address, str):
+        return shown(address) or "a Unix socket"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
