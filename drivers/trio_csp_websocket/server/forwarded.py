@@ -1,8 +1,8 @@
 """What proxies say about the client behind them (RFC 7239, and X-Forwarded-For, -Proto and -Host). No I/O.
 
-Each proxy adds, at the right, who connected to it. Whatever is left of that came in with the request, and is worth as much as
-whoever sent it. So the lists are read from the right, for as long as those who are said to have connected are proxies
-that are trusted.
+Each proxy adds, at the right, who connected to it. Whatever is left of that came in with the request, and is worth as
+much as whoever sent it. So the lists are read from the right, for as long as those who are said to have connected are
+proxies that are trusted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from csp.errors import InvalidError, InvalidTypeError, shown
 from trio_csp_websocket.protocol.authority import host_and_port, normalized_ipv6
@@ -25,18 +25,18 @@ from trio_csp_websocket.protocol.headers import TOKEN
 from trio_csp_websocket.server.listed import parse_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from trio_csp_websocket.protocol.headers import Headers
     from trio_csp_websocket.transport.base import Address
-
-T = TypeVar("T")
 
 _EXPECTED = 'a list of addresses and networks, and "unix" for the peers of a Unix socket'
 _UNIX = "unix"
 _MAX_PORT = 65535
 _SECURE = {"https": True, "wss": True, "http": False, "ws": False}
 
+_COMMA_OR_QUOTE = re.compile('[,"]')
+_SEMICOLON_OR_QUOTE = re.compile('[;"]')
 _ESCAPED = re.compile(r'\\["\\]')
 _PARAMETER = re.compile(rf'(?P<name>{TOKEN.pattern})=((?P<token>{TOKEN.pattern})|"(?P<quoted>([^"\\]|\\.)*)")')
 # RFC 7239, section 6; what begins with "_" is hidden on purpose.
@@ -50,7 +50,7 @@ class Forwarded(NamedTuple):
     """What proxies that are trusted say about a client; None is what they do not say."""
 
     remote: Address | None = None
-    """Where the client is; the port is 0 if it is not said."""
+    """Where the client is, or the proxy closest to it that is known; the port is 0 if it is not said."""
     secure: bool | None = None
     """Whether the client uses TLS."""
     host: str | None = None
@@ -70,16 +70,16 @@ class Networks:
     def __bool__(self) -> bool:
         return self._unix or bool(self._networks)
 
-    def trust_peer(self, peer: Address | None) -> bool:
-        """Whether a connection from there is trusted. An IPv4 address that is mapped to IPv6 is taken for IPv4."""
+    def has_peer(self, peer: Address | None) -> bool:
+        """Whether a peer is in one of the networks. An IPv4 address that is mapped to IPv6 is taken for IPv4."""
         if peer is None:
             return False
         if isinstance(peer, str):
             return self._unix
         address = _normalized(peer[0].partition("%")[0])
-        return address is not None and self.trust_address(address)
+        return address is not None and self.has_address(address)
 
-    def trust_address(self, address: str) -> bool:
+    def has_address(self, address: str) -> bool:
         """Whether a normalised address is in one of the networks."""
         parsed = ip_address(address)
         return any(parsed in network for network in self._networks)
@@ -92,17 +92,17 @@ class _MalformedError(Exception):
 class _Hop(NamedTuple):
     """What a proxy says about a connection that was made to it."""
 
-    address: tuple[str, int] | None
-    proto: str
-    host: str
+    address: tuple[str, int] | None = None
+    proto: str = ""
+    host: str = ""
 
 
 def parse_networks(networks: object) -> Networks:
     """Check the option ``trusted_proxies``.
 
     Args:
-        networks: a list of addresses and networks, as strings such as ``"10.0.0.0/8"`` or as objects of `ipaddress`; and
-            ``"unix"``, which trusts whoever connects to a Unix socket.
+        networks: a list of addresses and networks, as strings such as ``"10.0.0.0/8"`` or as objects of `ipaddress`;
+            and ``"unix"``, which trusts whoever connects to a Unix socket.
 
     Raises:
         InvalidError: an entry is no address and no network.
@@ -115,32 +115,33 @@ def parse_networks(networks: object) -> Networks:
 def forwarded(headers: Headers, peer: Address | None, networks: Networks) -> Forwarded:
     """Return what proxies say about the client behind them; nothing if the peer is not one that is trusted.
 
-    Forwarded counts if there is one, and nothing of X-Forwarded-* then. Several headers of a name are one list.
+    Forwarded counts if there is one, and nothing of X-Forwarded-* then: a proxy that writes X-Forwarded-* only has to
+    remove Forwarded, or clients can write what they like there. Several headers of a name are one list.
 
-    The list of addresses is read from the right. Each was written by a proxy that is trusted: the first by the peer, the
-    next by the proxy whose address was just read. The first address that is not trusted is the client's. So is the
-    leftmost one if all are trusted. Reading stops at what is malformed, as if nothing were there or further left; and
-    at an entry that has no address, such as "unknown": the last address read counts then.
+    The list of addresses is read from the right. Each was written by a proxy that is trusted: the first by the peer,
+    the next by the proxy whose address was just read. The first address that is not trusted is the client's. So is the
+    leftmost one if all are trusted. Reading stops before what is malformed, which counts for nothing; and at an entry
+    without an address, such as "unknown": the last address read counts then, if there is one.
 
-    The scheme and the host are those of the last entry read: that of the proxy the client connected to. What this proxy
-    does not say is not taken from those behind it, which know only how another proxy asked. The lists of
-    X-Forwarded-Proto and -Host count entry by entry if they are as long as that of the addresses. Otherwise not every proxy
-    has added to them, and their last value counts: the nearest proxy let it pass, or wrote it.
+    The scheme and the host are those of the last entry read: they are what the client asked of the first proxy it met.
+    What that proxy does not say is not taken from those behind it, which know only what another proxy asked of them.
+    The lists of X-Forwarded-Proto and -Host count entry by entry if they are as long as that of the addresses.
+    Otherwise not every proxy has added to them, and their last value counts: the peer wrote it, or let it pass.
     """
-    if not networks.trust_peer(peer):
+    if not networks.has_peer(peer):
         return Forwarded()
     if "Forwarded" in headers:
-        hops = _until_malformed(_element, _elements(headers.get_all("Forwarded")))
-        remote, count = _followed([hop.address for hop in hops], networks)
-        return _said(remote, hops[count - 1].proto, hops[count - 1].host) if count else Forwarded()
-    entries = _entries(headers, "X-Forwarded-For")
-    addresses = _until_malformed(_address, map(_bracketed, reversed(entries)))
-    remote, count = _followed(addresses, networks)
-    proto, host = (
-        values[-count if count and len(values) == len(entries) else -1]
-        for values in (_entries(headers, "X-Forwarded-Proto"), _entries(headers, "X-Forwarded-Host"))
-    )
-    return _said(remote, proto, host)
+        read = _read(map(_element, _elements(headers.get_all("Forwarded"))), networks)
+        _, proto, host = read[-1] if read else _Hop()
+    else:
+        addresses = _entries(headers, "X-Forwarded-For")
+        read = _read((_Hop(_address(_bracketed(entry))) for entry in reversed(addresses)), networks)
+        proto, host = (
+            values[-len(read) if read and len(values) == len(addresses) else -1]
+            for values in (_entries(headers, "X-Forwarded-Proto"), _entries(headers, "X-Forwarded-Host"))
+        )
+    remote = next((hop.address for hop in reversed(read) if hop.address is not None), None)
+    return Forwarded(remote, _SECURE.get(proto.lower()), None if host_and_port(host) is None else host)
 
 
 def _network(given: object) -> IPv4Network | IPv6Network:
@@ -161,47 +162,34 @@ def _network(given: object) -> IPv4Network | IPv6Network:
     return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))
 
 
-def _followed(addresses: Sequence[tuple[str, int] | None], networks: Networks) -> tuple[Address | None, int]:
-    """Return the client's address, and how many entries were read for it, given them from the right."""
-    remote = None
-    for count, address in enumerate(addresses, 1):
-        if address is None:
-            return remote, count
-        remote = address
-        if not networks.trust_address(address[0]):
-            return remote, count
-    return remote, len(addresses)
-
-
-def _said(remote: Address | None, proto: str, host: str) -> Forwarded:
-    return Forwarded(remote, _SECURE.get(proto.lower()), None if host_and_port(host) is None else host)
-
-
-def _until_malformed(parse: Callable[[str], T], texts: Iterable[str]) -> list[T]:
-    found: list[T] = []
+def _read(hops: Iterable[_Hop], networks: Networks) -> list[_Hop]:
+    """Return the hops that are believed, given them from the right."""
+    read: list[_Hop] = []
     try:
-        for text in texts:
-            found.append(parse(text))
+        for hop in hops:
+            read.append(hop)
+            if hop.address is None or not networks.has_address(hop.address[0]):
+                break
     except _MalformedError:
         pass
-    return found
+    return read
 
 
 def _elements(values: list[str]) -> Iterator[str]:
     """Yield the elements of Forwarded from the right; those that are empty do not count (RFC 9110, section 5.6.1.2)."""
     for value in reversed(values):
-        for element in _split(value, ","):
+        for element in _split(value, _COMMA_OR_QUOTE):
             if element:
                 yield element
 
 
-def _split(text: str, separator: str) -> Iterator[str]:
+def _split(text: str, separator_or_quote: re.Pattern[str]) -> Iterator[str]:
     """Split a text at what separates outside of quotes, from the right.
 
     A quote that the client has left open would, from the left, take in what the proxies have added.
     """
     end, quoted = len(text), False
-    for mark in reversed(list(re.finditer(f'["{separator}]', _ESCAPED.sub("  ", text)))):
+    for mark in reversed(list(separator_or_quote.finditer(_ESCAPED.sub("  ", text)))):
         if mark[0] == '"':
             quoted = not quoted
         elif not quoted:
@@ -212,7 +200,7 @@ def _split(text: str, separator: str) -> Iterator[str]:
 
 def _element(text: str) -> _Hop:
     found: dict[str, str] = {}
-    for parameter in filter(None, _split(text, ";")):
+    for parameter in filter(None, _split(text, _SEMICOLON_OR_QUOTE)):
         parts = _PARAMETER.fullmatch(parameter)
         if parts is None or parts["name"].lower() in found:
             raise _MalformedError

@@ -1,7 +1,7 @@
 """Which hosts a request may name in its Host header. No I/O.
 
-With DNS rebinding, the page of an attacker reaches a server that listens on the reader's own machine: the name of the page
-then leads to 127.0.0.1. Its Origin and Host agree, so that only the name itself gives it away.
+With DNS rebinding, an attacker's page reaches a server that listens on the reader's own machine: the name of the page's
+host leads to 127.0.0.1 by then. Its Origin and Host agree, so that only the name itself gives it away.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Hosts:
     def allows(self, host: str) -> bool:
         """Whether a request with this Host is let in.
 
-        It is compared without regard to case and to a dot at the end; however an IPv6 address is written. What is
-        malformed, or empty, is never let in. An entry with the port 80 or 443 also holds for a Host without a port, which
-        has the default port of its scheme.
+        Case, a dot at the end, and how an IPv6 address is written make no difference. What is malformed or empty is
+        never let in. An entry with the port 80 or 443 also holds for a Host without a port, which means the default
+        port of a scheme.
         """
         found = host_and_port(host)
         if found is None:
@@ -59,7 +59,7 @@ def parse_hosts(hosts: object) -> Hosts:
     """Check the option ``hosts``.
 
     Args:
-        hosts: ``"*"`` for any host, or a list of hosts: names, also international ones, and addresses, IPv6 in brackets.
+        hosts: ``"*"`` for any host, or a list of hosts: names, also international ones, and addresses, of IPv6 in brackets.
             One with a port allows only that port, one without allows any.
 
     Raises:
@@ -75,8 +75,8 @@ def local_hosts(names: Iterable[str]) -> Hosts:
     """Allow what leads to this machine only: localhost and the names below it, loopback addresses, and the names given.
 
     Args:
-        names: hosts that a server is bound to, without ports, and IPv6 addresses without brackets. One that no Host can
-            have, such as 127.1, adds nothing.
+        names: hosts that a server is bound to, without ports, and IPv6 addresses without brackets. One that no Host
+            can have, such as 127.1, adds nothing.
     """
     found = [_bound(name) for name in names]
     return Hosts([(host, None) for host in found if host is not None], local=True)

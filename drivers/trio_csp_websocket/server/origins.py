@@ -58,12 +58,13 @@ class Origins:
 
         Args:
             origin: the Origin header, as it was sent.
-            host: the host and port that the client asked for, as it wrote them: the Host header, or what a trusted proxy says
-                it was; None if there is none.
+            host: the host and port that the client asked for, as it wrote them: the Host header, or what a trusted
+                proxy says it was; None if there is none.
 
-        With "same", the Origin must have a scheme of the web and the host and port of ``host``, compared as they are
-        written but for case; the default port of the Origin's own scheme is the same as none. Else it must be one of the
-        origins listed. What is malformed is let in only if any Origin is; so are several Origins in one header.
+        With "same", the scheme must be http, https, ws or wss, and host and port those of ``host``. Both are compared
+        as they are written but for case; the default port of the Origin's own scheme is the same as none. Otherwise it
+        must be one of the origins listed. What is malformed, and several Origins in one header, are let in only with
+        "*".
         """
         if self._any:
             return True
@@ -79,11 +80,7 @@ class Origins:
             return False
         port = place.port or default_port
         if self._same:
-            asked_for = None if host is None or default_port is None else host_and_port(host)
-            return asked_for is not None and (place.written, port) == (
-                asked_for.written,
-                asked_for.port or default_port,
-            )
+            return default_port is not None and host is not None and _is_there(host, place.written, port, default_port)
         return (scheme, place.host, port) in self._exact or any(
             (scheme, port) == (above.scheme, above.port) and place.host.endswith(f".{above.host}")
             for above in self._below
@@ -97,7 +94,7 @@ def parse_origins(origins: object) -> Origins:
         origins: ``"same"`` for the server's own pages; ``"*"`` for any; or a list, in which each is
 
             - an origin, such as ``"https://app.example.com"``, with a port unless it is the default one
-            - an origin for all names below one, at any depth, such as ``"https://*.example.com"``; not for that name
+            - one for all names below another, at any depth, such as ``"https://*.example.com"``; not for that one
             - ``"null"``, which browsers send for pages without an origin, such as files and sandboxed frames of any site
 
             An empty list lets no browser in.
@@ -135,3 +132,8 @@ def _add(pattern: str, exact: list[_Origin], below: list[_Origin]) -> None:
     (below if parts["any_label"] else exact).append(
         _Origin(scheme, place.host, place.port or _DEFAULT_PORTS.get(scheme))
     )
+
+
+def _is_there(host: str, written: str, port: int | None, default_port: int) -> bool:
+    asked_for = host_and_port(host)
+    return asked_for is not None and (written, port) == (asked_for.written, asked_for.port or default_port)
