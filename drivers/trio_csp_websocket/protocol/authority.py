@@ -9,13 +9,14 @@ from urllib.parse import SplitResult, urlsplit
 
 import idna
 
-from csp.errors import InvalidError, InvalidTypeError
+from csp.errors import InvalidError, InvalidTypeError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^][]*\]|[^][:]+)(:(?P<port>[0-9]{0,5}))?")
 _BACKSLASH_BEFORE_PATH = re.compile(r"[^/?#]*//[^/?#]*\\")
 _AUTHORITY = re.compile(r"[^/?#]*//([^/?#]*)")
 # The zone of an IPv6 address, and its form in a URL, where a % is written as %25 (RFC 6874, section 2).
@@ -26,6 +27,7 @@ _MAX_URL_CHARACTERS = 64 * 1024
 # User name, password, host and port.
 _MAX_AUTHORITY_CHARACTERS = 4096
 _MAX_HOST_CHARACTERS = 253
+_MAX_PORT = 65535
 
 
 class Place(NamedTuple):
@@ -81,6 +83,51 @@ def parse_place(url: str, schemes: Mapping[str, int], name: str = "url") -> Plac
         raise InvalidError(f"{name} must have a port of 1 to 65535, not 0")
     host, zone = _url_host(parts, name)
     return Place(parts.scheme, host, zone, port, parts)
+
+
+class HostAndPort(NamedTuple):
+    """What a Host header says."""
+
+    host: str
+    """Normalised, without brackets."""
+    port: int | None
+    written: str
+    """The host in lower case, and otherwise as it was written: an IPv6 address in brackets, a dot at the end kept."""
+
+
+def parse_host_and_port(text: str, problem: str) -> HostAndPort:
+    """Parse ``host``, ``host:`` or ``host:port``, with an IPv6 address in brackets (RFC 9110, section 7.2).
+
+    A host name may be international: `HostAndPort.host` is its ASCII form.
+
+    Raises:
+        InvalidError: it is malformed, or its port is not 1 to 65535; the text begins with ``problem``.
+    """
+    parts = _HOST_AND_PORT.fullmatch(text)
+    if parts is None:
+        raise InvalidError(f"{problem}: {shown(repr(text))}")
+    written = parts["host"]
+    if written.startswith("["):
+        try:
+            host = normalized_ipv6(written[1:-1])
+        except AddressValueError:
+            raise InvalidError(f"{problem}: {shown(repr(written))} is no IPv6 address") from None
+    else:
+        host = normalized_host(written, problem)
+    port = int(parts["port"]) if parts["port"] else None
+    if port is not None and not 1 <= port <= _MAX_PORT:
+        raise InvalidError(f"{problem}: the port must be 1 to {_MAX_PORT}, not {port}")
+    return HostAndPort(host, port, written.lower())
+
+
+def host_and_port(field: str) -> HostAndPort | None:
+    """Parse a Host header, or what stands for it, as a peer sent it: in ASCII. None: it is malformed."""
+    if not field.isascii():
+        return None
+    try:
+        return parse_host_and_port(field, "")
+    except InvalidError:
+        return None
 
 
 def check_host_header(host_and_port: str, name: str) -> None:
