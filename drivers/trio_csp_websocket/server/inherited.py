@@ -35,7 +35,8 @@ def inherited_sockets() -> list[socket.socket]:
     descriptors = range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + _number("LISTEN_FDS", count))
     sockets: list[socket.socket] = []
     try:
-        sockets.extend(map(_socket_of, descriptors))
+        for descriptor in descriptors:
+            sockets.append(_socket_of(descriptor))  # noqa: PERF401  # those before one that fails are let go of
     except ListenFailedError:
         for taken in sockets:
             taken.detach()

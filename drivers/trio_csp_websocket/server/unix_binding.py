@@ -95,8 +95,8 @@ def _remove_what_is_dead(path: str) -> None:
         probe.setblocking(False)
         try:
             probe.connect(path)
-        except ConnectionRefusedError:
-            Path(path).unlink()
+        except (ConnectionRefusedError, FileNotFoundError):  # the latter if its owner has just removed it
+            Path(path).unlink(missing_ok=True)
             return
         except BlockingIOError:
             pass
