@@ -39,6 +39,7 @@ __all__ = [
     "InvalidError",
     "InvalidTypeError",
     "Kind",
+    "ListenFailedError",
     "NoContextError",
     "PermissionDeniedError",
     "is_kind",
@@ -202,6 +203,14 @@ class ConnectionFailedError(Error, ConnectionError):
 
 class ConnectionTimeoutError(ConnectionFailedError, TimeoutError):
     """A connection was not made in the time allowed for it (kind INTERNAL), or stalled for too long (TIMEOUT)."""
+
+
+class ListenFailedError(Error, OSError):
+    """A server cannot listen where it was told to (kind UNAVAILABLE); nothing was left there.
+
+    It is retryable where the reason may pass, such as an address in use. ``details`` has the ``url`` and, if the system
+    gave a reason, its ``errno``; the attribute of that name is None.
+    """
 
 
 ErrorT = TypeVar("ErrorT", bound=Error)

@@ -36,6 +36,14 @@ from trio_csp_websocket.protocol.constants import (
 )
 from trio_csp_websocket.protocol.headers import Headers
 from trio_csp_websocket.protocol.messages import Message
+from trio_csp_websocket.server.inherited import inherited_sockets
+from trio_csp_websocket.server.listen import Listening, listen
+from trio_csp_websocket.server.options import ListenOptions, ServeOptions
+from trio_csp_websocket.server.page import Http, Request, Response
+from trio_csp_websocket.server.register import ServerStatistics
+from trio_csp_websocket.server.serve import Handler, serve
+from trio_csp_websocket.server.server import Server
+from trio_csp_websocket.server.server_connection import ServerConnection
 
 State = ConnectionState
 """What a feed is doing: `csp.ConnectionState`."""
@@ -59,16 +67,29 @@ __all__ = [
     "Feed",
     "FeedOptions",
     "Gap",
+    "Handler",
     "Headers",
+    "Http",
+    "ListenOptions",
+    "Listening",
     "Message",
+    "Request",
+    "Response",
     "Retry",
+    "ServeOptions",
+    "Server",
+    "ServerConnection",
+    "ServerStatistics",
     "State",
     "Statistics",
     "Subscribe",
     "Timeout",
     "connect",
     "default_retry",
+    "inherited_sockets",
+    "listen",
     "reconnecting",
+    "serve",
 ]
 
 publish(__name__, [globals()[name] for name in __all__])

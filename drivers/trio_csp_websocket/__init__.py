@@ -6,8 +6,8 @@ The rooms, from the bottom; each lists its files:
 - `transport`: bytes to and from a peer
 - `connection`: one open connection, for either role
 - `network`: the ways through a network to a server
-- `server`: where a server listens, and who may come in
 - `client`: `connect`, `Client`, `reconnecting`
+- `server`: `listen`, `serve`, `ServerConnection`
 - `testing`: servers in memory
 - `command_line`: a client for the shell
 """

@@ -2,6 +2,7 @@
 
 From the bottom:
 
+- `unix_path`: the path of a Unix socket, checked
 - `proxy`: what the URL of a proxy says
 - `route`: the options that say which way it is, checked
 - `progress`: how far the opening of a connection has come

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import trio
 
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.network.proxy import Proxy, parse_proxy
+from trio_csp_websocket.network.unix_path import parse_unix_socket
 from trio_csp_websocket.protocol.authority import normalized_host, normalized_ipv6
 
 Dial: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
@@ -21,9 +20,6 @@ Dial: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
 
 An `OSError` out of it is a failed attempt, with its words in the text of the `ConnectionFailedError`.
 """
-
-# Of Linux; macOS takes 103.
-_MAX_SOCKET_PATH_BYTES = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ def parse_route(given: Mapping[str, object]) -> Route:
         InvalidTypeError: an option has the wrong type.
     """
     proxy = _proxy(given.get("proxy", True))
-    unix_socket = _unix_socket(given.get("unix_socket"))
+    unix_socket = parse_unix_socket(given.get("unix_socket"))
     dial = _dial(given.get("dial"))
     ways = [name for name, way in (("dial", dial), ("unix_socket", unix_socket)) if way is not None]
     if isinstance(proxy, Proxy):
@@ -83,27 +79,6 @@ def _proxy(proxy: object) -> Proxy | bool:
     if proxy is None or isinstance(proxy, bool):
         return bool(proxy)
     return parse_proxy(cast("str", proxy))
-
-
-def _unix_socket(path: object) -> str | None:
-    if path is None:
-        return None
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidTypeError(f"unix_socket must be the path of a Unix socket, not {path!r}")
-    name = os.fspath(cast("str | os.PathLike[str]", path))
-    if not isinstance(name, str):
-        raise InvalidTypeError(f"unix_socket must be a path as a string, not {name!r}")
-    if not hasattr(socket, "AF_UNIX"):
-        raise InvalidError("unix_socket must not be given: Python has no Unix sockets on this system")
-    if not name or "\0" in name:
-        raise InvalidError(f"unix_socket must be a path without NUL characters, not {name!r}")
-    try:
-        size = len(os.fsencode(name))
-    except UnicodeEncodeError:
-        raise InvalidError(f"unix_socket must be a path that the system can encode, not {name!r}") from None
-    if size > _MAX_SOCKET_PATH_BYTES:
-        raise InvalidError(f"unix_socket must be a path of at most {_MAX_SOCKET_PATH_BYTES} bytes, not {size}")
-    return name
 
 
 def _dial(dial: object) -> Dial | None:

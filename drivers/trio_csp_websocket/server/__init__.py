@@ -1,4 +1,4 @@
-"""The server's side.
+"""The server: connections arrive on a channel, or at a handler.
 
 From the bottom:
 
@@ -7,4 +7,19 @@ From the bottom:
 - `origins`: which pages of browsers may connect
 - `forwarded`: what proxies say about the client behind them
 - `proxy_protocol`: what a load balancer says ahead of all else
+- `page`: what is answered to requests that want no WebSocket
+- `options`: the options of a server's connections, checked
+- `place`: the options that say where to listen, checked
+- `inherited`: listening sockets that systemd hands over
+- `unix_binding`: a listening Unix socket at a path
+- `binding`: listening at a place
+- `register`: who is here, and the counts
+- `opening`: a request that waits for its answer
+- `server_connection`: what an application holds of a connection
+- `reception`: reads requests, and has them answered
+- `accepting`: accepts what connects
+- `closing`: ends all connections
+- `server`: what an application holds of a server
+- `listen`: `listen`
+- `serve`: `serve`
 """

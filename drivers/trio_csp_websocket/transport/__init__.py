@@ -5,5 +5,6 @@ From the bottom:
 - `base`: what a transport does
 - `socket`: a TCP socket
 - `stream`: any Trio stream
-- `tls`: a client's side of TLS, over another transport
+- `tls_reasons`: what went wrong in TLS, in words
+- `tls`: either side of TLS, over another transport
 """

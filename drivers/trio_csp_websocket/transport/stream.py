@@ -34,12 +34,18 @@ class StreamTransport(Transport):
             self.local, self.remote = ends_of(found)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        with _in_words():
-            data = bytes(await self._stream.receive_some(max_bytes))
+        if self._unread:
+            await trio.lowlevel.checkpoint()
+            data = self._take_unread(max_bytes)
+        else:
+            with _in_words():
+                data = bytes(await self._stream.receive_some(max_bytes))
         self.bytes_received += len(data)
         return data
 
     async def receive_now(self, max_bytes: int) -> bytes | None:
+        if self._unread:
+            return await self.receive_some(max_bytes)
         received: list[bytes] = []
 
         async def receive() -> None:

@@ -9,9 +9,9 @@ order in which OpenSSL produced it:
 - If the system does not take ciphertext at once, ``pending`` is set. It is also set while `send_all` runs. Until it is
   cleared only `send_all` sends: `send_now` encrypts nothing, and what OpenSSL produces meanwhile stays in
   ``_outgoing``.
-- Reading can make OpenSSL produce ciphertext too, such as the answer to a server that asks for a certificate. The
+- Reading can make OpenSSL produce ciphertext too, such as the answer to a peer that asks for a new key. The
   reader never waits to send that. If the system does not take it at once, ``on_pending`` is called, so that some task
-  calls `send_all`. While too much of it lies in ``_outgoing``, nothing is read: a server that does not read could
+  calls `send_all`. While too much of it lies in ``_outgoing``, nothing is read: a peer that does not read could
   otherwise make it grow without bound. Data never lies there while anything waits: whoever encrypts data takes the
   ciphertext out before it waits. So a large send never keeps the reader from reading.
 - Once a closure alert or a last frame has been sent, nothing more is written, encrypted or not.
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_csp_websocket.transport.base import SLICE_BYTES, Transport
+from trio_csp_websocket.transport.tls_reasons import reason_of, reason_of_client
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,12 +44,13 @@ _MAX_ANSWERS_BYTES = 64 * 1024
 
 
 class TlsTransport(Transport):
-    """The client's side of TLS. Call `handshake` first. Counts the bytes of the plaintext.
+    """One side of TLS. Call `handshake` first. Counts the bytes of the plaintext.
 
     Args:
         inner: carries the ciphertext; closed together with this.
-        context: which certificates to trust.
-        server_hostname: the name the certificate must be for, if the context checks it.
+        context: which certificates to trust; a server's has its own as well.
+        server_hostname: the name the server's certificate must be for, if a client's context checks it.
+        server_side: whether this is the server.
 
     Raises:
         ssl.SSLError, ValueError: the context or the name cannot be used.
@@ -56,7 +58,14 @@ class TlsTransport(Transport):
 
     synchronous = True
 
-    def __init__(self, inner: Transport, context: ssl.SSLContext, server_hostname: str) -> None:
+    def __init__(
+        self,
+        inner: Transport,
+        context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        *,
+        server_side: bool = False,
+    ) -> None:
         super().__init__()
         self.local, self.remote, self.proxy = inner.local, inner.remote, inner.proxy
         self._inner = inner
@@ -66,9 +75,13 @@ class TlsTransport(Transport):
         inner.on_pending = self._inner_pending
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self._server_side = server_side
         self._rest: bytes | memoryview = b""
-        # How many bytes of ciphertext had come when a handshake of TLS 1.3 was finished, if none of them was behind it.
+        # How many bytes of ciphertext had come when a client's handshake of TLS 1.3 was finished, if none of them was
+        # behind it.
         self._handshake_bytes: int | None = None
         # Whether OpenSSL may hold data, or the end, that can be read before anything more is received.
         self._more = False
@@ -84,11 +97,14 @@ class TlsTransport(Transport):
         self._block_bytes = _RECORD_BYTES if context.post_handshake_auth else _BLOCK_BYTES
 
     async def handshake(self) -> None:
-        """Carry out the handshake, and verify the server's certificate.
+        """Carry out the handshake, and verify the peer's certificate; a client's only if the context asks for one.
+
+        If TLS fails, the alert that says why has been sent as far as that takes no waiting.
 
         Raises:
             trio.BrokenResourceError: it failed; the cause is an `OSError` if TLS failed, and not the network.
         """
+        received_before = self._inner.bytes_received
         while True:
             try:
                 self._tls.do_handshake()
@@ -97,13 +113,16 @@ class TlsTransport(Transport):
                 self._feed(await self._inner.receive_some(_RECORD_BYTES))
             except OSError as error:  # of TLS, or of a context that has the system verify
                 await self._inner.send_last(self._outgoing.read())
-                raise _broken(error) from error
+                if not self._server_side:
+                    raise _broken(error) from error
+                begun = self._inner.bytes_received > received_before
+                raise trio.BrokenResourceError(reason_of_client(error, begun=begun)) from error
             else:
                 await self._inner.send_all(self._outgoing.read())
-                # The server's first data may have come together with the end of its handshake.
+                # The peer's first data may have come together with the end of its handshake.
                 self._more = self._incoming.pending > 0
                 # Told now: OpenSSL does not know its version any more at the end of the connection.
-                if self._tls.version() == "TLSv1.3" and not self._more:
+                if not self._server_side and self._tls.version() == "TLSv1.3" and not self._more:
                     self._handshake_bytes = self._inner.bytes_received
                 return
 
@@ -113,12 +132,12 @@ class TlsTransport(Transport):
 
     @property
     def protocol(self) -> str | None:
-        """The protocol that the server has chosen of those that the context offers (ALPN, RFC 7301), if any."""
+        """The protocol that the server has chosen of those that the client offered (ALPN, RFC 7301), if any."""
         return self._tls.selected_alpn_protocol()
 
     @property
     def silent_since_handshake(self) -> bool:
-        """Whether nothing has come since the end of a handshake of TLS 1.3.
+        """Of a client, whether nothing has come since the end of a handshake of TLS 1.3.
 
         There a server checks the client's certificate after the client's handshake has ended. One that is content
         mostly sends session tickets then (RFC 8446, sections 2 and 4.6.1).
@@ -147,7 +166,7 @@ class TlsTransport(Transport):
         if self._crowded:
             return None
         data = self._decrypt(max_bytes) if self._more else None
-        # One block only: a server could send empty records for ever, and this does not let other tasks run.
+        # One block only: a peer could send empty records for ever, and this does not let other tasks run.
         block_bytes = min(max(max_bytes, _RECORD_BYTES), self._block_bytes)
         if data is None and (block := await self._inner.receive_now(block_bytes)) is not None:
             self._feed(block)
@@ -286,7 +305,7 @@ class TlsTransport(Transport):
     # Sending ---------------------------------------------------------------------------------------------------------
 
     def _encrypt(self, data: Buffer) -> bool:
-        """Encrypt all of the data; return False if OpenSSL must hear from the server first."""
+        """Encrypt all of the data; return False if OpenSSL must hear from the peer first."""
         if self._finished:
             raise trio.ClosedResourceError("TLS has ended")
         try:
@@ -323,11 +342,3 @@ class TlsTransport(Transport):
 
 def _broken(error: OSError) -> trio.BrokenResourceError:
     return trio.BrokenResourceError(reason_of(error))
-
-
-def reason_of(error: OSError) -> str:
-    """Return in words what went wrong in TLS. An error that is not OpenSSL's may lack some of the attributes of one."""
-    said = error.strerror or ", ".join(map(str, error.args))
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {getattr(error, 'verify_message', said)}"
-    return getattr(error, "reason", None) or said

@@ -22,7 +22,8 @@ from trio_csp_websocket.protocol.encoder import MaskingEncoder
 from trio_csp_websocket.transport.base import SLICE_BYTES
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.stream import StreamTransport
-from trio_csp_websocket.transport.tls import TlsTransport, reason_of
+from trio_csp_websocket.transport.tls import TlsTransport
+from trio_csp_websocket.transport.tls_reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

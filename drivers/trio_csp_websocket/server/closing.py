@@ -1,0 +1,55 @@
+"""Ending all connections of a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.server.opening import STOPPING
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.server.register import Register
+
+# How long the last refusals may linger.
+_LAST_SECONDS = 2.0
+
+
+async def close_all(register: Register, code: int, reason: str, *, grace_seconds: float = 0.0) -> None:
+    """Close all connections at once, each within its close timeout; turn away what is not answered.
+
+    If cancelled, nothing is waited for any more.
+
+    Args:
+        register: of the server, which takes in nothing more.
+        code: for the close frames.
+        reason: for the close frames.
+        grace_seconds: how long they may take to end by themselves before that.
+    """
+    try:
+        with trio.move_on_after(grace_seconds):
+            await register.wait_until(lambda: not register.size)
+        register.shut_out()
+        _turn_away(register)
+        async with trio.open_nursery() as nursery:
+            for connection in list(register.open):
+                nursery.start_soon(connection.close, code, reason)
+        with trio.move_on_after(_LAST_SECONDS):
+            await register.wait_until(lambda: not register.tasks)
+    except BaseException:
+        await give_up_all(register)
+        raise
+
+
+async def give_up_all(register: Register) -> None:
+    """Send each connection a last close frame with 1001 without waiting, and close its socket, even when cancelled."""
+    _turn_away(register)
+    with trio.CancelScope(shield=True):
+        for connection in list(register.open):
+            await connection.give_up(CloseCode.GOING_AWAY, closing=True)
+
+
+def _turn_away(register: Register) -> None:
+    for opening in list(register.unanswered):
+        opening.turn_away(STOPPING)

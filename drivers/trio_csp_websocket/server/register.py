@@ -1,0 +1,119 @@
+"""Who is at a server: requests under way, connections that wait for their answer, open ones; and their counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.server.opening import Opening
+    from trio_csp_websocket.server.server_connection import ServerConnection
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """Counts of a server so far, as `Server.statistics` returns them. Later versions may add some."""
+
+    accepted: int
+    """How many connections were accepted."""
+    rejected: Mapping[int, int]
+    """How many requests were refused with each status: by the server, and by `ServerConnection.reject`."""
+    timed_out: int
+    """How many requests were not complete within ``handshake_timeout``, or were shut out for others."""
+    open: int
+    """How many of the connections that were accepted have not ended."""
+    waiting: int
+    """How many connections have not been answered."""
+
+
+class Register:
+    """Keeps account of a server's connections.
+
+    Args:
+        max_handshakes: how many requests may be incomplete at once, and how many refused clients are waited for.
+    """
+
+    def __init__(self, max_handshakes: int) -> None:
+        self._max_handshakes = max_handshakes
+        # The scopes of requests that are not complete, and of refusals that linger, the oldest first.
+        self._incomplete: dict[trio.CancelScope, None] = {}
+        self._lingering: dict[trio.CancelScope, None] = {}
+        self.unanswered: dict[Opening, None] = {}
+        self.open: dict[Connection, ServerConnection] = {}
+        """Those accepted whose transport is not closed yet, the oldest first."""
+        self.stopped: bool = False
+        """Whether nothing more is taken in."""
+        self.tasks: int = 0
+        """How many streams have a task."""
+        self.crowd: int = 0
+        """How many complete requests wait for room in the channel."""
+        self.accepted: int = 0
+        self.rejected: Counter[int] = Counter()
+        self.timed_out: int = 0
+        self._changed: trio.Event | None = None
+
+    @property
+    def size(self) -> int:
+        """How many connections count towards ``max_connections``."""
+        return len(self.open) + len(self.unanswered)
+
+    def begin_request(self, scope: trio.CancelScope) -> None:
+        """Take in a request that begins; the one that has been incomplete for longest makes room if there is none."""
+        _make_room(self._incomplete, self._max_handshakes)
+        self._incomplete[scope] = None
+
+    def end_request(self, scope: trio.CancelScope) -> None:
+        self._incomplete.pop(scope, None)
+
+    def begin_lingering(self, scope: trio.CancelScope) -> None:
+        _make_room(self._lingering, self._max_handshakes)
+        self._lingering[scope] = None
+
+    def end_lingering(self, scope: trio.CancelScope) -> None:
+        self._lingering.pop(scope, None)
+
+    def shut_out(self) -> None:
+        """Wait no longer for requests that are not complete."""
+        for scope in self._incomplete:
+            scope.cancel()
+
+    def changed(self) -> None:
+        """To be called when somebody may wait for less to be here."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds that a call of `changed` may bring about."""
+        while not condition():
+            if self._changed is None:
+                self._changed = trio.Event()
+            await self._changed.wait()
+
+    @property
+    def connections(self) -> tuple[ServerConnection, ...]:
+        """Those accepted that have not ended."""
+        return tuple(connection for plane, connection in self.open.items() if plane.ending is None)
+
+    def statistics(self) -> ServerStatistics:
+        return ServerStatistics(
+            accepted=self.accepted,
+            rejected=MappingProxyType(dict(self.rejected)),
+            timed_out=self.timed_out,
+            open=len(self.connections),
+            waiting=len(self.unanswered),
+        )
+
+
+def _make_room(scopes: dict[trio.CancelScope, None], most: int) -> None:
+    if len(scopes) >= most:
+        oldest = next(iter(scopes))
+        del scopes[oldest]
+        oldest.cancel()

@@ -1,0 +1,158 @@
+"""What an application holds of a server: its connections arrive here."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Self, final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+import csp
+from trio_csp_websocket.protocol.close import check_close
+from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.server.closing import close_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_csp_websocket.server.binding import Bound
+    from trio_csp_websocket.server.reception import Reception
+    from trio_csp_websocket.server.register import Register, ServerStatistics
+    from trio_csp_websocket.server.server_connection import ServerConnection
+    from trio_csp_websocket.transport.base import Address
+
+_logger = logging.getLogger("csp.websocket.server")
+
+@final
+class Server:
+    """A server that listens. Made by `listen` and `serve`.
+
+    Args:
+        bound: where it listens.
+        url: the URL of that.
+        reception: takes in what connects.
+        register: keeps account of it.
+        nursery: where its tasks run.
+        accepting: the scope of those that accept streams.
+    """
+
+    def __init__(
+        self,
+        bound: Bound,
+        url: str,
+        reception: Reception,
+        register: Register,
+        nursery: trio.Nursery,
+        accepting: trio.CancelScope,
+    ) -> None:
+        self._bound = bound
+        self._url = url
+        self._reception = reception
+        self._register = register
+        self._nursery = nursery
+        self._accepting = accepting
+
+    # Connections -----------------------------------------------------------------------------------------------------
+
+    def channel(self) -> csp.Channel[ServerConnection]:
+        """Return the channel on which connections arrive, unanswered: always the same one.
+
+        It closes when the server stops, behind those that have arrived. While it is full, requests wait, and after
+        ``max_handshakes`` of them nothing more is accepted.
+        """
+        return self._reception.channel
+
+    async def receive(self) -> csp.Received[ServerConnection]:
+        """Take the next connection: ``(connection, True)``, or ``(None, False)`` once the server has stopped.
+
+        Short for ``channel().receive()``.
+        """
+        return await self._reception.channel.receive()
+
+    async def receive_value(self) -> ServerConnection:
+        """Take the next connection. Short for ``channel().receive_value()``.
+
+        Raises:
+            EndOfChannelError: the server has stopped.
+        """
+        return await self._reception.channel.receive_value()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ServerConnection:
+        return await self._reception.channel.__anext__()
+
+    @property
+    def connections(self) -> Sequence[ServerConnection]:
+        """The connections that were accepted and have not ended, the oldest first."""
+        return self._register.connections
+
+    def statistics(self) -> ServerStatistics:
+        """Return counts of the requests and connections so far."""
+        return self._register.statistics()
+
+    # Stopping --------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Accept nothing more, at once: the port is free, and `channel` closes behind what has arrived.
+
+        Connections live on, and what has arrived can still be accepted. Requests that are under way get status 503. A
+        server that was stopped before stays so.
+        """
+        if self._register.stopped:
+            return
+        self._register.stopped = True
+        self._accepting.cancel()
+        self._bound.close()
+        for other in self._bound.others:
+            self._nursery.start_soon(other.aclose)
+        self._reception.channel.close()
+        self._register.changed()
+        _logger.info("stopped listening on %s", self._url)
+
+    @enable_ki_protection
+    async def close(
+        self, code: int = CloseCode.GOING_AWAY, reason: str = "", *, grace: csp.Duration | None = None
+    ) -> None:
+        """Stop, and close all connections at once, each within its ``close_timeout``.
+
+        What is not answered by then gets status 503. Returns when all have ended. If cancelled, all sockets are closed
+        without waiting.
+
+        Args:
+            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, section 7.4). 1012 tells clients to come back.
+            reason: up to 123 bytes of UTF-8, without line breaks and NUL.
+            grace: how long connections may take to end by themselves before they are closed; None for not at all.
+
+        Raises:
+            InvalidError: an argument is out of range; nothing was done.
+            InvalidTypeError: the same for a wrong type.
+        """
+        check_close(code, reason)
+        seconds = 0.0 if grace is None else csp.parse_duration(grace, name="grace")
+        self.stop()
+        await close_all(self._register, code, reason, grace_seconds=seconds)
+        await trio.lowlevel.checkpoint()
+
+    # Where it listens ------------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The URL of the server: ``ws://host:port/``, ``wss:`` with TLS, or ``ws+unix:`` and a path."""
+        return self._url
+
+    @property
+    def port(self) -> int | None:
+        """The port that it listens on; None for a Unix socket."""
+        return self._bound.port
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """Where it listens: addresses with their ports, or paths."""
+        return self._bound.addresses
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._register.stopped else "listening"
+        return f"<csp.websocket.Server {state}, {self._url}, {len(self._register.open)} connections>"
