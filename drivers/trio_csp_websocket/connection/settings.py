@@ -40,14 +40,14 @@ class Settings:
 
     read_timeout_seconds: float
     write_timeout_seconds: float
-    write_timeout_of_progress: bool
-    """Whether that is the limit for the peer to take any byte, and not for a whole send."""
     compression: Compression
     compression_threshold_bytes: int
     read_limit_bytes: int
     channel_capacity: int
     keepalive_seconds: float
     close_timeout_seconds: float
+    write_timeout_of_progress: bool = False
+    """Whether the write timeout is the limit for the peer to take any byte, and not for a whole send."""
 
 
 def parse_settings(given: Mapping[str, object], *, write_timeout_of_progress: bool = False) -> Settings:

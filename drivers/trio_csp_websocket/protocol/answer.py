@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import time
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
-
-from wsproto.utilities import generate_accept_token
 
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.protocol.constants import TEXT
@@ -34,6 +34,8 @@ HANDSHAKE_FIELDS: Final = (
 )
 """The headers that an answer with status 101 has from the handshake, or must not have."""
 
+# RFC 6455, section 1.3.
+_ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT_TYPE = (b"Content-Type", b"text/plain; charset=utf-8")
 # RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5; and 8.6: with the first and the last, a Content-Length tells of no body.
 _STATUSES_WITHOUT_BODY = (204, 205, 304)
@@ -69,7 +71,7 @@ def acceptance(
     own: Fields = [
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Accept", generate_accept_token(key)),
+        (b"Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest())),
     ]
     if protocol is not None:
         own.append((b"Sec-WebSocket-Protocol", protocol.encode("ascii")))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.server.binding import Bound
     from trio_csp_websocket.server.hosts import Hosts
+    from trio_csp_websocket.server.reception import Reception
 
 _logger = logging.getLogger("csp.websocket.server")
 

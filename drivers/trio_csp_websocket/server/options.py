@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
-import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import (
     Settings,
@@ -20,7 +19,6 @@ from trio_csp_websocket.protocol.headers import TOKEN
 from trio_csp_websocket.server.forwarded import Networks, parse_networks
 from trio_csp_websocket.server.hosts import Hosts, parse_hosts
 from trio_csp_websocket.server.origins import Origins, parse_origins
-from trio_csp_websocket.server.page import Http
 
 if TYPE_CHECKING:
     import os
@@ -29,7 +27,9 @@ if TYPE_CHECKING:
 
     import trio
 
+    import csp
     from trio_csp_websocket.protocol.constants import Compression
+    from trio_csp_websocket.server.page import Http
 
 
 class ServeOptions(TypedDict, total=False):

@@ -58,6 +58,7 @@ _READ_BYTES = 16 * 1024
 _SLICE_BYTES = 64 * 1024
 _LINGER_SECONDS = 1.0
 
+
 class _NoRequestError(Exception):
     """No request will come, and nobody is there to be answered; the text says why."""
 
@@ -262,9 +263,7 @@ class Reception:
         with trio.move_on_after(seconds) as patience:
             if self._options.http is not None:
                 path, query = path_and_query(url)
-                asked = Request(
-                    request.method, path, query, parse_headers(request.head), visit.remote, request.origin
-                )
+                asked = Request(request.method, path, query, parse_headers(request.head), visit.remote, request.origin)
                 answer = await _page(self._options.http, asked)
         if patience.cancelled_caught:
             why = f"the page was not made within {seconds:g} s"

@@ -134,7 +134,7 @@ class _Handlers:
 
 
 def without_end(error: Exception, connection: ServerConnection) -> Exception | None:
-    """Return an exception of a handler, without those that only say that its connection has ended; None if none is left."""
+    """Return an exception of a handler without those that say no more than that its connection has ended; or None."""
     if isinstance(error, ExceptionGroup):
         group = cast("ExceptionGroup[Exception]", error)
         return group.split(lambda one: is_end_of(connection, one))[1]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("csp.websocket.server")
 
+
 @final
 class Server:
     """A server that listens. Made by `listen` and `serve`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
-from types import EllipsisType
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -36,7 +35,7 @@ from trio_csp_websocket.server.opening import STOPPING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from types import TracebackType
+    from types import EllipsisType, TracebackType
 
     from typing_extensions import Buffer
 
