@@ -5,12 +5,12 @@ line of JSON each:
 
 - ``url``, ``protocols``, ``compress`` ("context" or "none"; nothing for no offer), for TLS ``authority`` and
   ``certificate``, which are files; ``connections`` is how many to open, 1 by default
-- ``action``, with an ``argument``: "echo"; "fragments", to send these texts as one message; "ping" with this payload;
-  "send" a text of so many bytes; "count", to send so many numbers; "close" with a code and a reason; "deaf", to read
+- ``action``, with an ``argument``: "echo"; "fragments", to send these texts as one message; "ping", with this payload;
+  "send", a text of so many bytes; "count", so many numbers; "close", with a code and a reason; "deaf", to read
   nothing
 
-It prints ``["refused", STATUS, X-WHY, BODY]``; or ``["open", SUBPROTOCOL]``, ``["pong"]`` behind a ping of its own, and,
-whatever the action, sends back what it gets until it prints ``["closed", CODE, REASON]``. With its standard input it
+It prints ``["refused", STATUS, X-WHY, BODY]``; or ``["open", SUBPROTOCOL]`` and, behind a ping of its own, ``["pong"]``.
+Whatever the action, it sends back what it gets until it prints ``["closed", CODE, REASON]``. With its standard input it
 ends at once, without a word to the server.
 """
 

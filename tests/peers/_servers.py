@@ -245,8 +245,8 @@ DANTE = Peer("dante", "dante_server.py", ["danted"], needs=["program danted"])
 # Whose key it takes is an argument more.
 SSHD = Peer("sshd", "sshd_server.py", ["sshd"], needs=["program sshd", "program ssh", "program ssh-keygen"])
 # In front of this project's own server: what they are told is an argument more.
-NGINX_FRONT = Peer("nginx-front", "nginx_front.py", ["nginx"], needs=["program nginx"])
-HAPROXY_FRONT = Peer("haproxy-front", "haproxy_front.py", ["haproxy"], needs=["program haproxy"])
+NGINX_FRONT = Peer("nginx-front", "front_server.py", ["nginx"], needs=["program nginx"])
+HAPROXY_FRONT = Peer("haproxy-front", "front_server.py", ["haproxy"], needs=["program haproxy"])
 OTHERS = [NATS, SOCKETIO, PROSODY, MOSQUITTO, SQUID, TINYPROXY, DANTE, SSHD, NGINX_FRONT, HAPROXY_FRONT]
 
 _NO_FRAGMENTS = "{} cannot send a message in fragments"
