@@ -12,6 +12,7 @@ import wsproto
 import wsproto.events
 from websockets.exceptions import InvalidHandshake
 from websockets.streams import StreamReader
+from websockets.typing import Subprotocol
 
 from tests.websocket._server import accept_key
 from trio_csp_websocket.protocol.answer import acceptance
@@ -75,7 +76,9 @@ def _websockets(head: bytes, headers: Headers) -> tuple[str, list[str]] | None:
         raise AssertionError("websockets finds no end of the head")
     assert isinstance(parsed, websockets.http11.Request)
     assert Headers(parsed.headers.raw_items()).multi_items() == headers.multi_items()
-    server = websockets.server.ServerProtocol(subprotocols=["chat"], select_subprotocol=lambda _server, _names: None)
+    server = websockets.server.ServerProtocol(
+        subprotocols=[Subprotocol("chat")], select_subprotocol=lambda _server, _names: None
+    )
     # It wants one Upgrade, and in lists also tokens where it does not look for any.
     lists = [name for name in ("upgrade", "connection", "sec-websocket-protocol") if name in headers]
     strict = _plain(headers, *lists) and headers["upgrade"].lower() == "websocket"
