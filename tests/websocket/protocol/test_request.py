@@ -10,10 +10,12 @@ import h11
 import pytest
 
 from tests._steps import steps
+from trio_csp_websocket.protocol import request as request_module
 from trio_csp_websocket.protocol.headers import parse_headers
 from trio_csp_websocket.protocol.request import ParsedRequest, RefusedRequestError, RequestReader
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable, Sequence
 
 LIMIT = 16 * 1024
@@ -435,6 +437,12 @@ def test_a_head_may_have_a_hundred_lines_of_headers(size: int) -> None:
     assert (error.status, str(error)) == (431, "the request has more than 100 lines of headers")
 
 
+def test_no_more_than_the_limit_is_waited_for() -> None:
+    data = page(b"X: " + b"x" * 500)
+    assert read([data[:-1]], len(data)) == (None, b"")
+    assert refused([data[:-1]], len(data) - 1).status == 431
+
+
 @pytest.mark.parametrize("begin", [b"GET /", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nHost: a\r\n"])
 def test_the_work_for_a_head_without_end_grows_with_its_bytes(begin: bytes) -> None:
     def work(size: int) -> int:
@@ -444,6 +452,26 @@ def test_the_work_for_a_head_without_end_grows_with_its_bytes(begin: bytes) -> N
 
     work(10)
     assert work(4000) < 2.2 * work(2000)
+
+
+def test_each_byte_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+
+    class Counting:
+        """Counts what steps do not see: how many bytes a pattern is given."""
+
+        def search(self, data: bytearray, start: int, end: int) -> re.Match[bytes] | None:
+            nonlocal looked_at
+            found = stop.search(data, start, end)
+            looked_at += (end if found is None else found.end()) - start
+            return found
+
+    stop = request_module._STOP
+    monkeypatch.setattr(request_module, "_STOP", Counting())
+    data = page(*(b"X: " + b"x" * 100 for _ in range(50)))
+    assert read(pieces(data, 1))[0] is not None
+    # A carriage return once more, with what is behind it.
+    assert len(data) <= looked_at <= len(data) + data.count(b"\r")
 
 
 # Refused: requests that are not answered ------------------------------------------------------------------------------
