@@ -25,6 +25,7 @@ from trio_csp_websocket.client.backoff import retry_after
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.headers import joined, parse_headers
 from trio_csp_websocket.protocol.negotiation import accepted, agreed
+from trio_csp_websocket.protocol.request import RefusedRequestError, RequestReader
 from trio_csp_websocket.protocol.response import ResponseReader
 from trio_csp_websocket.protocol.url import parse_url
 
@@ -121,6 +122,14 @@ def handshake(blocks: list[bytes]) -> None:
                 return
 
 
+def request(blocks: list[bytes]) -> None:
+    reader = RequestReader(1 << 30)
+    with suppress(RefusedRequestError):
+        for block in blocks:
+            if reader.feed(block) is not None:
+                return
+
+
 def wait(blocks: list[bytes]) -> None:
     reader = ResponseReader((), Compression.DISABLED)
     reader.request_sent(REQUEST)
@@ -182,6 +191,8 @@ _LINES = (b"\r\n", b"\n", b"\r\n\r\n")
 _SPACES = (b" ", b"\t", b"  ")
 _STATUS = b"HTTP/1.1 404 No\r\n"
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n"
+_GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
+_HANDSHAKE = REQUEST.removesuffix(b"\r\n")
 _CLOSE = b"\x88\x02\x03\xe8"
 
 TARGETS: Final = {
@@ -226,6 +237,34 @@ TARGETS: Final = {
         ),
         (*_SPACES, b",", b";", b"a", b"9", b"upgrade", b"chunked", b'"', b"="),
         (b"\r\n\r\n", b"\x0b\r\n\r\n", b"\r\nUpgrade: x\r\n\r\n"),
+    ),
+    "requests": Target(
+        request,
+        (
+            *(b"", b"GET ", b"GET /", b"GET /?", b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\nHost: "),
+            *(_GET + b"X:", _GET + b"Upgrade: ", _GET + b"Content-Length: ", _GET + b"Transfer-Encoding: "),
+            *(_HANDSHAKE + name + b": " for name in (b"Connection", b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Key")),
+        ),
+        (
+            *(*_LINES, *_SPACES, b"a", b"%", b"/", b"[", b":", b"9", b",", b", ", b"#,", b";", b"\xff"),
+            *(
+                b"X:1\r\n",
+                b"#: #\r\n",
+                b"Host: a\r\n",
+                b"Upgrade: websocket\r\n",
+                b"upgrade,",
+                b"Content-Length: 1\r\n",
+            ),
+        ),
+        (
+            b"",
+            b"\r\n\r\n",
+            b" HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"\x0b\r\n\r\n",
+            b"\0\r\n\r\n",
+            b"\r\r\n\r\n",
+            b"]\r\n\r\n",
+        ),
     ),
     "Retry-After": Target(
         wait,
