@@ -109,7 +109,7 @@ class ProxyHeader:
                 raise ProxyProtocolError(f"its PROXY header has an unknown kind of address: 0x{received[13]:02x}")
         if len(received) < _FIXED_BYTES:
             return None
-        (length,) = struct.unpack_from("!H", received, 14)
+        length = int.from_bytes(received[14:_FIXED_BYTES])
         if length < _ADDRESS_BYTES[family]:
             raise ProxyProtocolError(
                 f"its PROXY header has {length} bytes for addresses that take {_ADDRESS_BYTES[family]}"
