@@ -51,7 +51,10 @@ HEADERS: list[tuple[bytes, Address | None]] = [
     (b"PROXY UNKNOWN " + b"a" * 91 + b"\r\n", None),
     (binary(0x21, 0x11, IPV4), ("192.0.2.1", 4711)),
     (binary(0x21, 0x12, IPV4), ("192.0.2.1", 4711)),
-    (binary(0x21, 0x10, IPV4), ("192.0.2.1", 4711)),
+    # Where the family or the transport is unspecified, addresses are to be ignored.
+    (binary(0x21, 0x10, IPV4), None),
+    (binary(0x21, 0x30, b"/"), None),
+    (binary(0x21, 0x01, IPV4), None),
     (binary(0x21, 0x21, IPV6), ("2001:db8::1", 4711)),
     (binary(0x21, 0x21, MAPPED), ("192.0.2.1", 4711)),
     (binary(0x21, 0x31, paths(b"/run/client")), "/run/client"),
