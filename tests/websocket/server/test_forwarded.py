@@ -335,7 +335,7 @@ def test_x_forwarded_for_is_a_list_of_addresses(value: str, remote: Address | No
     [
         *("", " ", "a", "localhost", "10.0.0", "10.0.0.300", "10.0.0.3:", "10.0.0.3:65536", "10.0.0.3 10.0.0.4"),
         *('"10.0.0.3"', "for=10.0.0.3", "[10.0.0.3]", "[fd00::3", "fd00::3]", "fd00::3%eth0", "fd00:::3", ":", "::g"),
-        *("unix:", "[]", "\xa010.0.0.3", "10.0.0.3;proto=https"),
+        *("unix:", "[]", "un\u212anown", "\xa010.0.0.3", "10.0.0.3;proto=https"),
     ],
 )
 def test_what_is_malformed_in_x_forwarded_for_ends_the_belief(malformed: str) -> None:
