@@ -185,8 +185,8 @@ def _bound_sockets(addresses: list[tuple[int, Any]], place: Place) -> list[socke
 def _bound_socket(family: int, address: tuple[Any, ...], place: Place) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":  # there it would let two servers have the same port
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # On Windows it would let two servers have the same port.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, sys.platform != "win32")
         if place.reuse_port:
             made.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_REUSEPORT"), 1)  # noqa: B009  # Windows has none
         if family == socket.AF_INET6:
