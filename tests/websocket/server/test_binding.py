@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from csp import websocket
 from csp.errors import ConnectionFailedError, Kind, ListenFailedError
 from tests.websocket._network import AF_UNIX, Names
 from tests.websocket._peers import open_sockets
+from tests.websocket._sweep import Steps
 from trio_csp_websocket.network.failures import error_text
 from trio_csp_websocket.server.binding import Bound, bind
 from trio_csp_websocket.server.place import Place, parse_place
@@ -115,10 +115,10 @@ async def test_a_client_reaches_what_the_url_says() -> None:
 async def test_without_a_host_it_is_every_interface() -> None:
     bound = await bind(parse_place(0, {"host": None}))
     bound.close()
-    hosts = {address[0] for address in bound.addresses}
+    hosts, ports = ({address[index] for address in bound.addresses} for index in (0, 1))
     assert "0.0.0.0" in hosts  # that is what was asked for
     assert hosts <= {"0.0.0.0", "::"}
-    assert {address[1] for address in bound.addresses} == {bound.port}
+    assert ports == {bound.port}
     assert not bound.loopback
     assert bound.url(secure=False) == f"ws://localhost:{bound.port}/"
 
@@ -149,7 +149,7 @@ async def test_a_free_port_that_is_taken_at_another_address_is_given_up_for_anot
     bound = await bind(parse_place(0, {}))
     bound.close()
     assert calls == 8
-    assert [port for _, port in bound.addresses] == [bound.port, bound.port]
+    assert bound.addresses == (("127.0.0.1", bound.port), ("127.0.0.2", bound.port))
 
 
 async def test_where_no_port_is_free_at_all_addresses_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,18 +413,8 @@ async def test_a_socket_that_does_not_listen_any_more_is_told() -> None:
 # Cancellation ---------------------------------------------------------------------------------------------------------
 
 
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope before one of the steps of this run's tasks, and counts them."""
-
-    def __init__(self, scope: trio.CancelScope, at: int) -> None:
-        self._scope = scope
-        self._at = at
-        self.steps = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._at:
-            self._scope.cancel()
+def files(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
 
 
 @pytest.mark.parametrize("way", ["numbers", "names", "path", "sockets"])
@@ -436,9 +426,13 @@ async def test_cancelled_before_any_step_it_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     Names(["127.0.0.1", "127.0.0.2"])
     with ExitStack() as stack:
-        given: dict[str, object] = {"numbers": {"host": "127.0.0.1"}, "path": {"unix_socket": "app.sock"}}.get(way, {})
-        if way == "sockets":
-            given = {"sockets": [stack.enter_context(listening())]}
+        given: dict[str, object] = {}
+        if way == "numbers":
+            given["host"] = "127.0.0.1"
+        elif way == "path":
+            given["unix_socket"] = "app.sock"
+        elif way == "sockets":
+            given["sockets"] = [stack.enter_context(listening())]
         place = parse_place(0 if way in ("numbers", "names") else None, given)
         before = open_sockets()
         steps = 0
@@ -446,13 +440,13 @@ async def test_cancelled_before_any_step_it_leaves_nothing(
         while bound is None:
             steps += 1
             scope = trio.CancelScope()
-            trio.lowlevel.add_instrument(watch := CancelAt(scope, steps))
+            trio.lowlevel.add_instrument(watch := Steps({steps: scope.cancel}))
             with scope:
                 bound = await bind(place)
             trio.lowlevel.remove_instrument(watch)
             if bound is None:
                 assert open_sockets() == before
-                assert not os.listdir()
+                assert not files(tmp_path)
         assert steps > 1
         bound.close()
-    assert not os.listdir()
+    assert not files(tmp_path)

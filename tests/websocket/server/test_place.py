@@ -139,8 +139,25 @@ def test_a_port_is_a_whole_number(port: object) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", "a/b", "ws://a", "a?b", "a#b", "user@a", "a\\b", "1::2::3", "[::1", "::1]", "[localhost]", "::g", "1::2/3"]
-    + ["localhost:80", "localhost:", "[::1]:80", "[::1]:"],
+    [
+        "",
+        "a/b",
+        "ws://a",
+        "a?b",
+        "a#b",
+        "user@a",
+        "a\\b",
+        "1::2::3",
+        "[::1",
+        "::1]",
+        "[localhost]",
+        "::g",
+        "1::2/3",
+        "localhost:80",
+        "localhost:",
+        "[::1]:80",
+        "[::1]:",
+    ],
 )
 def test_what_is_no_host_is_invalid(host: str) -> None:
     assert invalid(1, host=host) == (
