@@ -123,7 +123,7 @@ async def failure(context: ssl.SSLContext, *sent: bytes, end: bool = False) -> t
     assert isinstance(caught.value.__cause__, OSError)
     await transport.aclose()
     answer = b""
-    while block := await wire.receive_some():
+    while block := bytes(await wire.receive_some()):
         answer += block
     await wire.aclose()
     return str(caught.value), answer
