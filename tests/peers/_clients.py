@@ -9,9 +9,9 @@ line of JSON each:
   "send", a text of so many bytes; "count", so many numbers; "close", with a code and a reason; "deaf", to read
   nothing
 
-It prints ``["refused", STATUS, X-WHY, BODY]``; or ``["open", SUBPROTOCOL]`` and, behind a ping of its own, ``["pong"]``.
-Whatever the action, it sends back what it gets until it prints ``["closed", CODE, REASON]``. With its standard input it
-ends at once, without a word to the server.
+It prints ``["refused", STATUS, X-WHY, BODY]`` or ``["open", SUBPROTOCOL]``, and behind a ping of its own ``["pong"]``.
+Whatever the action, it then sends back what it gets until it prints ``["closed", CODE, REASON]``. At the end of its
+standard input it ends at once, without a word to the server.
 """
 
 from __future__ import annotations

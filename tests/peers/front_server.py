@@ -7,6 +7,7 @@ What it is told is a JSON object, with what is not the default:
 - ``proxy_protocol``: the version that is spoken to the server; then nothing else is said about the client
 - ``forwarded``: whether the client is told by Forwarded instead of X-Forwarded-*; nginx only
 - ``silence_seconds``: after how long without a byte from the server a connection is cut off; 60 by default
+- ``secure``: whether the server speaks TLS; nginx leaves it to client and server, HAProxy speaks TLS of its own to it
 - ``check``: the version of HTTP in which the server's health is asked for at ``/health``; HAProxy only
 """
 
@@ -104,6 +105,8 @@ def haproxy(told: dict[str, Any], folder: str, listener: socket.socket) -> tuple
     version = told.get("proxy_protocol")
     check = told.get("check")
     options = "" if version is None else " send-proxy" if version == 1 else " send-proxy-v2"
+    if told.get("secure"):
+        options += " ssl verify none"
     text = HAPROXY.format(
         silence=told.get("silence_seconds", 60),
         listener=listener.fileno(),
@@ -111,7 +114,8 @@ def haproxy(told: dict[str, Any], folder: str, listener: socket.socket) -> tuple
         said="" if version is not None else HAPROXY_SAYS,
         check="" if check is None else HAPROXY_CHECKS[check],
         server=f"unix@{told['path']}" if "path" in told else f"127.0.0.1:{told['port']}",
-        options=options + ("" if check is None else " check inter 50ms fall 2 rise 2"),
+        options=options
+        + ("" if check is None else f" check{options and ' check-send-proxy'} inter 50ms fall 2 rise 2"),
     )
     return text, ["-q", "-db", "-f"]
 
