@@ -70,12 +70,13 @@ async def _run(
         "compression": compression,
         "compression_threshold": 0,
         "read_limit": READ_LIMIT_BYTES,
+        "host": "127.0.0.1",
     }
     if tls:
         options["ssl_context"] = _links.contexts()[0]
     async with csp.BackgroundNursery() as nursery:
         echo = _Echo(show_progress)
-        server = await nursery.start(partial(websocket.serve, echo.handle, 0, host="127.0.0.1", **options))
+        server = await nursery.start(partial(websocket.serve, echo.handle, 0, **options))
         echo.sockets = open_sockets()
         gc.collect()
         gc.disable()
@@ -143,7 +144,8 @@ def _connect(
         try:
             return [*await kosoku.run_fuzzingclient(f"ws://127.0.0.1:{port}/", cases or None, without)]
         except kosoku.FailureError as failure:
-            return failure.results
+            failed: list[Any] = failure.results
+            return failed
 
     async def main() -> list[Any]:
         if not tls:

@@ -53,7 +53,8 @@ async def listening(**options: Unpack[websocket.ListenOptions]) -> AsyncGenerato
     """Listen on a free port of 127.0.0.1; nothing of the connections may be left behind."""
     sockets = open_sockets()
     with trio.fail_after(2 * LIMIT_SECONDS):
-        async with websocket.listen(0, host="127.0.0.1", **options) as server:
+        options["host"] = "127.0.0.1"
+        async with websocket.listen(0, **options) as server:
             yield server
     assert driver_tasks() == []
     assert open_sockets() == sockets

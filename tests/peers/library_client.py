@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
     from contextlib import AbstractAsyncContextManager
 
 MAX_BYTES = 1 << 26
@@ -201,7 +201,7 @@ def tls(task: dict[str, Any]) -> ssl.SSLContext | None:
 
 
 @contextlib.asynccontextmanager
-async def websockets(task: dict[str, Any]) -> AsyncIterator[Connection]:
+async def websockets(task: dict[str, Any]) -> AsyncGenerator[Connection]:
     library = importlib.import_module("websockets")
     connect = importlib.import_module("websockets.asyncio.client").connect
     with refusals(library):
@@ -210,7 +210,7 @@ async def websockets(task: dict[str, Any]) -> AsyncIterator[Connection]:
 
 
 @contextlib.asynccontextmanager
-async def websockets_threads(task: dict[str, Any]) -> AsyncIterator[Connection]:
+async def websockets_threads(task: dict[str, Any]) -> AsyncGenerator[Connection]:
     library = importlib.import_module("websockets")
     connect = importlib.import_module("websockets.sync.client").connect
     with refusals(library):
@@ -222,7 +222,7 @@ async def websockets_threads(task: dict[str, Any]) -> AsyncIterator[Connection]:
 
 
 @contextlib.asynccontextmanager
-async def picows(task: dict[str, Any]) -> AsyncIterator[Connection]:
+async def picows(task: dict[str, Any]) -> AsyncGenerator[Connection]:
     library = importlib.import_module("picows.websockets")
     with refusals(library):
         async with library.connect(task["url"], **websockets_options(task)) as connection:
@@ -240,7 +240,7 @@ def websockets_options(task: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def refusals(library: Any) -> Iterator[None]:
+def refusals(library: Any) -> Generator[None]:
     try:
         yield
     except library.InvalidStatus as error:
@@ -249,7 +249,7 @@ def refusals(library: Any) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def aiohttp(task: dict[str, Any]) -> AsyncIterator[Connection]:
+async def aiohttp(task: dict[str, Any]) -> AsyncGenerator[Connection]:
     library = importlib.import_module("aiohttp")
     async with library.ClientSession() as session:
         try:
@@ -268,7 +268,7 @@ async def aiohttp(task: dict[str, Any]) -> AsyncIterator[Connection]:
 
 
 @contextlib.asynccontextmanager
-async def trio_websocket(task: dict[str, Any]) -> AsyncIterator[Connection]:
+async def trio_websocket(task: dict[str, Any]) -> AsyncGenerator[Connection]:
     library = importlib.import_module("trio_websocket")
     try:
         async with library.open_websocket_url(

@@ -195,11 +195,13 @@ async def test_by_a_unix_socket(peer: Peer, version: int | None, tmp_path: Path)
     sockets = open_sockets()
     path = tmp_path / "server"
     with trio.fail_after(2 * LIMIT_SECONDS):
-        options: websocket.ListenOptions = {"trusted_proxies": ["unix"], "proxy_protocol": version is not None}
         # nginx's worker runs as another user if its master is root.
         for folder in (tmp_path, *tmp_path.parents[:3]):
             folder.chmod(0o755)
-        async with websocket.listen(unix_socket=path, mode=0o666, **options) as server:
+        proxied = version is not None
+        async with websocket.listen(
+            unix_socket=path, mode=0o666, trusted_proxies=["unix"], proxy_protocol=proxied
+        ) as server:
             told: dict[str, Any] = {"path": str(path)} | ({} if version is None else {"proxy_protocol": version})
             with front(peer, **told) as proxy:
                 url = f"ws://127.0.0.1:{proxy.port}/"
@@ -277,8 +279,7 @@ async def test_without_pings_the_proxy_cuts_it_off_and_both_ends_are_told(peer: 
 @pytest.mark.parametrize("peer", BOTH, ids=str)
 async def test_large_messages_go_through_compressed_or_not(peer: Peer) -> None:
     for compression in (websocket.COMPRESSION["DISABLED"], websocket.COMPRESSION["CONTEXT_TAKEOVER"]):
-        options: websocket.ListenOptions = {"trusted_proxies": ["127.0.0.1"], "compression": compression}
-        async with listening(read_limit=8 * MIB, **options) as server:
+        async with listening(trusted_proxies=["127.0.0.1"], compression=compression, read_limit=8 * MIB) as server:
             with front(peer, port=server.port) as proxy:
                 url = f"ws://127.0.0.1:{proxy.port}/"
                 async with met(server, url, compression=compression) as pair:
