@@ -17,7 +17,7 @@ import trustme
 
 from csp import websocket
 from csp.errors import ConnectionFailedError
-from tests.peers._clients import listening, skip_if_it_cannot, tell
+from tests.peers._clients import listening, tell
 from tests.peers._servers import CLIENTS, Peer, Server
 from tests.peers.test_real_peers import CODES, MESSAGES, MIB, REASONS
 
@@ -42,6 +42,26 @@ def program(running: Server) -> Server:
     """A client's program that has nothing more to say of the tests before."""
     assert running.reports.empty()
     return running
+
+
+@pytest.fixture
+def fragmenting(running: Server) -> None:
+    skip_if_it_cannot(running, "fragment")
+
+
+@pytest.fixture
+def compressing(running: Server) -> None:
+    skip_if_it_cannot(running, "compress")
+
+
+@pytest.fixture
+def obeying(running: Server) -> None:
+    skip_if_it_cannot(running, "do as it is told")
+
+
+def skip_if_it_cannot(program: Server, what: str) -> None:
+    if what in program.peer.cannot:
+        pytest.skip(program.peer.cannot[what])
 
 
 @asynccontextmanager
@@ -99,8 +119,8 @@ async def test_five_hundred_round_trips(program: Server) -> None:
             await echoed(connection, str(number))
 
 
+@pytest.mark.usefixtures("fragmenting")
 async def test_fragments_are_one_message(program: Server) -> None:
-    skip_if_it_cannot(program, "fragment")
     fragments = ["Grüße, ", "世", "界 🌍", "!"]
     async with visited(program, "fragments", fragments) as connection:
         assert (await connection.receive_value()).data == "".join(fragments)
@@ -113,6 +133,7 @@ async def test_pings_are_answered(program: Server) -> None:
             assert (await answer.receive()).ok
 
 
+@pytest.mark.usefixtures("obeying")
 async def test_its_ping_is_answered(program: Server) -> None:
     async with listening() as server:
         tell(program, server.url, "ping", "payload")
@@ -125,8 +146,8 @@ async def test_its_ping_is_answered(program: Server) -> None:
 
 
 @pytest.mark.parametrize("mode", ["CONTEXT_TAKEOVER", "NO_CONTEXT"])
+@pytest.mark.usefixtures("compressing")
 async def test_messages_are_compressed_both_ways(program: Server, mode: str) -> None:
-    skip_if_it_cannot(program, "compress")
     compression = websocket.COMPRESSION[mode]
     async with listening(compression=compression, max_window_bits=15, read_limit=2 * MIB) as server:
         tell(program, server.url, "echo", compress="none" if mode == "NO_CONTEXT" else "context")
@@ -158,8 +179,8 @@ async def cost(connection: websocket.ServerConnection, message: str | bytes) -> 
     return after.bytes_sent - before.bytes_sent, after.bytes_received - before.bytes_received
 
 
+@pytest.mark.usefixtures("compressing")
 async def test_a_client_that_offers_compression_to_a_server_that_wants_none(program: Server) -> None:
-    skip_if_it_cannot(program, "compress")
     async with listening() as server:
         tell(program, server.url, "echo", compress="context")
         async with await server.receive_value() as connection:
@@ -170,6 +191,7 @@ async def test_a_client_that_offers_compression_to_a_server_that_wants_none(prog
         assert (await program.reported())[0] == "closed"
 
 
+@pytest.mark.usefixtures("obeying")
 async def test_a_message_above_the_limit_is_refused_with_1009(program: Server) -> None:
     async with listening() as server:
         tell(program, server.url, "send", 3 * MIB)
@@ -202,6 +224,7 @@ async def test_a_subprotocol_is_agreed_on(program: Server, preferred: str) -> No
 
 
 @pytest.mark.parametrize("status", [401, 404, 503])
+@pytest.mark.usefixtures("obeying")
 async def test_a_refusal_is_told_with_status_headers_and_body(program: Server, status: int) -> None:
     async with listening() as server:
         tell(program, server.url, "close", [1000, ""])
@@ -228,6 +251,7 @@ async def test_our_close_is_told_with_code_and_reason(program: Server) -> None:
                     assert await program.reported() == ["closed", code, reason]
 
 
+@pytest.mark.usefixtures("obeying")
 async def test_its_close_is_told_with_code_and_reason(program: Server) -> None:
     async with listening() as server:
         for code in CODES:
@@ -257,8 +281,8 @@ async def test_a_stop_closes_with_the_code_that_is_given(program: Server) -> Non
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["server", "both"])
+@pytest.mark.usefixtures("obeying")
 async def test_over_tls_with_a_certificate_of_the_server_or_of_both(program: Server, own: bool, tmp_path: Path) -> None:
-    skip_if_it_cannot(program, "do as it is told")
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
@@ -316,6 +340,7 @@ async def test_many_connections_are_served_by_one_handler(program: Server) -> No
             await server.close()
 
 
+@pytest.mark.usefixtures("obeying")
 async def test_a_flood_waits_while_it_is_not_taken_and_comes_whole(program: Server) -> None:
     async with visited(program, "count", 3000, channel_capacity=1) as connection:
         for number in range(3000):
@@ -337,8 +362,8 @@ async def test_its_death_is_told(program: Server) -> None:
             assert connection.error is not None
 
 
+@pytest.mark.usefixtures("obeying")
 async def test_one_that_reads_nothing_is_given_up_while_others_are_served(program: Server) -> None:
-    skip_if_it_cannot(program, "do as it is told")
     with program.peer.running() as deaf:
         async with listening(write_timeout="500ms") as server:
             tell(deaf, server.url, "deaf")

@@ -29,15 +29,30 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 BOTH = [NGINX_FRONT, HAPROXY_FRONT]
+SPEAKING = [(NGINX_FRONT, 1), (HAPROXY_FRONT, 1), (HAPROXY_FRONT, 2)]
+"""With the versions of the PROXY protocol that they speak."""
 PAGE = "https://app.test"
+
+
+@pytest.fixture
+def peer(request: pytest.FixtureRequest) -> Peer:
+    """A proxy that is installed."""
+    found: Peer = request.param
+    missing = found.missing()
+    if missing is not None:
+        pytest.skip(missing)
+    return found
+
+
+@pytest.fixture
+def streaming(peer: Peer) -> None:
+    if peer is NGINX_FRONT and stream_module() is None:
+        pytest.skip("nginx has no module for streams: python -m tests.peers nginx-front")
 
 
 @contextmanager
 def front(peer: Peer, **told: object) -> Generator[Server]:
-    """Run a proxy, or skip the test."""
-    missing = peer.missing()
-    if missing is not None:
-        pytest.skip(missing)
+    """Run a proxy."""
     with replace(peer, arguments=[*peer.arguments, json.dumps(told)]).running() as server:
         yield server
 
@@ -97,13 +112,16 @@ def certificate(folder: Path) -> Generator[tuple[str, ssl.SSLContext]]:
 # What a proxy tells of the client -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("said", ["X-Forwarded", "Forwarded"])
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize(
+    ("peer", "said"),
+    # HAProxy 2.6 does not write Forwarded.
+    [(NGINX_FRONT, "X-Forwarded"), (NGINX_FRONT, "Forwarded"), (HAPROXY_FRONT, "X-Forwarded")],
+    ids=str,
+    indirect=["peer"],
+)
 async def test_client_scheme_and_host_are_those_before_the_proxy(
     peer: Peer, said: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    if said == "Forwarded" and peer is HAPROXY_FRONT:
-        pytest.skip("HAProxy 2.6 does not write Forwarded")
     with certificate(tmp_path) as (path, context):
         async with listening(trusted_proxies=["127.0.0.1"]) as server:
             with front(peer, port=server.port, certificate=path, forwarded=said == "Forwarded") as proxy:
@@ -121,7 +139,7 @@ async def test_client_scheme_and_host_are_those_before_the_proxy(
                     assert pair.connection.remote[0] in expected
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_a_proxy_that_is_not_trusted_is_the_client(peer: Peer) -> None:
     async with listening(hosts="*") as server:
         with front(peer, port=server.port) as proxy:
@@ -132,7 +150,7 @@ async def test_a_proxy_that_is_not_trusted_is_the_client(peer: Peer) -> None:
                 assert pair.connection.headers["X-Forwarded-For"].startswith("203.0.113.9")
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_pages_of_the_same_origin_connect_where_tls_ends_at_the_proxy(peer: Peer, tmp_path: Path) -> None:
     with certificate(tmp_path) as (path, context):
         async with listening(trusted_proxies=["127.0.0.1"]) as server:
@@ -149,13 +167,9 @@ async def test_pages_of_the_same_origin_connect_where_tls_ends_at_the_proxy(peer
                 assert caught.value.details["status"] == 403
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.usefixtures("streaming")
+@pytest.mark.parametrize(("peer", "version"), SPEAKING, ids=str, indirect=["peer"])
 async def test_the_proxy_protocol_tells_the_client(peer: Peer, version: int) -> None:
-    if peer is NGINX_FRONT and version == 2:
-        pytest.skip("nginx sends version 1 only")
-    if peer is NGINX_FRONT and stream_module() is None:
-        pytest.skip("nginx has no module for streams: python -m tests.peers nginx-front")
     async with listening(proxy_protocol=True, hosts="*") as server:
         with front(peer, port=server.port, proxy_protocol=version) as proxy:
             async with met(server, f"ws://127.0.0.1:{proxy.port}/") as pair:
@@ -167,13 +181,9 @@ async def test_the_proxy_protocol_tells_the_client(peer: Peer, version: int) -> 
                 pytest.fail("connected")
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.usefixtures("streaming")
+@pytest.mark.parametrize(("peer", "version"), SPEAKING, ids=str, indirect=["peer"])
 async def test_the_proxy_protocol_comes_ahead_of_tls(peer: Peer, version: int, tmp_path: Path) -> None:
-    if peer is NGINX_FRONT and version == 2:
-        pytest.skip("nginx sends version 1 only")
-    if peer is NGINX_FRONT and stream_module() is None:
-        pytest.skip("nginx has no module for streams: python -m tests.peers nginx-front")
     with certificate(tmp_path) as (path, context):
         own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         own.load_cert_chain(path)
@@ -187,11 +197,13 @@ async def test_the_proxy_protocol_comes_ahead_of_tls(peer: Peer, version: int, t
                     await pair.echoed("much " * 200_000)
 
 
-@pytest.mark.parametrize("version", [None, 1, 2])
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize(
+    ("peer", "version"),
+    [(NGINX_FRONT, None), *((HAPROXY_FRONT, version) for version in (None, 1, 2))],
+    ids=str,
+    indirect=["peer"],
+)
 async def test_by_a_unix_socket(peer: Peer, version: int | None, tmp_path: Path) -> None:
-    if peer is NGINX_FRONT and version is not None:
-        pytest.skip("nginx speaks the PROXY protocol elsewhere")
     sockets = open_sockets()
     path = tmp_path / "server"
     with trio.fail_after(2 * LIMIT_SECONDS):
@@ -218,7 +230,7 @@ async def test_by_a_unix_socket(peer: Peer, version: int | None, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("http_version", "version"), [("1.0", None), ("1.1", None), ("1.0", 1), ("1.1", 2)])
-@pytest.mark.parametrize("peer", [HAPROXY_FRONT], ids=str)
+@pytest.mark.parametrize("peer", [HAPROXY_FRONT], ids=str, indirect=True)
 async def test_health_checks_open_and_shut_the_way(peer: Peer, http_version: str, version: int | None) -> None:
     health = 200
     asked: list[tuple[str, str]] = []
@@ -257,7 +269,7 @@ async def asked_for(asked: list[tuple[str, str]], count: int) -> None:
             await trio.sleep(0.01)
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_the_servers_pings_keep_a_silent_connection_open(peer: Peer) -> None:
     async with listening(trusted_proxies=["127.0.0.1"], keepalive="1s") as server:
         with front(peer, port=server.port, silence_seconds=3) as proxy:
@@ -266,7 +278,7 @@ async def test_the_servers_pings_keep_a_silent_connection_open(peer: Peer) -> No
                 await pair.echoed()
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_without_pings_the_proxy_cuts_it_off_and_both_ends_are_told(peer: Peer) -> None:
     async with listening(trusted_proxies=["127.0.0.1"], keepalive=None) as server:
         with front(peer, port=server.port, silence_seconds=1) as proxy:
@@ -276,7 +288,7 @@ async def test_without_pings_the_proxy_cuts_it_off_and_both_ends_are_told(peer: 
                 assert pair.connection.close_code == pair.client.close_code == 1006
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_large_messages_go_through_compressed_or_not(peer: Peer) -> None:
     for compression in (websocket.COMPRESSION["DISABLED"], websocket.COMPRESSION["CONTEXT_TAKEOVER"]):
         async with listening(trusted_proxies=["127.0.0.1"], compression=compression, read_limit=8 * MIB) as server:
@@ -287,7 +299,7 @@ async def test_large_messages_go_through_compressed_or_not(peer: Peer) -> None:
                     await pair.echoed(bytes(range(256)) * (1 << 14))
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_a_stop_reaches_the_clients_behind_the_proxy(peer: Peer) -> None:
     async with listening(trusted_proxies=["127.0.0.1"]) as server:
         with front(peer, port=server.port) as proxy:
@@ -304,7 +316,7 @@ async def test_a_stop_reaches_the_clients_behind_the_proxy(peer: Peer) -> None:
             assert caught.value.details["status"] in (502, 503)
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_a_refusal_comes_through_whole(peer: Peer) -> None:
     async with listening(trusted_proxies=["127.0.0.1"]) as server, trio.open_nursery() as nursery:
 
@@ -323,7 +335,7 @@ async def test_a_refusal_comes_through_whole(peer: Peer) -> None:
         await server.close()
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_the_end_of_the_proxy_is_the_end_of_its_connections(peer: Peer) -> None:
     async with listening(trusted_proxies=["127.0.0.1"]) as server:
         with front(peer, port=server.port) as proxy:
@@ -335,7 +347,7 @@ async def test_the_end_of_the_proxy_is_the_end_of_its_connections(peer: Peer) ->
                 assert pair.connection.close_code == pair.client.close_code == 1006
 
 
-@pytest.mark.parametrize("peer", BOTH, ids=str)
+@pytest.mark.parametrize("peer", BOTH, ids=str, indirect=True)
 async def test_a_request_over_http_1_0_is_told_that_this_is_a_websocket(peer: Peer) -> None:
     async with listening(trusted_proxies=["127.0.0.1"]) as server:
         with front(peer, port=server.port) as proxy:
