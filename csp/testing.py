@@ -38,12 +38,11 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
 # It gives its classes their public home; tests meet them too.
 import csp.websocket  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from csp._home import publish
-from trio_csp_websocket.testing.memory import Handler, websocket_pair, websocket_server
-from trio_csp_websocket.testing.peer import ConnectionEndedError
+from trio_csp_websocket.testing.handling import Handler
+from trio_csp_websocket.testing.memory import websocket_pair, websocket_server
 from trio_csp_websocket.testing.server_connection import ServerConnection
 
 __all__ = [
-    "ConnectionEndedError",
     "Handler",
     "ServerConnection",
     "websocket_pair",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -18,7 +18,7 @@ from trio_csp_websocket.protocol.messages import Message, encoded, json_payload
 from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -98,7 +98,7 @@ class Endpoint(trio.abc.AsyncResource):
             await self._before_use()
         return await self._connection.delivery.channel.receive_value()
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> AsyncIterator[Message]:
         return self
 
     async def __anext__(self) -> Message:

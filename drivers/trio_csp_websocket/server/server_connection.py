@@ -159,14 +159,13 @@ class ServerConnection(Endpoint):
         await trio.lowlevel.checkpoint_if_cancelled()
         agreement = self._agreement(opening, mode)
         answer = acceptance(opening.request.key, chosen, None if agreement is None else agreement.header, fields)
-        await self._look_for_client(opening)
+        if await self._client_has_gone(opening):
+            opening.status = 0
+            self._connection.refuse(_GONE, by_us=False)
+            opening.answered.set()
+            raise self._noted(self._anew())
         self._subprotocol = chosen
-        opening.status, opening.accepted = 101, True
-        opening.register.accepted += 1
-        opening.register.open[self._connection] = self
-        self._opening = self._before_use = None
-        opening.answered.set()
-        # From here on the task that reads may run.
+        self._open(opening)
         await self._hand_over(answer, "accepting failed")
         if schedule_point_due():
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -243,22 +242,25 @@ class ServerConnection(Endpoint):
             plane.writer.encoder.compression_threshold_bytes = threshold
         return agreement
 
-    async def _look_for_client(self, opening: Opening) -> None:
-        """Raise if the client has gone. Does not let other tasks run."""
+    def _open(self, opening: Opening) -> None:
+        """Count it as accepted; from here on the task that reads may run."""
+        opening.status, opening.accepted = 101, True
+        opening.register.accepted += 1
+        opening.register.open[self._connection] = self
+        self._opening = self._before_use = None
+        opening.answered.set()
+
+    async def _client_has_gone(self, opening: Opening) -> bool:
+        """Return whether it is known that the client has gone. Does not let other tasks run."""
         transport = self._connection.transport
         if not transport.synchronous:
-            return
+            return False
         try:
             data = await transport.receive_now(_PEEK_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
-        if data == b"":
-            opening.status = 0
-            self._connection.refuse(_GONE, by_us=False)
-            opening.answered.set()
-            raise self._noted(self._anew())
-        if data is not None:
-            opening.rest += data
+        opening.rest += data or b""
+        return data == b""
 
     async def _hand_over(self, answer: bytes, what: str) -> None:
         try:

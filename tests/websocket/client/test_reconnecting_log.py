@@ -174,7 +174,7 @@ def ending_with(raw: bytes) -> testing.Handler:
     """Return a server that accepts, says the secret, is told it, and then sends this and is gone."""
 
     async def serve(connection: testing.ServerConnection) -> None:
-        await connection.accept(protocol=connection.protocols[0], headers={"X-Token": TOKEN})
+        await connection.accept(subprotocol=connection.protocols[0], headers={"X-Token": TOKEN})
         await connection.send(TOKEN)
         await connection.receive()
         await connection.send_bytes(raw)

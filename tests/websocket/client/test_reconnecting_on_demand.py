@@ -79,7 +79,7 @@ async def test_all_that_was_received_is_delivered_ahead_of_the_gap(
     async def serve(connection: testing.ServerConnection) -> None:
         nonlocal connections
         connections += 1
-        await connection.accept(compression=True)
+        await connection.accept(compression=websocket.COMPRESSION.CONTEXT_TAKEOVER)
         if connections == 1:
             for number in range(200):  # more than there is room for, so that much is read ahead
                 await connection.send(f"{number:05}")

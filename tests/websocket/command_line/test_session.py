@@ -136,7 +136,7 @@ async def test_json_of_a_good_end_has_no_error(echoing: None, autojump_clock: Mo
 
 async def test_what_was_agreed_on_is_told(autojump_clock: MockClock) -> None:
     async def handler(connection: testing.ServerConnection) -> None:
-        await connection.accept(protocol=connection.protocols[0], compression=True)
+        await connection.accept(subprotocol=connection.protocols[0], compression=websocket.COMPRESSION.CONTEXT_TAKEOVER)
         await connection.wait_closed()
 
     run = Run()
@@ -147,7 +147,7 @@ async def test_what_was_agreed_on_is_told(autojump_clock: MockClock) -> None:
 
 async def test_what_was_agreed_on_shows_no_secret(autojump_clock: MockClock) -> None:
     async def handler(connection: testing.ServerConnection) -> None:
-        await connection.accept(protocol=connection.protocols[0])
+        await connection.accept(subprotocol=connection.protocols[0])
 
     run = Run()
     async with testing.websocket_server(handler):

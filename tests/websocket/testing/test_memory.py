@@ -64,7 +64,7 @@ async def test_a_handler_knows_the_request_before_it_answers() -> None:
         seen.extend((connection.url, connection.path, connection.protocols))
         seen.extend(connection.headers[name] for name in ("host", "USER-AGENT", "X-Key", "Authorization", "Origin"))
         assert "opening" in repr(connection)
-        await connection.accept(protocol="b", headers={"X-Answer": "42"})
+        await connection.accept(subprotocol="b", headers={"X-Answer": "42"})
         assert "open" in repr(connection)
 
     async with (

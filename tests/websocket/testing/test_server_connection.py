@@ -140,7 +140,7 @@ async def test_an_answer_that_never_comes(autojump_clock: MockClock) -> None:
 async def test_a_subprotocol_must_have_been_offered() -> None:
     async def handler(connection: ServerConnection) -> None:
         with pytest.raises(InvalidError, match="must be one of the 2 that were offered, not 'c'"):
-            await connection.accept(protocol="c")
+            await connection.accept(subprotocol="c")
 
     async with websocket_server(handler), websocket.connect(URL, protocols=["a", "b"]) as client:
         assert client.subprotocol is None
@@ -403,8 +403,8 @@ TWICE = [("Content-Length", "2"), ("content-length", "2")]
 CHUNKED = ("Transfer-Encoding", "chunked")
 # The type of the error, its text, and the call.
 BAD: list[tuple[type[InvalidError], str, Callable[[Any], Any]]] = [
-    (InvalidTypeError, "protocol must be a str or None, not b'a'", lambda c: c.accept(protocol=b"a")),
-    (InvalidError, "protocol must be one of the 1 that were offered, not 'c'", lambda c: c.accept(protocol="c")),
+    (InvalidTypeError, "protocol must be a str or None, not b'a'", lambda c: c.accept(subprotocol=b"a")),
+    (InvalidError, "protocol must be one of the 1 that were offered, not 'c'", lambda c: c.accept(subprotocol="c")),
     (InvalidTypeError, "compression must be True or False, not ", lambda c: c.accept(compression=TAKEOVER)),
     (InvalidTypeError, "headers must be a mapping or an iterable of pairs, not int", lambda c: c.accept(headers=3)),
     (InvalidTypeError, "headers must have strings as names and values", lambda c: c.accept(headers={"X": 3})),
@@ -461,7 +461,7 @@ async def test_what_a_server_cannot_write_is_told_in_the_call_and_nothing_is_sen
             with pytest.raises(InvalidError, match=re.escape(said)) as raised:
                 await call(connection)
             assert type(raised.value) is kind
-        await connection.accept(protocol="a")
+        await connection.accept(subprotocol="a")
         await connection.send("good")
         with pytest.raises(InvalidError, match=re.escape(said)):
             await call(connection)
