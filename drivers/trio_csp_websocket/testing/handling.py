@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import trio
 
-from csp.errors import InvalidTypeError, Kind, shown
-from trio_csp_websocket.protocol.constants import CloseCode
+from csp.errors import InvalidTypeError
 from trio_csp_websocket.server.server_connection import is_end_of
 from trio_csp_websocket.testing.server_connection import (
     ServerConnection,
-    abandon,
     client_left,
     end,
-    ending_of,
+    how_it_ended,
     is_vain_wait,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_csp_websocket.connection.ending import Ending
     from trio_csp_websocket.testing.failures import Failures
 
 Handler: TypeAlias = "Callable[[ServerConnection], Awaitable[object]]"
@@ -40,9 +37,7 @@ async def handle(handler: Handler, connection: ServerConnection, failures: Failu
             failures.add(failure, client_left=client_left(connection))
             del failure
     finally:
-        # A client that sees the end may fail and cancel this; Cancelled must not replace the exception on its way out.
-        with trio.CancelScope(shield=True):
-            await abandon(connection)
+        connection.drop()
 
 
 async def _failure_of(handler: Handler, connection: ServerConnection) -> BaseException | None:
@@ -84,19 +79,9 @@ def _with_assertions(error: BaseException, connection: ServerConnection) -> Base
         return group.derive(inner).with_traceback(group.__traceback__)
     if not is_vain_wait(connection, error):
         return error
-    ending = ending_of(connection)
-    if ending is None:
+    how = how_it_ended(connection)
+    if how is None:
         text = "the handler waits for a value with anext, and there are no more"
     else:
-        text = f"the handler waits for a message, and the client sends no more: {_shown(ending)}"
+        text = f"the handler waits for a message, and the client sends no more: {how}"
     return AssertionError(text).with_traceback(error.__traceback__)
-
-
-def _shown(ending: Ending) -> str:
-    """Return how a connection ended, as a clause."""
-    code, error = ending.code, ending.error
-    closed_by_client = error is None or (error.kind is Kind.UNAVAILABLE and error.details.get("code") == code)
-    if code == CloseCode.ABNORMAL_CLOSURE or not closed_by_client:
-        return "the server has ended the connection" if error is None else str(error)
-    how = "closed without a code" if code == CloseCode.NO_STATUS else f"closed with code {int(code)}"
-    return f"{how} and the reason {shown(repr(ending.reason))}" if ending.reason else how

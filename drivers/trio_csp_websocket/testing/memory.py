@@ -23,7 +23,7 @@ from trio_csp_websocket.server.register import Register
 from trio_csp_websocket.testing.failures import Failures
 from trio_csp_websocket.testing.handling import handle
 from trio_csp_websocket.testing.scripted import ClientEnd, ScriptedDecoder, ScriptedEncoder, ScriptedTransport
-from trio_csp_websocket.testing.server_connection import ServerConnection
+from trio_csp_websocket.testing.server_connection import ServerConnection, abandon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.network.progress import Progress
     from trio_csp_websocket.network.route import Route
+    from trio_csp_websocket.server.opening import Opening
     from trio_csp_websocket.server.options import Options
     from trio_csp_websocket.testing.handling import Handler
     from trio_csp_websocket.transport.base import Transport
@@ -169,18 +170,30 @@ async def _serving(handler: Handler, options: Options) -> AsyncGenerator[Callabl
     try:
         async with csp.BackgroundNursery() as nursery:
             failures.block = nursery.cancel_scope
+            connections: dict[Transport, ServerConnection] = {}
+
+            def connection_of(opening: Opening) -> ServerConnection:
+                connection = connections[opening.connection.transport] = ServerConnection(opening)
+                return connection
+
             reception = Reception(
                 options,
                 ANY_HOST if options.hosts is None else options.hosts,
                 Register(options.max_handshakes),
                 nursery,
-                ServerConnection,
+                connection_of,
                 decoder_class=ScriptedDecoder,
                 encoder_class=ScriptedEncoder,
             )
 
-            async def receive(transport: Transport, target: Target) -> None:
-                await reception.receive(transport, secure=target.secure)
+            async def receive(transport: ScriptedTransport, target: Target) -> None:
+                try:
+                    await reception.receive(transport, secure=target.secure)
+                finally:
+                    if (connection := connections.pop(transport, None)) is not None:
+                        # A client that sees the end may fail and cancel this.
+                        with trio.CancelScope(shield=True):
+                            await abandon(connection)
 
             async def handle_all() -> None:
                 async for connection in cast("csp.Channel[ServerConnection]", reception.channel):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast, final
 
 import trio
 
-from csp.errors import ConnectionFailedError, EndOfChannelError, InvalidError, InvalidTypeError
+from csp.errors import ConnectionFailedError, EndOfChannelError, InvalidError, InvalidTypeError, Kind, shown
 from trio_csp_websocket.connection.state import State
 from trio_csp_websocket.connection.writer import WriteTimeoutError
 from trio_csp_websocket.protocol.close import close_payload
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from trio_csp_websocket.connection.ending import Ending
     from trio_csp_websocket.protocol.messages import Message
     from trio_csp_websocket.server.opening import Opening
 
@@ -62,9 +61,12 @@ class ServerConnection(server_connection.ServerConnection):
         """
         try:
             return await super().receive_value()
-        except (ConnectionFailedError, EndOfChannelError) as error:
+        except ConnectionFailedError as error:
             self._missed.add(error)
             raise
+        except EndOfChannelError as error:
+            text = f"the client sends no more messages: {how_it_ended(self)}"
+            raise EndOfChannelError(text, details=error.details) from None
 
     def __aiter__(self) -> AsyncIterator[Message]:
         return _Messages(self)
@@ -197,16 +199,24 @@ class _Messages:
 # What no user needs ---------------------------------------------------------------------------------------------------
 
 
-def ending_of(connection: ServerConnection) -> Ending | None:
-    """Return how a connection has ended; None while it has not."""
-    return connection._connection.ending  # noqa: SLF001
+def how_it_ended(connection: ServerConnection) -> str | None:
+    """Return how a connection has ended, as a clause; None while it has not."""
+    ending = connection._connection.ending  # noqa: SLF001
+    if ending is None:
+        return None
+    code, error = ending.code, ending.error
+    closed_by_client = error is None or (error.kind is Kind.UNAVAILABLE and error.details.get("code") == code)
+    if code == CloseCode.ABNORMAL_CLOSURE or not closed_by_client:
+        return "the server has ended the connection" if error is None else str(error)
+    how = "closed without a code" if code == CloseCode.NO_STATUS else f"closed with code {int(code)}"
+    return f"{how} and the reason {shown(repr(ending.reason))}" if ending.reason else how
 
 
 def client_left(connection: ServerConnection) -> bool:
     """Tell whether the client ended a connection, or broke the protocol, before the server ended it."""
     opening = connection._opening  # noqa: SLF001
     if opening is None:
-        return ending_of(connection) is not None and not connection.closing
+        return connection.close_code is not None and not connection.closing
     return opening.status is None and connection._transport.client_has_gone  # noqa: SLF001
 
 
