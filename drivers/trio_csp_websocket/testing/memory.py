@@ -162,58 +162,19 @@ async def _serving(handler: Handler, options: Options) -> AsyncGenerator[Callabl
     """Give a function that returns the client's end of a new stream, whose other end is served by a handler."""
     if not trio.lowlevel.in_trio_task():
         raise NoContextError("csp.testing needs a running Trio: it works inside trio.run only")
-    # Imported here, because h11 comes with it and takes longer to load than all the rest.
-    from trio_csp_websocket.server.reception import Reception  # noqa: PLC0415
-
     failures = Failures()
-    context = copy_context()
     try:
-        async with csp.BackgroundNursery() as nursery:
-            failures.block = nursery.cancel_scope
-            connections: dict[Transport, ServerConnection] = {}
-
-            def connection_of(opening: Opening) -> ServerConnection:
-                connection = connections[opening.connection.transport] = ServerConnection(opening)
-                return connection
-
-            reception = Reception(
-                options,
-                ANY_HOST if options.hosts is None else options.hosts,
-                Register(options.max_handshakes),
-                nursery,
-                connection_of,
-                decoder_class=ScriptedDecoder,
-                encoder_class=ScriptedEncoder,
-            )
-
-            async def receive(transport: ScriptedTransport, target: Target) -> None:
-                try:
-                    await reception.receive(transport, secure=target.secure)
-                finally:
-                    if (connection := connections.pop(transport, None)) is not None:
-                        # A client that sees the end may fail and cancel this.
-                        with trio.CancelScope(shield=True):
-                            await abandon(connection)
-
-            async def handle_all() -> None:
-                async for connection in cast("csp.Channel[ServerConnection]", reception.channel):
-                    nursery.start_soon(handle, handler, connection, failures, name=handler)
-
-            def link(target: Target) -> Transport:
-                near, far = lockstep_stream_pair()
-                client_end = ClientEnd(near)
-                transport = ScriptedTransport(far, client_end)
-                # Not in the context of the client.
-                name = f"csp.testing connection to {target.shown}"
-                context.run(nursery.start_soon, receive, transport, target, name=name)
-                return client_end
-
-            nursery.start_soon(handle_all, name="csp.testing server")
+        async with csp.BackgroundNursery() as streams, csp.BackgroundNursery() as handlers:
+            failures.block = handlers.cancel_scope
+            server = _Server(handler, options, failures, streams, handlers)
             try:
-                yield link
+                yield server.link
             except BaseException as error:
                 failures.arrived(error)
                 raise
+            finally:
+                # Now, and not when all handlers have ended: one that is shielded may wait for the end of its stream.
+                streams.cancel_scope.cancel()
     except BaseException as error:
         first = failures.take_first(error)
         if first is error:
@@ -225,6 +186,71 @@ async def _serving(handler: Handler, options: Options) -> AsyncGenerator[Callabl
             _raise_as_it_is(first)
     finally:
         del first  # its traceback holds this frame: all it refers to would wait for the collector
+
+
+class _Server:
+    """What serves the clients of one block.
+
+    Args:
+        handler: called for each connection.
+        options: the server's.
+        failures: told what handlers raise.
+        streams: where streams are read and written.
+        handlers: where handlers run.
+    """
+
+    def __init__(
+        self, handler: Handler, options: Options, failures: Failures, streams: trio.Nursery, handlers: trio.Nursery
+    ) -> None:
+        # Imported here, because h11 comes with it and takes longer to load than all the rest.
+        from trio_csp_websocket.server.reception import Reception  # noqa: PLC0415
+
+        self._handler = handler
+        self._failures = failures
+        self._streams = streams
+        self._handlers = handlers
+        self._context = copy_context()
+        connections: dict[Transport, ServerConnection] = {}
+        self._connections = connections
+
+        def connection_of(opening: Opening) -> ServerConnection:  # no method, which would make a reference cycle
+            connection = connections[opening.connection.transport] = ServerConnection(opening)
+            return connection
+
+        self._reception = Reception(
+            options,
+            ANY_HOST if options.hosts is None else options.hosts,
+            Register(options.max_handshakes),
+            streams,
+            connection_of,
+            decoder_class=ScriptedDecoder,
+            encoder_class=ScriptedEncoder,
+        )
+        streams.start_soon(self._handle_all, name="csp.testing server")
+
+    def link(self, target: Target) -> Transport:
+        """Return the client's end of a new stream."""
+        near, far = lockstep_stream_pair()
+        client_end = ClientEnd(near)
+        transport = ScriptedTransport(far, client_end)
+        name = f"csp.testing connection to {target.shown}"
+        # Not in the context of the client.
+        self._context.run(self._streams.start_soon, self._receive, transport, target, name=name)
+        return client_end
+
+    async def _receive(self, transport: ScriptedTransport, target: Target) -> None:
+        """Be the task of one stream."""
+        try:
+            await self._reception.receive(transport, secure=target.secure)
+        finally:
+            connection = self._connections.pop(transport, None)
+            if connection is not None:
+                with trio.CancelScope(shield=True):
+                    await abandon(connection)
+
+    async def _handle_all(self) -> None:
+        async for connection in cast("csp.Channel[ServerConnection]", self._reception.channel):
+            self._handlers.start_soon(handle, self._handler, connection, self._failures, name=self._handler)
 
 
 def _raise_as_it_is(error: BaseException) -> NoReturn:

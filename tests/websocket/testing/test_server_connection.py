@@ -37,7 +37,7 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_gone_for_the_handle
         await trio.sleep(6)
         seen.append(repr(connection))
         for operation in (connection.accept(), connection.send("late"), connection.reject(401)):
-            with pytest.raises(testing.ConnectionEndedError):
+            with pytest.raises(ConnectionFailedError):
                 await operation
         seen.append((await connection.receive()).ok)
         seen.append((connection.close_code, connection.error))
@@ -123,7 +123,7 @@ async def test_a_handler_that_returns_after_half_an_answer_ends_the_stream() -> 
 async def test_dropped_instead_of_answered() -> None:
     async def handler(connection: ServerConnection) -> None:
         connection.drop()
-        with pytest.raises(testing.ConnectionEndedError):
+        with pytest.raises(ConnectionFailedError):
             await connection.accept()
 
     assert (await refusal(handler)).retryable
@@ -246,7 +246,7 @@ async def test_a_ping_without_an_answer_ends_with_the_connection() -> None:
         answer = await server.ping()
         server.drop()
         assert not (await answer.receive()).ok
-        with pytest.raises(testing.ConnectionEndedError):
+        with pytest.raises(ConnectionFailedError):
             await server.ping()
 
 
@@ -295,7 +295,7 @@ async def test_a_close_of_the_server_waits_for_the_client() -> None:
         assert (client.close_code, client.close_reason) == (4001, "enough")
         await server.close()
         for operation in (server.send("late"), server.ping(), server.send_bytes(b"late")):
-            with pytest.raises(testing.ConnectionEndedError):
+            with pytest.raises(ConnectionFailedError):
                 await operation
         assert server.error is None
 
@@ -387,7 +387,7 @@ async def test_bytes_may_follow_a_close() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.close)
             await wait_all_tasks_blocked()
-            with pytest.raises(testing.ConnectionEndedError):
+            with pytest.raises(ConnectionFailedError):
                 await server.send("late")
             nursery.start_soon(server.send_bytes, frame(TEXT, b"late"))
             await wait_all_tasks_blocked()
