@@ -344,9 +344,12 @@ class Endpoint(trio.abc.AsyncResource):
         )
 
     def __repr__(self) -> str:
-        open_state = "closing" if self.closing else "open"
-        state = open_state if self.close_code is None else f"ended with {self.close_code}"
-        return f"<csp.websocket.{type(self).__name__} {state}, {without_query(self._url)}>"
+        return f"<{type(self).__module__}.{type(self).__name__} {self._state()}, {without_query(self._url)}>"
+
+    def _state(self) -> str:
+        if self.close_code is not None:
+            return f"ended with {self.close_code}"
+        return "closing" if self.closing else "open"
 
     def _reason(self, error: Exception) -> Exception:
         """Return the cause of what a send or ping raises: the writer's error where nothing says more."""

@@ -326,6 +326,9 @@ class ServerConnection(Endpoint):
         else:
             await super().__aexit__(exc_type, exc, traceback)
 
+    def _state(self) -> str:
+        return "unanswered" if self._opening is not None and self._opening.status is None else super()._state()
+
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
         return self._noted(super()._failure(what, error, retryable=retryable))
 
