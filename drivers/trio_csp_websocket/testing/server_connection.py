@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.server.opening import Opening
 
 _MAX_CODE = 0xFFFF
+_DROPPED = "the server has dropped it"
 
 
 @final
@@ -133,11 +134,12 @@ class ServerConnection(server_connection.ServerConnection):
     def drop(self) -> None:
         """End the stream at once, without a close frame: the client's `close_code` is 1006. Never fails."""
         if self._connection.ending is None:
-            self._connection.refuse("the server has dropped it", by_us=True)
+            self._connection.refuse(_DROPPED, by_us=True)
         self._transport.drop()
-        if self._opening is not None and self._opening.status is None:
-            self._opening.status = 0
-            self._opening.answered.set()
+        opening = self._opening
+        if opening is not None and opening.status is None:
+            opening.status, opening.why = 0, _DROPPED
+            opening.answered.set()
 
     # Closing ---------------------------------------------------------------------------------------------------------
 
@@ -235,7 +237,7 @@ async def end(connection: ServerConnection) -> None:
 async def abandon(connection: ServerConnection) -> None:
     """Drop a connection, if it has not ended, and wait for the end of its stream."""
     connection.drop()
-    await connection._connection.abort("the server has dropped it")  # noqa: SLF001
+    await connection._connection.abort(_DROPPED)  # noqa: SLF001
 
 
 def _close_payload(code: object, reason: object) -> bytes:
