@@ -11,9 +11,8 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
 from csp.errors import InvalidTypeError, NoContextError
-from trio_csp_websocket.client.connect import Connecting
 from trio_csp_websocket.client import options as client_options
-from trio_csp_websocket.client.options import ConnectOptions
+from trio_csp_websocket.client.connect import Connecting
 from trio_csp_websocket.network.dial import memory_servers
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.url import Target, parse_url
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from trio_csp_websocket.client.client import Client
+    from trio_csp_websocket.client.options import ConnectOptions
     from trio_csp_websocket.network.progress import Progress
     from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.server.opening import Opening

@@ -200,6 +200,7 @@ async def test_what_is_sent_behind_it_goes_to_the_new_connection(autojump_clock:
 async def test_a_consumer_that_waits_for_a_pong_gets_the_end(autojump_clock: MockClock) -> None:
     async def serve(connection: testing.ServerConnection) -> None:
         connection.answer_pings = False
+        await connection.accept()
         await connection.wait_closed()
 
     async with testing.websocket_server(serve), reconnecting(URL) as feed, trio.open_nursery() as nursery:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import csp
-from csp import testing
+from csp import testing, websocket
 from tests.websocket.command_line._session import URL, Run
 from trio_csp_websocket.command_line.session import Stop
 

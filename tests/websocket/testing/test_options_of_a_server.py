@@ -10,7 +10,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from csp import security, websocket
-from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, InvalidTypeError, PermissionDeniedError
+from csp.errors import (
+    ConnectionFailedError,
+    ConnectionTimeoutError,
+    InvalidError,
+    InvalidTypeError,
+    PermissionDeniedError,
+)
 from csp.testing import ServerConnection, websocket_server
 from tests.websocket._server import TEXT, details
 from tests.websocket.testing._handlers import URL, dialled, echo, ignore, masked, raw_client

@@ -12,7 +12,7 @@ from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
 from csp.testing import ServerConnection, websocket_pair, websocket_server
 from tests.websocket._server import BINARY, CLOSE, CONTINUATION, PING, TEXT, details, frame
-from tests.websocket.testing._handlers import URL, dialled, echo, flood, greeter, ignore, masked, raw_client
+from tests.websocket.testing._handlers import URL, dialled, echo, flood, greeter, masked, raw_client
 
 if TYPE_CHECKING:
     from trio.testing import MockClock

@@ -13,7 +13,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
 
 import csp
-from csp import testing, websocket
+from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, InvalidTypeError, NoContextError
 from csp.testing import ServerConnection, websocket_pair, websocket_server
 from tests.websocket._server import CLOSE, TEXT, accepting, details, frame
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio.testing import MockClock
-
 
 
 # Answers to the handshake ---------------------------------------------------------------------------------------------
