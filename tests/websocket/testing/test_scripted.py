@@ -15,6 +15,8 @@ from tests.websocket._server import BINARY, CLOSE, CONTINUATION, PING, TEXT, det
 from tests.websocket.testing._handlers import URL, dialled, echo, flood, greeter, masked, raw_client
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from trio.testing import MockClock
 
 TAKEOVER = websocket.COMPRESSION.CONTEXT_TAKEOVER
@@ -102,7 +104,11 @@ async def test_a_cancelled_send_spoils_no_compressed_message_behind_it(autojump_
                 sent += 1
                 await server.send(f"message {sent} {'x' * 100_000}")
         assert 1 < sent < 10
-        for operation in (lambda: server.send("never begun"), lambda: server.send_bytes(b"never begun")):
+        operations: list[Callable[[], Awaitable[None]]] = [
+            lambda: server.send("never begun"),
+            lambda: server.send_bytes(b"never begun"),
+        ]
+        for operation in operations:
             with trio.CancelScope() as scope:
                 scope.cancel()
                 await operation()

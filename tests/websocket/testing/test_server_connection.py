@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 import trio
@@ -20,9 +20,11 @@ from tests.websocket._server import CLOSE, TEXT, accepting, details, frame
 from tests.websocket.testing._handlers import URL, dialled, masked, raw_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from trio.testing import MockClock
+
+    Operation: TypeAlias = Callable[[], Awaitable[object]]
 
 
 # Answers to the handshake ---------------------------------------------------------------------------------------------
@@ -34,7 +36,8 @@ async def test_a_client_that_leaves_before_it_is_accepted_is_gone_for_the_handle
     async def handler(connection: ServerConnection) -> None:
         await trio.sleep(6)
         seen.append(repr(connection))
-        for operation in (connection.accept, lambda: connection.send("late"), lambda: connection.reject(401)):
+        operations: list[Operation] = [connection.accept, lambda: connection.send("late"), connection.reject]
+        for operation in operations:
             with pytest.raises(ConnectionFailedError):
                 await operation()
         seen.append((await connection.receive()).ok)
@@ -228,6 +231,17 @@ async def test_headers_of_one_connection_may_be_sent_on_another(autojump_clock: 
     tags = websocket.Headers([("X-Tag", "a"), ("X-Tag", "b")])
     async with websocket_server(accept), websocket.connect(URL, headers=tags) as client:
         assert client.response_headers.get_all("X-Tag") == ["a", "b"]
+
+
+async def test_an_iteration_can_be_gone_on_with() -> None:
+    async with websocket_pair() as (client, server):
+        messages = aiter(server)
+        for word in ("one", "two"):
+            await client.send(word)
+        assert (await anext(messages)).data == "one"
+        await client.close(4001)
+        with pytest.raises(ConnectionFailedError, match="4001"):  # and what was not received before the close is
+            assert [message.data async for message in messages] == ["two"]
 
 
 # Messages -------------------------------------------------------------------------------------------------------------
@@ -434,7 +448,8 @@ async def test_nothing_is_sent_behind_a_close() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.close)
             await wait_all_tasks_blocked()
-            for operation in (lambda: server.send("late"), lambda: server.send_bytes(b"late")):
+            operations: list[Operation] = [lambda: server.send("late"), lambda: server.send_bytes(b"late")]
+            for operation in operations:
                 with pytest.raises(ConnectionFailedError, match="is being closed"):
                     await operation()
             server.read_on()
