@@ -309,6 +309,7 @@ async def test_after_first_sends_nothing_before_a_message_has_come(autojump_cloc
 
 async def test_after_first_a_binary_message_is_a_message_and_a_pong_is_not(autojump_clock: MockClock) -> None:
     async def handler(connection: testing.ServerConnection) -> None:
+        await connection.accept()
         await trio.sleep(10)
         assert connection.channel().statistics().buffered == 0
         await connection.send(b"")
