@@ -95,7 +95,7 @@ def websocket_server(
     """For the length of a block, let every `csp.websocket.connect` of this Trio run reach a handler in memory.
 
     It serves over memory what `csp.websocket.serve` serves over TCP: ``await handler(connection)`` runs in a task for
-    each connection, once its request has come, in the context of the block (`contextvars`). When it returns, the
+    each connection, once its request has come, in the context of the block (``contextvars``). When it returns, the
     connection is closed with 1000, or refused with status 403 if it is unanswered. An exception of the handler cancels
     the block, and comes out of it as it is. Only one that says that its connection has ended does not: it just ends the
     handler.
