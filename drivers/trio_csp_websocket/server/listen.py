@@ -158,7 +158,7 @@ def _hosts(options: Options, place: Place, bound: Bound) -> Hosts:
     """Return what the Host header may say."""
     if options.hosts is not None:
         return options.hosts
-    if options.trusted_proxies or not bound.loopback:
+    if options.trusted_proxies or options.proxy_protocol or not bound.loopback:
         return ANY_HOST
     names = [] if place.host is None else [place.host]
     return local_hosts([*names, *(address[0] for address in bound.addresses if not isinstance(address, str))])

@@ -44,8 +44,9 @@ class ServeOptions(TypedDict, total=False):
     Programs that are no browsers send none, and may connect. "same"."""
     hosts: Literal["*"] | Iterable[str] | None
     """What the Host header may say, with or without a port; "*" for anything. Else the request gets status 421. None
-    for the names of this machine if a loopback address is bound and ``trusted_proxies`` is empty, else anything: a page
-    of another site can have its own name lead to 127.0.0.1 (DNS rebinding). None."""
+    for the names of this machine if a loopback address is bound and no proxy is expected (``trusted_proxies``,
+    ``proxy_protocol``), else anything: a page of another site can have its own name lead to 127.0.0.1 (DNS rebinding).
+    None."""
     protocols: Iterable[str] | None
     """Subprotocols, the preferred one first: `ServerConnection.accept` chooses the first that is offered. None."""
     compression: Compression | int

@@ -120,6 +120,11 @@ async def test_what_a_trusted_proxy_says_is_believed() -> None:
         await client.leave()
 
 
+async def test_behind_the_proxy_protocol_any_host_may_be_asked_for() -> None:
+    async with websocket.listen(0, host="127.0.0.1", proxy_protocol=True) as server:
+        assert (await ask(server, PROXY + handshake(host="app.example.com")))[0] == 101
+
+
 async def test_what_anybody_else_says_is_not() -> None:
     async with websocket.listen(0, host="127.0.0.1", trusted_proxies=["192.0.2.1"]) as server:
         client = RawClient(await trio.open_tcp_stream("127.0.0.1", server.port or 0))
