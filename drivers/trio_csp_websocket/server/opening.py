@@ -47,6 +47,7 @@ class Opening:
         "remote",
         "request",
         "rest",
+        "sent",
         "status",
         "url",
         "why",
@@ -70,12 +71,14 @@ class Opening:
         self.answered: trio.Event = trio.Event()
         """Set when the answer is handed over, or `refusal` is to be sent."""
         self.status: int | None = None
-        """The status of the answer, once that is decided; 0 for none, to a client that has gone."""
+        """The status of the answer, once that is decided; 0 if there is none, for a client that has gone."""
         self.accepted: bool = False
         self.refusal: bytes = b""
-        """What the task that reads has to send."""
+        """What the task that reads has to send, if the connection was not accepted."""
+        self.sent: trio.Event = trio.Event()
+        """Set when it is sent, or cannot be."""
         self.why: str = ""
-        """Why that is sent."""
+        """Why the connection was not accepted."""
         self.rest: bytes = b""
         """What has come behind the request."""
 
@@ -85,5 +88,6 @@ class Opening:
             self.status = 503
             self.why = why
             self.refusal = text_answer(503, why, [RETRY_AFTER])
+            self.register.rejected[503] += 1
             self.connection.refuse(f"{why} (status 503)", by_us=False)
             self.answered.set()

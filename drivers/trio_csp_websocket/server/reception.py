@@ -281,15 +281,26 @@ class Reception:
         _logger.debug("refused %s with status %d: %s", visit.shown, status, why)
         await self._send(visit.transport, answer or text_answer(status, why))
 
-    async def _send(self, transport: Transport, answer: bytes) -> None:
-        """Send an answer behind which the connection ends."""
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            for start in range(0, len(answer), _SLICE_BYTES):
+    async def _send(self, transport: Transport, answer: bytes, sent: trio.Event | None = None) -> None:
+        """Send an answer behind which the connection ends.
+
+        Args:
+            transport: where to.
+            answer: what the transport has not taken yet. It may still hold some of what it has taken.
+            sent: to be set when it is sent, or cannot be.
+        """
+        try:
+            for start in range(0, max(len(answer), 1), _SLICE_BYTES):
                 with trio.move_on_after(self._options.connection.write_timeout_seconds) as progress:
                     await transport.send_all(answer[start : start + _SLICE_BYTES])
                 if progress.cancelled_caught:
                     return
-            await self._linger(transport)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+        finally:
+            if sent is not None:
+                sent.set()
+        await self._linger(transport)
 
     async def _linger(self, transport: Transport) -> None:
         """End our direction, and discard what arrives until the client ends its own, for a second at most."""
@@ -330,12 +341,9 @@ class Reception:
             register.changed()
         if opening.accepted:
             _logger.debug("accepted %s", visit.shown)
-        elif opening.refusal:
-            assert opening.status is not None
-            await self._refuse(visit, opening.status, opening.why, opening.refusal)
         else:
-            _logger.debug("rejected %s with status %d", visit.shown, opening.status)
-            await self._linger(visit.transport)
+            _logger.debug("did not accept %s: %s", visit.shown, opening.why)
+            await self._send(visit.transport, opening.refusal, opening.sent)
 
 
 async def _page(http: Http, request: Request) -> Answer | None:

@@ -167,7 +167,11 @@ class ServerConnection(Endpoint):
         self._opening = self._before_use = None
         opening.answered.set()
         # From here on the task that reads may run.
-        await self._hand_over(answer, "accepting failed")
+        try:
+            await self._connection.writer.send_first(answer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
+            await self._connection.end_if_broken(error)
+            raise self._gone("accepting failed", error) from error
         if schedule_point_due():
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -253,35 +257,36 @@ class ServerConnection(Endpoint):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         if data == b"":
-            opening.status = 0
+            opening.status, opening.why = 0, _GONE
             self._connection.refuse(_GONE, by_us=False)
             opening.answered.set()
             raise self._noted(self._anew())
         if data is not None:
             opening.rest += data
 
-    async def _hand_over(self, answer: bytes, what: str) -> None:
-        try:
-            await self._connection.writer.send_first(answer)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
-            if self._opening is None:
-                await self._connection.end_if_broken(error)
-            raise self._noted(
-                ConnectionFailedError(f"{what}: {_GONE}: {shown(str(error))}", kind=Kind.UNAVAILABLE, retryable=False)
-            ) from error
+    def _gone(self, what: str, error: Exception) -> ConnectionFailedError:
+        return self._noted(
+            ConnectionFailedError(f"{what}: {_GONE}: {shown(str(error))}", kind=Kind.UNAVAILABLE, retryable=False)
+        )
 
     @enable_ki_protection
     async def _refuse(self, answer: bytes, status: int) -> None:
         opening = self._opening
         assert opening is not None
-        opening.status = status
+        opening.status, opening.why = status, f"it was refused with status {status}"
         opening.register.rejected[status] += 1
-        self._connection.writer.refuse()
+        self._connection.refuse(opening.why, by_us=True)
+        # The task that reads sends what the system does not take at once: it must be sent if this is cancelled.
         try:
-            await self._hand_over(answer, "rejecting failed")
+            taken = self._connection.transport.send_now(answer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._gone("rejecting failed", error) from error
+        else:
+            opening.refusal = answer[taken:]
         finally:
-            self._connection.refuse(f"it was refused with status {status}", by_us=True)
             opening.answered.set()
+        if opening.refusal:
+            await opening.sent.wait()
 
     async def _accept_by_use(self) -> None:
         opening = self._opening
