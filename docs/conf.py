@@ -121,6 +121,9 @@ MADE_BY_FUNCTIONS = {
     "csp.websocket.Client",
     "csp.websocket.Connecting",
     "csp.websocket.Feed",
+    "csp.websocket.Listening",
+    "csp.websocket.Server",
+    "csp.websocket.ServerConnection",
 }
 """Classes whose constructors are not for users."""
 
