@@ -73,7 +73,7 @@ class Network:
         clock.autojump_threshold = self.jump_seconds
 
     def certificates(self, *clients: str) -> None:
-        """Make the current folder one with ``authority.pem``, ``server.pem`` for localhost, and a file for each client."""
+        """Make the current folder one with ``authority.pem``, ``server.pem`` for localhost, and a file a client."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(self._folder / "authority.pem")
         authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(self._folder / "server.pem")
