@@ -23,10 +23,10 @@ async def serve_person(
     with room.subscribe(100, overflow="close") as heard:  # who does not read is dropped, and holds up nobody
         await connection.accept()
         while (r := await csp.select(connection.channel().case_receive(), heard.case_receive())).ok:
-            if heard.gave(r):
-                await connection.send(r.value)
-            else:
+            if connection.channel().gave(r):
                 await said.send(f"<{connection.path.strip('/')}> {r.value.data!s}")
+            elif heard.gave(r):
+                await connection.send(r.value)
 
 
 async def be(name: str, url: str, typed: csp.Source[float]) -> None:
