@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,11 @@ import trio
 import csp
 from csp import errors, websocket
 from csp.security import Policy, Scope, context
+from tests.docs._pages import ROOT
+from trio_csp_websocket.connection.writer import MAX_WAITING_PONGS
+from trio_csp_websocket.protocol.heads import MAX_HEADER_LINES
+from trio_csp_websocket.server.options import parse_options
+from trio_csp_websocket.server.reception import _LINGER_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -58,7 +64,9 @@ async def test_one_select_has_the_connections_of_a_server_their_messages_and_a_t
     seen: list[object] = []
     async with websocket.listen(0, host="127.0.0.1") as server, trio.open_nursery() as nursery:
         nursery.start_soon(say_hello)
-        with csp.Selector[object](server.channel(), csp.after("1h")) as selector:
+        with csp.Selector[object]() as selector:
+            selector.add(server.channel())
+            selector.add(csp.after("1h"))
             while len(seen) < 3:
                 r = await selector.select()
                 if isinstance(r.value, websocket.ServerConnection):
@@ -219,3 +227,26 @@ async def test_policies_say_who_may_be_served(allowed: str, expected: int | None
             assert await status(server) == expected
         with pytest.raises(errors.PermissionDeniedError):
             await websocket.serve(handler, 0, host="127.0.0.2")
+
+
+# The page about hostile clients -------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_the_page_about_hostile_clients_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "explanation" / "hostile-clients.md").read_text(encoding="utf-8")
+    options = parse_options({}, websocket.ListenOptions.__annotations__)
+    connection = options.connection
+    assert connection.read_limit_bytes == 1024 * 1024
+    assert f"`header_limit`, {options.header_limit_bytes // 1024} KiB, and {MAX_HEADER_LINES} lines" in page
+    assert f"`handshake_timeout`, {options.handshake_timeout_seconds:g} s" in page
+    assert f"`max_handshakes`, {options.max_handshakes}:" in page
+    assert f"`max_waiting`, {options.max_waiting}," in page
+    assert f"| {_LINGER_SECONDS:g} s, in which what it sends is discarded" in page
+    assert f"the latest {MAX_WAITING_PONGS} are answered" in page
+    assert f"`write_timeout` ends the connection after {connection.write_timeout_seconds:g} s" in page
+    assert f"`keepalive` pings after {connection.keepalive_seconds:g} s" in page
+    assert f"`close_timeout`, {connection.close_timeout_seconds:g} s" in page
+    assert options.max_connections == float("inf")
+    named = re.findall(r"`([\w/]+\.py)`", page)
+    assert len(named) > 2
+    assert [name for name in named if not (ROOT / "tests" / name).exists()] == []
