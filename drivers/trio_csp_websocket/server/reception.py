@@ -170,7 +170,7 @@ class Reception:
         if scope.cancelled_caught:
             register.timed_out += 1
             if trio.current_time() < scope.deadline:
-                status, why = 503, "there are too many requests under way"
+                status, why = 503, STOPPING if register.stopped else "there are too many requests under way"
                 answer = text_answer(503, why, [RETRY_AFTER])
             if not visit.speaks_http:
                 _logger.debug("no request from %s: %s", visit.shown, why)
