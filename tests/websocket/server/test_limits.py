@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 
 import pytest
-from trio.testing import MockClock
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind

@@ -8,9 +8,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trio.testing import MockClock
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import csp
 from csp import security, websocket

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from trio.testing import MockClock
 import trio
 
 from csp import websocket
 from tests.websocket.server._lobby import LOGGER, debug_lines, handshake, listening
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
 
 
 def get(

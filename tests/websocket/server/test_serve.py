@@ -7,9 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trio.testing import MockClock
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError, NoContextError

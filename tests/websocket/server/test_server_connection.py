@@ -8,9 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trio.testing import MockClock
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import csp
 from csp import security, websocket
@@ -195,7 +194,9 @@ async def test_what_comes_right_behind_the_request_is_received_after_accept(auto
         assert await client.frame() == (0x80 | PONG, b"p")
 
 
-async def test_a_violation_right_behind_the_request_fails_the_connection_after_accept(autojump_clock: MockClock) -> None:
+async def test_a_violation_right_behind_the_request_fails_the_connection_after_accept(
+    autojump_clock: MockClock,
+) -> None:
     async with connected(handshake() + masked(3, b"x")) as (connection, client):
         await connection.accept()
         assert (await client.answer()).status == 101
@@ -385,7 +386,9 @@ async def test_the_end_of_a_block_closes_an_accepted_connection(
 
 
 @pytest.mark.parametrize("use", ["accept", "reject", "send"])
-async def test_a_call_that_is_cancelled_before_it_begins_leaves_it_unanswered(use: str, autojump_clock: MockClock) -> None:
+async def test_a_call_that_is_cancelled_before_it_begins_leaves_it_unanswered(
+    use: str, autojump_clock: MockClock
+) -> None:
     async with connected() as (connection, client):
         with trio.CancelScope() as scope:
             scope.cancel()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from trio.testing import MockClock
 import trio
 
 from csp import websocket
 from tests.websocket.server._lobby import RawClient, handshake, listening
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
 
 PROXY = b"PROXY TCP4 203.0.113.7 198.51.100.1 56324 443\r\n"
 
