@@ -91,6 +91,11 @@ OTHERS = {
     "AbstractAsyncContextManager": "contextlib.AbstractAsyncContextManager",
     "AfterChannel": "csp.TimerChannel",
     "Buffer": "collections.abc.Buffer",
+    "EllipsisType": "types.EllipsisType",
+    "IPv4Address": "ipaddress.IPv4Address",
+    "IPv4Network": "ipaddress.IPv4Network",
+    "IPv6Address": "ipaddress.IPv6Address",
+    "IPv6Network": "ipaddress.IPv6Network",
     "NeverChannel": "csp.Channel",
     "TickerChannel": "csp.TimerChannel",
 }

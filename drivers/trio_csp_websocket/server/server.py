@@ -141,7 +141,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The URL of the server: ``ws://host:port/``, ``wss:`` with TLS, or ``ws+unix:`` and a path."""
+        """The URL of the server, as ``ws://localhost:8765/``; ``wss:`` with TLS, ``ws+unix:`` for a Unix socket."""
         return self._url
 
     @property
@@ -151,7 +151,7 @@ class Server:
 
     @property
     def addresses(self) -> Sequence[Address]:
-        """Where it listens: addresses with their ports, or paths."""
+        """The addresses with their ports, or the paths, that it listens on."""
         return self._bound.addresses
 
     def __repr__(self) -> str:

@@ -75,7 +75,7 @@ class ServerConnection(Endpoint):
 
     @property
     def url(self) -> str:
-        """The URL that the client asked for, normalised: made of the request's host, path and query."""
+        """The URL that the client asked for, normalised. It is made of the request's host, path and query."""
         return self._url
 
     @property
@@ -95,7 +95,7 @@ class ServerConnection(Endpoint):
 
     @property
     def origin(self) -> str | None:
-        """The Origin header: of a browser, the site of the page (RFC 6454). None if there is none."""
+        """The Origin header, which from a browser is the site of the page (RFC 6454). None if there is none."""
         return self._origin
 
     @property
@@ -110,7 +110,7 @@ class ServerConnection(Endpoint):
 
     @property
     def remote(self) -> Address | None:
-        """Where the client is: an IP address and a port, or the path of its Unix socket, "" if that has none.
+        """The address of the client, as IP address and port; or the path of its Unix socket, "" if that has none.
 
         Behind a proxy that is trusted it is the client's, as the proxy says; its port is 0 if the proxy does not say
         it. None in memory.
