@@ -27,16 +27,7 @@ _logger = logging.getLogger("csp.websocket.server")
 
 @final
 class Server:
-    """A server that listens. Made by `listen` and `serve`.
-
-    Args:
-        bound: where it listens.
-        url: the URL of that.
-        reception: takes in what connects.
-        register: keeps account of it.
-        nursery: where its tasks run.
-        accepting: the scope of those that accept streams.
-    """
+    """A server that listens. Made by `listen` and `serve`."""
 
     def __init__(
         self,
@@ -47,6 +38,16 @@ class Server:
         nursery: trio.Nursery,
         accepting: trio.CancelScope,
     ) -> None:
+        """Keep what it is made of.
+
+        Args:
+            bound: where it listens.
+            url: the URL of that.
+            reception: takes in what connects.
+            register: keeps account of it.
+            nursery: where its tasks run.
+            accepting: the scope of those that accept streams.
+        """
         self._bound = bound
         self._url = url
         self._reception = reception
