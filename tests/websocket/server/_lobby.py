@@ -185,9 +185,10 @@ async def listening(
 ) -> AsyncGenerator[tuple[websocket.Server, Lobby]]:
     """Listen in memory."""
     lobby = Lobby()
+    options["sockets"] = [lobby]
     # Keepalive would have a clock that jumps go on for ever.
     with trio.fail_after(300_000):
-        async with websocket.listen(sockets=[lobby], **options) as server:
+        async with websocket.listen(**options) as server:
             yield server, lobby
 
 

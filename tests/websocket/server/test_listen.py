@@ -89,25 +89,27 @@ async def test_an_exception_comes_out_as_it_is(error: BaseException, code: int, 
 
 
 async def test_a_cancelled_block_sends_1001_without_waiting(autojump_clock: MockClock) -> None:
+    lobby = Lobby()
+    accepted, waiting = lobby.connect(), lobby.connect()
+    connections: list[websocket.ServerConnection] = []
     with trio.CancelScope() as scope:
-        async with listening(close_timeout="3s") as (server, lobby):
-            accepted, waiting = lobby.connect(), lobby.connect()
+        async with websocket.listen(sockets=[lobby], close_timeout="3s") as server:
             await accepted.send(handshake())
-            connection = await server.receive_value()
-            await connection.accept()
+            connections.append(await server.receive_value())
+            await connections[0].accept()
             await accepted.answer()
             await waiting.send(handshake())
-            unanswered = await server.receive_value()
+            connections.append(await server.receive_value())
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert trio.current_time() == pytest.approx(0)
     assert await accepted.closed() == (1001, "")
     await accepted.ended()
-    assert connection.close_code == 1006
-    await unanswered.wait_closed()
+    assert connections[0].close_code == 1006
+    await connections[1].wait_closed()
     with pytest.raises(ConnectionFailedError):
-        await unanswered.accept()
+        await connections[1].accept()
     assert driver_tasks() == []
 
 
@@ -277,7 +279,7 @@ async def test_connections_are_received_in_every_way(autojump_clock: MockClock) 
             assert connection.path == "/3"
             break
         server.stop()
-        assert await server.receive() == (None, False)
+        assert not (await server.receive()).ok
         with pytest.raises(csp.errors.EndOfChannelError):
             await server.receive_value()
         assert [connection async for connection in server] == []
@@ -298,7 +300,7 @@ async def test_stop_lets_what_has_arrived_be_accepted(autojump_clock: MockClock)
         assert lobby.closed
         await (await server.receive_value()).accept()
         assert (await arrived.answer()).status == 101
-        assert await server.receive() == (None, False)
+        assert not (await server.receive()).ok
         await connection.send("x")
         assert await old.text() == "x"
         assert server.statistics().open == 2

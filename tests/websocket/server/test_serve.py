@@ -338,14 +338,16 @@ async def test_cancelled_it_cancels_its_handlers_and_says_1001(autojump_clock: M
 )
 def test_wrong_arguments_raise_in_the_call(arguments: Any, error: type[InvalidError], text: str) -> None:
     with pytest.raises(error, match=text):
-        websocket.serve(*arguments)
+        _ = websocket.serve(*arguments)
 
 
 def test_wrong_options_raise_in_the_call() -> None:
+    wrong: Any = "ignore"
     with pytest.raises(InvalidError, match='handler_errors must be "log" or "raise", not \'ignore\''):
-        websocket.serve(echo, 0, handler_errors="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        _ = websocket.serve(echo, 0, handler_errors=wrong)
+    unknown: Any = {"x": 1}
     with pytest.raises(InvalidTypeError, match="unknown option 'x'; the options are backlog"):
-        websocket.serve(echo, 0, x=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        _ = websocket.serve(echo, 0, **unknown)
 
 
 def test_outside_of_a_run() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http
 from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -215,6 +214,11 @@ USES: dict[str, Callable[[websocket.ServerConnection], Awaitable[object]]] = {
     "receive_value": lambda connection: connection.receive_value(),
     "iteration": lambda connection: anext(aiter(connection)),
 }
+CALLS: dict[str, Callable[[websocket.ServerConnection], Awaitable[object]]] = {
+    **USES,
+    "accept": lambda connection: connection.accept(),
+    "reject": lambda connection: connection.reject(),
+}
 
 
 @pytest.mark.parametrize("use", USES)
@@ -269,7 +273,7 @@ async def test_reject_answers_with_a_status_and_ends_it(autojump_clock: MockCloc
         await connection.wait_closed()
         assert (connection.close_code, connection.error) == (1006, None)
         assert "ended with 1006" in repr(connection)
-        assert await connection.channel().receive() == (None, False)
+        assert not (await connection.channel().receive()).ok
         for use in (connection.accept, connection.reject):
             with pytest.raises(NoContextError):
                 await use()
@@ -318,16 +322,17 @@ async def test_a_wrong_argument_of_reject_leaves_it_unanswered(
 
 async def test_the_end_of_a_large_refusal_is_sent_although_the_call_was_cancelled() -> None:
     body = bytes(4_000_000)
+    received = b""
     async with websocket.listen(0, host="127.0.0.1") as server:
-        async with await trio.open_tcp_stream("127.0.0.1", server.port or 0) as stream:
-            await stream.send_all(handshake())
-            connection = await server.receive_value()
-            with trio.move_on_after(0.01) as scope:
-                await connection.reject(413, body=body)
-            assert scope.cancelled_caught
-            received = b""
-            async for block in stream:
-                received += block
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port or 0)
+        await stream.send_all(handshake())
+        connection = await server.receive_value()
+        with trio.move_on_after(0.01) as scope:
+            await connection.reject(413, body=body)
+        assert scope.cancelled_caught
+        async for block in stream:
+            received += block
+        await stream.aclose()
     head, _, rest = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 413 ")
     assert rest == body
@@ -392,9 +397,7 @@ async def test_a_call_that_is_cancelled_before_it_begins_leaves_it_unanswered(
     async with connected() as (connection, client):
         with trio.CancelScope() as scope:
             scope.cancel()
-            await {"accept": connection.accept, "reject": connection.reject, "send": partial(connection.send, "x")}[
-                use
-            ]()
+            await CALLS[use](connection)
         assert scope.cancelled_caught
         await connection.accept()
         assert (await client.answer()).status == 101
@@ -432,13 +435,11 @@ async def test_the_policy_sees_the_url_and_the_facts(autojump_clock: MockClock) 
 @pytest.mark.parametrize("use", ["accept", "send", "receive"])
 async def test_what_no_policy_allows_gets_403(use: str, autojump_clock: MockClock) -> None:
     async with connected(handshake("/x?token=1")) as (connection, client):
-        with security.context(actor=security.Actor("me"), scope=security.Scope([])):
-            with pytest.raises(PermissionDeniedError, match=r"ws://localhost/x\?\.\.\. is not allowed") as caught:
-                await {
-                    "accept": connection.accept,
-                    "send": partial(connection.send, "x"),
-                    "receive": connection.receive,
-                }[use]()
+        with (
+            security.context(actor=security.Actor("me"), scope=security.Scope([])),
+            pytest.raises(PermissionDeniedError, match=r"ws://localhost/x\?\.\.\. is not allowed") as caught,
+        ):
+            await CALLS[use](connection)
         assert "token" not in str(caught.value)
         assert (await client.answer()).status == 403
         with pytest.raises(NoContextError):
@@ -480,7 +481,7 @@ async def test_a_connection_can_be_selected_with_the_server(autojump_clock: Mock
         for number, client in enumerate(clients):
             await client.send(handshake(f"/{number}"), masked(TEXT, b"hello"))
         heard: list[str] = []
-        with csp.Selector(server.channel()) as selector:
+        with csp.Selector[websocket.ServerConnection | websocket.Message](server.channel()) as selector:
             async for r in selector:
                 if isinstance(r.value, websocket.ServerConnection):
                     await r.value.accept()
