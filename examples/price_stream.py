@@ -36,7 +36,8 @@ async def main(url: str | None) -> None:
     async with csp.BackgroundNursery() as background, csp.from_signals(signal.SIGINT) as stop:
         limit, show = csp.never() if url else csp.after("10s"), csp.tick("500ms")
         if url is None:
-            url = (await background.start(websocket.serve, exchange, 0)).url
+            server: websocket.Server = await background.start(websocket.serve, exchange, 0)
+            url = server.url
         async with websocket.reconnecting(url, subscribe=subscribe, read_timeout="5s") as feed:
             while True:
                 r = await csp.select(*(s.case_receive() for s in (stop, limit, show, feed.states(), feed.channel())))
