@@ -125,7 +125,7 @@ def _reason(status: int) -> bytes:
 
 @functools.lru_cache(maxsize=1)
 def _date(seconds: int) -> bytes:
-    # Here, because clients do not need it, and `email` takes milliseconds to load.
+    # Imported here, because it takes longer to load than all the rest of this file.
     from email.utils import formatdate  # noqa: PLC0415
 
     return formatdate(seconds, usegmt=True).encode("ascii")

@@ -334,7 +334,7 @@ async def test_cancelled_it_cancels_its_handlers_and_says_1001(autojump_clock: M
         ((echo,), InvalidError, "exactly one of port, unix_socket and sockets must be given"),
         ((echo, 70000), InvalidError, "port must be 0 to 65535, not 70000"),
     ],
-    ids=str,
+    ids=["no handler", "no place", "no port"],
 )
 def test_wrong_arguments_raise_in_the_call(arguments: Any, error: type[InvalidError], text: str) -> None:
     with pytest.raises(error, match=text):
