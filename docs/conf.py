@@ -91,6 +91,11 @@ OTHERS = {
     "AbstractAsyncContextManager": "contextlib.AbstractAsyncContextManager",
     "AfterChannel": "csp.TimerChannel",
     "Buffer": "collections.abc.Buffer",
+    "EllipsisType": "types.EllipsisType",
+    "IPv4Address": "ipaddress.IPv4Address",
+    "IPv4Network": "ipaddress.IPv4Network",
+    "IPv6Address": "ipaddress.IPv6Address",
+    "IPv6Network": "ipaddress.IPv6Network",
     "NeverChannel": "csp.Channel",
     "TickerChannel": "csp.TimerChannel",
 }
@@ -122,6 +127,9 @@ MADE_BY_FUNCTIONS = {
     "csp.websocket.Client",
     "csp.websocket.Connecting",
     "csp.websocket.Feed",
+    "csp.websocket.Listening",
+    "csp.websocket.Server",
+    "csp.websocket.ServerConnection",
 }
 """Classes whose constructors are not for users."""
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import sys
-from contextlib import suppress
 
 signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C while this loads
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 
 import csp
 from csp import websocket
 
 
-async def exchange(request: WebSocketRequest) -> None:
+async def exchange(connection: websocket.ServerConnection) -> None:
     """Send prices to one subscriber, and restart after a second or three."""
-    connection = await request.accept()
-    with suppress(ConnectionClosed), trio.move_on_after(random.uniform(1, 3)):
-        symbols = json.loads(await connection.get_message())["subscribe"]
+    with trio.move_on_after(random.uniform(1, 3)):
+        symbols = (await connection.receive_value()).json()["subscribe"]
         while True:
-            await connection.send_message(json.dumps({random.choice(symbols): round(random.gauss(150, 2), 2)}))
+            await connection.send_json({random.choice(symbols): round(random.gauss(150, 2), 2)})
             await trio.sleep(random.expovariate(20))
-    await connection.aclose(websocket.CLOSE_CODES.SERVICE_RESTART)
+    await connection.close(websocket.CLOSE_CODES.SERVICE_RESTART)
 
 
 async def subscribe(client: websocket.Client) -> None:
@@ -40,8 +36,8 @@ async def main(url: str | None) -> None:
     async with csp.BackgroundNursery() as background, csp.from_signals(signal.SIGINT) as stop:
         limit, show = csp.never() if url else csp.after("10s"), csp.tick("500ms")
         if url is None:
-            server = await background.start(serve_websocket, exchange, "127.0.0.1", 0, None)
-            url = f"ws://127.0.0.1:{server.port}"
+            server: websocket.Server = await background.start(websocket.serve, exchange, 0)
+            url = server.url
         async with websocket.reconnecting(url, subscribe=subscribe, read_timeout="5s") as feed:
             while True:
                 r = await csp.select(*(s.case_receive() for s in (stop, limit, show, feed.states(), feed.channel())))

@@ -89,7 +89,7 @@ def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) 
 
 
 class Server(NamedTuple):
-    """A server that other programs connect to in their ways: of websockets, in a process of its own."""
+    """A server that other programs connect to in their ways, in a process of its own."""
 
     port: int
     unix_socket: str
@@ -103,42 +103,53 @@ class Server(NamedTuple):
 
 
 SERVER = """
-import asyncio, logging, sys
-from websockets.asyncio.server import serve, unix_serve
+import socket, sys
+from functools import partial
+import trio
+from csp import websocket
 
 unix_socket, proxy_log = sys.argv[1:]
-logging.disable()  # of clients that vanish; nobody reads what it says
 
 async def handler(connection):
     number = 0
-    while connection.request.path == "/endless" or number < 3:
-        await connection.send(f"{number} for {connection.request.headers['Host']}")
-        await asyncio.sleep(0.001)
+    while connection.path == "/endless" or number < 3:
+        await connection.send(f"{number} for {connection.headers['Host']}")
+        await trio.sleep(0.001)
         number += 1
 
-async def copy(reader, writer):
-    while data := await reader.read(65536):
-        writer.write(data)
-    writer.close()
+async def copy(source, target):
+    try:
+        async for data in source:
+            await target.send_all(data)
+        await target.send_eof()
+    except trio.BrokenResourceError:
+        pass  # whoever asked has gone
 
-async def proxy(reader, writer):
-    request = await reader.readuntil(b"\\r\\n\\r\\n")
+async def proxy(stream):
+    request = b""
+    while b"\\r\\n\\r\\n" not in request:
+        request += await stream.receive_some()
     place = request.split()[1].decode()
     with open(proxy_log, "a") as log:
         print(place, file=log)
-    there_reader, there_writer = await asyncio.open_connection(*place.rsplit(":", 1))
-    writer.write(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
-    await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer), return_exceptions=True)
+    host, port = place.rsplit(":", 1)
+    async with await trio.open_tcp_stream(host, int(port)) as there, trio.open_nursery() as nursery:
+        await stream.send_all(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+        nursery.start_soon(copy, stream, there)
+        nursery.start_soon(copy, there, stream)
 
 async def main():
-    if hasattr(asyncio, "open_unix_connection"):
-        await unix_serve(handler, unix_socket)
-    server = await serve(handler, "127.0.0.1", 0)
-    proxies = await asyncio.start_server(proxy, "127.0.0.1", 0)
-    print("serving", *(each.sockets[0].getsockname()[1] for each in (server, proxies)), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    serve = partial(websocket.serve, handler, hosts="*")
+    async with trio.open_nursery() as nursery:
+        if hasattr(socket, "AF_UNIX"):
+            await nursery.start(partial(serve, unix_socket=unix_socket))
+        server = await nursery.start(partial(serve, 0, host="127.0.0.1"))
+        (listener,) = await nursery.start(partial(trio.serve_tcp, proxy, 0, host="127.0.0.1"))
+        print("serving", server.port, listener.socket.getsockname()[1], flush=True)
+        await trio.to_thread.run_sync(sys.stdin.read)
+        nursery.cancel_scope.cancel()
 
-asyncio.run(main())
+trio.run(main)
 """
 
 

@@ -128,7 +128,9 @@ USES: dict[str, list[Callable[[], Awaitable[object]]]] = {
     "csp.testing.websocket_pair": [lambda: enter(testing.websocket_pair())],
     "csp.testing.websocket_server": [lambda: enter(testing.websocket_server(work))],
     "csp.websocket.connect": [lambda: enter(websocket.connect(URL))],
+    "csp.websocket.listen": [lambda: enter(websocket.listen(0))],
     "csp.websocket.reconnecting": [lambda: enter(websocket.reconnecting(URL))],
+    "csp.websocket.serve": [lambda: websocket.serve(work, 0)],
 }
 
 # What does without a run, or is only given to a program that is inside of one.
@@ -139,7 +141,8 @@ OTHERS = {
     "csp.security": "Actor Condition Policy Scope can context",
     "csp.testing": "Handler ServerConnection",
     "csp.websocket": "Client CloseCode CLOSE_CODES COMPRESSION Compression ConnectOptions Connecting Feed FeedOptions "
-    "Gap Headers Message State Statistics default_retry",
+    "Gap Headers ListenOptions Listening Message Request Response ServeOptions Server ServerConnection "
+    "ServerStatistics State Statistics default_retry inherited_sockets",
 }
 # Entering an end waits for nothing; a PullSource gives nothing before its block.
 OTHER_METHODS = {

@@ -1,9 +1,15 @@
-"""The WebSocket client: connections whose messages arrive on a channel.
+"""WebSocket connections whose messages arrive on a channel: the client and the server.
 
     async with websocket.connect("wss://example.com/feed") as client:
         await client.send("hello")
         async for message in client:
             print(message.data)
+
+    async def echo(connection: websocket.ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message.data)
+
+    await websocket.serve(echo, 8765)
 
 This module is the face of the driver in ``trio_csp_websocket``.
 """

@@ -3,6 +3,8 @@
 Nothing leaves the process, and the clock may jump: a connection is a pair of sockets, and each name that was given a
 place here has an address of those for documentation (RFC 5737). Other names do not exist. From the first place on, the
 servers of `csp.testing` are not connected to, which would be without any proxy.
+
+A page about servers has the real network instead, of this machine only: `Network.is_real`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
+import trio.testing
 import trio_websocket
 import trustme
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 _OUR_END = ("192.0.2.100", 50000)
 _READ_BYTES = 64 * 1024
+# What is sent to a socket of this machine arrives well within this.
+_REAL_JUMP_SECONDS = 0.05
 
 
 class _Place(NamedTuple):
@@ -48,10 +53,38 @@ class Network:
 
     def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
         self._patch = patch
+        self._folder = folder
         self._authority_path = folder / "authority.pem"
         self._authority: trustme.CA | None = None
         self._addresses: dict[str, str] = {}
         self._places: dict[tuple[str, int], _Place] = {}
+        self.jump_seconds = 0.0
+        """How long all tasks have to wait until the clock jumps."""
+
+    def is_real(self) -> None:
+        """Connect to the ports and Unix sockets of this machine for the rest of the page.
+
+        The clock jumps once all tasks have waited for a moment: what was sent has arrived by then.
+        """
+        self._patch.setattr(dial, "memory_servers", trio.lowlevel.RunVar("none", default=()))
+        self.jump_seconds = _REAL_JUMP_SECONDS
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.autojump_threshold = self.jump_seconds
+
+    def certificates(self, *clients: str) -> None:
+        """Make the current folder one with ``authority.pem``, ``server.pem`` for localhost, and a file a client."""
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self._folder / "authority.pem")
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(self._folder / "server.pem")
+        for name in clients:
+            made = authority.issue_cert(f"{name}@example.com", common_name=name)
+            made.private_key_and_cert_chain_pem.write_to_path(self._folder / f"{name}.pem")
+        self.folder()
+
+    def folder(self) -> None:
+        """Make the current folder one that goes with the page."""
+        self._patch.chdir(self._folder)
 
     def at(self, place: str, *answers: bytes, refuses: bool = False, opens: bool = False, tls: bool = False) -> None:
         """Put something at a host and port.

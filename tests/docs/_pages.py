@@ -4,7 +4,7 @@ What a block needs and a reader does not stands in comments above it, which the 
 
     <!-- before: CODE -->       is run first; ``await serve(handler, url)`` there starts a WebSocket server in memory,
                                 ``patch`` is a `pytest.MonkeyPatch` for the rest of the page, and ``network`` is a
-                                network with proxies: `Network`
+                                network with proxies, or the ports of this machine: `Network`
     <!-- prints -->             above the text block that follows: what the block printed
     <!-- not run: REASON -->    the block is only compiled
 
@@ -97,11 +97,12 @@ class Page:
         self._path = path
         self._patch = pytest.MonkeyPatch()
         self._folder = tempfile.TemporaryDirectory()
+        self._network = Network(self._patch, Path(self._folder.name))
         self._names: dict[str, object] = {
             "__name__": "__main__",
             "csp": csp,
             "errors": errors,
-            "network": Network(self._patch, Path(self._folder.name)),
+            "network": self._network,
             "patch": self._patch,
             "testing": testing,
             "trio": trio,
@@ -166,7 +167,7 @@ class Page:
                     return await function(*arguments)
 
         def run(function: Callable[..., Awaitable[object]], *arguments: object) -> object:
-            return real_run(served, function, arguments, clock=MockClock(autojump_threshold=0))
+            return real_run(served, function, arguments, clock=MockClock(autojump_threshold=self._network.jump_seconds))
 
         real_run = trio.run
         with pytest.MonkeyPatch.context() as patch:

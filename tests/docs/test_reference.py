@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,20 @@ from trio_csp_websocket.command_line import arguments
 from trio_csp_websocket.connection.ending import closed_by_peer, failed_by_us, lost, quiet_end
 from trio_csp_websocket.protocol.close import ForbiddenCodeViolation, is_sendable
 from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.server.options import parse_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trio_csp_websocket.connection.ending import Ending
 
 REFERENCE = ROOT / "docs" / "reference"
 
 
-def table(page: str, header: str) -> list[list[str]]:
-    """Return the rows of the table of a page that has this header, each a list of cells."""
+def table(page: str, header: str, section: str = "") -> list[list[str]]:
+    """Return the rows of the first table of a page, or of a section, that has this header, each a list of cells."""
     text = (REFERENCE / page).read_text(encoding="utf-8")
+    text = text[text.index(section) :]
     lines = text[text.index(header) :].partition("\n\n")[0].splitlines()
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
 
@@ -38,6 +41,15 @@ def first_names(rows: list[list[str]]) -> list[str]:
 # Options --------------------------------------------------------------------------------------------------------------
 
 OPTIONS = "| option | meaning | range | default |"
+OF_A_SERVER = "## Options of a server"
+
+
+def connect(**options: object) -> None:
+    websocket.connect("wss://server.test/", **options)  # type: ignore[arg-type]  # any option
+
+
+def listen(**options: object) -> None:
+    websocket.listen(0, **options)  # type: ignore[arg-type]  # any option
 
 
 def test_the_table_of_options_lists_those_of_a_connection() -> None:
@@ -52,9 +64,30 @@ def test_the_second_table_of_options_lists_those_of_a_feed() -> None:
     assert named == [keyword.name for keyword in keywords if keyword.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
-def test_numbers_of_the_table_of_options_are_the_bounds() -> None:
+def test_the_third_table_of_options_lists_those_of_a_server() -> None:
+    assert first_names(table("options.md", OPTIONS, OF_A_SERVER)) == list(websocket.ListenOptions.__annotations__)
+
+
+@pytest.mark.parametrize(
+    ("section", "use", "bounded"),
+    [
+        ("", connect, ["compression_threshold", "read_limit", "channel_capacity", "max_redirects"]),
+        (
+            OF_A_SERVER,
+            listen,
+            [
+                *("compression_threshold", "max_window_bits", "header_limit", "max_connections", "max_handshakes"),
+                *("max_waiting", "read_limit", "channel_capacity", "backlog"),
+            ],
+        ),
+    ],
+    ids=["connection", "server"],
+)
+def test_numbers_of_the_tables_of_options_are_the_bounds(
+    section: str, use: Callable[..., None], bounded: list[str]
+) -> None:
     checked: list[str] = []
-    for name, _, values, _ in table("options.md", OPTIONS):
+    for name, _, values, _ in table("options.md", OPTIONS, section):
         found = re.match(r"(\d+) to (\d+)", values)
         if found is None:
             continue
@@ -62,23 +95,62 @@ def test_numbers_of_the_table_of_options_are_the_bounds() -> None:
         option = name.strip("`")
         checked.append(option)
         for value in (least, most):
-            websocket.connect("wss://server.test/", **{option: value})  # type: ignore[arg-type]  # any option
+            use(**{option: value})
         for value in (least - 1, most + 1):
             with pytest.raises(errors.InvalidError):
-                websocket.connect("wss://server.test/", **{option: value})  # type: ignore[arg-type]  # any option
-    assert checked == ["compression_threshold", "read_limit", "channel_capacity", "max_redirects"]
+                use(**{option: value})
+    assert checked == bounded
 
 
-@pytest.mark.parametrize("option", websocket.ConnectOptions.__annotations__)
-def test_the_options_that_take_milliseconds_are_those_of_the_table(option: str) -> None:
-    ranges = {row[0].strip("`"): row[2] for row in table("options.md", OPTIONS)}
+@pytest.mark.parametrize(
+    ("section", "use", "option"),
+    [
+        *(("", connect, option) for option in websocket.ConnectOptions.__annotations__),
+        *((OF_A_SERVER, listen, option) for option in websocket.ListenOptions.__annotations__),
+    ],
+)
+def test_the_options_that_take_milliseconds_are_those_of_the_tables(
+    section: str, use: Callable[..., None], option: str
+) -> None:
+    ranges = {row[0].strip("`"): row[2] for row in table("options.md", OPTIONS, section)}
     if "duration" not in ranges[option]:
         return
     if ranges[option] == "duration or ms":
-        websocket.connect("wss://server.test/", **{option: 1500})  # type: ignore[arg-type]  # any option
+        use(**{option: 1500})
     else:
         with pytest.raises(errors.InvalidTypeError):
-            websocket.connect("wss://server.test/", **{option: 1500})  # type: ignore[arg-type]  # any option
+            use(**{option: 1500})
+
+
+DEFAULTS = {
+    "1 MiB": 1024 * 1024,
+    "16 KiB": 16 * 1024,
+    "10 s": 10,
+    "20 s": 20,
+    "30 s": 30,
+    "`None`: no limit": math.inf,
+    "none": math.inf,
+}
+
+
+def test_the_defaults_of_a_server_are_those_of_the_table() -> None:
+    options = parse_options({}, websocket.ListenOptions.__annotations__)
+    actual: dict[str, float] = {
+        "max_window_bits": options.max_window_bits,
+        "handshake_timeout": options.handshake_timeout_seconds,
+        "header_limit": options.header_limit_bytes,
+        "max_connections": options.max_connections,
+        "max_handshakes": options.max_handshakes,
+        "max_waiting": options.max_waiting,
+        "read_limit": options.connection.read_limit_bytes,
+        "channel_capacity": options.connection.channel_capacity,
+        "read_timeout": options.connection.read_timeout_seconds,
+        "write_timeout": options.connection.write_timeout_seconds,
+        "keepalive": options.connection.keepalive_seconds,
+        "close_timeout": options.connection.close_timeout_seconds,
+    }
+    told = {row[0].strip("`"): row[3] for row in table("options.md", OPTIONS, OF_A_SERVER)}
+    assert {name: DEFAULTS.get(told[name]) or int(told[name]) for name in actual} == actual
 
 
 def test_the_constants_are_those_of_the_face() -> None:

@@ -54,7 +54,7 @@ def listen(
         InvalidTypeError: the same for a wrong type or an unknown option.
         PermissionDeniedError: on entering or awaiting; `csp.security` does not allow ``websocket.listen`` for the URL
             to listen on, as ``ws://localhost:8765/``.
-        ListenFailedError: on entering or awaiting; it cannot be listened there.
+        ListenFailedError: on entering or awaiting; the system does not let it listen there.
         NoContextError: on entering or awaiting outside a Trio run, or for a second time; on awaiting without a
             nursery.
     """

@@ -59,7 +59,7 @@ class ServeOptions(TypedDict, total=False):
     http: Http | None
     """An async function of a `Request` that wants no WebSocket, as of a health check; it returns a `Response`, or None
     for status 426. None."""
-    handshake_timeout: Timeout
+    handshake_timeout: csp.Duration | None
     """The limit for a whole request, from the TCP connection on, TLS included; and again for its answer, after which it
     gets status 503. 10 s."""
     header_limit: int

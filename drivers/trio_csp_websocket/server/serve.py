@@ -42,8 +42,8 @@ def serve(
     with 1011, or status 500. That the connection has ended is no failure of the handler: an exception that
     says so, alone or in a group, counts as if the handler had returned.
 
-    Returns when the server was stopped, and its handlers have returned: after `Server.close`, at which all connections
-    end. If cancelled, the handlers are, and each client is sent 1001 without waiting.
+    Returns when the server was stopped or closed, and its handlers have returned. If cancelled, its handlers are
+    cancelled, and each client is sent 1001 without waiting.
 
     Args:
         handler: an async function of a `ServerConnection`.

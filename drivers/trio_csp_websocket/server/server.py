@@ -27,16 +27,7 @@ _logger = logging.getLogger("csp.websocket.server")
 
 @final
 class Server:
-    """A server that listens. Made by `listen` and `serve`.
-
-    Args:
-        bound: where it listens.
-        url: the URL of that.
-        reception: takes in what connects.
-        register: keeps account of it.
-        nursery: where its tasks run.
-        accepting: the scope of those that accept streams.
-    """
+    """A server that listens. Made by `listen` and `serve`."""
 
     def __init__(
         self,
@@ -47,6 +38,16 @@ class Server:
         nursery: trio.Nursery,
         accepting: trio.CancelScope,
     ) -> None:
+        """Keep what it is made of.
+
+        Args:
+            bound: where it listens.
+            url: the URL of that.
+            reception: takes in what connects.
+            register: keeps account of it.
+            nursery: where its tasks run.
+            accepting: the scope of those that accept streams.
+        """
         self._bound = bound
         self._url = url
         self._reception = reception
@@ -141,7 +142,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The URL of the server: ``ws://host:port/``, ``wss:`` with TLS, or ``ws+unix:`` and a path."""
+        """The URL of the server, as ``ws://localhost:8765/``; ``wss:`` with TLS, ``ws+unix:`` for a Unix socket."""
         return self._url
 
     @property
@@ -151,7 +152,7 @@ class Server:
 
     @property
     def addresses(self) -> Sequence[Address]:
-        """Where it listens: addresses with their ports, or paths."""
+        """The addresses with their ports, or the paths, that it listens on."""
         return self._bound.addresses
 
     def __repr__(self) -> str:
