@@ -135,6 +135,10 @@ class Field:
             await foe.secure(self._certificates.client)
         return foe
 
+    def forget(self, foe: Foe) -> None:
+        """Keep nothing of a client that has left."""
+        self._foes.remove(foe)
+
     async def leave(self) -> None:
         """Close whatever the clients that misbehave have left open."""
         for foe in self._foes:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile import _requests
+from tests.hostile import _frames, _requests
 from tests.hostile._attack import Certificates
 from tests.hostile._field import ClientAttack, carry_out, check
 
-ATTACKS = [*_requests.ATTACKS]
+ATTACKS = [*_requests.ATTACKS, *_frames.ATTACKS]
 
 
 @pytest.fixture(scope="module")

@@ -250,7 +250,7 @@ class ServerConnection(Endpoint):
     async def _look_for_client(self, opening: Opening) -> None:
         """Raise if the client has gone. Does not let other tasks run."""
         transport = self._connection.transport
-        if not transport.synchronous:
+        if not transport.receives_at_once:
             return
         try:
             data = await transport.receive_now(_PEEK_BYTES)
