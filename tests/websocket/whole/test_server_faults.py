@@ -107,7 +107,9 @@ class Failing(trio.abc.Stream):
 
 
 @pytest.mark.parametrize("last", [b"\r\n\r\n", b"the end"], ids=["in the request", "in a message"])
-async def test_a_stream_that_fails_ends_its_own_connection_only(last: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_stream_that_fails_ends_its_own_connection_only(
+    last: bytes, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
     entrance = Entrance()
     async with websocket.listen(sockets=[entrance]) as server, trio.open_nursery() as nursery:
         nursery.start_soon(serve_all, server)
