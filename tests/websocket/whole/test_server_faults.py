@@ -166,7 +166,7 @@ async def test_a_connection_that_was_never_answered_cannot_be_accepted_after_the
             # The server's tasks end before the block does.
             with trio.CancelScope(shield=True):
                 await wait_all_tasks_blocked()
-            server._nursery.cancel_scope.cancel()  # noqa: SLF001  # as when one of its tasks fails
+            server._nursery.cancel_scope.cancel()  # as when one of its tasks fails
             with trio.CancelScope(shield=True):
                 await wait_all_tasks_blocked()
                 with pytest.raises(ConnectionFailedError, match="not answered"):
