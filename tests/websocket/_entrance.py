@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ class Entrance(trio.abc.Listener[trio.abc.Stream]):
     def __init__(self) -> None:
         self.errors: deque[Exception] = deque()
         """What is raised before anything else is given."""
+        self._closed = False
         self._send, self._receive = trio.open_memory_channel[_Stream](math.inf)
 
     async def accept(self) -> trio.abc.Stream:
@@ -32,11 +34,17 @@ class Entrance(trio.abc.Listener[trio.abc.Stream]):
         return await self._receive.receive()
 
     async def aclose(self) -> None:
+        """Close it, and what was not accepted."""
+        self._closed = True
+        with trio.CancelScope(shield=True), contextlib.suppress(trio.WouldBlock):
+            while True:
+                await trio.aclose_forcefully(self._receive.receive_nowait())
         self._receive.close()
         await trio.lowlevel.checkpoint()
 
     def put(self, stream: trio.abc.Stream) -> None:
-        """Have a stream accepted."""
+        """Have a stream accepted; as long as this is not closed."""
+        assert not self._closed
         self._send.send_nowait(stream)
 
     def connect(self) -> trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]:

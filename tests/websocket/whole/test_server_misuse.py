@@ -37,8 +37,7 @@ async def served(
             await websocket.serve(handler, sockets=[entrance], task_status=task_status, **options)  # type: ignore[arg-type]  # any options
 
         server: websocket.Server = await nursery.start(serve)
-        for data in requests:
-            heard.append(await entrance.ask(then=data).hear())
+        heard += [await entrance.ask(then=data).hear() for data in requests]
         await server.close()
     assert driver_tasks() == []
     return heard
@@ -325,11 +324,15 @@ async def test_a_server_in_the_block_of_another_ends_before_it(autojump_clock: M
         nursery.start_soon(hear, "outer", outside)
         kept = await outer.receive_value()
         await kept.accept()
-        with pytest.raises(RuntimeError, match="mine"):
+
+        async def fail_inside() -> None:
             async with websocket.listen(sockets=[inside]) as inner:
                 nursery.start_soon(hear, "inner", inside)
                 await (await inner.receive_value()).accept()
                 raise RuntimeError("mine")
+
+        with pytest.raises(RuntimeError, match="mine"):
+            await fail_inside()
         await wait_all_tasks_blocked()
         assert codes == {"inner": 1011}
         assert kept.close_code is None
