@@ -140,6 +140,18 @@ def test_a_connection_timeout_is_caught_as_timeout_error_whatever_its_kind(kind:
     assert (error.kind, error.retryable) == (kind, True)
 
 
+@pytest.mark.parametrize("retryable", [True, False])
+def test_where_it_cannot_be_listened_the_error_is_an_os_error_with_its_sentence(retryable: bool) -> None:
+    details = {"url": "ws://localhost:80/", "errno": 98}
+    error = errors.ListenFailedError("in use", kind=errors.UNAVAILABLE, retryable=retryable, details=details)
+    assert isinstance(error, OSError)
+    assert not isinstance(error, ConnectionError)
+    assert str(error) == error.message == "in use"
+    assert (error.kind, error.retryable, error.details) == (errors.UNAVAILABLE, retryable, details)
+    # The constructor of an OSError would make it of two arguments.
+    assert error.errno is None
+
+
 @pytest.mark.parametrize("details", [None, {"url": "ws://server.test/"}])
 def test_a_denial_is_an_os_error_with_its_sentence_and_details(details: dict[str, object] | None) -> None:
     # The constructor of an OSError makes of two arguments an errno and a text.
@@ -236,6 +248,7 @@ def test_wrap_of_a_foreign_error_is_unknown_and_caused_by_it() -> None:
         errors.ChannelClosedError("shut", details={"code": 1006}),
         errors.ConnectionFailedError("down", kind=errors.INTERNAL, retryable=True),
         errors.ConnectionTimeoutError("late", kind=errors.INTERNAL, retryable=True),
+        errors.ListenFailedError("in use", kind=errors.UNAVAILABLE, retryable=True, details={"errno": 98}),
         StatusError(503),
         SocketError("example.com", 80),
     ],

@@ -23,10 +23,15 @@ from csp.errors import ConnectionFailedError, InvalidError
 from tests.fuzz._targets import REQUEST
 from trio_csp_websocket.client.backoff import retry_after
 from trio_csp_websocket.protocol.constants import Compression
-from trio_csp_websocket.protocol.headers import joined, parse_headers
+from trio_csp_websocket.protocol.headers import Headers, joined, parse_headers
 from trio_csp_websocket.protocol.negotiation import accepted, agreed
+from trio_csp_websocket.protocol.request import RefusedRequestError, RequestReader
 from trio_csp_websocket.protocol.response import ResponseReader
 from trio_csp_websocket.protocol.url import parse_url
+from trio_csp_websocket.server.forwarded import forwarded, parse_networks
+from trio_csp_websocket.server.hosts import local_hosts
+from trio_csp_websocket.server.origins import parse_origins
+from trio_csp_websocket.server.proxy_protocol import ProxyHeader, ProxyProtocolError
 
 if TYPE_CHECKING:
     import random
@@ -121,6 +126,14 @@ def handshake(blocks: list[bytes]) -> None:
                 return
 
 
+def request(blocks: list[bytes]) -> None:
+    reader = RequestReader(1 << 30)
+    with suppress(RefusedRequestError):
+        for block in blocks:
+            if reader.feed(block) is not None:
+                return
+
+
 def wait(blocks: list[bytes]) -> None:
     reader = ResponseReader((), Compression.DISABLED)
     reader.request_sent(REQUEST)
@@ -146,6 +159,30 @@ def negotiation(blocks: list[bytes]) -> None:
     with suppress(ValueError):
         agreed(header, Compression.CONTEXT_TAKEOVER)
     accepted(header, Compression.CONTEXT_TAKEOVER, 15)
+
+
+def who(blocks: list[bytes]) -> None:
+    """An Origin and a Host."""
+    value = b"".join(blocks).decode("latin-1")
+    local_hosts(["example.com"]).allows(value)
+    for origins in ("same", ["https://*.example.com"]):
+        parse_origins(origins).allows(value, value.partition("//")[2])
+
+
+def proxied(blocks: list[bytes]) -> None:
+    values = b"".join(blocks).decode("latin-1").split("\n")
+    networks = parse_networks(["10.0.0.0/8"])
+    forwarded(Headers([("Forwarded", value) for value in values]), ("10.0.0.1", 1), networks)
+    names = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host")
+    forwarded(Headers([(name, value) for value in values for name in names]), ("10.0.0.1", 1), networks)
+
+
+def proxy_header(blocks: list[bytes]) -> None:
+    header = ProxyHeader()
+    with suppress(ProxyProtocolError):
+        for block in blocks:
+            if header.feed(block):
+                return
 
 
 def connection(blocks: list[bytes]) -> None:
@@ -182,6 +219,8 @@ _LINES = (b"\r\n", b"\n", b"\r\n\r\n")
 _SPACES = (b" ", b"\t", b"  ")
 _STATUS = b"HTTP/1.1 404 No\r\n"
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n"
+_GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
+_HANDSHAKE = REQUEST.removesuffix(b"\r\n")
 _CLOSE = b"\x88\x02\x03\xe8"
 
 TARGETS: Final = {
@@ -227,6 +266,34 @@ TARGETS: Final = {
         (*_SPACES, b",", b";", b"a", b"9", b"upgrade", b"chunked", b'"', b"="),
         (b"\r\n\r\n", b"\x0b\r\n\r\n", b"\r\nUpgrade: x\r\n\r\n"),
     ),
+    "requests": Target(
+        request,
+        (
+            *(b"", b"GET ", b"GET /", b"GET /?", b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\nHost: "),
+            *(_GET + b"X:", _GET + b"Upgrade: ", _GET + b"Content-Length: ", _GET + b"Transfer-Encoding: "),
+            *(_HANDSHAKE + name + b": " for name in (b"Connection", b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Key")),
+        ),
+        (
+            *(*_LINES, *_SPACES, b"a", b"%", b"/", b"[", b":", b"9", b",", b", ", b"#,", b";", b"\xff"),
+            *(
+                b"X:1\r\n",
+                b"#: #\r\n",
+                b"Host: a\r\n",
+                b"Upgrade: websocket\r\n",
+                b"upgrade,",
+                b"Content-Length: 1\r\n",
+            ),
+        ),
+        (
+            b"",
+            b"\r\n\r\n",
+            b" HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"\x0b\r\n\r\n",
+            b"\0\r\n\r\n",
+            b"\r\r\n\r\n",
+            b"]\r\n\r\n",
+        ),
+    ),
     "Retry-After": Target(
         wait,
         (b"HTTP/1.1 503 No\r\nRetry-After: ", b"HTTP/1.1 503 No\r\nRetry-After: 1\r\nDate: Sun, 06 Nov 1994 "),
@@ -260,6 +327,33 @@ TARGETS: Final = {
         ),
         (b"", b'"', b"\x01", b";", b"permessage-deflate"),
         (1 << 30,),
+    ),
+    "origins and hosts": Target(
+        who,
+        (b"", b"https://", b"http://[", b"https://*.", b"https://a:"),
+        (
+            *_SPACES,
+            *(b"a", b".", b"a.", b":", b"/", b"//", b"[", b"]", b"@", b"0", b"-", b"*.", b"xn--", b"https://a "),
+        ),
+        (b"", b".example.com", b"]", b":80", b"\xff"),
+        (1 << 30,),
+    ),
+    "forwarded": Target(
+        proxied,
+        (b"", b"for=", b'for="', b"for=10.0.0.2,", b"10.0.0.2,"),
+        (
+            *_SPACES,
+            *(b",", b";", b"=", b'"', b"\\", b'\\"', b"a", b"[", b"]", b":", b".", b"1", b"_", b"\n"),
+            *(b"10.0.0.2,", b"for=10.0.0.2,", b'for="10.0.0.2:1";a#=b,', b";a#=b", b"::1,", b"unknown,"),
+        ),
+        (b"", b'"', b"10.0.0.2", b"for=10.0.0.2", b',for="10.0.0.2"'),
+        (1 << 30,),
+    ),
+    "PROXY protocol": Target(
+        proxy_header,
+        (b"", b"PROXY ", b"PROXY TCP4 ", b"PROXY UNKNOWN ", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x10\x00", b"PROXY TCP6 "),
+        (*_LINES, *_SPACES, b"1", b".", b":", b"\0", b"a", b"PROXY "),
+        (b"", b"\r\n"),
     ),
     "connections": Target(
         connection,

@@ -13,10 +13,13 @@ import h11
 from csp.errors import ConnectionFailedError, InvalidError
 from tests.fuzz._differences import compare
 from tests.fuzz._oracles import Ours, Setting, found, read
+from tests.fuzz._request_oracles import agree
 from tests.fuzz._streams import LIMITS, split
 from tests.websocket._server import BINARY, COMPRESSED, CONTINUATION, frame
+from trio_csp_websocket.protocol.answer import text_answer
 from trio_csp_websocket.protocol.constants import Compression
 from trio_csp_websocket.protocol.negotiation import DeflateParameters
+from trio_csp_websocket.protocol.request import ParsedRequest, RefusedRequestError, RequestReader
 from trio_csp_websocket.protocol.response import ResponseReader
 from trio_csp_websocket.protocol.url import parse_url
 
@@ -69,6 +72,8 @@ def deflate(data: bytes) -> None:
         inside = not fin
     decoder(bytes([data[0] | 0x80]) + data[1:OPTIONS_BYTES] + stream)
 
+
+_HEAD_LIMITS: Final = (4096, 4096, 4096, 300, 20)
 
 REQUEST: Final = (
     b"GET / HTTP/1.1\r\nHost: server.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -123,6 +128,51 @@ def _answered(handshake: ResponseReader, blocks: Sequence[bytes]) -> object:
     return head, begun + rest, handshake.deflate, list(handshake.headers.items())
 
 
+def request(data: bytes) -> None:
+    """A client's request: it is taken, refused with the documented error, or not complete, in whatever blocks it comes.
+
+    What is taken others understand in the same way. The first byte chooses how large a head may be, the next three
+    where the request is cut into blocks.
+    """
+    if len(data) < OPTIONS_BYTES:
+        return
+    stream, limit = data[OPTIONS_BYTES:], _HEAD_LIMITS[data[0] % len(_HEAD_LIMITS)]
+    whole = requested([stream], limit)
+    assert requested(split(stream, _cuts(data)), limit) == whole
+    assert requested([stream[i : i + 1] for i in range(len(stream))], limit) == whole
+    if isinstance(whole[0], ParsedRequest):
+        agree(stream.removesuffix(whole[1]), whole[0])
+
+
+def requested(blocks: Sequence[bytes], limit: int) -> tuple[ParsedRequest | str | None, bytes]:
+    """Return a request, why it was refused, or None for one that is not complete; and what came behind it."""
+    reader = RequestReader(limit)
+    taken: ParsedRequest | None = None
+    rest = b""
+    for block in blocks:
+        if taken is not None:
+            rest += block
+            continue
+        try:
+            taken = reader.feed(block)
+        except RefusedRequestError as error:
+            return _refusal(error), b""
+        if taken is not None:
+            rest = reader.rest()
+    return taken, rest
+
+
+def _refusal(error: RefusedRequestError) -> str:
+    """Return what a client is told, which h11 understands."""
+    assert error.status in (400, 405, 426, 431, 505)
+    assert str(error).isprintable()
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+    client.receive_data(text_answer(error.status, str(error), error.headers))
+    assert isinstance(client.next_event(), h11.Response)
+    return f"{error.status} {error} {error.headers}"
+
+
 def url(data: bytes) -> None:
     """A URL: it is refused with the documented error, or normalised for good, and then safe to put in a request."""
     try:
@@ -146,5 +196,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "unmasking_decoder": unmasking_decoder,
     "deflate": deflate,
     "handshake": handshake,
+    "request": request,
     "url": url,
 }

@@ -18,7 +18,7 @@ From the bottom:
 - `unmasking_decoder`: the same for masked frames
 - `encoder`: messages and control frames become bytes, masked or not
 - `headers`: HTTP headers
-- `authority`: where a URL leads: scheme, host and port
+- `authority`: where a URL or a Host header leads: scheme, host and port
 - `url`: URLs, parsed and normalised
 - `secrets`: what may be secret in a request
 - `refusal`: what a refusal says

@@ -6,7 +6,6 @@ import base64
 import functools
 import hashlib
 import time
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -126,6 +125,9 @@ def _reason(status: int) -> bytes:
 
 @functools.lru_cache(maxsize=1)
 def _date(seconds: int) -> bytes:
+    # Imported here, because it takes longer to load than all the rest of this file.
+    from email.utils import formatdate  # noqa: PLC0415
+
     return formatdate(seconds, usegmt=True).encode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""Where a URL leads: scheme, user, host and port (RFC 3986, section 3.2), checked and normalised. No I/O."""
+"""Where a URL or a Host header leads: scheme, user, host and port (RFC 3986, section 3.2), normalised. No I/O."""
 
 from __future__ import annotations
 

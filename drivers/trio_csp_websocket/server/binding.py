@@ -99,11 +99,15 @@ class Bound:
 
 
 @trio.lowlevel.enable_ki_protection  # or Ctrl-C could come between a socket and what closes it
-async def bind(place: Place) -> Bound:
+async def bind(place: Place, *, secure: bool = False) -> Bound:
     """Listen at a place; return what listens there.
 
     With port 0, all addresses get the same free port. An address of a family that the system lacks is left out if there
-    is another. If this fails or is cancelled, nothing is left, and given sockets are as they were.
+    is another. If this fails or is cancelled, nothing is left, and given sockets stay open.
+
+    Args:
+        place: where.
+        secure: whether TLS will be spoken there, for the URL in the text of an error.
 
     Raises:
         ListenFailedError: it cannot be listened there.
@@ -120,7 +124,7 @@ async def bind(place: Place) -> Bound:
             sockets = [*place.sockets]
         listeners = [_listener(one) for one in sockets]
     except (OSError, ValueError) as error:  # ValueError: a given socket does not listen any more
-        raise _failure(place, error) from error
+        raise _failure(place, place.url(secure=secure), error) from error
     return Bound(place, listeners, file)
 
 
@@ -185,8 +189,8 @@ def _bound_sockets(addresses: list[tuple[int, Any]], place: Place) -> list[socke
 def _bound_socket(family: int, address: tuple[Any, ...], place: Place) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":  # there it would let two servers have the same port
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # On Windows it would let two servers have the same port.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, sys.platform != "win32")
         if place.reuse_port:
             made.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_REUSEPORT"), 1)  # noqa: B009  # Windows has none
         if family == socket.AF_INET6:
@@ -205,9 +209,7 @@ def _is_loopback(host: str) -> bool:
     return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
-def _failure(place: Place, error: OSError | ValueError) -> ListenFailedError:
-    # TLS is not known of here, and says nothing about why.
-    url = place.url(secure=False)
+def _failure(place: Place, url: str, error: OSError | ValueError) -> ListenFailedError:
     number = error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else None
     return ListenFailedError(
         f"cannot listen on {url}: {_reason(place, error, number)}",

@@ -59,8 +59,8 @@ def parse_hosts(hosts: object) -> Hosts:
     """Check the option ``hosts``.
 
     Args:
-        hosts: ``"*"`` for any host, or a list of hosts: names, also international ones, and addresses, of IPv6 in brackets.
-            One with a port allows only that port, one without allows any.
+        hosts: ``"*"`` for any host, or a list of hosts: names, also international ones, and addresses, those of IPv6 in
+            brackets. One with a port allows only that port, one without allows any.
 
     Raises:
         InvalidError: an entry is malformed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from csp.errors import Kind, ListenFailedError
+from csp.errors import Kind, ListenFailedError, shown
 from trio_csp_websocket.server.place import why_it_cannot_accept
 
 # The first of the descriptors that are handed over: SD_LISTEN_FDS_START of sd_listen_fds(3).
@@ -47,7 +47,7 @@ def inherited_sockets() -> list[socket.socket]:
 def _number(name: str, text: str) -> int:
     # No descriptor and no process has a number of more than ten digits.
     if not (text.isascii() and text.isdecimal() and len(text) <= 10):
-        raise _failure(f"{name} is {text!r}, which is no number")
+        raise _failure(f"{name} is '{shown(text, limit=40)}', which is no number")
     return int(text)
 
 

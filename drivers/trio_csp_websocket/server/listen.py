@@ -113,7 +113,7 @@ class Listening:
         # Imported here, because h11 comes with it and takes longer to load than all the rest.
         from trio_csp_websocket.server.reception import Reception  # noqa: PLC0415
 
-        bound = await bind(self._place)
+        bound = await bind(self._place, secure=self._options.ssl_context is not None)
         self._background = BackgroundNursery()
         nursery = await self._background.__aenter__()
         options = self._options

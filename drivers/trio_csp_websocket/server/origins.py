@@ -95,7 +95,7 @@ def parse_origins(origins: object) -> Origins:
 
             - an origin, such as ``"https://app.example.com"``, with a port unless it is the default one
             - one for all names below another, at any depth, such as ``"https://*.example.com"``; not for that one
-            - ``"null"``, which browsers send for pages without an origin, such as files and sandboxed frames of any site
+            - ``"null"``, which browsers send for pages without an origin, such as files and any site's sandboxed frames
 
             An empty list lets no browser in.
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-    from trio_csp_websocket.protocol.headers import Headers
-    from trio_csp_websocket.transport.base import Address
+# Not for type checkers only: the hints of a tuple's fields are found at run time.
+from trio_csp_websocket.protocol.headers import Headers  # noqa: TC001
+from trio_csp_websocket.transport.base import Address  # noqa: TC001
 
 
 class Request(NamedTuple):
@@ -40,7 +38,7 @@ class Response(NamedTuple):
 
     status: int
     """200 to 599."""
-    body: str | Buffer = b""
+    body: str | bytes | bytearray | memoryview = b""
     """A str is sent as UTF-8, as ``text/plain`` unless the headers say otherwise."""
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None
     """Besides Date, Content-Length and Connection."""

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import AddressValueError
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 from urllib.parse import quote
@@ -16,6 +17,7 @@ import trio
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import parse_whole_number
 from trio_csp_websocket.network.unix_path import parse_unix_socket
+from trio_csp_websocket.protocol.authority import normalized_ipv6
 from trio_csp_websocket.protocol.authority import parse_place as parse_authority
 from trio_csp_websocket.transport.base import ends_of
 
@@ -148,12 +150,20 @@ def _host(host: object) -> tuple[str | None, str]:
         return None, ""
     if not isinstance(host, str):
         raise InvalidTypeError(f"host must be a string or None, not {host!r}")
-    if not host or re.search(r"[/?#@\\]", host):
-        raise InvalidError(f"host must be a name or an IP address, or None for every interface, not {host!r}")
-    bracketed = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
-    if ":" in bracketed.rpartition("]")[2]:
-        raise InvalidError(f"host must not have a port, not {host!r}: give the port by itself")
-    found = parse_authority(f"ws://{bracketed}", {"ws": 80}, "host")
+    wrong = InvalidError(
+        f"host must be a name or an IP address without a port, or None for every interface, not {host!r}"
+    )
+    name = host
+    if host.count(":") > 1:
+        address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        try:
+            normalized_ipv6(address.partition("%")[0])
+        except AddressValueError:
+            raise wrong from None
+        name = f"[{address}]"
+    elif not host or re.search(r"[][:/?#@\\]", host):
+        raise wrong
+    found = parse_authority(f"ws://{name}", {"ws": 80}, "host")
     return found.host, found.zone
 
 

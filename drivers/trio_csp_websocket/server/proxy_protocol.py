@@ -34,7 +34,7 @@ _UNSPECIFIED, _INET, _INET6, _UNIX = range(4)
 _ADDRESS_BYTES = (0, 12, 36, 216)
 """By family: two addresses and two ports; of Unix sockets, two paths."""
 _UNIX_PATH_BYTES = 108
-_MAX_TRANSPORT = 2  # 0 unspecified, 1 a stream, 2 datagrams
+_MAX_TRANSPORT = 2  # 0 is unspecified, 1 a stream, 2 datagrams
 _MAX_EXTENSION_BYTES = 4096
 
 
@@ -107,9 +107,11 @@ class ProxyHeader:
             family, transport = divmod(received[13], 16)
             if family > _UNIX or transport > _MAX_TRANSPORT:
                 raise ProxyProtocolError(f"its PROXY header has an unknown kind of address: 0x{received[13]:02x}")
+            if transport == _UNSPECIFIED:
+                family = _UNSPECIFIED
         if len(received) < _FIXED_BYTES:
             return None
-        (length,) = struct.unpack_from("!H", received, 14)
+        length = int.from_bytes(received[14:_FIXED_BYTES])
         if length < _ADDRESS_BYTES[family]:
             raise ProxyProtocolError(
                 f"its PROXY header has {length} bytes for addresses that take {_ADDRESS_BYTES[family]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from trio_csp_websocket.connection.connection import Connection
-    from trio_csp_websocket.server.opening import Opening
-    from trio_csp_websocket.server.server_connection import ServerConnection
+    from trio_csp_websocket.connection.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,12 @@ class ServerStatistics:
     """How many connections have not been answered."""
 
 
+class Unanswered(Protocol):
+    """A request that waits for its answer: an `Opening`."""
+
+    def turn_away(self, why: str) -> None: ...
+
+
 class Register:
     """Keeps account of a server's connections.
 
@@ -45,8 +50,8 @@ class Register:
         # The scopes of requests that are not complete, and of refusals that linger, the oldest first.
         self._incomplete: dict[trio.CancelScope, None] = {}
         self._lingering: dict[trio.CancelScope, None] = {}
-        self.unanswered: dict[Opening, None] = {}
-        self.open: dict[Connection, ServerConnection] = {}
+        self.unanswered: dict[Unanswered, None] = {}
+        self.open: dict[Connection, Endpoint] = {}
         """Those accepted whose transport is not closed yet, the oldest first."""
         self.stopped: bool = False
         """Whether nothing more is taken in."""
@@ -98,7 +103,7 @@ class Register:
             await self._changed.wait()
 
     @property
-    def connections(self) -> tuple[ServerConnection, ...]:
+    def connections(self) -> tuple[Endpoint, ...]:
         """Those accepted that have not ended."""
         return tuple(connection for plane, connection in self.open.items() if plane.ending is None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, Self, cast, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -88,7 +88,7 @@ class Server:
     @property
     def connections(self) -> Sequence[ServerConnection]:
         """The connections that were accepted and have not ended, the oldest first."""
-        return self._register.connections
+        return cast("Sequence[ServerConnection]", self._register.connections)
 
     def statistics(self) -> ServerStatistics:
         """Return counts of the requests and connections so far."""

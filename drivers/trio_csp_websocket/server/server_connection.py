@@ -329,6 +329,11 @@ class ServerConnection(Endpoint):
         else:
             await super().__aexit__(exc_type, exc, traceback)
 
+    def __repr__(self) -> str:
+        if self._opening is not None and self._opening.status is None:
+            return f"<csp.websocket.{type(self).__name__} unanswered, {without_query(self._url)}>"
+        return super().__repr__()
+
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
         return self._noted(super()._failure(what, error, retryable=retryable))
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-Address: TypeAlias = "tuple[str, int] | str"
+Address: TypeAlias = tuple[str, int] | str
 """An IP address and a port; of a Unix socket, its path, "" if it has none."""
 
 PeerCertificate: TypeAlias = "Mapping[str, Any]"

@@ -213,3 +213,30 @@ async def test_a_stream_that_breaks_without_words_has_those_of_the_cause(error: 
     for operation in (transport.receive_some(1), transport.send_all(b"a"), transport.send_eof()):
         with pytest.raises(trio.BrokenResourceError, match=f"^{text}$"):
             await operation
+
+
+async def test_what_was_read_too_much_is_received_again_ahead_of_the_rest() -> None:
+    transport, peer = over_memory()
+    await peer.send_all(b" and the rest")
+    transport.unread(b"two")
+    transport.unread(b"one ")
+    assert await transport.receive_some(5) == b"one t"
+    assert await transport.receive_now(100) == b"wo"
+    assert await transport.receive_some(100) == b" and the rest"
+    assert transport.bytes_received == 20
+    assert await transport.receive_now(100) is None
+    await transport.aclose()
+    await peer.aclose()
+
+
+async def test_a_receive_that_is_cancelled_leaves_what_was_read_too_much() -> None:
+    transport, peer = over_memory()
+    transport.unread(b"early")
+    for receive in (transport.receive_some, transport.receive_now):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await receive(100)
+        assert scope.cancelled_caught
+    assert await transport.receive_now(100) == b"early"
+    await transport.aclose()
+    await peer.aclose()
