@@ -179,7 +179,9 @@ async def _dial_behind_a_proxy(host: str, port: int) -> trio.abc.Stream:
     return stream
 
 
-async def carry_out(attack: ClientAttack, certificates: Certificates | None = None) -> Outcome:
+async def carry_out(
+    attack: ClientAttack, certificates: Certificates | None = None, max_seconds: float = MAX_SECONDS
+) -> Outcome:
     """Carry out an attack. At its end none of its sockets and tasks must be left, and the bystander still be served."""
     tls: dict[str, Any] = {} if certificates is None else {"ssl_context": certificates.server}
     own: dict[str, Any] = {} if certificates is None else {"ssl_context": certificates.client}
@@ -190,7 +192,7 @@ async def carry_out(attack: ClientAttack, certificates: Certificates | None = No
     async def handle(connection: ServerConnection) -> None:
         await (echo if connection.path == "/bystander" else attack.handler)(connection)
 
-    with trio.fail_after(MAX_SECONDS), Records() as records:
+    with trio.fail_after(max_seconds), Records() as records:
         async with trio.open_nursery() as nursery:
             serve = partial(
                 websocket.serve, handle, 0, host="127.0.0.1", **{"keepalive": None, **attack.options, **tls}

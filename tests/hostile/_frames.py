@@ -258,6 +258,7 @@ def floods(many: int = 50_000) -> Iterator[ClientAttack]:
     yield flood(
         "pings, empty fragments and pongs, and a message in between",
         partial(flooding, data=(sent(PING) + beginning + sent(PONG) + sent(CONTINUATION)) * 500, times=20),
+        options={"write_timeout": SOON},
     )
     yield flood(
         "messages to who receives none, until both ends are full",
@@ -329,10 +330,5 @@ def stalling() -> Iterator[ClientAttack]:
         yield stall(f"a reset, {name}", partial(resetting, data=data))
 
 
-def attacks(many: int = 50_000) -> Iterator[ClientAttack]:
-    yield from violations()
-    yield from floods(many)
-    yield from stalling()
-
-
-ATTACKS = list(attacks())
+OVER_TLS = [*floods(), *stalling()]
+ATTACKS = [*violations(), *OVER_TLS]

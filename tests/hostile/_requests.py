@@ -230,7 +230,7 @@ def large() -> Iterator[ClientAttack]:
         ("a head without end, a byte a segment", "2048", UNENDING + b"X: " + b"x" * 2048),
         ("101 lines, a byte a segment", "100 lines", UNENDING + b"X: 1\r\n" * 101),
     ):
-        yield refused(name, 431, says, data, **bytewise, options={"header_limit": 2048})
+        yield refused(name, 431, says, data, **bytewise, options={"header_limit": 2048, "handshake_timeout": "1h"})
     yield refused("NUL behind a long line", 400, "forbids", UNENDING + b"X: " + b" " * 15_000 + b"\0\r\n\r\n")
     for name, first, line in (
         ("a header of spaces", "/", b"X:" + b" " * 120_000),

@@ -2,8 +2,8 @@
 
 Each sweep repeats an operation and cancels it before step 1, 2, 3, ... of the tasks that are not the clients', until it
 completes first; and before it begins. An ordinary run does so at every step over a stream in memory, and at some over
-sockets and TLS; ``CSP_SWEEP_ORDERS=3 pytest tests/websocket/whole/test_server_cancellation.py`` at every step of all, in
-three orders of the tasks that are runnable at a time.
+sockets and TLS; ``CSP_SWEEP_ORDERS=3 pytest tests/websocket/whole/test_server_cancellation.py`` at every step of all,
+in three orders of the tasks that are runnable at a time.
 """
 
 from __future__ import annotations
