@@ -84,7 +84,6 @@ async def violating(
 async def flooding(field: Field, *, data: bytes, times: int) -> list[Said]:
     """Send the same again and again, listen to nothing, and then leave."""
     foe = await field.connect()
-    foe.take_little()
     await foe.open()
     for _ in range(times):
         if not await foe.say(data, each=MIB):
