@@ -481,7 +481,8 @@ async def test_a_connection_can_be_selected_with_the_server(autojump_clock: Mock
         for number, client in enumerate(clients):
             await client.send(handshake(f"/{number}"), masked(TEXT, b"hello"))
         heard: list[str] = []
-        with csp.Selector[Any](server.channel()) as selector:
+        selector: csp.Selector[Any] = csp.Selector(server.channel())
+        with selector:
             async for r in selector:
                 if isinstance(r.value, websocket.ServerConnection):
                     await r.value.accept()
