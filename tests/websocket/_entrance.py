@@ -47,7 +47,7 @@ class Entrance(trio.abc.Listener[trio.abc.Stream]):
         assert not self._closed
         self._send.send_nowait(stream)
 
-    def connect(self) -> trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]:
+    def connect(self) -> trio.abc.HalfCloseableStream:
         """Connect a client; return its end."""
         ours, theirs = memory_stream_pair()
         self.put(theirs)

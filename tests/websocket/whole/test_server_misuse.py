@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import csp
 from csp import websocket
 from csp.errors import ConnectionFailedError, InvalidError, NoContextError
+from csp.websocket import ServerConnection
 from tests.hostile._foe import sent
 from tests.websocket._entrance import Entrance
 from tests.websocket._peers import CLOSE, TEXT, driver_tasks
@@ -19,7 +20,6 @@ from tests.websocket._peers import CLOSE, TEXT, driver_tasks
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from csp.websocket import ServerConnection
     from tests.hostile._foe import Said
 
 GOODBYE = sent(CLOSE, b"\x03\xe8")
@@ -219,7 +219,7 @@ async def test_two_tasks_may_be_the_first_to_use_a_connection(
 
     async def use(connection: ServerConnection, how: str) -> None:
         try:
-            await {
+            uses: dict[str, Callable[[], Awaitable[object]]] = {
                 "accept": connection.accept,
                 "send": lambda: connection.send("hello"),
                 "receive": connection.receive,
@@ -227,7 +227,8 @@ async def test_two_tasks_may_be_the_first_to_use_a_connection(
                 "iterate": connection.__anext__,
                 "reject": lambda: connection.reject(404),
                 "close": connection.close,
-            }[how]()
+            }
+            await uses[how]()
         except (NoContextError, ConnectionFailedError, StopAsyncIteration) as error:
             assert how in ("accept", "reject") or not isinstance(error, NoContextError)  # noqa: PT017  # which may fail
 
@@ -278,7 +279,7 @@ async def test_a_selector_over_a_server_and_its_connections_sees_all_of_it_end(a
         nursery.start_soon(entrance.ask(then=sent(TEXT, b"hello") + GOODBYE).hear)
         nursery.start_soon(entrance.ask(then=GOODBYE).hear)
         open_ones = 0
-        with csp.Selector(server.channel()) as selector:
+        with csp.Selector[ServerConnection | websocket.Message](server.channel()) as selector:
             async for r in selector:
                 if server.channel().gave(r):
                     await r.value.accept()
