@@ -208,3 +208,14 @@ async def test_two_tasks_that_accept_over_tls_on_a_stream_get_one_connection() -
         assert sorted(outcomes) == ["accepted", "answered already"]
         assert server.statistics().accepted == 1
         await trio.aclose_forcefully(caller.stream)
+
+
+async def test_a_listener_that_its_owner_closes_leaves_the_others() -> None:
+    closed, left = Entrance(), Entrance()
+    async with websocket.listen(sockets=[closed, left]) as server, trio.open_nursery() as nursery:
+        closed.errors.append(trio.ClosedResourceError())
+        closed.connect()  # so that it asks again
+        await wait_all_tasks_blocked()
+        assert not closed.errors
+        nursery.start_soon(left.ask().hear)
+        await (await server.receive_value()).reject()
