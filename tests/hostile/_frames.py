@@ -207,7 +207,8 @@ def floods(many: int = 50_000) -> Iterator[ClientAttack]:
     """Return attacks of few bytes each that must not add up."""
 
     def flood(name: str, do: Callable[[Field], Awaitable[Sequence[Said]]], **more: Any) -> ClientAttack:
-        return ClientAttack(name, do, **{"records": ACCEPTED, "clean": None, **more})
+        given: dict[str, Any] = {"records": ACCEPTED, "clean": None, **more}
+        return ClientAttack(name, do, **given)
 
     beginning = sent(BINARY, fin=False)
     piece = sent(CONTINUATION, b"x", fin=False)
@@ -280,7 +281,8 @@ def floods(many: int = 50_000) -> Iterator[ClientAttack]:
 
 def stalling() -> Iterator[ClientAttack]:
     def stall(name: str, do: Callable[[Field], Awaitable[Sequence[Said]]], **more: Any) -> ClientAttack:
-        return ClientAttack(name, do, **{"records": ACCEPTED, "clean": None, "max_bytes": 8 * MIB, **more})
+        given: dict[str, Any] = {"records": ACCEPTED, "clean": None, "max_bytes": 8 * MIB, **more}
+        return ClientAttack(name, do, **given)
 
     yield stall(
         "sends and never reads",

@@ -156,12 +156,13 @@ async def test_a_request_under_way_is_told_that_the_server_stops(autojump_clock:
 
 async def test_a_connection_that_was_never_answered_cannot_be_accepted_after_the_end() -> None:
     entrance = Entrance()
+    caller = entrance.ask()
+    arrived: list[ServerConnection] = []
     with trio.CancelScope() as scope:
         async with websocket.listen(sockets=[entrance]) as server:
             with trio.CancelScope(shield=True):
-                caller = entrance.ask()
                 await caller.start()
-                connection = await server.receive_value()
+                arrived.append(await server.receive_value())
             scope.cancel()
             # The server's tasks end before the block does.
             with trio.CancelScope(shield=True):
@@ -170,7 +171,8 @@ async def test_a_connection_that_was_never_answered_cannot_be_accepted_after_the
             with trio.CancelScope(shield=True):
                 await wait_all_tasks_blocked()
                 with pytest.raises(ConnectionFailedError, match="not answered"):
-                    await connection.accept()
+                    await arrived[0].accept()
+    (connection,) = arrived
     with pytest.raises(ConnectionFailedError):
         await connection.accept()
     with pytest.raises(ConnectionFailedError):

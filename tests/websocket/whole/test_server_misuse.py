@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -80,7 +80,8 @@ async def test_a_group_with_a_failure_is_logged_without_the_end(
     assert len(found) == 2
     for failure in found:
         assert isinstance(failure, ExceptionGroup)
-        assert [type(one) for one in failure.exceptions] == [ValueError]
+        group = cast("ExceptionGroup[Exception]", failure)
+        assert [type(one) for one in group.exceptions] == [ValueError]
 
 
 async def test_the_end_of_another_connection_is_a_failure(
