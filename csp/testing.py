@@ -27,23 +27,21 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
   assert that fails in a handler fails the test, with that AssertionError. If the program fails too, what came first
   comes out, with a note about the other.
 - `websocket_pair` is for code that takes a `csp.websocket.Client`: a block that gives one, and the server's end of it.
-- `ServerConnection`, the server's end, does what a server does and what it should not do: it accepts, with a
-  subprotocol or compression, or rejects; sends, receives, pings and closes with any code; leaves pings unanswered,
-  stops reading, drops the connection, or sends any bytes. Whatever a client does, receiving just ends, and ``error``
-  says why. Only a wait for a message that must come, by `ServerConnection.receive_value` or ``anext``, fails the test,
+- `ServerConnection`, the server's end, is what `csp.websocket.serve` gives, and does what a server should not do: it
+  closes with any code, leaves pings unanswered, stops reading, drops the connection, or sends any bytes. A handler for
+  `csp.websocket.serve`, and its options, can be tested as they are. That a connection has ended is no failure of the
+  handler. Only a wait for a message that must come, by `ServerConnection.receive_value` or ``anext``, fails the test,
   with an AssertionError that tells how the connection ended.
-- `ConnectionEndedError` is raised by a send after the end; a handler need not catch it.
 """
 
 # It gives its classes their public home; tests meet them too.
 import csp.websocket  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from csp._home import publish
-from trio_csp_websocket.testing.memory import Handler, websocket_pair, websocket_server
-from trio_csp_websocket.testing.peer import ConnectionEndedError
+from trio_csp_websocket.testing.handling import Handler
+from trio_csp_websocket.testing.memory import websocket_pair, websocket_server
 from trio_csp_websocket.testing.server_connection import ServerConnection
 
 __all__ = [
-    "ConnectionEndedError",
     "Handler",
     "ServerConnection",
     "websocket_pair",

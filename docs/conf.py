@@ -106,6 +106,7 @@ UNDESCRIBED = {
     "T",
     "T_co",
     "ErrorT",
+    "EllipsisType",
     "_OneKindError",
     "collections.abc.Mapping[str",
 }

@@ -44,6 +44,8 @@ LONG = {
     "fuzz": 0,
     "hostile": 4,
     "peers/test_own_protocols.py": 0,
+    "peers/test_real_clients.py": 0,
+    "peers/test_real_fronts.py": 0,
     "test_examples.py": 3,
     "websocket/protocol/test_round_trips.py": 4,
     "websocket/whole/test_memory.py": 3,

@@ -44,7 +44,7 @@ def test_the_walk_sees_what_it_is_meant_to_see() -> None:
         CLASSES
     )
     assert {"csp.select", "csp.errors.wrap", "csp.testing.websocket_pair", "csp.websocket.connect"} <= set(FUNCTIONS)
-    assert {"csp.errors.Error", "csp.testing.ConnectionEndedError"} <= set(ERRORS)
+    assert {"csp.errors.Error", "csp.errors.ConnectionFailedError"} <= set(ERRORS)
     assert {"csp.errors.Kind", "csp.websocket.CloseCode"} <= set(ENUMS)
     assert {"csp.Received", "csp.websocket.Message"} <= set(TUPLES)
 

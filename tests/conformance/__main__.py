@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from csp.websocket import Compression
-from tests.conformance._autobahn import NOT_INSTALLED, Outcome, echo, echo_raw, installed, run_cases
+from tests.conformance import _client, _server
+from tests.conformance._autobahn import NOT_INSTALLED, Outcome, installed
 
 COMPRESSIONS = {
     "context": Compression.CONTEXT_TAKEOVER,
@@ -42,10 +43,9 @@ def main() -> None:
     options = _parse()
     if not installed():
         sys.exit(NOT_INSTALLED)
-    client = echo_raw if options.raw else partial(echo, compression=COMPRESSIONS[options.compression])
     start = time.perf_counter()
     try:
-        outcomes = run_cases(client, options.cases, show_progress=_show_progress)
+        outcomes = _run(options)
     except ValueError as error:
         sys.exit(str(error))
     seconds = time.perf_counter() - start
@@ -54,29 +54,52 @@ def main() -> None:
     report = _report(outcomes, seconds)
     print(report)
     if not options.cases:
-        _write_report("raw" if options.raw else options.compression, report)
+        _write_report(_name(options), report)
     sys.exit(any(outcome.judgement == "FAILED" or outcome.observation.sockets_left for outcome in outcomes))
+
+
+def _run(options: argparse.Namespace) -> list[Outcome]:
+    compression = COMPRESSIONS[options.compression]
+    if options.server:
+        return _server.run_cases(options.cases, compression=compression, tls=options.tls, show_progress=_show_progress)
+    echo = _client.echo_raw if options.raw else partial(_client.echo, compression=compression)
+    return _client.run_cases(echo, options.cases, show_progress=_show_progress)
+
+
+def _name(options: argparse.Namespace) -> str:
+    """Return the name of the report's place in the README."""
+    if options.raw:
+        return "raw"
+    return f"{'server ' if options.server else ''}{options.compression}{' tls' if options.tls else ''}"
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.conformance",
-        description="The Autobahn cases against the client. A run of all of them is written into the README beside.",
+        description="The Autobahn cases against the client, or the server. What comes out of a run of all of them is "
+        "written into the README beside, where it has a place.",
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help="the number of a case, or a pattern such as 9.1.*")
     parser.add_argument(
         "--compression",
         choices=COMPRESSIONS,
         default="context",
-        help="what the client offers: compression with context takeover (default), without, or none at all",
+        help="what is offered or agreed to: compression with context takeover (default), without, or none at all",
     )
-    parser.add_argument("--raw", action="store_true", help="try trio-websocket instead; it does not compress")
-    return parser.parse_args()
+    parser.add_argument("--raw", action="store_true", help="try trio-websocket's client instead; it does not compress")
+    parser.add_argument("--server", action="store_true", help="try the server")
+    parser.add_argument("--tls", action="store_true", help="try the server over TLS")
+    options = parser.parse_args()
+    if options.raw and options.server:
+        parser.error("--raw is for the client")
+    if options.tls and not options.server:
+        parser.error("--tls is for the server")
+    return options
 
 
-def _show_progress(number: int, count: int) -> None:
+def _show_progress(number: int) -> None:
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{number} of {count}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[Kcase {number}", end="", file=sys.stderr, flush=True)
 
 
 def _clear_progress() -> None:
@@ -126,10 +149,11 @@ def _named(judgement: str, outcomes: list[Outcome]) -> list[str]:
 
 
 def _write_report(name: str, report: str) -> None:
-    """Put a report into the README, between its two marks."""
+    """Put a report into the README, between its two marks, if they are there."""
     before, begin, rest = README.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition(f"<!-- end of {name} -->\n")
-    README.write_text(f"{before}{begin}\n{report}\n\n{end}{after}", encoding="utf-8")
+    if end:
+        README.write_text(f"{before}{begin}\n{report}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def connection(blocks: list[bytes]) -> None:
 
     async def serve(server: testing.ServerConnection) -> None:
         server.answer_pings = False
-        await server.accept(compression=True)
+        await server.accept(compression=websocket.COMPRESSION.CONTEXT_TAKEOVER)
         await pinged.wait()
         for block in blocks:
             await server.send_bytes(block)

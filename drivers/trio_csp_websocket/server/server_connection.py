@@ -75,7 +75,7 @@ class ServerConnection(Endpoint):
 
     @property
     def url(self) -> str:
-        """The URL that the client asked for, normalised: made of the request's host, path and query."""
+        """The URL that the client asked for, normalised. It is made of the request's host, path and query."""
         return self._url
 
     @property
@@ -85,7 +85,7 @@ class ServerConnection(Endpoint):
 
     @property
     def query(self) -> str:
-        """What follows the question mark in `url`; "" if nothing does. `urllib.parse.parse_qs` parses it."""
+        """What follows the question mark in `url`; "" if nothing does. ``urllib.parse.parse_qs`` parses it."""
         return path_and_query(self._url)[1]
 
     @property
@@ -95,7 +95,7 @@ class ServerConnection(Endpoint):
 
     @property
     def origin(self) -> str | None:
-        """The Origin header: of a browser, the site of the page (RFC 6454). None if there is none."""
+        """The Origin header, in which browsers send the site of the page (RFC 6454). None if there is none."""
         return self._origin
 
     @property
@@ -110,7 +110,7 @@ class ServerConnection(Endpoint):
 
     @property
     def remote(self) -> Address | None:
-        """Where the client is: an IP address and a port, or the path of its Unix socket, "" if that has none.
+        """Where the client is, as an IP address and a port, or the path of its Unix socket, "" if that has none.
 
         Behind a proxy that is trusted it is the client's, as the proxy says; its port is 0 if the proxy does not say
         it. None in memory.
@@ -159,14 +159,13 @@ class ServerConnection(Endpoint):
         await trio.lowlevel.checkpoint_if_cancelled()
         agreement = self._agreement(opening, mode)
         answer = acceptance(opening.request.key, chosen, None if agreement is None else agreement.header, fields)
-        await self._look_for_client(opening)
+        if await self._client_has_gone(opening):
+            opening.status, opening.why = 0, _GONE
+            self._connection.refuse(_GONE, by_us=False)
+            opening.answered.set()
+            raise self._noted(self._anew())
         self._subprotocol = chosen
-        opening.status, opening.accepted = 101, True
-        opening.register.accepted += 1
-        opening.register.open[self._connection] = self
-        self._opening = self._before_use = None
-        opening.answered.set()
-        # From here on the task that reads may run.
+        self._open(opening)
         try:
             await self._connection.writer.send_first(answer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
@@ -247,22 +246,25 @@ class ServerConnection(Endpoint):
             plane.writer.encoder.compression_threshold_bytes = threshold
         return agreement
 
-    async def _look_for_client(self, opening: Opening) -> None:
-        """Raise if the client has gone. Does not let other tasks run."""
+    def _open(self, opening: Opening) -> None:
+        """Count it as accepted; from here on the task that reads may run."""
+        opening.status, opening.accepted = 101, True
+        opening.register.accepted += 1
+        opening.register.open[self._connection] = self
+        self._opening = self._before_use = None
+        opening.answered.set()
+
+    async def _client_has_gone(self, opening: Opening) -> bool:
+        """Return whether it is known that the client has gone. Does not let other tasks run."""
         transport = self._connection.transport
         if not transport.receives_at_once:
-            return
+            return False
         try:
             data = await transport.receive_now(_PEEK_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
-        if data == b"":
-            opening.status, opening.why = 0, _GONE
-            self._connection.refuse(_GONE, by_us=False)
-            opening.answered.set()
-            raise self._noted(self._anew())
-        if data is not None:
-            opening.rest += data
+        opening.rest += data or b""
+        return data == b""
 
     def _gone(self, what: str, error: Exception) -> ConnectionFailedError:
         return self._noted(
@@ -329,10 +331,8 @@ class ServerConnection(Endpoint):
         else:
             await super().__aexit__(exc_type, exc, traceback)
 
-    def __repr__(self) -> str:
-        if self._opening is not None and self._opening.status is None:
-            return f"<csp.websocket.{type(self).__name__} unanswered, {without_query(self._url)}>"
-        return super().__repr__()
+    def _state(self) -> str:
+        return "unanswered" if self._opening is not None and self._opening.status is None else super()._state()
 
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
         return self._noted(super()._failure(what, error, retryable=retryable))

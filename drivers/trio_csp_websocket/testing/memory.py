@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NoReturn, TypeAlias, Unpack, cast
+from contextvars import copy_context
+from typing import TYPE_CHECKING, NoReturn, Unpack, cast
 
 import trio
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
 from csp.errors import InvalidTypeError, NoContextError
+from trio_csp_websocket.client import options as client_options
 from trio_csp_websocket.client.connect import Connecting
-from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.network.dial import memory_servers
-from trio_csp_websocket.protocol.url import Target, parse_url, without_query
+from trio_csp_websocket.protocol.constants import Compression
+from trio_csp_websocket.protocol.url import Target, parse_url
+from trio_csp_websocket.server.hosts import ANY_HOST
+from trio_csp_websocket.server.options import ServeOptions, parse_options
+from trio_csp_websocket.server.register import Register
 from trio_csp_websocket.testing.failures import Failures
-from trio_csp_websocket.testing.peer import ConnectionEndedError, Peer
-from trio_csp_websocket.testing.server_connection import ServerConnection
-from trio_csp_websocket.transport.stream import StreamTransport
+from trio_csp_websocket.testing.handling import handle
+from trio_csp_websocket.testing.scripted import ClientEnd, ScriptedDecoder, ScriptedEncoder, ScriptedTransport
+from trio_csp_websocket.testing.server_connection import ServerConnection, abandon
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from trio_csp_websocket.client.client import Client
+    from trio_csp_websocket.client.options import ConnectOptions
     from trio_csp_websocket.network.progress import Progress
     from trio_csp_websocket.network.route import Route
+    from trio_csp_websocket.server.opening import Opening
+    from trio_csp_websocket.server.options import Options
+    from trio_csp_websocket.testing.handling import Handler
     from trio_csp_websocket.transport.base import Transport
 
-Handler: TypeAlias = "Callable[[ServerConnection], Awaitable[object]]"
-
 _PAIR_URL = "wss://server.test/"
+# What a test has to ask for: limits of time, and who may connect; and more room than a server should give.
+_DEFAULTS: Mapping[str, object] = {
+    "origins": "*",
+    "hosts": "*",
+    "handshake_timeout": None,
+    "max_handshakes": 1_000_000,
+    "read_limit": 128 * 1024 * 1024,
+    "channel_capacity": 1000,
+    "write_timeout": None,
+    "keepalive": None,
+}
 
 
 def websocket_pair(
@@ -50,19 +67,20 @@ def websocket_pair(
         InvalidTypeError: the same for a wrong type or an unknown option.
         NoContextError: on entering outside a Trio run.
     """
-    return _pair(parse_options(connect_options))
+    return _pair(client_options.parse_options(connect_options))
 
 
 @asynccontextmanager
-async def _pair(options: Options) -> AsyncGenerator[tuple[Client, ServerConnection]]:
+async def _pair(options: client_options.Options) -> AsyncGenerator[tuple[Client, ServerConnection]]:
     served = csp.Channel[ServerConnection](1)
 
     async def accept(connection: ServerConnection) -> None:
-        await connection.accept(protocol=next(iter(connection.protocols), None), compression=True)
+        first = next(iter(connection.protocols), None)
+        await connection.accept(subprotocol=first, compression=Compression.CONTEXT_TAKEOVER)
         await served.send(connection)
         await connection.wait_closed()
 
-    async with _serving(accept) as link:
+    async with _serving(accept, _parsed({})) as link:
 
         async def reach(target: Target, _route: Route, _progress: Progress) -> Transport:
             return link(target)
@@ -71,12 +89,16 @@ async def _pair(options: Options) -> AsyncGenerator[tuple[Client, ServerConnecti
             yield client, (await served.receive()).value
 
 
-def websocket_server(handler: Handler, url: str | None = None) -> AbstractAsyncContextManager[None, bool | None]:
+def websocket_server(
+    handler: Handler, url: str | None = None, **options: Unpack[ServeOptions]
+) -> AbstractAsyncContextManager[None, bool | None]:
     """For the length of a block, let every `csp.websocket.connect` of this Trio run reach a handler in memory.
 
-    ``await handler(connection)`` runs in a task for each connection, once its request has come. When it returns, the
-    connection is closed with 1000. An exception of the handler cancels the block, and comes out of it as it is. Only
-    `ConnectionEndedError`, raised by a send to a client that has gone, does not: it just ends the handler.
+    It serves over memory what `csp.websocket.serve` serves over TCP: ``await handler(connection)`` runs in a task for
+    each connection, once its request has come, in the context of the block (``contextvars``). When it returns, the
+    connection is closed with 1000, or refused with status 403 if it is unanswered. An exception of the handler cancels
+    the block, and comes out of it as it is. Only one that says that its connection has ended does not: it just ends the
+    handler.
 
     If both the block and a handler fail, the exception that came first comes out, and has notes about the others. The
     block's came first if the handler failed after its client had left, or when it was cancelled; unless a handler's
@@ -93,21 +115,29 @@ def websocket_server(handler: Handler, url: str | None = None) -> AbstractAsyncC
         url: serve only this URL and those below it, which continue it after the host, after a segment of the path, or
             with a query. A URL with a query serves only itself. ``wss:`` is served without TLS, and ``ssl_context`` is
             ignored. None to serve every URL.
+        options: those of a server's connections; see `csp.websocket.ServeOptions`. The defaults are others where a test
+            would not want those: no ``keepalive``, ``write_timeout`` and ``handshake_timeout``, any ``origins`` and
+            ``hosts``, a ``read_limit`` of 128 MiB, a ``channel_capacity`` of 1000, and a million ``max_handshakes``.
 
     Raises:
-        InvalidError: the URL is malformed. Raised by the call.
-        InvalidTypeError: the handler is not callable, or the URL not a string. What the handler returns has to be
+        InvalidError: the URL is malformed, or an option is out of range or malformed. Raised by the call.
+        InvalidTypeError: the handler is not callable, the URL not a string, or an option of the wrong type or unknown.
+            Raised by the call. What the handler returns has to be
             awaitable, else the block ends with this error.
         NoContextError: on entering outside a Trio run.
     """
     if not callable(handler):
         raise InvalidTypeError(f"handler must be an async function of a ServerConnection, not {handler!r}")
-    return _server(handler, None if url is None else parse_url(url).url)
+    return _server(handler, None if url is None else parse_url(url).url, _parsed(options))
+
+
+def _parsed(given: Mapping[str, object]) -> Options:
+    return parse_options({**_DEFAULTS, **given}, ServeOptions.__annotations__, others=("handler", "url"))
 
 
 @asynccontextmanager
-async def _server(handler: Handler, root: str | None) -> AsyncGenerator[None]:
-    async with _serving(handler) as link:
+async def _server(handler: Handler, root: str | None, options: Options) -> AsyncGenerator[None]:
+    async with _serving(handler, options) as link:
 
         def serve(target: Target) -> Transport | None:
             return link(target) if root is None or _is_below(target.url, root) else None
@@ -128,27 +158,23 @@ def _is_below(url: str, root: str) -> bool:
 
 
 @asynccontextmanager
-async def _serving(handler: Handler) -> AsyncGenerator[Callable[[Target], Transport]]:
+async def _serving(handler: Handler, options: Options) -> AsyncGenerator[Callable[[Target], Transport]]:
     """Give a function that returns the client's end of a new stream, whose other end is served by a handler."""
     if not trio.lowlevel.in_trio_task():
         raise NoContextError("csp.testing needs a running Trio: it works inside trio.run only")
     failures = Failures()
     try:
-        async with csp.BackgroundNursery() as nursery:
-            failures.block = nursery.cancel_scope
-
-            def link(target: Target) -> Transport:
-                near, far = lockstep_stream_pair()
-                nursery.start_soon(
-                    _serve, far, target.url, handler, failures, name=f"csp.testing server of {target.shown}"
-                )
-                return StreamTransport(near)
-
+        async with csp.BackgroundNursery() as streams, csp.BackgroundNursery() as handlers:
+            failures.block = handlers.cancel_scope
+            server = _Server(handler, options, failures, streams, handlers)
             try:
-                yield link
+                yield server.link
             except BaseException as error:
                 failures.arrived(error)
                 raise
+            finally:
+                # Now, and not when all handlers have ended: one that is shielded may wait for the end of its stream.
+                streams.cancel_scope.cancel()
     except BaseException as error:
         first = failures.take_first(error)
         if first is error:
@@ -162,6 +188,71 @@ async def _serving(handler: Handler) -> AsyncGenerator[Callable[[Target], Transp
         del first  # its traceback holds this frame: all it refers to would wait for the collector
 
 
+class _Server:
+    """What serves the clients of one block.
+
+    Args:
+        handler: called for each connection.
+        options: the server's.
+        failures: told what handlers raise.
+        streams: where streams are read and written.
+        handlers: where handlers run.
+    """
+
+    def __init__(
+        self, handler: Handler, options: Options, failures: Failures, streams: trio.Nursery, handlers: trio.Nursery
+    ) -> None:
+        # Imported here, because h11 comes with it and takes longer to load than all the rest.
+        from trio_csp_websocket.server.reception import Reception  # noqa: PLC0415
+
+        self._handler = handler
+        self._failures = failures
+        self._streams = streams
+        self._handlers = handlers
+        self._context = copy_context()
+        connections: dict[Transport, ServerConnection] = {}
+        self._connections = connections
+
+        def connection_of(opening: Opening) -> ServerConnection:  # no method, which would make a reference cycle
+            connection = connections[opening.connection.transport] = ServerConnection(opening)
+            return connection
+
+        self._reception = Reception(
+            options,
+            ANY_HOST if options.hosts is None else options.hosts,
+            Register(options.max_handshakes),
+            streams,
+            connection_of,
+            decoder_class=ScriptedDecoder,
+            encoder_class=ScriptedEncoder,
+        )
+        streams.start_soon(self._handle_all, name="csp.testing server")
+
+    def link(self, target: Target) -> Transport:
+        """Return the client's end of a new stream."""
+        near, far = lockstep_stream_pair()
+        client_end = ClientEnd(near)
+        transport = ScriptedTransport(far, client_end)
+        name = f"csp.testing connection to {target.shown}"
+        # Not in the context of the client.
+        self._context.run(lambda: self._streams.start_soon(self._receive, transport, target, name=name))
+        return client_end
+
+    async def _receive(self, transport: ScriptedTransport, target: Target) -> None:
+        """Be the task of one stream."""
+        try:
+            await self._reception.receive(transport, secure=target.secure)
+        finally:
+            connection = self._connections.pop(transport, None)
+            if connection is not None:
+                with trio.CancelScope(shield=True):
+                    await abandon(connection)
+
+    async def _handle_all(self) -> None:
+        async for connection in cast("csp.Channel[ServerConnection]", self._reception.channel):
+            self._handlers.start_soon(handle, self._handler, connection, self._failures, name=self._handler)
+
+
 def _raise_as_it_is(error: BaseException) -> NoReturn:
     """Raise what was raised before; that it is raised while another exception is handled does not show."""
     context = error.__context__
@@ -170,72 +261,3 @@ def _raise_as_it_is(error: BaseException) -> NoReturn:
     finally:
         error.__context__ = context
         del error, context
-
-
-async def _serve(stream: trio.abc.HalfCloseableStream, url: str, handler: Handler, failures: Failures) -> None:
-    try:
-        peer = Peer(stream)
-        if not await peer.read_request():
-            return
-        connection = ServerConnection(peer, url)
-        async with csp.BackgroundNursery() as nursery:
-            nursery.start_soon(peer.run, name=f"csp.testing connection of {without_query(url)}")
-            failure = await _failure_of(handler, connection, peer)
-            if failure is not None:
-                # Before the client sees the end of its stream: a program that fails at that end comes second.
-                failures.add(failure, client_left=peer.client_left)
-                del failure
-                return
-            await connection.close()
-    finally:
-        # A client that sees the end may fail and cancel this; Cancelled must not replace the exception on its way out.
-        with trio.CancelScope(shield=True):
-            await stream.aclose()
-
-
-async def _failure_of(handler: Handler, connection: ServerConnection, peer: Peer) -> BaseException | None:
-    """Run a handler; return what it has raised, but for sends to a client that has gone, and cancellations."""
-    try:
-        returned = cast("object", handler(connection))
-        if not isinstance(returned, Awaitable):
-            raise InvalidTypeError(f"handler must be an async function: {handler!r} returned {type(returned).__name__}")
-        await returned
-    except BaseException as error:  # noqa: BLE001  # all that is no failure is raised again
-        return _failure(error, peer)
-    return None
-
-
-def _failure(error: BaseException, peer: Peer) -> BaseException | None:
-    raised = _without(error, ConnectionEndedError)  # also in a group, from tasks that the handler started
-    failure = _without(raised, trio.Cancelled)
-    if raised is not None and failure is None:
-        raise raised from None
-    return None if failure is None else _with_assertions(failure, peer)
-
-
-def _without(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    """Return an exception without those of a kind that are in it if it is a group; None if nothing is left."""
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).split(kind)[1]
-    return None if isinstance(error, kind) else error
-
-
-def _with_assertions(error: BaseException, peer: Peer) -> BaseException:
-    """Return an exception of a handler with an `AssertionError` for each wait for a message that did not come."""
-
-    def is_vain_wait(seen: BaseException) -> bool:
-        return isinstance(seen, StopAsyncIteration) or seen is peer.missed()
-
-    if is_vain_wait(error):
-        if peer.messages.closed:
-            text = f"the handler waits for a message, and the client sends no more: {peer.how_it_ended()}"
-        else:
-            text = "the handler waits for a value with anext, and there are no more"
-        return AssertionError(text).with_traceback(error.__traceback__)
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    if group.subgroup(is_vain_wait) is None:
-        return group
-    inner = [_with_assertions(seen, peer) for seen in group.exceptions]
-    return group.derive(inner).with_traceback(group.__traceback__)

@@ -2,303 +2,152 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, cast, final
+import contextlib
+import weakref
+from typing import TYPE_CHECKING, cast, final
 
 import trio
-from wsproto.events import AcceptConnection, BytesMessage, Ping, RejectConnection, RejectData, TextMessage
-from wsproto.extensions import Extension, PerMessageDeflate
 
-from csp.errors import EndOfChannelError, InvalidError, InvalidTypeError, NoContextError
+from csp.errors import ConnectionFailedError, EndOfChannelError, InvalidError, InvalidTypeError, Kind, shown
+from trio_csp_websocket.connection.state import State
+from trio_csp_websocket.connection.writer import WriteTimeoutError
 from trio_csp_websocket.protocol.close import close_payload
-from trio_csp_websocket.protocol.constants import TEXT, CloseCode
-from trio_csp_websocket.protocol.encoder import Encoder
-from trio_csp_websocket.protocol.frames import CLOSE, MAX_CONTROL_PAYLOAD
-from trio_csp_websocket.protocol.headers import Headers, encoded_field, field_pairs
-from trio_csp_websocket.protocol.messages import encoded, json_payload, utf_8
-from trio_csp_websocket.protocol.url import without_query
-from trio_csp_websocket.testing.peer import ConnectionEndedError
+from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.frames import CLOSE
+from trio_csp_websocket.protocol.messages import encoded, utf_8
+from trio_csp_websocket.server import server_connection
+from trio_csp_websocket.server.server_connection import is_end_of
+from trio_csp_websocket.testing.scripted import RAW, ScriptedDecoder, ScriptedTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator
 
     from typing_extensions import Buffer
 
-    import csp
-    from csp.errors import ConnectionFailedError
     from trio_csp_websocket.protocol.messages import Message
-    from trio_csp_websocket.testing.peer import Peer
+    from trio_csp_websocket.server.opening import Opening
 
-T = TypeVar("T")
-GivenHeaders: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]] | None"
-
-# How long `close` waits for the client, on Trio's clock.
-_CLOSE_SECONDS = 10.0
 _MAX_CODE = 0xFFFF
-_STATUSES_WITHOUT_BODY = (204, 304)
+_DROPPED = "the server has dropped it"
 
 
 @final
-class ServerConnection:
-    """The server's end of a connection in memory, which does what the test says. Made by `websocket_server`.
+class ServerConnection(server_connection.ServerConnection):
+    """The server's end of a connection in memory: what `csp.websocket.serve` gives, and what a server should not do.
 
-    Messages are read in the background, up to 1000 ahead of `receive`. Methods that send wait until the client has read
-    what they sent; if they are cancelled, it is sent nevertheless. Methods that need an open connection `accept` the
-    request, if it has not been answered; a handler that only sleeps has to call `accept` itself.
+    Made by `websocket_server`. Methods that send wait until the client has read what they sent, and with it what was
+    sent at the same time. Messages are read in the background, up to the ``channel_capacity`` of the server, which is
+    1000, and some ahead of it.
+
+    An answer by `send_bytes` is all that is sent without being asked for: the end of such a connection is the end of
+    the stream, without a close frame.
     """
 
-    def __init__(self, peer: Peer, url: str) -> None:
-        self._peer = peer
-        self._url = url
+    def __init__(self, opening: Opening) -> None:
+        super().__init__(opening)
+        self._transport = cast("ScriptedTransport", opening.connection.transport)
+        self._decoder = cast("ScriptedDecoder", opening.connection.decoder)
+        # The errors of waits for a message that must come, while somebody holds them.
+        self._missed: weakref.WeakSet[BaseException] = weakref.WeakSet()
 
-    # The handshake ---------------------------------------------------------------------------------------------------
-
-    @property
-    def url(self) -> str:
-        """The URL the client connects to, normalised and without credentials."""
-        return self._url
-
-    @property
-    def path(self) -> str:
-        """Path and query, as in the request."""
-        return self._peer.path
-
-    @property
-    def headers(self) -> Headers:
-        """The headers of the request; names are matched in any case."""
-        return self._peer.headers
-
-    @property
-    def protocols(self) -> tuple[str, ...]:
-        """The subprotocols the client offers."""
-        return self._peer.protocols
-
-    async def accept(
-        self, *, protocol: str | None = None, headers: GivenHeaders = None, compression: bool = False
-    ) -> None:
-        """Accept the connection.
-
-        Args:
-            protocol: the subprotocol chosen from those offered.
-            headers: additional headers for the answer: a mapping or pairs.
-            compression: whether to agree to permessage-deflate, if the client offers it.
-
-        Raises:
-            InvalidError: the protocol was not offered, or a header is malformed or tells of a body. Nothing was sent;
-                to send such an answer, use `send_bytes`.
-            InvalidTypeError: an argument is of the wrong type.
-            NoContextError: the request was answered already.
-            ConnectionEndedError: the client has gone.
-        """
-        if protocol is not None and not isinstance(cast("object", protocol), str):
-            raise InvalidTypeError(f"protocol must be a str or None, not {protocol!r}")
-        if protocol is not None and protocol not in self.protocols:
-            raise InvalidError(f"protocol must be one of the {len(self.protocols)} that were offered, not {protocol!r}")
-        if not isinstance(cast("object", compression), bool):
-            raise InvalidTypeError(f"compression must be True or False, not {compression!r}")
-        fields = _fields(headers)
-        if _values(fields, b"content-length") or _values(fields, b"transfer-encoding"):
-            raise InvalidError("headers must not contain Content-Length or Transfer-Encoding: there is no body")
-        self._check_unanswered()
-        await _written(self._accept(protocol, fields, compression=compression))
-
-    async def reject(self, status: int, *, headers: GivenHeaders = None, body: str | Buffer = b"") -> None:
-        """Refuse the connection with an HTTP status, and end it.
-
-        Args:
-            status: 200 to 999, also as an ``http.HTTPStatus``.
-            headers: additional headers for the answer: a mapping or pairs. Without a Content-Length or a
-                Transfer-Encoding, which must be ``chunked``, the Content-Length is that of the body.
-            body: bytes or anything bytes-like. A str goes as UTF-8, with ``Content-Type: text/plain; charset=utf-8``
-                unless the headers have another.
-
-        Raises:
-            InvalidError: the answer cannot be written: another status, a malformed header, a Content-Length that does
-                not match the body or is there twice, a body with 204 or 304. Nothing was sent; to send such an
-                answer, use `send_bytes`.
-            InvalidTypeError: an argument is of the wrong type.
-            NoContextError: the request was answered already.
-            ConnectionEndedError: the client has gone.
-        """
-        if isinstance(status, bool) or not isinstance(cast("object", status), int):
-            raise InvalidTypeError(f"status must be an int, not {status!r}")
-        if not 200 <= status <= 999:
-            raise InvalidError(f"status must be 200 to 999, not {int(status)}")
-        kind, payload = encoded(body, None, name="body")
-        if payload and status in _STATUSES_WITHOUT_BODY:
-            raise InvalidError(f"body must be empty with status {int(status)}")
-        fields = _fields(headers)
-        if kind == TEXT and not _values(fields, b"content-type"):
-            fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
-        _frame(fields, len(payload))
-        self._check_unanswered()
-        answer = self._peer.encoded(
-            RejectConnection(status_code=int(status), headers=fields, has_body=True), RejectData(data=bytes(payload))
-        )
-        written = self._peer.queue_bytes(answer)
-        self._peer.answered = True
-        self._peer.end()
-        await _written(written)
-
-    def _accept(
-        self, protocol: str | None, fields: list[tuple[bytes, bytes]], *, compression: bool
-    ) -> csp.Channel[None]:
-        extensions: list[Extension] = [PerMessageDeflate()] if compression else []
-        written = self._peer.queue(AcceptConnection(subprotocol=protocol, extra_headers=fields, extensions=extensions))
-        self._peer.answered = self._peer.accepted = True
-        return written
-
-    def _check_unanswered(self) -> None:
-        if self._peer.answered:
-            raise NoContextError("the request was answered already")
-        if self._peer.ended:
-            raise ConnectionEndedError
-
-    def _accept_if_unanswered(self) -> None:
-        if not self._peer.answered and not self._peer.ended:
-            self._accept(None, [], compression=False)
-
-    # Messages --------------------------------------------------------------------------------------------------------
-
-    async def send(self, data: str | Buffer) -> None:
-        """Send a text message, or a binary one from anything bytes-like, and wait until the client has read it.
-
-        Raises:
-            InvalidError: the data cannot be sent, as in `csp.websocket.Client.send`; nothing was sent.
-            InvalidTypeError: it is neither a str nor bytes-like.
-            ConnectionEndedError: the connection has ended, or is being closed.
-            NoContextError: the request was answered, but not accepted.
-        """
-        _, payload = encoded(data, None)
-        await self._send(TextMessage(data=data) if isinstance(data, str) else BytesMessage(data=bytes(payload)))
-
-    async def send_json(self, value: T, *, dumps: Callable[[T], str | Buffer] | None = None) -> None:
-        """Send a value as JSON in a text message, encoded as by `csp.websocket.Client.send_json`, as `send` does.
-
-        Raises:
-            InvalidError: the value cannot be encoded, as in `csp.websocket.Client.send_json`; nothing was sent.
-            InvalidTypeError: the same.
-            ConnectionEndedError: as in `send`.
-            NoContextError: as in `send`.
-        """
-        await self.send(bytes(json_payload(value, dumps)).decode())
-
-    async def ping(self, payload: str | Buffer | None = None) -> csp.Channel[float]:
-        """Send a ping, wait until the client has read it, and return a channel for the answer.
-
-        When the pong comes, the channel gives the round-trip time in seconds, and closes. If the connection ends first,
-        it closes without a value.
-
-        Args:
-            payload: up to 125 bytes, a str as UTF-8; by default a running number.
-
-        Raises:
-            InvalidError: the payload is longer, or a str that UTF-8 cannot encode; nothing was sent.
-            InvalidTypeError: the payload is neither a str nor bytes-like.
-            ConnectionEndedError: the connection has ended, or is being closed.
-            NoContextError: the request was answered, but not accepted.
-        """
-        pings = self._peer.pings
-        data = pings.new_payload() if payload is None else bytes(encoded(payload, None, name="payload")[1])
-        if len(data) > MAX_CONTROL_PAYLOAD:
-            raise InvalidError(f"payload must be at most {MAX_CONTROL_PAYLOAD} bytes, not {len(data)}")
-        answer = pings.sent(data)
-        await self._send(Ping(payload=data))
-        return answer
-
-    @property
-    def answer_pings(self) -> bool:
-        """Whether the client's pings are answered. Set this to False for a server that has gone silent."""
-        return self._peer.answer_pings
-
-    @answer_pings.setter
-    def answer_pings(self, value: bool) -> None:
-        if not isinstance(cast("object", value), bool):
-            raise InvalidTypeError(f"answer_pings must be True or False, not {value!r}")
-        self._peer.answer_pings = value
-
-    def channel(self) -> csp.Channel[Message]:
-        """Return the channel on which the client's messages arrive: always the same one.
-
-        It closes when the client's close frame has come, or the client's stream has ended. It has no ``cause``; see
-        `error`.
-        """
-        self._accept_if_unanswered()
-        return self._peer.messages
-
-    async def receive(self) -> csp.Received[Message]:
-        """Take the client's next message: ``(message, True)``, or ``(None, False)`` once there are no more."""
-        return await self.channel().receive()
+    # Messages that must come -----------------------------------------------------------------------------------------
 
     async def receive_value(self) -> Message:
-        """Take the client's next message.
+        """Take the client's next message; raise if there will be none.
 
         Raises:
-            EndOfChannelError: there are no more. The text tells how the connection ended; ``code`` and ``reason`` of
-                the client's close frame are in the details, if there was one. If the handler does not catch it, an
-                `AssertionError` with that text comes out of `websocket_server`.
+            ConnectionFailedError: the connection has ended with an error: `error`, anew. If the handler does not catch
+                it, an `AssertionError` that tells how the connection ended comes out of `websocket_server`.
+            EndOfChannelError: it has ended without one; ``code`` and ``reason`` are in the details. The same holds.
         """
         try:
-            return await self.channel().receive_value()
+            return await super().receive_value()
+        except ConnectionFailedError as error:
+            self._missed.add(error)
+            raise
         except EndOfChannelError as error:
-            raise self._peer.miss(error) from None
+            text = f"the client sends no more messages: {how_it_ended(self)}"
+            raise EndOfChannelError(text, details=error.details) from None
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return _Messages(self)
 
     async def __anext__(self) -> Message:
-        """Take the client's next message; stop the iteration once there are no more, whatever the reason.
+        """Take the client's next message, as ``await anext(connection)``.
 
-        A `StopAsyncIteration` that the handler does not catch, as of ``await anext(connection)``, comes out of
-        `websocket_server` as an `AssertionError` that tells how the connection ended.
+        When the connection has ended, this raises `StopAsyncIteration`, or `error` if it is set. If the handler does
+        not catch it, an `AssertionError` that tells how the connection ended comes out of `websocket_server`; not so of
+        ``async for``.
         """
-        return await self.channel().__anext__()
-
-    async def _send(self, event: TextMessage | BytesMessage | Ping) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._accept_if_unanswered()
-        if self._peer.answered and not self._peer.accepted:
-            raise NoContextError("the request was answered, but not by accept")
-        if self._peer.ended or self._peer.close_sent:
-            raise ConnectionEndedError
-        await _written(self._peer.queue(event))
+        try:
+            return await super().__anext__()
+        except ConnectionFailedError as error:
+            self._missed.add(error)
+            raise
 
     # What a server should not do -------------------------------------------------------------------------------------
 
     async def send_bytes(self, raw: Buffer) -> None:
         """Send bytes, or anything bytes-like, unchanged, and wait until the client has read them.
 
-        If the request has not been answered, they are the answer, or the beginning of it.
+        They are sent in the order of the calls, with messages. If the connection is unanswered, they are the answer, or
+        the beginning of it. What follows a close frame has to be sent together with that, in one call.
 
         Raises:
             InvalidTypeError: it is not bytes-like; nothing was sent.
-            ConnectionEndedError: the connection has ended.
+            ConnectionFailedError: the connection has ended, or is being closed.
+            ConnectionTimeoutError: sending took longer than ``write_timeout``.
         """
         if isinstance(raw, str):
             raise InvalidTypeError("raw must be bytes-like, not str: encode it")
         _, data = encoded(raw, None, name="raw")
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._peer.answered = True
-        await _written(self._peer.queue_bytes(bytes(data)))
+        opening = self._opening
+        if opening is not None and opening.status is None:
+            self._open(opening)
+            self._connection.send_close = self._end_stream
+        try:
+            await self._connection.writer.send(RAW, bytes(data))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
+            await self._connection.end_if_broken(error)
+            raise self._failure("sending failed", error, retryable=False) from self._reason(error)
+
+    @property
+    def answer_pings(self) -> bool:
+        """Whether the client's pings are answered. Set this to False for a server that has gone silent."""
+        return self._decoder.answer_pings
+
+    @answer_pings.setter
+    def answer_pings(self, value: bool) -> None:
+        if not isinstance(cast("object", value), bool):
+            raise InvalidTypeError(f"answer_pings must be True or False, not {value!r}")
+        self._decoder.answer_pings = value
 
     def stop_reading(self) -> None:
         """Stop reading: what the client sends waits, so its pings and its close are not answered."""
-        self._peer.stop_reading()
+        self._transport.stop_reading()
 
     def read_on(self) -> None:
         """Read again after `stop_reading`."""
-        self._peer.read_on()
+        self._transport.read_on()
 
     def drop(self) -> None:
         """End the stream at once, without a close frame: the client's `close_code` is 1006. Never fails."""
-        self._peer.drop()
+        if self._connection.ending is None:
+            self._connection.refuse(_DROPPED, by_us=True)
+        self._transport.drop()
+        opening = self._opening
+        if opening is not None and opening.status is None:
+            opening.status, opening.why = 0, _DROPPED
+            opening.answered.set()
 
     # Closing ---------------------------------------------------------------------------------------------------------
 
     async def close(self, code: int | None = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection with a close frame, and wait until the client has closed it too.
 
-        Messages that still arrive are discarded. After 10 s without an answer, or if cancelled, the stream ends. If
-        either side has closed the connection before, this only waits.
+        As `csp.websocket.ServerConnection.close`, but for the codes; and a connection that is unanswered is accepted
+        before, so that the client sees the code. Elsewhere it is refused with status 403.
 
         Args:
             code: 0 to 65535, also one that must not be sent; None for a close frame without a code.
@@ -308,56 +157,87 @@ class ServerConnection:
             InvalidError: the code is out of range, UTF-8 cannot encode the reason, or there is a reason and no code;
                 nothing was done.
             InvalidTypeError: the code is neither an int nor None, or the reason not a str.
+            PermissionDeniedError: as in `accept`.
         """
         payload = _close_payload(code, reason)
-        self._accept_if_unanswered()
-        peer = self._peer
-        if not peer.accepted:
-            peer.end()
-        elif not peer.ended and not peer.close_sent:
-            peer.stop_delivering()
-            peer.queue_bytes(Encoder().encode(CLOSE, payload))
-        try:
-            with trio.move_on_after(_CLOSE_SECONDS):
-                await peer.gone.wait()
-        finally:
-            peer.drop()
-            with trio.CancelScope(shield=True):
-                await peer.gone.wait()
+        if self._opening is not None and self._opening.status is None:
+            with contextlib.suppress(ConnectionFailedError):
+                await self.accept()
+        plane = self._connection
 
-    @property
-    def close_code(self) -> int | None:
-        """The code of the client's close frame, 1005 if it gave none; None before there was such a frame."""
-        return self._peer.close_code
+        async def send_close(_code: int, _reason: str) -> None:
+            await plane.write_close(plane.writer.encoder.encode(CLOSE, payload))
 
-    @property
-    def close_reason(self) -> str | None:
-        """The reason that goes with `close_code`."""
-        return self._peer.close_reason
+        if plane.state is State.OPEN and plane.send_close is None:
+            plane.send_close = send_close
+        await self._close(CloseCode.NORMAL, "")
 
-    @property
-    def error(self) -> ConnectionFailedError | None:
-        """What the client did wrong, or None. Of kind INTERNAL if it broke the protocol, UNAVAILABLE if it left."""
-        return self._peer.error
+    async def _end_stream(self, _code: int, _reason: str) -> None:
+        """End our direction behind what was sent, instead of a close frame."""
+        plane = self._connection
+        if plane.state is not State.GIVEN_UP:
+            plane.writer.refuse()
+            await plane.writer.flush()
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._transport.send_eof()
 
-    async def wait_closed(self) -> None:
-        """Wait until the connection has ended and the client has closed its side."""
-        self._accept_if_unanswered()
-        await self._peer.gone.wait()
-
-    def __repr__(self) -> str:
-        if self._peer.gone.is_set():
-            state = "ended"
-        elif self._peer.ended or self._peer.close_sent:
-            state = "closing"
-        else:
-            state = "open" if self._peer.accepted else "opening"
-        return f"<csp.testing.ServerConnection {state}, {without_query(self._url)}>"
+    async def _client_has_gone(self, opening: Opening) -> bool:
+        return self._transport.client_has_gone
 
 
-async def _written(written: csp.Channel[None]) -> None:
-    if not (await written.receive()).ok:
-        raise ConnectionEndedError
+class _Messages:
+    """What ``async for`` goes over: that it ends, however the connection has ended, is no failure of the handler."""
+
+    def __init__(self, connection: ServerConnection) -> None:
+        self._next = super(ServerConnection, connection).__anext__
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        return await self._next()
+
+
+# What no user needs ---------------------------------------------------------------------------------------------------
+
+
+def how_it_ended(connection: ServerConnection) -> str | None:
+    """Return how a connection has ended, as a clause; None while it has not."""
+    ending = connection._connection.ending  # noqa: SLF001
+    if ending is None:
+        return None
+    code, error = ending.code, ending.error
+    closed_by_client = error is None or (error.kind is Kind.UNAVAILABLE and error.details.get("code") == code)
+    if code == CloseCode.ABNORMAL_CLOSURE or not closed_by_client:
+        return "the server has ended the connection" if error is None else str(error)
+    how = "closed without a code" if code == CloseCode.NO_STATUS else f"closed with code {int(code)}"
+    return f"{how} and the reason {shown(repr(ending.reason))}" if ending.reason else how
+
+
+def client_left(connection: ServerConnection) -> bool:
+    """Tell whether the client ended a connection, or broke the protocol, before the server ended it."""
+    opening = connection._opening  # noqa: SLF001
+    if opening is None:
+        return connection.close_code is not None and not connection.closing
+    return opening.status is None and connection._transport.client_has_gone  # noqa: SLF001
+
+
+def is_vain_wait(connection: ServerConnection, error: BaseException) -> bool:
+    """Tell whether an exception comes of a wait for a message that must come, on this connection."""
+    if isinstance(error, EndOfChannelError):
+        return is_end_of(connection, error)  # also of `channel`
+    return isinstance(error, StopAsyncIteration) or error in connection._missed  # noqa: SLF001
+
+
+async def end(connection: ServerConnection) -> None:
+    """End a connection whose handler has returned: close it with 1000, or refuse it with 403 if it is unanswered."""
+    await connection._close(CloseCode.NORMAL, "")  # noqa: SLF001
+
+
+async def abandon(connection: ServerConnection) -> None:
+    """Drop a connection, if it has not ended, and wait for the end of its stream."""
+    connection.drop()
+    await connection._connection.abort(_DROPPED)  # noqa: SLF001
 
 
 def _close_payload(code: object, reason: object) -> bytes:
@@ -373,25 +253,3 @@ def _close_payload(code: object, reason: object) -> bytes:
         raise InvalidError(f"code must be 0 to {_MAX_CODE}, not {int(code)}")
     utf_8(reason, "reason")
     return close_payload(code, reason)
-
-
-def _fields(headers: GivenHeaders) -> list[tuple[bytes, bytes]]:
-    return [encoded_field(name, value) for name, value in field_pairs(() if headers is None else headers)]
-
-
-def _values(fields: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """Return the values of a header, whose name is given in lower case."""
-    return [value for field, value in fields if field.lower() == name]
-
-
-def _frame(fields: list[tuple[bytes, bytes]], size: int) -> None:
-    """Check the headers that tell how long a body is, and add one if there is none (RFC 9112, section 6)."""
-    lengths, codings = _values(fields, b"content-length"), _values(fields, b"transfer-encoding")
-    if lengths and codings:
-        raise InvalidError("headers must not contain both Content-Length and Transfer-Encoding")
-    if codings and [coding.lower() for coding in codings] != [b"chunked"]:
-        raise InvalidError("headers must contain no other Transfer-Encoding than chunked, and that once")
-    if lengths and lengths != [str(size).encode()]:
-        raise InvalidError(f"headers must contain Content-Length once, as {size}: that is how long the body is")
-    if not lengths and not codings:
-        fields.append((b"Content-Length", str(size).encode()))

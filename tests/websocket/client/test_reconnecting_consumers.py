@@ -189,7 +189,7 @@ async def test_what_a_bomb_leaves_is_bounded(autojump_clock: MockClock) -> None:
     zeros = bytes(100_000)
 
     async def serve(connection: testing.ServerConnection) -> None:
-        await connection.accept(compression=True)
+        await connection.accept(compression=websocket.COMPRESSION.CONTEXT_TAKEOVER)
         for _ in range(200):
             await connection.send(zeros)
         connection.drop()
@@ -335,7 +335,7 @@ async def test_a_channel_that_is_closed_between_attempts_ends_the_feed(autojump_
 
 async def test_of_the_last_connection_nothing_is_dropped(autojump_clock: MockClock) -> None:
     async def serve(connection: testing.ServerConnection) -> None:
-        await connection.accept(compression=True)
+        await connection.accept(compression=websocket.COMPRESSION.CONTEXT_TAKEOVER)
         for number in range(60):
             await connection.send(f"{number:050000}")
         await connection.close(1000)

@@ -73,7 +73,7 @@ async def test_each_change_of_state_is_told_at_info_and_details_at_debug(
         await feed.reconnect()
         await rest(feed)
     closed = "the peer closed the connection with code"
-    refused = f"cannot connect to {URL}: the server refused the connection with status 503"
+    refused = f"cannot connect to {URL}: the server refused the connection with status 503 Service Unavailable"
     assert lines(logged, logging.INFO) == [
         "open",
         f"{closed} 1000 (NORMAL): restart; next attempt in 1.00 s",
@@ -174,7 +174,7 @@ def ending_with(raw: bytes) -> testing.Handler:
     """Return a server that accepts, says the secret, is told it, and then sends this and is gone."""
 
     async def serve(connection: testing.ServerConnection) -> None:
-        await connection.accept(protocol=connection.protocols[0], headers={"X-Token": TOKEN})
+        await connection.accept(subprotocol=connection.protocols[0], headers={"X-Token": TOKEN})
         await connection.send(TOKEN)
         await connection.receive()
         await connection.send_bytes(raw)

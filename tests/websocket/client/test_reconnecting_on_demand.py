@@ -79,7 +79,7 @@ async def test_all_that_was_received_is_delivered_ahead_of_the_gap(
     async def serve(connection: testing.ServerConnection) -> None:
         nonlocal connections
         connections += 1
-        await connection.accept(compression=True)
+        await connection.accept(compression=websocket.COMPRESSION.CONTEXT_TAKEOVER)
         if connections == 1:
             for number in range(200):  # more than there is room for, so that much is read ahead
                 await connection.send(f"{number:05}")
@@ -200,6 +200,7 @@ async def test_what_is_sent_behind_it_goes_to_the_new_connection(autojump_clock:
 async def test_a_consumer_that_waits_for_a_pong_gets_the_end(autojump_clock: MockClock) -> None:
     async def serve(connection: testing.ServerConnection) -> None:
         connection.answer_pings = False
+        await connection.accept()
         await connection.wait_closed()
 
     async with testing.websocket_server(serve), reconnecting(URL) as feed, trio.open_nursery() as nursery:

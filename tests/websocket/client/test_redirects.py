@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import itertools
 import pickle
 import re
 from typing import TYPE_CHECKING, Any, cast
@@ -429,12 +429,31 @@ START = "wss://api.test/feed"
 async def headers_there(location: str, *then: str, url: str = START, **options: Any) -> websocket.Headers:
     """Follow redirects; return the headers that the last server got."""
     places = [url, *(parse_url(place).url for place in (location, *then))]
-    answers = {place: leading(to) for place, to in itertools.pairwise((places[0], location, *then))}
-    site = Site({parse_url(place).url: answer for place, answer in answers.items()})
-    async with testing.websocket_server(site.handle), websocket.connect(url, **options) as client:
+    answers = [leading(to) for to in (location, *then)]
+    requests: list[websocket.Headers] = []
+
+    async def serve(connection: testing.ServerConnection) -> None:
+        requests.append(connection.headers)
+        if answers:
+            await connection.send_bytes(answers.pop(0))
+        else:
+            await connection.accept()
+        await connection.wait_closed()
+
+    async with contextlib.AsyncExitStack() as servers:
+        # A server knows only what the Host header says: where the client has connected to shows in which is reached.
+        reached: list[str] = []
+        for place in dict.fromkeys(places):
+
+            async def handle(connection: testing.ServerConnection, place: str = place) -> None:
+                reached.append(place)
+                await serve(connection)
+
+            await servers.enter_async_context(testing.websocket_server(handle, place))
+        client = await servers.enter_async_context(websocket.connect(url, **options))
         assert client.url == places[-1]
-    assert site.urls == [parse_url(place).url for place in places]
-    return site.requests[-1]
+    assert reached == places
+    return requests[-1]
 
 
 @pytest.mark.parametrize(

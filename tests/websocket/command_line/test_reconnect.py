@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 LOST = "the connection was lost: the peer closed it without a close frame"
-REFUSED = f"cannot connect to {URL}: the server refused the connection with status 503"
+REFUSED = f"cannot connect to {URL}: the server refused the connection with status 503 Service Unavailable"
 TRYING = "; trying again in "
 
 
@@ -200,7 +200,7 @@ async def test_a_refusal_that_no_other_attempt_changes_ends_it_with_advice(
     async with testing.websocket_server(one_after_another(*before, forbid)):
         assert await run.keep_up(as_json=as_json) == 1
     assert run.texts("error")[-1] == (
-        f"cannot connect to {URL}: the server refused the connection with status 401"
+        f"cannot connect to {URL}: the server refused the connection with status 401 Unauthorized"
         "; credentials go into --header 'Authorization: ...' or the URL"
     )
     objects = [json.loads(text) for text in run.texts() if as_json]

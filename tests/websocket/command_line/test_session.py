@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import csp
-from csp import testing
+from csp import testing, websocket
 from tests.websocket.command_line._session import URL, Run
 from trio_csp_websocket.command_line.session import Stop
 
@@ -136,7 +136,7 @@ async def test_json_of_a_good_end_has_no_error(echoing: None, autojump_clock: Mo
 
 async def test_what_was_agreed_on_is_told(autojump_clock: MockClock) -> None:
     async def handler(connection: testing.ServerConnection) -> None:
-        await connection.accept(protocol=connection.protocols[0], compression=True)
+        await connection.accept(subprotocol=connection.protocols[0], compression=websocket.COMPRESSION.CONTEXT_TAKEOVER)
         await connection.wait_closed()
 
     run = Run()
@@ -147,7 +147,7 @@ async def test_what_was_agreed_on_is_told(autojump_clock: MockClock) -> None:
 
 async def test_what_was_agreed_on_shows_no_secret(autojump_clock: MockClock) -> None:
     async def handler(connection: testing.ServerConnection) -> None:
-        await connection.accept(protocol=connection.protocols[0])
+        await connection.accept(subprotocol=connection.protocols[0])
 
     run = Run()
     async with testing.websocket_server(handler):
@@ -309,6 +309,7 @@ async def test_after_first_sends_nothing_before_a_message_has_come(autojump_cloc
 
 async def test_after_first_a_binary_message_is_a_message_and_a_pong_is_not(autojump_clock: MockClock) -> None:
     async def handler(connection: testing.ServerConnection) -> None:
+        await connection.accept()
         await trio.sleep(10)
         assert connection.channel().statistics().buffered == 0
         await connection.send(b"")

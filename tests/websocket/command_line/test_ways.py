@@ -237,10 +237,13 @@ async def test_a_redirect_that_repeats_a_secret_in_its_path_has_it_hidden(capfd:
 @pytest.mark.parametrize(
     ("location", "shown"),
     [
-        ("wss://else.where/", "to wss://else.where/ (status 302)"),
-        (f"wss://alice:{SECRET}@else.where/a@b?token={SECRET}#{SECRET}", "to wss://else.where/a@b?... (status 302)"),
-        (f"//{SECRET}@else.where/#access_token={SECRET}", "to //else.where/#... (status 302)"),
-        ("/\x9b" + "x" * 1000, f"to /\\u009b{'x' * 193}... (807 more characters) (status 302)"),
+        ("wss://else.where/", "to wss://else.where/ (status 302 Found)"),
+        (
+            f"wss://alice:{SECRET}@else.where/a@b?token={SECRET}#{SECRET}",
+            "to wss://else.where/a@b?... (status 302 Found)",
+        ),
+        (f"//{SECRET}@else.where/#access_token={SECRET}", "to //else.where/#... (status 302 Found)"),
+        ("/\x9b" + "x" * 1000, f"to /\\u009b{'x' * 193}... (807 more characters) (status 302 Found)"),
     ],
 )
 async def test_a_redirect_that_is_not_followed_is_told_without_secrets(

@@ -61,10 +61,10 @@ async def test_a_handler_knows_the_request_before_it_answers() -> None:
     seen: list[object] = []
 
     async def handler(connection: ServerConnection) -> None:
-        seen.extend((connection.url, connection.path, connection.protocols))
+        seen.extend((connection.url, connection.path, connection.query, connection.protocols))
         seen.extend(connection.headers[name] for name in ("host", "USER-AGENT", "X-Key", "Authorization", "Origin"))
-        assert "opening" in repr(connection)
-        await connection.accept(protocol="b", headers={"X-Answer": "42"})
+        assert repr(connection) == f"<csp.testing.ServerConnection unanswered, {URL}?...>"
+        await connection.accept(subprotocol="b", headers={"X-Answer": "42"})
         assert "open" in repr(connection)
 
     async with (
@@ -82,7 +82,8 @@ async def test_a_handler_knows_the_request_before_it_answers() -> None:
         assert client.url == f"{URL}?x=1"
     assert seen == [
         f"{URL}?x=1",
-        "/prices?x=1",
+        "/prices",
+        "x=1",
         ("a", "b"),
         "api.example.com",
         "test",
@@ -233,13 +234,21 @@ async def test_a_server_of_a_fixture_is_reached(feed: list[str | bytes]) -> None
 # The handler ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_handler_that_does_nothing_closes_with_1000() -> None:
+async def test_a_handler_that_returns_closes_with_1000_what_it_has_accepted() -> None:
+    async with websocket_server(ServerConnection.accept), websocket.connect(URL) as client:
+        assert not (await client.receive()).ok
+        assert (client.close_code, client.error) == (1000, None)
+
+
+async def test_a_handler_that_returns_refuses_what_it_has_not_answered() -> None:
     async def handler(_connection: ServerConnection) -> None:
         pass
 
-    async with websocket_server(handler), websocket.connect(URL) as client:
-        assert not (await client.receive()).ok
-        assert (client.close_code, client.error) == (1000, None)
+    async with websocket_server(handler):
+        with pytest.raises(ConnectionFailedError) as raised:
+            async with websocket.connect(URL):
+                pass
+    assert raised.value.status == 403
 
 
 async def test_a_failed_assert_in_a_handler_comes_out_as_it_is() -> None:

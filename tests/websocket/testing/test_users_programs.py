@@ -211,7 +211,7 @@ async def test_an_upload_is_compressed_if_the_server_agrees(autojump_clock: Mock
 
     async def store(connection: testing.ServerConnection) -> None:
         offers.append(connection.headers["Sec-WebSocket-Extensions"])
-        await connection.accept(compression=True)
+        await connection.accept(compression=websocket.COMPRESSION.CONTEXT_TAKEOVER)
         assert len((await connection.receive_value()).data) == 1_000_000
         await connection.send("stored")
 

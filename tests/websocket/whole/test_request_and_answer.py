@@ -294,7 +294,7 @@ async def test_a_test_server_learns_how_the_client_closed(autojump_clock: MockCl
     seen: list[object] = []
 
     async def handler(connection: testing.ServerConnection) -> None:
-        with pytest.raises(csp.EndOfChannelError) as caught:
+        with pytest.raises(ConnectionFailedError) as caught:
             await connection.receive_value()
         seen.append(caught.value.details)
 

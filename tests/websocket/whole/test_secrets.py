@@ -249,7 +249,7 @@ async def test_no_repr_shows_a_secret(logged: pytest.LogCaptureFixture, autojump
 
     async def accept(connection: testing.ServerConnection) -> None:
         servers.append(connection)
-        await connection.accept(protocol=connection.protocols[1], headers={"X-Token": TOKEN})
+        await connection.accept(subprotocol=connection.protocols[1], headers={"X-Token": TOKEN})
         await connection.wait_closed()
 
     async with testing.websocket_server(accept):
@@ -282,7 +282,7 @@ async def test_how_a_connection_ended_shows_no_secret(
 ) -> None:
     async def end(connection: testing.ServerConnection) -> None:
         connection.answer_pings = False
-        await connection.accept(protocol=connection.protocols[1])
+        await connection.accept(subprotocol=connection.protocols[1])
         await connection.send_bytes(raw)
         connection.drop()
 

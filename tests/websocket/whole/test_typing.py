@@ -29,6 +29,22 @@ async def serve(connection: testing.ServerConnection) -> None:
     await connection.wait_closed()
 
 
+async def plain(connection: websocket.ServerConnection) -> None:
+    """Serve, as `websocket.serve` has it."""
+    await connection.accept(subprotocol=None, compression=websocket.COMPRESSION.DISABLED)
+    assert_type(connection.path, str)
+
+
+async def test_a_server_in_memory(autojump_clock: MockClock) -> None:
+    handler: testing.Handler = plain
+    async with testing.websocket_server(handler, URL, keepalive="20s", origins=["null"]), websocket.connect(URL):
+        pass
+    async with testing.websocket_pair() as (_, server):
+        endpoint: websocket.ServerConnection = server
+        assert endpoint.close_code is None
+        await server.close(None)
+
+
 async def test_client(autojump_clock: MockClock) -> None:
     async with testing.websocket_server(serve), websocket.connect(URL, dial_timeout=5000, keepalive="20s") as client:
         assert_type(client, websocket.Client)

@@ -107,6 +107,7 @@ def closing(code: int, reason: str, *, times: int) -> testing.Handler:
     async def close(connection: testing.ServerConnection) -> None:
         nonlocal served
         served += 1
+        connection.answer_pings = False
         await connection.accept()
         if served > times:
             await connection.close(1000)
