@@ -33,6 +33,7 @@ NOT_MEASURED = [
         "websocket/protocol/test_round_trips.py",
         "websocket/whole/test_cancellation.py",
         "websocket/whole/test_memory.py",
+        "websocket/whole/test_server_cancellation.py",
     )
 ]
 
@@ -48,6 +49,7 @@ LONG = {
     "test_examples.py": 3,
     "websocket/protocol/test_round_trips.py": 4,
     "websocket/whole/test_memory.py": 3,
+    "websocket/whole/test_server_cancellation.py": 4,
 }
 
 

@@ -1,9 +1,14 @@
 """``python -m tests.hostile [PATTERN]`` carries out the attacks and prints what each brought, over TCP and TLS.
 
-For each: the close code that went to the server, the seconds from connecting until the error was told and the socket
-was gone, the longest time in which one task let no other run, the most memory that client and server used together at a
-time, how often their tasks were resumed, and the error. Memory is traced meanwhile, which makes everything slower. It
-ends with status 1 if something is not as it should be.
+First those of servers and proxies on clients. For each: the close code that went to the server, the seconds from
+connecting until the error was told and the socket was gone, the longest time in which one task let no other run, the
+most memory that client and server used together at a time, how often their tasks were resumed, and the error.
+
+Then those of clients on a server. For each: the seconds until nothing of it was left, the longest that another client
+waited for an echo meanwhile, the longest time in which one task let no other run, memory and steps as before, and the
+last line of the server's log.
+
+Memory is traced meanwhile, which makes everything slower. It ends with status 1 if something is not as it should be.
 """
 
 from __future__ import annotations
@@ -18,7 +23,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.hostile import _bombs, _handshakes, _proxies, _redirects, _vanishing, _violations, _work
+from tests.hostile import (
+    _bombs,
+    _crowds,
+    _field,
+    _frames,
+    _handshakes,
+    _proxies,
+    _redirects,
+    _requests,
+    _vanishing,
+    _violations,
+    _work,
+)
 from tests.hostile._attack import MIB, Attack, Certificates, carry_out, check
 
 if TYPE_CHECKING:
@@ -34,8 +51,15 @@ GROUPS = {
     "Bombs": [*_bombs.attacks((MIB, 16 * MIB, 128 * MIB), 100_000), *_bombs.fragments(1_000_000)],
     "Much work of few bytes": _work.attacks(_work.HEAD),
 }
+# Of clients. More of them come, and more fragments, than the tests have time for.
+CLIENT_GROUPS = {
+    "Requests": _requests.ATTACKS,
+    "Frames": [*_frames.violations(), *_frames.floods(1_000_000), *_frames.stalling()],
+    "Crowds": [*_crowds.crowds(10_000), *_crowds.proxies()],
+}
 NAME_WIDTH = 62
 ERROR_WIDTH = 90
+MAX_CLIENT_SECONDS = 3600.0
 
 
 def told(error: Exception | None) -> str:
@@ -65,8 +89,29 @@ def carry_out_and_print(attacks: Sequence[Attack], certificates: Certificates | 
     return failures
 
 
+def carry_out_and_print_clients(attacks: Sequence[_field.ClientAttack], certificates: Certificates | None) -> int:
+    """Return how many failed."""
+    failures = 0
+    for attack in attacks:
+        try:
+            outcome = trio.run(_field.carry_out, attack, certificates, MAX_CLIENT_SECONDS)
+            _field.check(attack, outcome)
+        except Exception as error:  # noqa: BLE001  # as above
+            failures += 1
+            print(f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  FAILED: {error!r}")
+            continue
+        log = re.sub(r"127\.0\.0\.1:\d+", "a client", outcome.records[-1].getMessage()) if outcome.records else "-"
+        print(
+            f"{attack.name[:NAME_WIDTH]:{NAME_WIDTH}}  {outcome.seconds:7.3f}  {outcome.latency:7.3f}  "
+            f"{outcome.longest_seconds:7.3f}  {outcome.peak / MIB:7.2f}  {outcome.steps:7}  {log[:ERROR_WIDTH]}"
+        )
+    return failures
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description="Hostile servers, one after another.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.hostile", description="Hostile servers, and hostile clients, one after another."
+    )
     parser.add_argument("pattern", nargs="?", default="", help="a regular expression: only attacks whose name has it")
     pattern = re.compile(parser.parse_args().pattern)
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,6 +131,15 @@ def carry_out_all(pattern: re.Pattern[str], certificates: Certificates) -> int:
             print(f"\n{f'{group}, over {protocol}':{NAME_WIDTH}}  close  seconds  longest      MiB   steps  error")
             failures += carry_out_and_print(chosen, certificates if protocol == "TLS" else None)
             carried_out += len(chosen)
+        for group, onslaughts in CLIENT_GROUPS.items():
+            possible = [one for one in onslaughts if not (one.tls_only if protocol == "TCP" else one.tcp_only)]
+            wanted = [one for one in possible if pattern.search(one.name)]
+            if not wanted:
+                continue
+            title = f"{group} of clients, over {protocol}"
+            print(f"\n{title:{NAME_WIDTH}}  seconds  latency  longest      MiB    steps  log")
+            failures += carry_out_and_print_clients(wanted, certificates if protocol == "TLS" else None)
+            carried_out += len(wanted)
     print(f"\n{carried_out} attacks in {time.perf_counter() - start:.0f} s, {failures} failures")
     return failures > 0
 

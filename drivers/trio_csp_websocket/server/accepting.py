@@ -1,9 +1,10 @@
-"""Accepts what connects to a listener, for as long as there is room."""
+"""Accepts what connects to the listeners of a server, for as long as there is room."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,42 +20,50 @@ _logger = logging.getLogger("csp.websocket.server")
 
 # How long accepting rests when the system lacks something.
 _REST_SECONDS = 0.1
+# A shortage is over once accepting has not failed for so long. Until then, single descriptors come and go.
+_SHORTAGE_SECONDS = 60.0
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
-async def accept_from(
-    listener: trio.abc.Listener[trio.abc.Stream],
-    reception: Reception,
-    register: Register,
-    max_crowd: int,
-    nursery: trio.Nursery,
-) -> None:
-    """Accept streams, and start a task of the reception for each, until the listener is closed.
+class Acceptor:
+    """Accepts streams, and starts a task of the reception for each.
 
-    While the system lacks descriptors or memory for another socket, accepting rests, and goes on; a warning is logged
-    once.
+    While the system lacks descriptors or memory for another socket, accepting rests, and goes on. A warning is logged
+    at the beginning of such a time, once for all listeners.
 
     Args:
-        listener: where they come from.
-        reception: takes them in.
+        reception: takes the streams in.
         register: keeps account of them.
         max_crowd: how many requests may wait for room in the channel of connections until accepting rests.
         nursery: where the tasks run.
     """
-    warned = False
-    while True:
-        await register.wait_until(lambda: register.crowd < max_crowd)
-        try:
-            stream = await listener.accept()
-        except trio.ClosedResourceError:
-            return
-        except OSError as error:
-            if not warned:
-                what = "there are no more file descriptors" if error.errno in _OUT_OF_DESCRIPTORS else str(error)
-                _logger.warning("accepting connections rests until it is possible again: %s", what)
-            warned = True
-            await trio.sleep(_REST_SECONDS)
-            continue
-        warned = False
-        transport = SocketTransport(stream) if isinstance(stream, trio.SocketStream) else StreamTransport(stream)
-        nursery.start_soon(reception.receive, transport, name="csp.websocket server connection")
+
+    def __init__(self, reception: Reception, register: Register, max_crowd: int, nursery: trio.Nursery) -> None:
+        self._reception = reception
+        self._register = register
+        self._max_crowd = max_crowd
+        self._nursery = nursery
+        self._shortage_ends = -math.inf
+
+    async def accept_from(self, listener: trio.abc.Listener[trio.abc.Stream]) -> None:
+        """Accept streams from a listener until it is closed."""
+        register = self._register
+        while True:
+            await register.wait_until(lambda: register.crowd < self._max_crowd)
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return
+            except OSError as error:
+                self._note_shortage(error)
+                await trio.sleep(_REST_SECONDS)
+                continue
+            transport = SocketTransport(stream) if isinstance(stream, trio.SocketStream) else StreamTransport(stream)
+            self._nursery.start_soon(self._reception.receive, transport, name="csp.websocket server connection")
+
+    def _note_shortage(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now >= self._shortage_ends:
+            what = "there are no more file descriptors" if error.errno in _OUT_OF_DESCRIPTORS else str(error)
+            _logger.warning("accepting connections rests until it is possible again: %s", what)
+        self._shortage_ends = now + _SHORTAGE_SECONDS

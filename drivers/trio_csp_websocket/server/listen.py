@@ -11,7 +11,7 @@ from trio.lowlevel import enable_ki_protection
 from csp import BackgroundNursery, security
 from csp.errors import InvalidTypeError, NoContextError, PermissionDeniedError
 from trio_csp_websocket.protocol.constants import CloseCode
-from trio_csp_websocket.server.accepting import accept_from
+from trio_csp_websocket.server.accepting import Acceptor
 from trio_csp_websocket.server.binding import bind
 from trio_csp_websocket.server.closing import close_all, give_up_all
 from trio_csp_websocket.server.hosts import ANY_HOST, local_hosts
@@ -130,10 +130,9 @@ class Listening:
     ) -> None:
         with accepting:
             async with trio.open_nursery() as nursery:
+                acceptor = Acceptor(reception, self._register, self._options.max_handshakes, connections)
                 for listener in bound.listeners:
-                    nursery.start_soon(
-                        accept_from, listener, reception, self._register, self._options.max_handshakes, connections
-                    )
+                    nursery.start_soon(acceptor.accept_from, listener)
 
     @enable_ki_protection
     async def __aexit__(

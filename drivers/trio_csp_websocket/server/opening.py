@@ -71,7 +71,7 @@ class Opening:
         self.answered: trio.Event = trio.Event()
         """Set when the answer is handed over, or `refusal` is to be sent."""
         self.status: int | None = None
-        """The status of the answer, once that is decided; 0 if there is none, for a client that has gone."""
+        """The status of the answer, once that is decided; 0 if there is none, as for a client that has gone."""
         self.accepted: bool = False
         self.refusal: bytes = b""
         """What the task that reads has to send, if the connection was not accepted."""
@@ -81,6 +81,11 @@ class Opening:
         """Why the connection was not accepted."""
         self.rest: bytes = b""
         """What has come behind the request."""
+
+    def give_up(self) -> None:
+        """Note that there will be no answer, unless there is one."""
+        if self.status is None:
+            self.status = 0
 
     def turn_away(self, why: str) -> None:
         """Refuse the connection with status 503, unless it is answered already: the server's own decision."""

@@ -123,17 +123,26 @@ class Reception:
         """
         register = self._register
         register.tasks += 1
+        visit = _Visit(transport, secure=secure)
+        opening: Opening | None = None
         try:
-            connection = await self._arrive(_Visit(transport, secure=secure))
-            if connection is not None:
-                await connection.run()
-                del register.open[connection]
+            opening = await self._arrive(visit)
+            if opening is not None:
+                opening.connection.feed(opening.rest)
+                await opening.connection.run()
+        except Exception:
+            # Of a stream of the user's own, or a fault in here: it must not end the others.
+            _logger.exception("the connection of %s has failed", visit.shown)
+            if opening is not None:
+                await opening.connection.abort("reading it has failed")
         finally:
+            if opening is not None and opening.connection.finished.is_set():
+                del register.open[opening.connection]
             register.tasks -= 1
             register.changed()
 
-    async def _arrive(self, visit: _Visit) -> Connection | None:
-        """Return the connection if it was accepted; None if the stream is closed."""
+    async def _arrive(self, visit: _Visit) -> Opening | None:
+        """Return the handshake if the connection was accepted; None if the stream is closed."""
         opening: Opening | None = None
         try:
             request = await self._request(visit)
@@ -147,11 +156,9 @@ class Reception:
                     if opening is None:
                         await visit.transport.aclose()
                     else:
+                        opening.give_up()
                         await opening.connection.abort("its request was not answered")
-        if opening is None or not opening.accepted:
-            return None
-        opening.connection.feed(opening.rest)
-        return opening.connection
+        return opening if opening is not None and opening.accepted else None
 
     # The request -----------------------------------------------------------------------------------------------------
 
@@ -175,10 +182,11 @@ class Reception:
         finally:
             register.end_request(scope)
         if scope.cancelled_caught:
-            register.timed_out += 1
-            if trio.current_time() < scope.deadline:
+            in_time = trio.current_time() < scope.deadline
+            if in_time:
                 status, why = 503, STOPPING if register.stopped else "there are too many requests under way"
                 answer = text_answer(503, why, [RETRY_AFTER])
+            register.timed_out += not (in_time and register.stopped)
             if not visit.speaks_http:
                 _logger.debug("no request from %s: %s", visit.shown, why)
                 return None

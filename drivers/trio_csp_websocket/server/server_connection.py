@@ -257,7 +257,7 @@ class ServerConnection(Endpoint):
     async def _client_has_gone(self, opening: Opening) -> bool:
         """Return whether it is known that the client has gone. Does not let other tasks run."""
         transport = self._connection.transport
-        if not transport.synchronous:
+        if not transport.receives_at_once:
             return False
         try:
             data = await transport.receive_now(_PEEK_BYTES)

@@ -43,6 +43,8 @@ class Transport(ABC):
 
     synchronous: ClassVar[bool]
     """Whether `send_now` ever writes anything."""
+    receives_at_once: bool
+    """Whether `receive_now` lets no other task run."""
 
     def __init__(self) -> None:
         self.bytes_sent: int = 0

@@ -26,6 +26,7 @@ class SocketTransport(Transport):
     """
 
     synchronous = True
+    receives_at_once = True
 
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__()

@@ -25,6 +25,7 @@ class StreamTransport(Transport):
     """Any Trio stream. Every call visits the scheduler, so nothing is written synchronously."""
 
     synchronous = False
+    receives_at_once = False
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__()

@@ -69,6 +69,7 @@ class TlsTransport(Transport):
         super().__init__()
         self.local, self.remote, self.proxy = inner.local, inner.remote, inner.proxy
         self._inner = inner
+        self.receives_at_once = inner.receives_at_once
         self.ends_at_proxy: bool = False
         """Whether the other end of this TLS is a proxy, and not the peer."""
         # What the inner transport holds back has to be sent by us.
