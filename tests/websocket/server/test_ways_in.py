@@ -6,14 +6,14 @@ import socket
 import ssl
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trustme
 
 from csp import websocket
-from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError
+from csp.errors import ConnectionFailedError
 from tests.websocket._peers import until
 from tests.websocket.server._lobby import Lobby, RawClient, handshake
 
@@ -92,19 +92,6 @@ async def test_plain_http_on_a_port_of_tls_gets_no_answer_and_ends_nothing() -> 
         async with websocket.connect(server.url, ssl_context=client_context()) as client:
             await client.receive_value()
         await server.close()
-
-
-@pytest.mark.parametrize(
-    ("context", "error", "text"),
-    [
-        (1, InvalidTypeError, "ssl_context must be an ssl.SSLContext or None, not 1"),
-        (ssl.create_default_context(), InvalidError, "ssl_context must be a server's"),
-    ],
-    ids=["no context", "a client's"],
-)
-def test_contexts_that_are_refused(context: Any, error: type[InvalidError], text: str) -> None:
-    with pytest.raises(error, match=text):
-        websocket.listen(0, ssl_context=context)
 
 
 async def test_a_context_that_cannot_be_used_ends_each_connection() -> None:
