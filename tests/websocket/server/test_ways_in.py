@@ -27,18 +27,18 @@ UNIX = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no U
 
 def server_context(*, ask_for_certificate: bool = False) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    AUTHORITY.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    AUTHORITY.issue_cert("localhost", "127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL's
     if ask_for_certificate:
-        AUTHORITY.configure_trust(context)
+        AUTHORITY.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # the same
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
 def client_context(*, certificate: str = "") -> ssl.SSLContext:
     context = ssl.create_default_context()
-    AUTHORITY.configure_trust(context)
+    AUTHORITY.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # the same
     if certificate:
-        AUTHORITY.issue_cert(certificate).configure_cert(context)
+        AUTHORITY.issue_cert(certificate).configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # the same
     return context
 
 
