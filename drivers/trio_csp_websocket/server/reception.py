@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_csp_websocket.protocol.answer import Answer
+    from trio_csp_websocket.protocol.decoder import Decoder
     from trio_csp_websocket.protocol.request import ParsedRequest
     from trio_csp_websocket.server.hosts import Hosts
     from trio_csp_websocket.server.options import Options
@@ -100,7 +101,7 @@ class Reception:
         nursery: trio.Nursery,
         connection_class: Callable[[Opening], ServerConnection],
         *,
-        decoder_class: type[UnmaskingDecoder] = UnmaskingDecoder,
+        decoder_class: type[Decoder] = UnmaskingDecoder,
         encoder_class: type[Encoder] = Encoder,
     ) -> None:
         self.channel: csp.Channel[ServerConnection] = csp.Channel(options.max_waiting)
