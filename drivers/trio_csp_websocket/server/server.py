@@ -109,7 +109,7 @@ class Server:
         self._accepting.cancel()
         self._bound.close()
         for other in self._bound.others:
-            self._nursery.start_soon(other.aclose)
+            self._nursery.start_soon(_close_listener, other)
         self._reception.channel.close()
         self._register.changed()
         _logger.info("stopped listening on %s", self._url)
@@ -158,3 +158,11 @@ class Server:
     def __repr__(self) -> str:
         state = "stopped" if self._register.stopped else "listening"
         return f"<csp.websocket.Server {state}, {self._url}, {len(self._register.open)} connections>"
+
+
+async def _close_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> None:
+    """Close a listener of the user's own; if that fails, connections live on."""
+    try:
+        await listener.aclose()
+    except Exception:
+        _logger.exception("closing the listener %r has failed", listener)

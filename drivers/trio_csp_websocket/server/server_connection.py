@@ -129,8 +129,9 @@ class ServerConnection(Endpoint):
     ) -> None:
         """Accept the connection.
 
-        Returns once the answer is handed to the system. If cancelled before that, nothing of it is sent; if cancelled
-        while it waits for the system, the connection is accepted nevertheless.
+        Returns once the answer is handed to the system. If that does not take all of it at once, the rest is sent
+        ahead of what you send, and over a socket not waited for. If cancelled before that, nothing of it is sent; if
+        cancelled while it waits, the connection is accepted nevertheless.
 
         Args:
             subprotocol: one of `protocols`, or None for none. By default the first of the server's ``protocols`` that
@@ -183,8 +184,8 @@ class ServerConnection(Endpoint):
     ) -> None:
         """Refuse the connection with an HTTP status.
 
-        Returns once the answer is handed to the system; that the client has got it is not waited for. If cancelled, it
-        is sent nevertheless.
+        Does not wait for the client: what the system does not take of the answer at once is sent by a task of the
+        server's.
 
         Args:
             status: 200 to 599, also as an ``http.HTTPStatus``.
@@ -287,8 +288,6 @@ class ServerConnection(Endpoint):
             opening.refusal = answer[taken:]
         finally:
             opening.answered.set()
-        if opening.refusal:
-            await opening.sent.wait()
 
     async def _accept_by_use(self) -> None:
         opening = self._opening

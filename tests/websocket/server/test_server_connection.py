@@ -320,16 +320,15 @@ async def test_a_wrong_argument_of_reject_leaves_it_unanswered(
         assert (await client.answer()).status == 418
 
 
-async def test_the_end_of_a_large_refusal_is_sent_although_the_call_was_cancelled() -> None:
-    body = bytes(4_000_000)
+async def test_a_large_refusal_is_not_waited_for_and_comes_whole() -> None:
+    body = bytes(8_000_000)
     received = b""
     async with websocket.listen(0, host="127.0.0.1") as server:
         stream = await trio.open_tcp_stream("127.0.0.1", server.port or 0)
         await stream.send_all(handshake())
         connection = await server.receive_value()
-        with trio.move_on_after(0.01) as scope:
+        with trio.fail_after(10):
             await connection.reject(413, body=body)
-        assert scope.cancelled_caught
         async for block in stream:
             received += block
         await stream.aclose()
