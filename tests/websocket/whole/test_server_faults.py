@@ -118,8 +118,10 @@ class Failing(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         self.closed = True
-        await trio.aclose_forcefully(self._inner)
-        self._fail("aclose")
+        try:
+            await self._inner.aclose()
+        finally:
+            self._fail("aclose")
 
 
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
