@@ -61,7 +61,8 @@ class Server:
         """Return the channel on which connections arrive, unanswered: always the same one.
 
         It closes when the server stops, behind those that have arrived. While it is full, requests wait, and after
-        ``max_handshakes`` of them nothing more is accepted.
+        ``max_handshakes`` of them nothing more is accepted. `stop` is how to close it: if you close it yourself, the
+        server goes on to listen, and each request gets status 503; `serve` returns once its handlers have.
         """
         return self._reception.channel
 

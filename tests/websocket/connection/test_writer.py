@@ -608,6 +608,57 @@ async def test_what_was_pending_before_there_was_a_writer_is_sent(
     assert not transport.pending
 
 
+async def test_what_comes_before_all_frames_is_not_waited_for_where_writing_never_waits(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport(room=3)
+    writer = Writer(transport, nursery, MaskingEncoder())
+    await writer.send_first(b"answer")
+    assert (bytes(transport.written), writer.busy) == (b"ans", True)
+    later(nursery, sending(writer, b"data"))
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert bytes(transport.written[:6]) == b"answer"
+    del transport.written[:6]
+    assert transport.payloads() == [b"data"]
+
+
+async def test_what_comes_before_all_frames_goes_out_behind_what_is_pending(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport()
+    writer = Writer(transport, nursery, MaskingEncoder())
+    transport.pending = True
+    assert transport.on_pending is not None
+    transport.on_pending()
+    await wait_all_tasks_blocked()
+    await writer.send_first(b"answer")
+    later(nursery, sending(writer, b"data"))
+    writer.send_pongs([b"p"])
+    assert writer.busy
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert bytes(transport.written[:6]) == b"answer"
+    del transport.written[:6]
+    assert transport.payloads() == [b"p", b"data"]
+
+
+async def test_a_last_frame_is_not_written_ahead_of_what_comes_before_all_frames(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport()
+    writer = Writer(transport, nursery, MaskingEncoder())
+    transport.pending = True
+    assert transport.on_pending is not None
+    transport.on_pending()
+    await writer.send_first(b"answer")
+    await writer.send_last(b"last")
+    assert (bytes(transport.written), writer.busy) == (b"", False)
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert bytes(transport.written) == b""
+
+
 async def test_who_waits_when_the_nursery_of_the_writer_is_cancelled_is_told(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
@@ -17,6 +17,7 @@ from tests.websocket.server._lobby import (
     TEXT,
     Lobby,
     RawClient,
+    close_frame,
     connected,
     debug_lines,
     handshake,
@@ -162,6 +163,51 @@ async def test_more_connections_than_there_may_be(autojump_clock: MockClock) -> 
         await (await server.receive_value()).accept()
 
 
+@pytest.mark.parametrize("by", ["the server", "the application"])
+async def test_of_refusals_that_nobody_takes_the_first_is_cut_off_for_others(
+    by: str, autojump_clock: MockClock
+) -> None:
+    ends: list[trio.abc.Stream] = []
+    async with listening(max_handshakes=2) as (server, lobby):
+        for _ in range(4):
+            near, far = lockstep_stream_pair()
+            lobby.bring(far)
+            ends.append(near)
+            if by == "the server":
+                await near.send_all(b"nonsense\r\n\r\n")
+            else:
+                await near.send_all(handshake())
+                await (await server.receive_value()).reject(404)
+            await wait_all_tasks_blocked()
+        for cut_off in ends[:2]:
+            with pytest.raises(trio.BrokenResourceError):
+                await cut_off.send_all(b"x")
+        for left in ends[2:]:
+            assert (b" 400 " if by == "the server" else b" 404 ") in bytes(await left.receive_some())
+        assert trio.current_time() == pytest.approx(0)
+
+
+async def test_a_client_that_keeps_its_stream_open_counts_until_it_is_cut_off(autojump_clock: MockClock) -> None:
+    async with listening(max_connections=1, close_timeout="7s", keepalive=None) as (server, lobby):
+        client = lobby.connect()
+        await client.send(handshake())
+        connection = await server.receive_value()
+        await connection.accept()
+        await client.answer()
+        await client.send(close_frame(1000))
+        assert await client.closed() == (1000, "")
+        await wait_all_tasks_blocked()
+        assert connection.close_code == 1000
+        assert (server.statistics().open, server.connections) == (0, ())
+        assert (await lobby.connect().ask()).status == 503
+        await connection.wait_closed()
+        await wait_all_tasks_blocked()
+        late = lobby.connect()
+        await late.send(handshake())
+        await (await server.receive_value()).accept()
+        assert (await late.answer()).status == 101
+
+
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
@@ -201,7 +247,7 @@ async def test_half_open_connections_are_found_within_40_seconds(autojump_clock:
 
 
 async def test_a_client_that_takes_nothing_for_30_seconds(autojump_clock: MockClock) -> None:
-    near, far = trio.testing.lockstep_stream_pair()
+    near, far = lockstep_stream_pair()
     lobby = Lobby()
     lobby.bring(far)
     async with websocket.listen(sockets=[lobby], keepalive=None, close_timeout="1s") as server:
@@ -219,7 +265,7 @@ async def test_a_client_that_takes_nothing_for_30_seconds(autojump_clock: MockCl
 
 
 async def test_a_slow_large_message_is_no_fault(autojump_clock: MockClock) -> None:
-    near, far = trio.testing.lockstep_stream_pair()
+    near, far = lockstep_stream_pair()
     lobby = Lobby()
     lobby.bring(far)
     async with websocket.listen(sockets=[lobby], keepalive=None, close_timeout="1s") as server:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http
+import socket
+import struct
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -452,7 +454,7 @@ async def test_a_client_that_has_gone_cannot_be_accepted(goes: str) -> None:
         await stream.send_all(handshake())
         connection = await server.receive_value()
         if goes == "resets":
-            stream.setsockopt(1, 13, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await stream.aclose()
         await trio.sleep(0.01)
         with pytest.raises(ConnectionFailedError, match="the client has gone") as caught:
@@ -463,6 +465,22 @@ async def test_a_client_that_has_gone_cannot_be_accepted(goes: str) -> None:
         with pytest.raises(ConnectionFailedError, match="the client has gone"):
             await connection.accept()
         assert server.statistics().accepted == 0
+
+
+async def test_a_client_that_has_gone_cannot_be_rejected() -> None:
+    async with websocket.listen(0, host="127.0.0.1") as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port or 0)
+        await stream.send_all(handshake())
+        connection = await server.receive_value()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+        await trio.sleep(0.01)
+        with pytest.raises(ConnectionFailedError, match="rejecting failed: the client has gone") as caught:
+            await connection.reject()
+        assert (caught.value.kind, caught.value.retryable) == (Kind.UNAVAILABLE, False)
+        await connection.wait_closed()
+        with pytest.raises(NoContextError):
+            await connection.reject()
 
 
 async def test_what_a_client_in_memory_has_left_cannot_be_answered(autojump_clock: MockClock) -> None:

@@ -109,6 +109,12 @@ def test_contexts_that_are_refused(context: Any, error: type[InvalidError], text
 
 async def test_a_context_that_cannot_be_used_ends_each_connection() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # without a certificate
+    await _serves_nobody(context)
+    context.check_hostname = True  # which only a client can do
+    await _serves_nobody(context)
+
+
+async def _serves_nobody(context: ssl.SSLContext) -> None:
     async with websocket.listen(0, host="127.0.0.1", ssl_context=context) as server:
         for _ in range(2):
             with pytest.raises(ConnectionFailedError):
