@@ -187,6 +187,42 @@ async def test_of_refusals_that_nobody_takes_the_first_is_cut_off_for_others(
         assert trio.current_time() == pytest.approx(0)
 
 
+async def test_refusals_that_have_ended_cut_off_nobody(autojump_clock: MockClock) -> None:
+    near, far = lockstep_stream_pair()
+    async with listening(max_handshakes=2) as (_, lobby):
+        lobby.bring(far)
+        await near.send_all(b"nonsense\r\n\r\n")
+        for _ in range(5):
+            client = lobby.connect()
+            assert (await client.ask(b"nonsense\r\n\r\n")).status == 400
+            await client.ended()
+            await client.leave()
+            await wait_all_tasks_blocked()
+        assert b" 400 " in bytes(await near.receive_some())
+
+
+@pytest.mark.parametrize("by", ["the server", "the application"])
+async def test_behind_a_refusal_our_direction_ends_and_what_comes_is_discarded_for_a_second(
+    by: str, autojump_clock: MockClock
+) -> None:
+    async with listening() as (server, lobby):
+        client = lobby.connect()
+        if by == "the server":
+            await client.send(b"nonsense\r\n\r\n")
+        else:
+            await client.send(handshake())
+            await (await server.receive_value()).reject()
+        assert (await client.answer()).status in (400, 403)
+        await client.ended()
+        assert trio.current_time() == pytest.approx(0)
+        await client.send(bytes(900_000))
+        await trio.sleep(0.9)
+        await client.send(bytes(900_000))
+        await trio.sleep(0.2)
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send(b"x")
+
+
 async def test_a_client_that_keeps_its_stream_open_counts_until_it_is_cut_off(autojump_clock: MockClock) -> None:
     async with listening(max_connections=1, close_timeout="7s", keepalive=None) as (server, lobby):
         client = lobby.connect()
