@@ -158,7 +158,7 @@ class Server:
 
     def __repr__(self) -> str:
         state = "stopped" if self._register.stopped else "listening"
-        return f"<csp.websocket.Server {state}, {self._url}, {len(self._register.open)} connections>"
+        return f"<csp.websocket.Server {state}, {self._url}, {len(self.connections)} connections>"
 
 
 async def _close_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> None:

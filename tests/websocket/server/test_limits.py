@@ -100,6 +100,19 @@ async def test_the_request_that_is_incomplete_longest_makes_room(
     assert debug_lines(caplog)[0] == "refused somebody with status 503: there are too many requests under way"
 
 
+async def test_complete_requests_shut_nobody_out(autojump_clock: MockClock) -> None:
+    async with listening(max_handshakes=2) as (server, lobby):
+        half = lobby.connect()
+        await half.send(handshake("/half")[:-2])
+        await wait_all_tasks_blocked()
+        for _ in range(5):
+            await lobby.connect().send(handshake("/whole"))
+            await wait_all_tasks_blocked()
+        await half.send(b"\r\n")
+        await wait_all_tasks_blocked()
+        assert [(await server.receive_value()).path for _ in range(6)] == ["/whole"] * 5 + ["/half"]
+
+
 async def test_nobody_answers(autojump_clock: MockClock) -> None:
     async with listening(handshake_timeout="3s") as (server, lobby):
         taken, waiting = lobby.connect(), lobby.connect()

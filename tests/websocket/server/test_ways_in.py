@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import sys
@@ -15,7 +16,7 @@ import trustme
 from csp import websocket
 from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError
 from tests.websocket._peers import until
-from tests.websocket.server._lobby import Lobby, RawClient, handshake
+from tests.websocket.server._lobby import LOGGER, Lobby, RawClient, handshake
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,20 +108,20 @@ def test_contexts_that_are_refused(context: Any, error: type[InvalidError], text
         websocket.listen(0, ssl_context=context)
 
 
-async def test_a_context_that_cannot_be_used_ends_each_connection() -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # without a certificate
-    await _serves_nobody(context)
-    context.check_hostname = True  # which only a client can do
-    await _serves_nobody(context)
-
-
-async def _serves_nobody(context: ssl.SSLContext) -> None:
+@pytest.mark.parametrize("what", ["no certificate", "what only a client can do"])
+async def test_a_context_that_cannot_be_used_ends_each_connection(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.check_hostname = what == "what only a client can do"
     async with websocket.listen(0, host="127.0.0.1", ssl_context=context) as server:
         for _ in range(2):
             with pytest.raises(ConnectionFailedError):
                 async with websocket.connect(server.url, ssl_context=client_context()):
                     pass
         assert server.statistics().waiting == 0
+    lines = [record for record in caplog.records if record.name == LOGGER]
+    assert [record.levelno for record in lines[1:-1]] == [logging.DEBUG] * 2
+    assert all(record.getMessage().startswith("no request from 127.0.0.1:") for record in lines[1:-1])
 
 
 @UNIX
