@@ -47,6 +47,7 @@ class Opening:
         "remote",
         "request",
         "rest",
+        "sent",
         "status",
         "url",
         "why",
@@ -74,6 +75,8 @@ class Opening:
         self.accepted: bool = False
         self.refusal: bytes = b""
         """What the task that reads has to send, if the connection was not accepted."""
+        self.sent: trio.Event = trio.Event()
+        """Set when it is sent, or cannot be."""
         self.why: str = ""
         """Why the connection was not accepted."""
         self.rest: bytes = b""

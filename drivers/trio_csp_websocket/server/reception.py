@@ -233,7 +233,7 @@ class Reception:
         else:
             _logger.debug("did not accept %s: %s", visit.shown, opening.why)
             if opening.status:
-                await visit.end(opening.refusal)
+                await visit.end(opening.refusal, sent=opening.sent)
 
 
 async def _refuse_page(visit: Visit, *, head_only: bool) -> None:

@@ -185,8 +185,8 @@ class ServerConnection(Endpoint):
     ) -> None:
         """Refuse the connection with an HTTP status.
 
-        Does not wait for the client: what the system does not take of the answer at once is sent by a task of the
-        server's.
+        Returns once the answer is handed to the system. What that does not take at once, a task of the server's sends;
+        over a socket it is not waited for. If this is cancelled, all of it is sent nevertheless.
 
         Args:
             status: 200 to 599, also as an ``http.HTTPStatus``.
@@ -289,6 +289,9 @@ class ServerConnection(Endpoint):
             opening.refusal = answer[taken:]
         finally:
             opening.answered.set()
+        # What takes nothing at once is no client that takes nothing: a stream of the user's own, or in memory.
+        if not self._connection.transport.synchronous:
+            await opening.sent.wait()
 
     async def _accept_by_use(self) -> None:
         opening = self._opening

@@ -59,7 +59,7 @@ class Visit:
         _logger.debug("refused %s with status %d: %s", self.shown, status, why)
         await self.end(answer or text_answer(status, why))
 
-    async def end(self, answer: bytes, *, wanted: bool = False) -> None:
+    async def end(self, answer: bytes, *, wanted: bool = False, sent: trio.Event | None = None) -> None:
         """Send an answer behind which the stream ends, and wait until the client has ended it, for a second at most.
 
         Too many clients who have been refused are not waited for: the first of them is cut off when another comes.
@@ -67,13 +67,19 @@ class Visit:
         Args:
             answer: what the transport has not taken yet. It may still hold some of what it has taken.
             wanted: whether it is no refusal: until it is sent it is not cut off for others.
+            sent: to be set when it is sent, or cannot be.
         """
         scope = trio.CancelScope()
         if not wanted:
             self._register.begin_ending(scope)
         try:
             with scope, contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                if await self._send(answer):
+                try:
+                    taken = await self._send(answer)
+                finally:
+                    if sent is not None:
+                        sent.set()
+                if taken:
                     if wanted:
                         self._register.begin_ending(scope)
                     scope.deadline = trio.current_time() + _LINGER_SECONDS

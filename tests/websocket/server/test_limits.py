@@ -100,6 +100,26 @@ async def test_the_request_that_is_incomplete_longest_makes_room(
     assert debug_lines(caplog)[0] == "refused somebody with status 503: there are too many requests under way"
 
 
+async def test_of_requests_that_begin_at_once_as_many_stay_as_may_be_incomplete(autojump_clock: MockClock) -> None:
+    async with listening(max_handshakes=2) as (server, lobby):
+        clients = [lobby.connect() for _ in range(5)]
+        await wait_all_tasks_blocked()
+        assert server.statistics().timed_out == 3
+        for client in clients[3:]:
+            await client.send(handshake())
+            assert (await server.receive()).ok
+
+
+async def test_after_stop_a_request_has_its_deadline(autojump_clock: MockClock) -> None:
+    async with listening(handshake_timeout="2s") as (server, lobby):
+        client = lobby.connect()
+        await client.send(handshake()[:-1])
+        await wait_all_tasks_blocked()
+        server.stop()
+        assert (await client.answer()).status == 408
+        assert server.statistics().timed_out == 1
+
+
 async def test_complete_requests_shut_nobody_out(autojump_clock: MockClock) -> None:
     async with listening(max_handshakes=2) as (server, lobby):
         half = lobby.connect()
@@ -181,7 +201,7 @@ async def test_of_refusals_that_nobody_takes_the_first_is_cut_off_for_others(
     by: str, autojump_clock: MockClock
 ) -> None:
     ends: list[trio.abc.Stream] = []
-    async with listening(max_handshakes=2) as (server, lobby):
+    async with listening(max_handshakes=2) as (server, lobby), trio.open_nursery() as nursery:
         for _ in range(4):
             near, far = lockstep_stream_pair()
             lobby.bring(far)
@@ -190,7 +210,7 @@ async def test_of_refusals_that_nobody_takes_the_first_is_cut_off_for_others(
                 await near.send_all(b"nonsense\r\n\r\n")
             else:
                 await near.send_all(handshake())
-                await (await server.receive_value()).reject(404)
+                nursery.start_soon((await server.receive_value()).reject, 404)
             await wait_all_tasks_blocked()
         for cut_off in ends[:2]:
             with pytest.raises(trio.BrokenResourceError):

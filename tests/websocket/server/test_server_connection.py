@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
 import csp
 from csp import security, websocket
@@ -337,6 +337,18 @@ async def test_a_large_refusal_is_not_waited_for_and_comes_whole() -> None:
     head, _, rest = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 413 ")
     assert rest == body
+
+
+async def test_a_refusal_over_a_stream_waits_until_it_is_taken(autojump_clock: MockClock) -> None:
+    near, far = lockstep_stream_pair()
+    async with listening() as (server, lobby):
+        lobby.bring(far)
+        await near.send_all(handshake())
+        connection = await server.receive_value()
+        with trio.move_on_after(1) as scope:
+            await connection.reject(404)
+        assert scope.cancelled_caught
+        assert b" 404 " in bytes(await near.receive_some())
 
 
 # Closing, and blocks --------------------------------------------------------------------------------------------------
