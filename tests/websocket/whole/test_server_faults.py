@@ -137,8 +137,10 @@ async def test_a_stream_that_fails_ends_its_own_connection_only(
     ours, theirs = memory_stream_pair()
     stream = Failing(theirs, methods)
     caller = Caller(ours, head())
-    options: websocket.ListenOptions = {"ssl_context": serving, "hosts": "*"} if over_tls else {}
-    async with trio.open_nursery() as nursery, websocket.listen(sockets=[entrance], **options) as server:
+    options: websocket.ListenOptions = {"sockets": [entrance]}
+    if over_tls:
+        options |= {"ssl_context": serving, "hosts": "*"}
+    async with trio.open_nursery() as nursery, websocket.listen(**options) as server:
         nursery.start_soon(serve_all, server)
         entrance.put(stream)
         with contextlib.suppress(trio.BrokenResourceError):
