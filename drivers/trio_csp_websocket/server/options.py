@@ -70,7 +70,7 @@ class ServeOptions(TypedDict, total=False):
     None."""
     max_handshakes: int
     """How many requests may be incomplete at once. When another comes, the one that has been so for longest is shut
-    out. 100."""
+    out. The same holds for clients that were refused and have not gone. 100."""
     max_waiting: int
     """How many connections `Server.channel` buffers. 16."""
     read_limit: int
