@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from ssl import SSLError
 from typing import TYPE_CHECKING
 
 import trio
@@ -83,10 +82,7 @@ class RequestReading:
         if options.proxy_protocol:
             await self._read_proxy_header()
         if options.ssl_context is not None:
-            try:
-                tls = TlsTransport(visit.transport, options.ssl_context, server_side=True)
-            except (SSLError, ValueError) as error:
-                raise _NoRequestError(f"the ssl_context cannot be used: {error}") from error
+            tls = TlsTransport(visit.transport, options.ssl_context, server_side=True)
             await tls.handshake()
             visit.transport, visit.secure = tls, True
 
