@@ -9,7 +9,7 @@ from tests.docs._pages import ROOT
 from trio_csp_websocket.connection.writer import MAX_WAITING_PONGS
 from trio_csp_websocket.protocol.heads import MAX_HEADER_LINES
 from trio_csp_websocket.server.options import parse_options
-from trio_csp_websocket.server.reception import _LINGER_SECONDS
+from trio_csp_websocket.server.visit import _LINGER_SECONDS
 
 
 def test_the_numbers_are_those_of_the_code() -> None:

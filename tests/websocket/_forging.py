@@ -1,7 +1,7 @@
-"""Records of TLS 1.3 from a server that says what OpenSSL would not say for it (RFC 8446).
+"""Records of TLS 1.3 from a server, or a client, that says what OpenSSL would not say for it (RFC 8446).
 
-What a server says after the handshake is encrypted under a secret that its key log has. So a test can make records of
-its own, with any handshake message in them, as long as nothing else is sent meanwhile.
+What each says after the handshake is encrypted under a secret that a key log has. So a test can make records of its
+own, with any handshake message in them, as long as nothing else is sent meanwhile.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ _APPLICATION_DATA = 23
 
 
 def forgeable(context: ssl.SSLContext, key_log: Path) -> None:
-    """Make a server's context one whose connections a `Forger` can go on with."""
+    """Make a context one whose connections a `Forger` can go on with."""
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0  # they would be records too
+    if context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0  # they would be records too
     context.keylog_filename = str(key_log)
 
 
 class Forger:
-    """Goes on where a server has stopped sending.
+    """Goes on where a server, or a client, has stopped sending.
 
     Args:
-        context: the server's, made `forgeable`; its latest connection is meant.
-        records_sent: how many records of data the server has sent.
+        context: its context, made `forgeable`; the latest connection is meant.
+        records_sent: how many records of data it has sent.
     """
 
     def __init__(self, context: ssl.SSLContext, records_sent: int = 0) -> None:
         assert context.keylog_filename is not None
         words = Path(context.keylog_filename).read_text(encoding="utf-8").split()
-        latest = len(words) - 1 - words[::-1].index("SERVER_TRAFFIC_SECRET_0")
+        who = "SERVER" if context.protocol is ssl.PROTOCOL_TLS_SERVER else "CLIENT"
+        latest = len(words) - 1 - words[::-1].index(f"{who}_TRAFFIC_SECRET_0")
         self._secret = bytes.fromhex(words[latest + 2])
         assert len(self._secret) == 48, "the cipher is not TLS_AES_256_GCM_SHA384"
         self._number = records_sent
@@ -55,7 +57,7 @@ class Forger:
         return self._sealed(_HANDSHAKE, messages)
 
     def key_update(self) -> bytes:
-        """Return a record that asks for a new key of the client's, and use a new one from now on (section 4.6.3)."""
+        """Return a record that asks for a new key of the other end's, and use a new one from now on (section 4.6.3)."""
         record = self._sealed(_HANDSHAKE, b"\x18\x00\x00\x01\x01")
         self._secret, self._number = self._expanded(b"traffic upd", 48), 0
         return record

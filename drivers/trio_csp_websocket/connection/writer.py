@@ -86,6 +86,7 @@ class Writer:
         "_close_frame",
         "_close_started",
         "_failure",
+        "_first",
         "_idle",
         "_in_flight",
         "_nursery",
@@ -121,6 +122,8 @@ class Writer:
         self._timeout_of_progress = timeout_of_progress
         # In the order of the calls; a dict, because any of them may be cancelled.
         self._queue: OrderedDict[_Outgoing, None] = OrderedDict()
+        # What comes before all frames, if it is not written yet.
+        self._first: bytes | None = None
         # Encoded control frames that are not written yet: the ping of keepalive, pongs, the close frame.
         self._ping: bytes | None = None
         self._pongs: list[bytes] = []
@@ -174,19 +177,21 @@ class Writer:
 
     @enable_ki_protection
     async def send_first(self, data: bytes) -> None:
-        """Write what comes before all frames, the answer to a handshake, waiting until it is written.
+        """Write what comes before all frames: the answer to a handshake.
 
-        If cancelled, all of it is sent nevertheless. Raises what `send` does.
+        If the transport writes synchronously, this never waits: the task that writes sends what is left over. Otherwise
+        it waits until all is written. If cancelled, all of it is sent nevertheless. Raises what `send` does.
         """
-        if self._transport.synchronous:
-            if self._write_now(data):
-                return
-        else:
-            self._rest = memoryview(data)
-        outgoing = _Outgoing(0, b"", started=True)
-        self._in_flight.append(outgoing)
+        if self._transport.synchronous and not self._task_exists:
+            if not self._write_now(data):
+                self._ensure_task()
+            return
+        self._first = data
         self._ensure_task()
-        await self._wait_written(outgoing)
+        if not self._transport.synchronous:
+            outgoing = _Outgoing(0, b"", started=True)
+            self._in_flight.append(outgoing)
+            await self._wait_written(outgoing)
 
     async def _wait_written(self, outgoing: _Outgoing) -> None:
         try:
@@ -245,7 +250,7 @@ class Writer:
     @enable_ki_protection
     async def send_last(self, frame: bytes) -> None:
         """Try to write a close frame without waiting, on a connection that is given up; drop all queued frames."""
-        between_frames = not self._writing and self._rest is None
+        between_frames = not self._writing and self._rest is None and self._first is None
         usable = self._failure is None and self._close_frame is None and between_frames
         self.fail(trio.ClosedResourceError("the connection was given up"))
         if usable:
@@ -269,6 +274,7 @@ class Writer:
         waiting = [*self._in_flight, *self._queue]
         self._in_flight.clear()
         self._queue.clear()
+        self._first = None
         self._ping = None
         self._pongs.clear()
         self._rest = None
@@ -310,6 +316,7 @@ class Writer:
             self._writing
             or self._transport.pending
             or self._rest is not None
+            or self._first is not None
             or bool(self._queue)
             or self._ping is not None
             or bool(self._pongs)
@@ -325,6 +332,9 @@ class Writer:
         """Take the next frames out of the queue, as many as are worth one system call, and encode them."""
         frames: list[bytes] = []
         size = 0
+        if self._first is not None:
+            frames.append(self._first)
+            self._first = None
         if self._ping is not None:
             frames.append(self._ping)
             self._ping = None

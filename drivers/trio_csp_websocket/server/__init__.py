@@ -16,7 +16,9 @@ From the bottom:
 - `register`: who is here, and the counts
 - `opening`: a request that waits for its answer
 - `server_connection`: what an application holds of a connection
-- `reception`: reads requests, and has them answered
+- `visit`: a stream until its request is answered
+- `reading`: reads requests
+- `reception`: takes in streams, and has their requests answered
 - `accepting`: accepts what connects
 - `closing`: ends all connections
 - `server`: what an application holds of a server

@@ -15,6 +15,7 @@ from trio_csp_websocket.transport.stream import StreamTransport
 if TYPE_CHECKING:
     from trio_csp_websocket.server.reception import Reception
     from trio_csp_websocket.server.register import Register
+    from trio_csp_websocket.transport.base import Transport
 
 _logger = logging.getLogger("csp.websocket.server")
 
@@ -58,7 +59,10 @@ class Acceptor:
                 self._note_shortage(error)
                 await trio.sleep(_REST_SECONDS)
                 continue
-            transport = SocketTransport(stream) if isinstance(stream, trio.SocketStream) else StreamTransport(stream)
+            if isinstance(stream, trio.SocketStream):
+                transport: Transport = SocketTransport(stream)
+            else:
+                transport = StreamTransport(stream, on_fault=_log_fault)
             self._nursery.start_soon(self._reception.receive, transport, name="csp.websocket server connection")
 
     def _note_shortage(self, error: OSError) -> None:
@@ -67,3 +71,8 @@ class Acceptor:
             what = "there are no more file descriptors" if error.errno in _OUT_OF_DESCRIPTORS else str(error)
             _logger.warning("accepting connections rests until it is possible again: %s", what)
         self._shortage_ends = now + _SHORTAGE_SECONDS
+
+
+def _log_fault(error: Exception) -> None:
+    """Log what a stream of the user's own has raised: it ends its connection, and must not end the others."""
+    _logger.error("a stream that was accepted has failed, and its connection ends", exc_info=error)

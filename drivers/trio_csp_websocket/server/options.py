@@ -65,10 +65,12 @@ class ServeOptions(TypedDict, total=False):
     header_limit: int
     """The largest request, in bytes: 1024 to 1048576. It may have 100 lines. Else it gets status 431. 16 KiB."""
     max_connections: int | None
-    """How many connections there may be; more get status 503. None."""
+    """How many connections there may be, with those that wait for an answer; more get status 503. As many requests may
+    be under way at the same time that want no WebSocket, from when ``http`` is asked until the client has taken all.
+    None."""
     max_handshakes: int
     """How many requests may be incomplete at once. When another comes, the one that has been so for longest is shut
-    out. 100."""
+    out. The same holds for clients that were refused and have not gone. 100."""
     max_waiting: int
     """How many connections `Server.channel` buffers. 16."""
     read_limit: int
@@ -86,7 +88,8 @@ class ServeOptions(TypedDict, total=False):
     """The limit for `ServerConnection.close`, and for the client to end the connection after a close. 10 s."""
     trusted_proxies: Iterable[str | IPv4Address | IPv6Address | IPv4Network | IPv6Network]
     """Addresses and networks of proxies, and "unix" for what connects to a Unix socket, whose Forwarded (RFC 7239) or
-    X-Forwarded-For, -Proto and -Host are believed. ()."""
+    X-Forwarded-For, -Proto and -Host are believed. Forwarded counts if there is one: a proxy that writes the others has
+    to remove it. ()."""
 
 
 class ListenOptions(ServeOptions, total=False):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+
+from csp.errors import InvalidTypeError
+from trio_csp_websocket.protocol.answer import checked_answer
 
 # Not for type checkers only: the hints of a tuple's fields are found at run time.
 from trio_csp_websocket.protocol.headers import Headers  # noqa: TC001
 from trio_csp_websocket.transport.base import Address  # noqa: TC001
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.protocol.answer import Answer
+
+_logger = logging.getLogger("csp.websocket.server")
 
 
 class Request(NamedTuple):
@@ -46,3 +55,20 @@ class Response(NamedTuple):
 
 Http: TypeAlias = Callable[[Request], Awaitable[Response | None]]
 """An async function that answers requests that want no WebSocket; None for status 426 (Upgrade Required)."""
+
+
+async def answer_of(http: Http, request: Request) -> Answer | None:
+    """Return what the function of the application answers; None if it leaves that to the server."""
+    try:
+        returned = cast("object", http(request))
+        if not isinstance(returned, Awaitable):
+            raise InvalidTypeError(f"http must be an async function: it returned {type(returned).__name__}")
+        response = cast("object", await returned)
+        if response is None:
+            return None
+        if not isinstance(response, Response):
+            raise InvalidTypeError(f"http must return a Response or None, not {type(response).__name__}")
+        return checked_answer(response.status, response.headers, response.body)
+    except Exception:
+        _logger.exception("the http function has failed for %r", request)
+        return checked_answer(500, None, "the server has failed\n")

@@ -47,9 +47,9 @@ class Register:
 
     def __init__(self, max_handshakes: int) -> None:
         self._max_handshakes = max_handshakes
-        # The scopes of requests that are not complete, and of refusals that linger, the oldest first.
+        # The scopes of requests that are not complete, and of streams that end behind an answer, the oldest first.
         self._incomplete: dict[trio.CancelScope, None] = {}
-        self._lingering: dict[trio.CancelScope, None] = {}
+        self._ending: dict[trio.CancelScope, None] = {}
         self.unanswered: dict[Unanswered, None] = {}
         self.open: dict[Connection, Endpoint] = {}
         """Those accepted whose transport is not closed yet, the oldest first."""
@@ -59,6 +59,8 @@ class Register:
         """How many streams have a task."""
         self.crowd: int = 0
         """How many complete requests wait for room in the channel."""
+        self.pages: int = 0
+        """How many requests that want no WebSocket are being answered by the application."""
         self.accepted: int = 0
         self.rejected: Counter[int] = Counter()
         self.timed_out: int = 0
@@ -77,12 +79,13 @@ class Register:
     def end_request(self, scope: trio.CancelScope) -> None:
         self._incomplete.pop(scope, None)
 
-    def begin_lingering(self, scope: trio.CancelScope) -> None:
-        _make_room(self._lingering, self._max_handshakes)
-        self._lingering[scope] = None
+    def begin_ending(self, scope: trio.CancelScope) -> None:
+        """Take in a stream that ends behind an answer; the first of them makes room if there is none."""
+        _make_room(self._ending, self._max_handshakes)
+        self._ending[scope] = None
 
-    def end_lingering(self, scope: trio.CancelScope) -> None:
-        self._lingering.pop(scope, None)
+    def end_ending(self, scope: trio.CancelScope) -> None:
+        self._ending.pop(scope, None)
 
     def shut_out(self) -> None:
         """Wait no longer for requests that are not complete."""

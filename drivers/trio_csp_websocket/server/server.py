@@ -61,7 +61,8 @@ class Server:
         """Return the channel on which connections arrive, unanswered: always the same one.
 
         It closes when the server stops, behind those that have arrived. While it is full, requests wait, and after
-        ``max_handshakes`` of them nothing more is accepted.
+        ``max_handshakes`` of them nothing more is accepted. `stop` is how to close it: if you close it yourself, the
+        server goes on to listen, and each request gets status 503; `serve` returns once its handlers have.
         """
         return self._reception.channel
 
@@ -109,7 +110,7 @@ class Server:
         self._accepting.cancel()
         self._bound.close()
         for other in self._bound.others:
-            self._nursery.start_soon(other.aclose)
+            self._nursery.start_soon(_close_listener, other)
         self._reception.channel.close()
         self._register.changed()
         _logger.info("stopped listening on %s", self._url)
@@ -157,4 +158,12 @@ class Server:
 
     def __repr__(self) -> str:
         state = "stopped" if self._register.stopped else "listening"
-        return f"<csp.websocket.Server {state}, {self._url}, {len(self._register.open)} connections>"
+        return f"<csp.websocket.Server {state}, {self._url}, {len(self.connections)} connections>"
+
+
+async def _close_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> None:
+    """Close a listener of the user's own; if that fails, connections live on."""
+    try:
+        await listener.aclose()
+    except Exception:
+        _logger.exception("closing the listener %r has failed", listener)

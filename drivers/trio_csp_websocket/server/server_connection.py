@@ -56,7 +56,8 @@ class ServerConnection(Endpoint):
 
     It arrives unanswered: `accept` or `reject` it. The first `send`, `receive`, `ping` or iteration accepts it too, in
     the task that calls it. It is hashable, by identity. As a block, ``async with connection:``, it is closed at the
-    end as a client is; if it is still unanswered then, it is refused with status 403, after an exception with 500.
+    end as a client is. `close` and the end of a block refuse it with status 403 if it is unanswered; after an exception
+    with 500; where that is no `Exception`, as where the block is cancelled, with 503.
     """
 
     def __init__(self, opening: Opening) -> None:
@@ -129,8 +130,9 @@ class ServerConnection(Endpoint):
     ) -> None:
         """Accept the connection.
 
-        Returns once the answer is handed to the system. If cancelled before that, nothing of it is sent; if cancelled
-        while it waits for the system, the connection is accepted nevertheless.
+        Returns once the answer is handed to the system. If that does not take all of it at once, the rest is sent
+        ahead of what you send, and over a socket not waited for. If cancelled before that, nothing of it is sent; if
+        cancelled while it waits, the connection is accepted nevertheless.
 
         Args:
             subprotocol: one of `protocols`, or None for none. By default the first of the server's ``protocols`` that
@@ -183,8 +185,8 @@ class ServerConnection(Endpoint):
     ) -> None:
         """Refuse the connection with an HTTP status.
 
-        Returns once the answer is handed to the system; that the client has got it is not waited for. If cancelled, it
-        is sent nevertheless.
+        Returns once the answer is handed to the system. What that does not take at once, a task of the server's sends;
+        over a socket it is not waited for. If this is cancelled, all of it is sent nevertheless.
 
         Args:
             status: 200 to 599, also as an ``http.HTTPStatus``.
@@ -287,7 +289,8 @@ class ServerConnection(Endpoint):
             opening.refusal = answer[taken:]
         finally:
             opening.answered.set()
-        if opening.refusal:
+        # What takes nothing at once is no client that takes nothing: a stream of the user's own, or in memory.
+        if not self._connection.transport.synchronous:
             await opening.sent.wait()
 
     async def _accept_by_use(self) -> None:

@@ -70,6 +70,12 @@ class ScriptedTransport(Transport):
     async def aclose(self) -> None:
         raise NotImplementedError
 
+    def become_pending(self) -> None:
+        """Have something to send that is not the writer's."""
+        self.pending = True
+        assert self.on_pending is not None
+        self.on_pending()
+
     def open_gate(self) -> None:
         """Let `send_all` write from now on."""
         self.gate.set()
@@ -568,9 +574,7 @@ async def test_what_receiving_made_pending_is_sent_although_no_frame_waits(
 ) -> None:
     transport = ScriptedTransport()
     writer = Writer(transport, nursery, MaskingEncoder())
-    transport.pending = True
-    assert transport.on_pending is not None
-    transport.on_pending()
+    transport.become_pending()
     await wait_all_tasks_blocked()
     # A frame comes behind it.
     later(nursery, sending(writer, b"data"))
@@ -589,9 +593,7 @@ async def test_a_close_frame_goes_out_once_although_something_is_pending_later(
     transport.open_gate()
     writer = Writer(transport, nursery, MaskingEncoder())
     writer.send_close(control(CLOSE, b"\x03\xe8"))
-    transport.pending = True
-    assert transport.on_pending is not None
-    transport.on_pending()
+    transport.become_pending()
     await wait_all_tasks_blocked()
     assert not transport.pending
     assert transport.frames() == [Frame(CLOSE, b"\x03\xe8")]
@@ -606,6 +608,53 @@ async def test_what_was_pending_before_there_was_a_writer_is_sent(
     Writer(transport, nursery, MaskingEncoder())
     await wait_all_tasks_blocked()
     assert not transport.pending
+
+
+async def test_what_comes_before_all_frames_is_not_waited_for_where_writing_never_waits(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport(room=3)
+    writer = Writer(transport, nursery, MaskingEncoder())
+    await writer.send_first(b"answer")
+    assert (bytes(transport.written), writer.busy) == (b"ans", True)
+    later(nursery, sending(writer, b"data"))
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert bytes(transport.written[:6]) == b"answer"
+    del transport.written[:6]
+    assert transport.payloads() == [b"data"]
+
+
+async def test_what_comes_before_all_frames_goes_out_behind_what_is_pending(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport()
+    writer = Writer(transport, nursery, MaskingEncoder())
+    transport.become_pending()
+    await wait_all_tasks_blocked()
+    await writer.send_first(b"answer")
+    later(nursery, sending(writer, b"data"))
+    writer.send_pongs([b"p"])
+    assert writer.busy
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert bytes(transport.written[:6]) == b"answer"
+    del transport.written[:6]
+    assert transport.payloads() == [b"p", b"data"]
+
+
+async def test_a_last_frame_is_not_written_ahead_of_what_comes_before_all_frames(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport()
+    writer = Writer(transport, nursery, MaskingEncoder())
+    transport.become_pending()
+    await writer.send_first(b"answer")
+    await writer.send_last(b"last")
+    assert (bytes(transport.written), writer.busy) == (b"", False)
+    transport.open_gate()
+    await wait_all_tasks_blocked()
+    assert bytes(transport.written) == b""
 
 
 async def test_who_waits_when_the_nursery_of_the_writer_is_cancelled_is_told(

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind
@@ -17,6 +17,7 @@ from tests.websocket.server._lobby import (
     TEXT,
     Lobby,
     RawClient,
+    close_frame,
     connected,
     debug_lines,
     handshake,
@@ -99,6 +100,39 @@ async def test_the_request_that_is_incomplete_longest_makes_room(
     assert debug_lines(caplog)[0] == "refused somebody with status 503: there are too many requests under way"
 
 
+async def test_of_requests_that_begin_at_once_as_many_stay_as_may_be_incomplete(autojump_clock: MockClock) -> None:
+    async with listening(max_handshakes=2) as (server, lobby):
+        clients = [lobby.connect() for _ in range(5)]
+        await wait_all_tasks_blocked()
+        assert server.statistics().timed_out == 3
+        for client in clients[3:]:
+            await client.send(handshake())
+            assert (await server.receive()).ok
+
+
+async def test_after_stop_a_request_has_its_deadline(autojump_clock: MockClock) -> None:
+    async with listening(handshake_timeout="2s") as (server, lobby):
+        client = lobby.connect()
+        await client.send(handshake()[:-1])
+        await wait_all_tasks_blocked()
+        server.stop()
+        assert (await client.answer()).status == 408
+        assert server.statistics().timed_out == 1
+
+
+async def test_complete_requests_shut_nobody_out(autojump_clock: MockClock) -> None:
+    async with listening(max_handshakes=2) as (server, lobby):
+        half = lobby.connect()
+        await half.send(handshake("/half")[:-2])
+        await wait_all_tasks_blocked()
+        for _ in range(5):
+            await lobby.connect().send(handshake("/whole"))
+            await wait_all_tasks_blocked()
+        await half.send(b"\r\n")
+        await wait_all_tasks_blocked()
+        assert [(await server.receive_value()).path for _ in range(6)] == ["/whole"] * 5 + ["/half"]
+
+
 async def test_nobody_answers(autojump_clock: MockClock) -> None:
     async with listening(handshake_timeout="3s") as (server, lobby):
         taken, waiting = lobby.connect(), lobby.connect()
@@ -162,6 +196,87 @@ async def test_more_connections_than_there_may_be(autojump_clock: MockClock) -> 
         await (await server.receive_value()).accept()
 
 
+@pytest.mark.parametrize("by", ["the server", "the application"])
+async def test_of_refusals_that_nobody_takes_the_first_is_cut_off_for_others(
+    by: str, autojump_clock: MockClock
+) -> None:
+    ends: list[trio.abc.Stream] = []
+    async with listening(max_handshakes=2) as (server, lobby), trio.open_nursery() as nursery:
+        for _ in range(4):
+            near, far = lockstep_stream_pair()
+            lobby.bring(far)
+            ends.append(near)
+            if by == "the server":
+                await near.send_all(b"nonsense\r\n\r\n")
+            else:
+                await near.send_all(handshake())
+                nursery.start_soon((await server.receive_value()).reject, 404)
+            await wait_all_tasks_blocked()
+        for cut_off in ends[:2]:
+            with pytest.raises(trio.BrokenResourceError):
+                await cut_off.send_all(b"x")
+        for left in ends[2:]:
+            assert (b" 400 " if by == "the server" else b" 404 ") in bytes(await left.receive_some())
+        assert trio.current_time() == pytest.approx(0)
+
+
+async def test_refusals_that_have_ended_cut_off_nobody(autojump_clock: MockClock) -> None:
+    near, far = lockstep_stream_pair()
+    async with listening(max_handshakes=2) as (_, lobby):
+        lobby.bring(far)
+        await near.send_all(b"nonsense\r\n\r\n")
+        for _ in range(5):
+            client = lobby.connect()
+            assert (await client.ask(b"nonsense\r\n\r\n")).status == 400
+            await client.ended()
+            await client.leave()
+            await wait_all_tasks_blocked()
+        assert b" 400 " in bytes(await near.receive_some())
+
+
+@pytest.mark.parametrize("by", ["the server", "the application"])
+async def test_behind_a_refusal_our_direction_ends_and_what_comes_is_discarded_for_a_second(
+    by: str, autojump_clock: MockClock
+) -> None:
+    async with listening() as (server, lobby):
+        client = lobby.connect()
+        if by == "the server":
+            await client.send(b"nonsense\r\n\r\n")
+        else:
+            await client.send(handshake())
+            await (await server.receive_value()).reject()
+        assert (await client.answer()).status in (400, 403)
+        await client.ended()
+        assert trio.current_time() == pytest.approx(0)
+        await client.send(bytes(900_000))
+        await trio.sleep(0.9)
+        await client.send(bytes(900_000))
+        await trio.sleep(0.2)
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send(b"x")
+
+
+async def test_a_client_that_keeps_its_stream_open_counts_until_it_is_cut_off(autojump_clock: MockClock) -> None:
+    async with listening(max_connections=1, close_timeout="7s", keepalive=None) as (server, lobby):
+        client = lobby.connect()
+        await client.send(handshake())
+        connection = await server.receive_value()
+        await connection.accept()
+        await client.answer()
+        await client.send(close_frame(1000))
+        assert await client.closed() == (1000, "")
+        await wait_all_tasks_blocked()
+        assert connection.close_code == 1000
+        assert (server.statistics().open, server.connections) == (0, ())
+        assert (await lobby.connect().ask()).status == 503
+        await connection.wait_closed()
+        await wait_all_tasks_blocked()
+        late = lobby.connect()
+        await late.send(handshake())
+        await (await server.receive_value()).accept()
+        assert (await late.answer()).status == 101
+
+
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
@@ -201,7 +316,7 @@ async def test_half_open_connections_are_found_within_40_seconds(autojump_clock:
 
 
 async def test_a_client_that_takes_nothing_for_30_seconds(autojump_clock: MockClock) -> None:
-    near, far = trio.testing.lockstep_stream_pair()
+    near, far = lockstep_stream_pair()
     lobby = Lobby()
     lobby.bring(far)
     async with websocket.listen(sockets=[lobby], keepalive=None, close_timeout="1s") as server:
@@ -219,7 +334,7 @@ async def test_a_client_that_takes_nothing_for_30_seconds(autojump_clock: MockCl
 
 
 async def test_a_slow_large_message_is_no_fault(autojump_clock: MockClock) -> None:
-    near, far = trio.testing.lockstep_stream_pair()
+    near, far = lockstep_stream_pair()
     lobby = Lobby()
     lobby.bring(far)
     async with websocket.listen(sockets=[lobby], keepalive=None, close_timeout="1s") as server:

@@ -322,6 +322,38 @@ async def test_stop_lets_what_has_arrived_be_accepted(autojump_clock: MockClock)
         assert server.statistics().open == 2
 
 
+async def test_stop_frees_the_port_at_once() -> None:
+    async with websocket.listen(0, host="127.0.0.1") as server:
+        assert server.channel() is server.channel()
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port or 0)
+        await stream.send_all(handshake())
+        connection = await server.receive_value()
+        await connection.accept()
+        server.stop()
+        async with websocket.listen(server.port, host="127.0.0.1") as following:
+            another = await trio.open_tcp_stream("127.0.0.1", following.port or 0)
+            await another.send_all(handshake())
+            assert (await following.receive()).ok
+            await another.aclose()
+        assert repr(server) == f"<csp.websocket.Server stopped, {server.url}, 1 connections>"
+        await stream.aclose()
+        await connection.wait_closed()
+        assert repr(server).endswith("0 connections>")
+
+
+async def test_a_request_that_becomes_complete_after_stop_gets_503(autojump_clock: MockClock) -> None:
+    async with listening() as (server, lobby):
+        half = lobby.connect()
+        await half.send(handshake()[:-2])
+        await wait_all_tasks_blocked()
+        server.stop()
+        await half.send(b"\r\n")
+        answer = await half.answer()
+        assert (answer.status, answer.body) == (503, b"the server is stopping\n")
+        assert answer.headers["Retry-After"] == "5"
+        assert (server.statistics().rejected, server.statistics().timed_out) == ({503: 1}, 0)
+
+
 async def test_close_with_code_and_reason(autojump_clock: MockClock) -> None:
     async with listening() as (server, lobby), trio.open_nursery() as nursery:
         client = lobby.connect()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 from csp import websocket
 from tests.websocket.server._lobby import LOGGER, debug_lines, handshake, listening
@@ -183,6 +184,67 @@ async def test_a_page_that_nobody_takes_is_given_up(autojump_clock: MockClock) -
         await trio.sleep(5)
         with pytest.raises(trio.BrokenResourceError):
             await near.send_all(b"x")
+
+
+async def test_there_are_as_many_pages_under_way_as_there_may_be_connections(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+
+    async def large(request: websocket.Request) -> websocket.Response:
+        if request.path == "/slow":
+            await trio.sleep(3)
+        return websocket.Response(200, "large")
+
+    near, far = lockstep_stream_pair()
+    async with listening(http=large, max_connections=2) as (server, lobby):
+        # Connections do not count for pages, nor pages for connections.
+        for _ in range(2):
+            client = lobby.connect()
+            await client.send(handshake())
+            await (await server.receive_value()).accept()
+        lobby.bring(far)
+        await near.send_all(get())
+        slow = lobby.connect()
+        await slow.send(get("/slow"))
+        await wait_all_tasks_blocked()
+        refused = lobby.connect()
+        answer = await refused.ask(get())
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+        assert answer.body == b"there are too many requests\n"
+        head_only = lobby.connect()
+        await head_only.send(get(method="HEAD"))
+        await wait_all_tasks_blocked()
+        assert bytes(await head_only.stream.receive_some()).endswith(b"\r\n\r\n")
+        assert server.statistics().rejected == {503: 2}
+        why = "there are 2 pages under way, as many as there may be (max_connections)"
+        assert debug_lines(caplog)[3:] == [f"refused somebody with status 503: {why}"] * 2
+        assert (await slow.answer()).status == 200
+        await slow.leave()
+        await wait_all_tasks_blocked()
+        assert (await lobby.connect().ask(get())).status == 200
+        assert bytes(await near.receive_some()).endswith(b"large")
+
+
+async def test_a_page_is_not_cut_off_for_refusals_until_it_is_sent(autojump_clock: MockClock) -> None:
+    async def large(request: websocket.Request) -> websocket.Response:
+        return websocket.Response(200, "large")
+
+    near, far = lockstep_stream_pair()
+    async with listening(http=large, max_handshakes=2) as (_, lobby):
+        lobby.bring(far)
+        await near.send_all(get())
+        await wait_all_tasks_blocked()
+        for _ in range(5):
+            assert (await lobby.connect().ask(get(method="POST"))).status == 405
+        assert bytes(await near.receive_some()).endswith(b"large")
+        # Now it is one of those that linger, and the others end it.
+        for _ in range(5):
+            assert (await lobby.connect().ask(get(method="POST"))).status == 405
+        assert await near.receive_some() == b""
+        with pytest.raises(trio.BrokenResourceError):
+            await near.send_all(b"x")
+        assert trio.current_time() < 1
 
 
 async def test_what_is_answered_is_logged(caplog: pytest.LogCaptureFixture, autojump_clock: MockClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import sys
@@ -16,7 +17,7 @@ import trustme
 from csp import websocket
 from csp.errors import ConnectionFailedError
 from tests.websocket._peers import until
-from tests.websocket.server._lobby import Lobby, RawClient, handshake
+from tests.websocket.server._lobby import LOGGER, Lobby, RawClient, handshake
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +90,8 @@ async def test_plain_http_on_a_port_of_tls_gets_no_answer_and_ends_nothing() -> 
         await server.close()
 
 
-async def test_a_context_that_cannot_be_used_ends_each_connection() -> None:
+async def test_a_context_that_cannot_be_used_ends_each_connection(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # without a certificate
     async with websocket.listen(0, host="127.0.0.1", ssl_context=context) as server:
         for _ in range(2):
@@ -97,6 +99,9 @@ async def test_a_context_that_cannot_be_used_ends_each_connection() -> None:
                 async with websocket.connect(server.url, ssl_context=client_context()):
                     pass
         assert server.statistics().waiting == 0
+    lines = [record for record in caplog.records if record.name == LOGGER]
+    assert [record.levelno for record in lines[1:-1]] == [logging.DEBUG] * 2
+    assert all(record.getMessage().startswith("no request from 127.0.0.1:") for record in lines[1:-1])
 
 
 @UNIX

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from csp import websocket
+from tests.websocket._links import contexts
 from tests.websocket.server._lobby import RawClient, handshake, listening
 
 if TYPE_CHECKING:
@@ -145,6 +146,19 @@ async def test_the_proxy_protocol_comes_first(autojump_clock: MockClock) -> None
             assert connection.remote == remote
             await connection.accept()
             assert (await client.answer()).status == 101
+
+
+async def test_the_proxy_protocol_comes_before_tls() -> None:
+    serving, trusting = contexts()
+    async with listening(proxy_protocol=True, ssl_context=serving) as (server, lobby), trio.open_nursery() as nursery:
+        client = lobby.connect()
+        await client.send(PROXY)
+        secured = trio.SSLStream(client.stream, trusting, server_hostname="server.test")
+        nursery.start_soon(secured.send_all, handshake())
+        connection = await server.receive_value()
+        assert (connection.remote, connection.url) == (("203.0.113.7", 56324), "wss://localhost/")
+        await connection.reject()
+        await trio.aclose_forcefully(secured)
 
 
 @pytest.mark.parametrize("begin", [b"", b"PROXY TCP4 x\r\n", PROXY[:-2]])

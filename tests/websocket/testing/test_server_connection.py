@@ -85,6 +85,14 @@ async def test_a_rejection_has_status_headers_and_body() -> None:
     assert details(error)["body"] == b"no token"
 
 
+async def test_a_rejection_is_read_by_the_client_before_the_call_returns() -> None:
+    async def handler(connection: ServerConnection) -> None:
+        await connection.reject(401, body=bytes(300_000))
+        connection.drop()
+
+    assert (await refusal(handler)).status == 401
+
+
 async def test_what_comes_behind_a_rejection_is_ignored() -> None:
     async def handler(connection: ServerConnection) -> None:
         await connection.reject(403)

@@ -191,6 +191,23 @@ async def test_an_os_error_of_a_stream_breaks_it_and_closing_does_not_fail(error
     assert (transport.bytes_sent, transport.bytes_received) == (0, 0)
 
 
+async def test_what_no_stream_should_raise_comes_out_or_is_told_once_and_breaks_it() -> None:
+    error = RecursionError("much too deep")
+    transport = StreamTransport(Failing(error))
+    for operation in (transport.receive_some(1), transport.send_all(b"a"), transport.send_eof()):
+        with pytest.raises(RecursionError):
+            await operation
+    faults: list[Exception] = []
+    transport = StreamTransport(Failing(error), on_fault=faults.append)
+    for operation in (transport.receive_some(1), transport.send_all(b"a"), transport.send_eof()):
+        with pytest.raises(trio.BrokenResourceError, match="the stream has raised RecursionError") as caught:
+            await operation
+        assert caught.value.__cause__ is error
+    await transport.send_last(b"a")
+    await transport.aclose()
+    assert faults == [error]
+
+
 def broken(*words: str, cause: Exception | None = None) -> trio.BrokenResourceError:
     error = trio.BrokenResourceError(*words)
     error.__cause__ = cause

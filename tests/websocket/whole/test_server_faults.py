@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from csp import websocket
 from csp.errors import ConnectionFailedError, NoContextError
 from tests.hostile._foe import head, sent
 from tests.websocket._entrance import Caller, Entrance
-from tests.websocket._links import contexts
-from tests.websocket._peers import TEXT, driver_tasks
+from tests.websocket._forging import Forger, forgeable
+from tests.websocket._links import SMALL_BUFFER_BYTES, contexts
+from tests.websocket._peers import CLOSE, TEXT, driver_tasks
+from trio_csp_websocket.protocol.request import RequestReader
+from trio_csp_websocket.protocol.unmasking_decoder import UnmaskingDecoder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from csp.websocket import ServerConnection
     from tests.hostile._foe import Said
 
@@ -81,57 +87,151 @@ async def serve_all(server: websocket.Server) -> None:
 # Streams that fail ----------------------------------------------------------------------------------------------------
 
 
-class Failing(trio.abc.Stream):
-    """Raises what no stream should, once the client has sent ``last``."""
+class Failing(trio.abc.HalfCloseableStream):
+    """Raises what no stream should, in some of its methods, once it is to fail."""
 
-    def __init__(self, inner: trio.abc.Stream, last: bytes) -> None:
+    def __init__(self, inner: trio.abc.HalfCloseableStream, methods: str) -> None:
         self._inner = inner
-        self._last = last
+        self._methods = methods.split()
+        self.fails = False
         self.closed = False
+
+    def _fail(self, method: str) -> None:
+        if self.fails and method in self._methods:
+            raise RecursionError("much too deep")
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         data = bytes(await self._inner.receive_some(max_bytes))
-        if data.endswith(self._last):
-            raise RecursionError("much too deep")
+        self._fail("receive_some")
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._fail("send_all")
         await self._inner.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._inner.wait_send_all_might_not_block()
 
+    async def send_eof(self) -> None:
+        self._fail("send_eof")
+        await self._inner.send_eof()
+
     async def aclose(self) -> None:
         self.closed = True
-        await self._inner.aclose()
+        try:
+            await self._inner.aclose()
+        finally:
+            self._fail("aclose")
 
 
-@pytest.mark.parametrize("last", [b"\r\n\r\n", b"the end"], ids=["in the request", "in a message"])
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    "methods", ["receive_some", "send_all", "send_eof", "aclose", "receive_some send_all send_eof aclose"]
+)
+@pytest.mark.parametrize("when", ["in the request", "in a message", "at the end of the server"])
 async def test_a_stream_that_fails_ends_its_own_connection_only(
-    last: bytes, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+    when: str, methods: str, over_tls: bool, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
+    serving, trusting = contexts()
+    entrance = Entrance()
+    ours, theirs = memory_stream_pair()
+    stream = Failing(theirs, methods)
+    caller = Caller(ours, head())
+    options: websocket.ListenOptions = {"sockets": [entrance]}
+    if over_tls:
+        options |= {"ssl_context": serving, "hosts": "*"}
+    async with trio.open_nursery() as nursery, websocket.listen(**options) as server:
+        nursery.start_soon(serve_all, server)
+        entrance.put(stream)
+        with contextlib.suppress(trio.BrokenResourceError):
+            if over_tls:
+                await caller.secure(trusting)
+            stream.fails = when == "in the request"
+            await caller.start()
+            if when != "in the request":
+                await caller.hear_until(b"\r\n\r\n")
+                stream.fails = True
+            if when != "at the end of the server":
+                await caller.stream.send_all(sent(TEXT, b"hello") + sent(CLOSE, b"\x03\xe8"))
+                await caller.hear()
+        other = entrance.ask(then=sent(TEXT, b"hello"))
+        if over_tls:
+            await other.secure(trusting)
+        await other.hear_until(b"hello")
+        if when == "at the end of the server":
+            await caller.stream.send_all(sent(TEXT, b"late"))
+            nursery.start_soon(caller.hear)
+            nursery.start_soon(other.hear)
+        else:
+            await trio.aclose_forcefully(caller.stream)
+            await trio.aclose_forcefully(other.stream)
+            await trio.sleep(20)
+            assert server.connections == ()
+    assert stream.closed
+    assert driver_tasks() == []
+    failures = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.getMessage() for record in failures] == [
+        "a stream that was accepted has failed, and its connection ends"
+    ]
+    assert failures[0].exc_info is not None
+    assert failures[0].exc_info[0] is RecursionError
+
+
+@pytest.mark.parametrize("begins", [b"", b"BAD"], ids=["a message", "a request"])
+async def test_a_fault_of_the_drivers_own_ends_its_connection_only(
+    begins: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    feed, read = UnmaskingDecoder.feed, RequestReader.feed
+
+    def feed_or_fail(self: UnmaskingDecoder, data: bytes) -> object:
+        assert b"BAD" not in data
+        return feed(self, data)
+
+    def read_or_fail(self: RequestReader, data: bytes) -> object:
+        assert not data.startswith(b"BAD")
+        return read(self, data)
+
+    monkeypatch.setattr(UnmaskingDecoder, "feed", feed_or_fail)
+    monkeypatch.setattr(RequestReader, "feed", read_or_fail)
     entrance = Entrance()
     async with websocket.listen(sockets=[entrance]) as server, trio.open_nursery() as nursery:
         nursery.start_soon(serve_all, server)
-        ours, theirs = memory_stream_pair()
-        stream = Failing(theirs, last)
-        entrance.put(stream)
-        caller = Caller(ours, head())
-        await caller.start()
-        if last == b"the end":
-            await caller.hear_until(b"\r\n\r\n")
-            await ours.send_all(sent(TEXT, b"the end"))
-        await caller.hear()
-        await wait_all_tasks_blocked()
-        assert stream.closed
-        assert server.connections == ()
+        await entrance.ask(request=begins + head(), then=sent(TEXT, b"BAD")).hear()
         await greet(entrance)
-        failures = [record for record in caplog.records if record.levelno >= logging.WARNING]
-        assert [record.getMessage() for record in failures] == ["the connection of somebody has failed"]
-        assert failures[0].exc_info is not None
-        assert failures[0].exc_info[0] is RecursionError
+        (failure,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
+        assert failure.getMessage() == "the connection of somebody has failed"
+        assert failure.exc_info is not None
         nursery.cancel_scope.cancel()
-    assert driver_tasks() == []
+
+
+async def test_a_listener_that_cannot_be_closed_leaves_its_connections(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Stuck(Entrance):
+        async def aclose(self) -> None:
+            await super().aclose()
+            raise RecursionError("much too deep")
+
+    entrance = Stuck()
+    heard: list[Said] = []
+
+    async def hear() -> None:
+        heard.append(await entrance.ask().hear())
+
+    async with trio.open_nursery() as nursery, websocket.listen(sockets=[entrance]) as server:
+        nursery.start_soon(hear)
+        connection = await server.receive_value()
+        await connection.accept()
+        server.stop()
+        await wait_all_tasks_blocked()
+        await connection.send("still here")
+    assert heard[0].data.count(b"still here") == 1
+    assert heard[0].code == 1001
+    (failure,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
+    assert "closing the listener" in failure.getMessage()
 
 
 # Moments --------------------------------------------------------------------------------------------------------------
@@ -210,6 +310,85 @@ async def test_two_tasks_that_accept_over_tls_on_a_stream_get_one_connection() -
         assert sorted(outcomes) == ["accepted", "answered already"]
         assert server.statistics().accepted == 1
         await trio.aclose_forcefully(caller.stream)
+
+
+@pytest.mark.parametrize("answer", [None, "accept", "reject"])
+async def test_who_asks_for_new_keys_ahead_of_its_request_has_to_take_the_answers_first(
+    answer: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    serving, trusting = contexts()
+    serving.num_tickets = 0  # which would have to be read
+    forgeable(trusting, tmp_path / "keys")
+    entrance = Entrance()
+    near, far = lockstep_stream_pair()
+    entrance.put(far)
+    async with websocket.listen(sockets=[entrance], ssl_context=serving, hosts="*", keepalive=None) as server:
+        client = trio.SSLStream(near, trusting, server_hostname="server.test")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+        forger = Forger(trusting)
+        await near.send_all(b"".join(forger.key_update() for _ in range(10)) + forger.data(head()))
+        await wait_all_tasks_blocked()
+        assert server.statistics().waiting == 0
+        if answer is None:
+            await trio.sleep(11)
+            assert server.statistics().timed_out == 1
+            assert caplog.messages[1:] == ["no request from somebody: the request was not complete within 10 s"]
+            return
+        said = bytearray()
+
+        async def hear() -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                async for block in client:
+                    said.extend(block)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            connection = await server.receive_value()
+            if answer == "accept":
+                await connection.send("hello")
+            else:
+                await connection.reject(404)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        await trio.aclose_forcefully(client)
+        assert said.startswith(b"HTTP/1.1 101 " if answer == "accept" else b"HTTP/1.1 404 ")
+        assert said.count(b"HTTP/1.1") == 1
+        assert said.endswith(b"hello") == (answer == "accept")
+
+
+async def test_who_asks_for_new_keys_behind_its_request_and_takes_nothing_does_not_hold_up_accept(
+    tmp_path: Path,
+) -> None:
+    serving, trusting = contexts()
+    serving.num_tickets = 0
+    forgeable(trusting, tmp_path / "keys")
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER_BYTES)  # accepted ones inherit it
+    async with websocket.listen(sockets=[listening], ssl_context=serving, keepalive=None, hosts="*") as server:
+        caller = trio.socket.socket()
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
+        await caller.connect(("127.0.0.1", server.port))
+        wire = trio.SocketStream(caller)
+        client = trio.SSLStream(wire, trusting, server_hostname="server.test")
+        await client.do_handshake()
+        forger = Forger(trusting)
+        await wire.send_all(forger.data(head()))
+        connection = await server.receive_value()
+        # Its answers take more than the system does.
+        await wire.send_all(b"".join(forger.key_update() for _ in range(1000)) + forger.data(sent(TEXT, b"hello")))
+        await connection.accept()
+        assert connection._connection.writer.busy
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.send, "hello, too")
+                said = bytearray()
+                while not said.endswith(b"hello, too"):
+                    said += await client.receive_some()
+            assert said.startswith(b"HTTP/1.1 101 ")
+            assert (await connection.receive_value()).data == "hello"
+        await trio.aclose_forcefully(client)
 
 
 async def test_a_listener_that_its_owner_closes_leaves_the_others() -> None:

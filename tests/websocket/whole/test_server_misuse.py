@@ -13,7 +13,7 @@ import csp
 from csp import websocket
 from csp.errors import ConnectionFailedError, InvalidError, NoContextError
 from tests.hostile._foe import sent
-from tests.websocket._entrance import Entrance
+from tests.websocket._entrance import Caller, Entrance
 from tests.websocket._peers import CLOSE, TEXT, driver_tasks
 
 if TYPE_CHECKING:
@@ -271,6 +271,31 @@ async def test_a_server_whose_channel_its_user_has_closed_turns_away(autojump_cl
         said = await entrance.ask().hear()
         assert said.status == 503
         assert not (await server.receive()).ok
+
+
+async def test_serve_whose_channel_was_closed_returns_with_its_last_handler(autojump_clock: MockClock) -> None:
+    entrance = Entrance()
+    heard: list[Said] = []
+    servers: list[websocket.Server] = []
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.accept()
+        servers[0].channel().close()
+        heard.append(await entrance.ask().hear())
+        await connection.send("still here")
+
+    async def hear(caller: Caller) -> None:
+        heard.append(await caller.hear())
+
+    async def serve(*, task_status: trio.TaskStatus[websocket.Server]) -> None:
+        await websocket.serve(handler, sockets=[entrance], task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        servers.append(await nursery.start(serve))
+        nursery.start_soon(hear, entrance.ask())
+    assert heard[0].status == 503
+    assert b"still here" in heard[1].data
+    assert heard[1].code == 1000
 
 
 async def test_a_selector_over_a_server_and_its_connections_sees_all_of_it_end(autojump_clock: MockClock) -> None:
