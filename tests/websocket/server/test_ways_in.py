@@ -90,9 +90,11 @@ async def test_plain_http_on_a_port_of_tls_gets_no_answer_and_ends_nothing() -> 
         await server.close()
 
 
-async def test_a_context_that_cannot_be_used_ends_each_connection(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("what", ["no certificate", "what only a client can do"])
+async def test_a_context_that_cannot_be_used_ends_each_connection(what: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, LOGGER)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # without a certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.check_hostname = what == "what only a client can do"
     async with websocket.listen(0, host="127.0.0.1", ssl_context=context) as server:
         for _ in range(2):
             with pytest.raises(ConnectionFailedError):
