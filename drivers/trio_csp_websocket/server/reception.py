@@ -66,7 +66,7 @@ class _NoRequestError(Exception):
 class _Visit:
     """What is known of one stream while its request is read and answered."""
 
-    __slots__ = ("remote", "secure", "speaks_http", "transport")
+    __slots__ = ("remote", "secure", "speaks_http", "transport", "url")
 
     def __init__(self, transport: Transport, *, secure: bool) -> None:
         self.transport = transport
@@ -74,10 +74,14 @@ class _Visit:
         self.secure = secure
         self.speaks_http = False
         """Whether it has come so far that an answer will be understood."""
+        self.url: str | None = None
+        """Where the request leads, once that is known."""
 
     @property
     def shown(self) -> str:
-        return "somebody" if self.remote is None else shown_address(self.remote)
+        """Who it is, and the path that is asked for, for the log."""
+        who = "somebody" if self.remote is None else shown_address(self.remote)
+        return who if self.url is None else f"{who} for {shown(path_and_query(self.url)[0])}"
 
 
 class Reception:
@@ -138,6 +142,10 @@ class Reception:
         finally:
             if opening is not None and opening.connection.finished.is_set():
                 del register.open[opening.connection]
+                if _logger.isEnabledFor(logging.DEBUG):
+                    ending = opening.connection.ending
+                    assert ending is not None
+                    _logger.debug("the connection of %s has ended: %s", visit.shown, ending.shown)
             register.tasks -= 1
             register.changed()
 
@@ -243,6 +251,7 @@ class Reception:
         except InvalidError as error:
             await self._refuse(visit, 400, f"the request leads nowhere: {error}")
             return None
+        visit.url = url
         if host is not None and not self._hosts.allows(host):
             why = (
                 f"this server does not serve the host '{shown(host)}': its options hosts= and trusted_proxies= say "
