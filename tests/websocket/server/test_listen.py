@@ -414,6 +414,7 @@ async def test_what_becomes_of_a_connection_is_logged(caplog: pytest.LogCaptureF
         assert (await client.answer()).status == 101
         assert await client.closed() == (1009, "a message of at least 1001 bytes, more than 1000")
         await client.leave()
+        await trio.sleep(10)
         gone = lobby.connect()
         await gone.send(handshake("/" + "x" * 300))
         await (await server.receive_value()).reject(404)
