@@ -23,7 +23,17 @@ from csp.errors import (
     PermissionDeniedError,
 )
 from tests.websocket._peers import driver_tasks, open_sockets
-from tests.websocket.server._lobby import LOGGER, TEXT, Lobby, close_frame, connected, debug_lines, handshake, listening, masked
+from tests.websocket.server._lobby import (
+    LOGGER,
+    TEXT,
+    Lobby,
+    close_frame,
+    connected,
+    debug_lines,
+    handshake,
+    listening,
+    masked,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -405,7 +415,9 @@ async def test_what_is_logged(caplog: pytest.LogCaptureFixture, autojump_clock: 
     assert "secret" not in caplog.text
 
 
-async def test_what_becomes_of_a_connection_is_logged(caplog: pytest.LogCaptureFixture, autojump_clock: MockClock) -> None:
+async def test_what_becomes_of_a_connection_is_logged(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
     caplog.set_level(logging.DEBUG, LOGGER)
     async with listening(read_limit=1000) as (server, lobby):
         client = lobby.connect()

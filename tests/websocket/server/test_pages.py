@@ -193,6 +193,6 @@ async def test_what_is_answered_is_logged(caplog: pytest.LogCaptureFixture, auto
     answered, refused = debug_lines(caplog)
     assert answered == "answered somebody for /healthz with status 200"
     assert refused == (
-        "refused somebody for / with status 403: pages of the origin 'https://evil.example' may not connect: the option "
-        "origins= says which may"
+        "refused somebody for / with status 403: pages of the origin 'https://evil.example' may not connect: the "
+        "option origins= says which may"
     )
