@@ -16,17 +16,15 @@ from csp import websocket
 LINES = {"alice": ["hello, bob", "shall we select?"], "bob": ["hi, alice", "whichever comes first"]}
 
 
-async def serve_person(
-    said: csp.Channel[str], room: csp.Broadcast[str], connection: websocket.ServerConnection
-) -> None:
+async def serve_person(said: csp.Channel[str], room: csp.Broadcast[str], person: websocket.ServerConnection) -> None:
     """Serve one connection: what it says goes to the room, what the room says goes to it."""
     with room.subscribe(100, overflow="close") as heard:  # who does not read is dropped, and holds up nobody
-        await connection.accept()
-        while (r := await csp.select(connection.channel().case_receive(), heard.case_receive())).ok:
-            if connection.channel().gave(r):
-                await said.send(f"<{connection.path.strip('/')}> {r.value.data!s}")
+        await person.accept()
+        while (r := await csp.select(person.channel().case_receive(), heard.case_receive())).ok:
+            if person.channel().gave(r):
+                await said.send(f"<{person.path.strip('/')}> {r.value.data!s}")
             elif heard.gave(r):
-                await connection.send(r.value)
+                await person.send(r.value)
 
 
 async def be(name: str, url: str, typed: csp.Source[float]) -> None:

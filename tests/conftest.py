@@ -42,7 +42,7 @@ NOT_MEASURED = [
 LONG = {
     "conformance": 0,
     "fuzz": 0,
-    "hostile": 4,
+    "hostile": 6,
     "peers/test_own_protocols.py": 0,
     "peers/test_real_clients.py": 0,
     "peers/test_real_fronts.py": 0,

@@ -55,8 +55,10 @@ class Bound:
     """
 
     def __init__(self, place: Place, listeners: list[trio.abc.Listener[trio.abc.Stream]], file: File | None) -> None:
-        self.listeners = listeners
-        self.others = [other for other in listeners if not isinstance(other, trio.SocketListener)]
+        self.listeners: list[trio.abc.Listener[trio.abc.Stream]] = listeners
+        self.others: list[trio.abc.Listener[trio.abc.Stream]] = [
+            other for other in listeners if not isinstance(other, trio.SocketListener)
+        ]
         found = [address_of(listener) for listener in listeners]
         self.addresses: tuple[Address, ...] = tuple(address for address in found if address is not None)
         self._over_tcp = [address for address in self.addresses if not isinstance(address, str)]

@@ -62,12 +62,12 @@ class Opening:
         options: Options,
         register: Register,
     ) -> None:
-        self.connection = connection
-        self.request = request
-        self.url = url
-        self.remote = remote
-        self.options = options
-        self.register = register
+        self.connection: Connection = connection
+        self.request: ParsedRequest = request
+        self.url: str = url
+        self.remote: Address | None = remote
+        self.options: Options = options
+        self.register: Register = register
         self.answered: trio.Event = trio.Event()
         """Set when the answer is handed over, or `refusal` is to be sent."""
         self.status: int | None = None

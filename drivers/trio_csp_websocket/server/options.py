@@ -221,8 +221,13 @@ def _max_connections(number: object) -> float:
 def _ssl_context(context: object) -> ssl.SSLContext | None:
     if context is not None and not isinstance(context, ssl.SSLContext):
         raise InvalidTypeError(f"ssl_context must be an ssl.SSLContext or None, not {context!r}")
-    if context is not None and context.protocol is ssl.PROTOCOL_TLS_CLIENT:
-        raise InvalidError("ssl_context must be a server's: ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)")
+    if context is not None:
+        try:
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidError(
+                "ssl_context must be a server's, such as ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+            ) from error
     return context
 
 

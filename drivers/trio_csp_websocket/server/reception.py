@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable
-from ssl import SSLError
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_csp_websocket.protocol.answer import Answer
+    from trio_csp_websocket.protocol.decoder import Decoder
     from trio_csp_websocket.protocol.request import ParsedRequest
     from trio_csp_websocket.server.hosts import Hosts
     from trio_csp_websocket.server.options import Options
@@ -105,7 +105,7 @@ class Reception:
         nursery: trio.Nursery,
         connection_class: Callable[[Opening], ServerConnection],
         *,
-        decoder_class: type[UnmaskingDecoder] = UnmaskingDecoder,
+        decoder_class: type[Decoder] = UnmaskingDecoder,
         encoder_class: type[Encoder] = Encoder,
     ) -> None:
         self.channel: csp.Channel[ServerConnection] = csp.Channel(options.max_waiting)
@@ -128,22 +128,24 @@ class Reception:
         register = self._register
         register.tasks += 1
         visit = _Visit(transport, secure=secure)
-        opening: Opening | None = None
+        connection: Connection | None = None
         try:
             opening = await self._arrive(visit)
             if opening is not None:
-                opening.connection.feed(opening.rest)
-                await opening.connection.run()
+                connection = opening.connection
+                connection.feed(opening.rest)
+                del opening  # the connection may stay open for days, and does not need this memory
+                await connection.run()
         except Exception:
             # Of a stream of the user's own, or a fault in here: it must not end the others.
             _logger.exception("the connection of %s has failed", visit.shown)
-            if opening is not None:
-                await opening.connection.abort("reading it has failed")
+            if connection is not None:
+                await connection.abort("reading it has failed")
         finally:
-            if opening is not None and opening.connection.finished.is_set():
-                del register.open[opening.connection]
+            if connection is not None and connection.finished.is_set():
+                del register.open[connection]
                 if _logger.isEnabledFor(logging.DEBUG):
-                    ending = opening.connection.ending
+                    ending = connection.ending
                     assert ending is not None
                     _logger.debug("the connection of %s has ended: %s", visit.shown, ending.shown)
             register.tasks -= 1
@@ -206,10 +208,7 @@ class Reception:
         if options.proxy_protocol:
             await self._read_proxy_header(visit)
         if options.ssl_context is not None:
-            try:
-                tls = TlsTransport(visit.transport, options.ssl_context, server_side=True)
-            except (SSLError, ValueError) as error:
-                raise _NoRequestError(f"the ssl_context cannot be used: {error}") from error
+            tls = TlsTransport(visit.transport, options.ssl_context, server_side=True)
             await tls.handshake()
             visit.transport, visit.secure = tls, True
         visit.speaks_http = True
@@ -364,7 +363,8 @@ class Reception:
             del register.unanswered[opening]
             register.changed()
         if opening.accepted:
-            _logger.debug("accepted %s", visit.shown)
+            if _logger.isEnabledFor(logging.DEBUG):
+                _logger.debug("accepted %s", visit.shown)
         else:
             _logger.debug("did not accept %s: %s", visit.shown, opening.why)
             await self._send(visit.transport, opening.refusal, opening.sent)

@@ -11,7 +11,6 @@ import h11
 import pytest
 
 from csp.errors import InvalidError, InvalidTypeError
-from trio_csp_websocket.protocol import answer
 from trio_csp_websocket.protocol.answer import (
     HANDSHAKE_FIELDS,
     Answer,
@@ -118,12 +117,14 @@ def test_an_answer_says_how_long_it_is_when_it_was_made_and_that_it_is_the_last(
 def test_a_date_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[float] = []
 
+    original = email.utils.formatdate
+
     def formatdate(seconds: float, *, usegmt: bool) -> str:
         made.append(seconds)
-        return email.utils.formatdate(seconds, usegmt=usegmt)
+        return original(seconds, usegmt=usegmt)
 
     times = [784111777.0, 784111777.9, 784111778.0]
-    monkeypatch.setattr(answer, "formatdate", formatdate)
+    monkeypatch.setattr(email.utils, "formatdate", formatdate)
     monkeypatch.setattr(time, "time", iter(times).__next__)
     dates = [read(encoded_answer(200, [], b""))[2]["date"] for _ in times]
     assert dates == ["Sun, 06 Nov 1994 08:49:37 GMT"] * 2 + ["Sun, 06 Nov 1994 08:49:38 GMT"]

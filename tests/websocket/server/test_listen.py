@@ -134,6 +134,22 @@ async def test_a_block_that_is_cancelled_while_it_closes_closes_at_once(autojump
     assert driver_tasks() == []
 
 
+async def test_an_exception_comes_out_although_closing_is_cancelled(autojump_clock: MockClock) -> None:
+    lobby = Lobby()
+    client = lobby.connect()
+
+    async def fail() -> None:
+        async with websocket.listen(sockets=[lobby], close_timeout="30s") as server:
+            await client.send(handshake())
+            await (await server.receive_value()).accept()
+            raise ValueError("of the block")
+
+    with trio.move_on_after(1), pytest.raises(ValueError, match="of the block"):
+        await fail()
+    assert trio.current_time() == pytest.approx(1)
+    assert driver_tasks() == []
+
+
 async def test_what_is_not_answered_gets_503_at_the_end(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery, listening() as (server, lobby):
         taken, in_channel, incomplete = (lobby.connect() for _ in range(3))
