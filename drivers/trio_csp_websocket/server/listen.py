@@ -165,4 +165,4 @@ def _hosts(options: Options, place: Place, bound: Bound) -> Hosts:
 
 def _check_context() -> None:
     if not trio.lowlevel.in_trio_task():
-        raise NoContextError("listen works inside trio.run only")
+        raise NoContextError("listen and serve work inside trio.run only")

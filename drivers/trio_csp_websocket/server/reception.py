@@ -108,6 +108,10 @@ class Reception:
         finally:
             if connection is not None and connection.finished.is_set():
                 del register.open[connection]
+                if _logger.isEnabledFor(logging.DEBUG):
+                    ending = connection.ending
+                    assert ending is not None
+                    _logger.debug("the connection of %s has ended: %s", visit.shown, ending.shown)
             register.tasks -= 1
             register.changed()
 
@@ -148,6 +152,7 @@ class Reception:
         except InvalidError as error:
             await visit.refuse(400, f"the request leads nowhere: {error}")
             return None
+        visit.url = url
         if host is not None and not self._hosts.allows(host):
             why = (
                 f"this server does not serve the host '{shown(host)}': its options hosts= and trusted_proxies= say "

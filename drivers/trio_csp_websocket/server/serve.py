@@ -81,8 +81,8 @@ async def _serve(handler: Handler, listening: Listening, task_status: trio.TaskS
             await handlers.finished()
 
 
-class _NotAsyncError(InvalidTypeError):
-    """The handler is no async function."""
+class _NotAsyncError(Exception):
+    """The handler is no async function; the text says so."""
 
 
 class _Handlers:
@@ -105,8 +105,8 @@ class _Handlers:
         try:
             async with connection:
                 await self._call(connection)
-        except _NotAsyncError:
-            raise
+        except _NotAsyncError as error:
+            raise InvalidTypeError(str(error)) from None
         except Exception:
             if not self._log:
                 raise

@@ -32,6 +32,7 @@ from trio_csp_websocket.protocol.headers import parse_headers
 from trio_csp_websocket.protocol.negotiation import accepted
 from trio_csp_websocket.protocol.url import path_and_query, without_query
 from trio_csp_websocket.server.opening import STOPPING
+from trio_csp_websocket.transport.base import shown_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -144,7 +145,7 @@ class ServerConnection(Endpoint):
             InvalidError: the subprotocol was not offered, or a header or the compression is malformed; the connection
                 is still unanswered.
             InvalidTypeError: the same for a wrong type.
-            NoContextError: it was accepted or rejected before.
+            NoContextError: it was accepted or rejected before, or accepted by its first use.
             PermissionDeniedError: `csp.security` does not allow ``websocket.accept`` for the connection's URL, with
                 ``origin``, ``remote`` and ``protocol`` as facts. The client got status 403.
             ConnectionFailedError: the client has gone, or the server has refused it, as it was not answered in time.
@@ -198,7 +199,7 @@ class ServerConnection(Endpoint):
             InvalidError: the answer cannot be written: another status, a malformed header, a body with 204 or 304. The
                 connection is still unanswered.
             InvalidTypeError: an argument is of the wrong type.
-            NoContextError: it was accepted or rejected before.
+            NoContextError: it was accepted or rejected before, or accepted by its first use.
             ConnectionFailedError: the client has gone, or the server has refused it, as it was not answered in time.
         """
         answer = checked_answer(status, headers, body)
@@ -221,8 +222,13 @@ class ServerConnection(Endpoint):
     def _unanswered(self) -> Opening:
         """Return what is to be answered; raise if nothing is."""
         opening = self._opening
-        if opening is None or (opening.status is not None and self.error is None):
-            raise NoContextError("the connection was answered already")
+        if opening is None:
+            raise NoContextError(
+                "the connection was answered already: it was accepted, by accept() or by its first send, receive, ping "
+                "or iteration"
+            )
+        if opening.status is not None and self.error is None:
+            raise NoContextError(f"the connection was answered already: it was refused with status {opening.status}")
         if opening.status is not None:
             raise self._noted(self._anew())
         return opening
@@ -333,6 +339,10 @@ class ServerConnection(Endpoint):
             self._opening.turn_away(STOPPING)
         else:
             await super().__aexit__(exc_type, exc, traceback)
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        return text if self._remote is None else f"{text[:-1]} from {shown_address(self._remote)}>"
 
     def _state(self) -> str:
         return "unanswered" if self._opening is not None and self._opening.status is None else super()._state()

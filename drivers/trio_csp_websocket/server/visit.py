@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from csp.errors import shown
 from trio_csp_websocket.protocol.answer import text_answer
+from trio_csp_websocket.protocol.url import path_and_query
 from trio_csp_websocket.transport.base import shown_address
 
 if TYPE_CHECKING:
@@ -34,18 +36,22 @@ class Visit:
         secure: whether it counts as TLS.
     """
 
-    __slots__ = ("_register", "_write_timeout_seconds", "remote", "secure", "transport")
+    __slots__ = ("_register", "_write_timeout_seconds", "remote", "secure", "transport", "url")
 
     def __init__(self, transport: Transport, register: Register, write_timeout_seconds: float, *, secure: bool) -> None:
         self.transport = transport
         self.remote: Address | None = transport.remote
         self.secure = secure
+        self.url: str | None = None
+        """Where the request leads, once that is known."""
         self._register = register
         self._write_timeout_seconds = write_timeout_seconds
 
     @property
     def shown(self) -> str:
-        return "somebody" if self.remote is None else shown_address(self.remote)
+        """Who it is, and the path that is asked for, for the log."""
+        who = "somebody" if self.remote is None else shown_address(self.remote)
+        return who if self.url is None else f"{who} for {shown(path_and_query(self.url)[0])}"
 
     async def refuse(self, status: int, why: str, answer: bytes = b"") -> None:
         """Refuse the request.

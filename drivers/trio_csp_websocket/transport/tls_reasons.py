@@ -11,7 +11,7 @@ _OF_CLIENTS = {
     "HTTPS_PROXY_REQUEST": "the client spoke plain HTTP, not TLS",
     "WRONG_VERSION_NUMBER": "the client did not speak TLS",
     "UNSUPPORTED_PROTOCOL": "the client speaks no version of TLS that the context allows",
-    "NO_SHARED_CIPHER": "the client has no cipher in common with the context",
+    "NO_SHARED_CIPHER": "the client has no cipher in common with the context, or the context has no certificate",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the client sent no certificate, and the context requires one",
 }
 # Its names of alerts begin with the version that first had them; clients send these about a server's certificate

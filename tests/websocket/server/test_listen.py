@@ -23,7 +23,17 @@ from csp.errors import (
     PermissionDeniedError,
 )
 from tests.websocket._peers import driver_tasks, open_sockets
-from tests.websocket.server._lobby import LOGGER, Lobby, close_frame, connected, handshake, listening
+from tests.websocket.server._lobby import (
+    LOGGER,
+    TEXT,
+    Lobby,
+    close_frame,
+    connected,
+    debug_lines,
+    handshake,
+    listening,
+    masked,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -450,4 +460,30 @@ async def test_what_is_logged(caplog: pytest.LogCaptureFixture, autojump_clock: 
     assert [level for level, _ in lines[1:-1]] == ["DEBUG", "DEBUG"]
     assert lines[1][1].startswith("refused somebody with status 400: ")
     assert lines[2][1] == "no request from somebody: nothing came"
+    assert "secret" not in caplog.text
+
+
+async def test_what_becomes_of_a_connection_is_logged(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    async with listening(read_limit=1000) as (server, lobby):
+        client = lobby.connect()
+        await client.send(handshake("/chat%0A?token=secret"), masked(TEXT, b"x" * 1001))
+        await (await server.receive_value()).accept()
+        assert (await client.answer()).status == 101
+        assert await client.closed() == (1009, "a message of at least 1001 bytes, more than 1000")
+        await client.leave()
+        await trio.sleep(10)
+        gone = lobby.connect()
+        await gone.send(handshake("/" + "x" * 300))
+        await (await server.receive_value()).reject(404)
+        await gone.leave()
+        await wait_all_tasks_blocked()
+    accepted, ended, refused = debug_lines(caplog)
+    assert accepted == "accepted somebody for /chat%0A"
+    assert ended.startswith("the connection of somebody for /chat%0A has ended: ")
+    assert "a message of at least 1001 bytes, more than 1000 (read_limit)" in ended
+    assert refused.startswith("did not accept somebody for /xxx")
+    assert refused.endswith("x... (101 more characters): it was refused with status 404")
     assert "secret" not in caplog.text

@@ -253,8 +253,8 @@ async def test_what_is_answered_is_logged(caplog: pytest.LogCaptureFixture, auto
         await lobby.connect().ask(get("/healthz"))
         await lobby.connect().ask(handshake("/", method="x")[:-2] + b"Origin: https://evil.example\r\n\r\n")
     answered, refused = debug_lines(caplog)
-    assert answered == "answered somebody with status 200"
+    assert answered == "answered somebody for /healthz with status 200"
     assert refused == (
-        "refused somebody with status 403: pages of the origin 'https://evil.example' may not connect: the option "
-        "origins= says which may"
+        "refused somebody for / with status 403: pages of the origin 'https://evil.example' may not connect: the "
+        "option origins= says which may"
     )

@@ -167,8 +167,9 @@ async def test_what_it_raises_comes_out_as_it_is_if_that_is_wanted(
 async def test_a_handler_that_is_not_async_ends_the_server(mode: Any, autojump_clock: MockClock) -> None:
     lobby = Lobby()
     await lobby.connect().send(handshake())
-    with pytest.raises(InvalidTypeError, match=r"handler must be an async function: .* returned NoneType"):
+    with pytest.raises(InvalidTypeError, match=r"handler must be an async function: .* returned NoneType") as caught:
         await websocket.serve(lambda _connection: None, sockets=[lobby], handler_errors=mode)  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert caught.type is InvalidTypeError  # a traceback names what can be caught, and no class of ours
 
 
 # The connection's own end is no failure -------------------------------------------------------------------------------
@@ -352,5 +353,5 @@ def test_wrong_options_raise_in_the_call() -> None:
 
 def test_outside_of_a_run() -> None:
     coroutine = websocket.serve(echo, 0)
-    with pytest.raises(NoContextError, match=r"listen works inside trio\.run only"):
+    with pytest.raises(NoContextError, match=r"listen and serve work inside trio\.run only"):
         coroutine.send(None)

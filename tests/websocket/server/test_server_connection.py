@@ -178,12 +178,23 @@ async def test_it_can_be_answered_once(autojump_clock: MockClock) -> None:
     async with connected() as (connection, client):
         await connection.accept()
         for again in (connection.accept, connection.reject):
-            with pytest.raises(NoContextError, match="the connection was answered already"):
+            with pytest.raises(
+                NoContextError, match=r"answered already: it was accepted, by accept\(\) or by its first"
+            ):
                 await again()
         await client.answer()
         await client.close()
         with pytest.raises(NoContextError):
             await connection.accept()
+
+
+async def test_what_was_refused_is_not_answered_again(autojump_clock: MockClock) -> None:
+    async with connected() as (connection, client):
+        await connection.reject(404)
+        for again in (connection.accept, connection.reject):
+            with pytest.raises(NoContextError, match="answered already: it was refused with status 404"):
+                await again()
+        assert (await client.answer()).status == 404
 
 
 async def test_what_comes_right_behind_the_request_is_received_after_accept(autojump_clock: MockClock) -> None:

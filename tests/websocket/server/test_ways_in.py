@@ -44,8 +44,11 @@ def client_context(*, certificate: str = "") -> ssl.SSLContext:
 
 
 async def tell(connection: websocket.ServerConnection) -> None:
-    certificate = connection.peer_certificate
-    await connection.send_json([connection.url.partition(":")[0], bool(certificate), connection.remote])
+    certificate, remote = connection.peer_certificate, connection.remote
+    await connection.accept()
+    who = f"{remote[0]}:{remote[1]}" if isinstance(remote, tuple) else "a Unix socket"
+    assert repr(connection) == f"<csp.websocket.ServerConnection open, {connection.url} from {who}>"
+    await connection.send_json([connection.url.partition(":")[0], bool(certificate), remote])
     async for message in connection:
         await connection.send(message.data)
 

@@ -76,6 +76,9 @@ class Client:
         return data
 
 
+NO_CIPHER = "the client has no cipher in common with the context, or the context has no certificate"
+
+
 async def shake_hands(wire: trio.abc.Stream, client: Client) -> None:
     """Carry out the client's part of the handshake."""
     arrived = b""
@@ -314,7 +317,13 @@ async def test_a_client_without_a_cipher_in_common_is_told() -> None:
     server.set_ciphers("ECDHE+AES128")
     client.set_ciphers("ECDHE+AES256")
     client.maximum_version = ssl.TLSVersion.TLSv1_2
-    assert await refusal(server, Client(client)) == "the client has no cipher in common with the context"
+    assert await refusal(server, Client(client)) == NO_CIPHER
+
+
+async def test_a_context_without_a_certificate_is_told() -> None:
+    # Nothing tells whether a context has one before a client comes.
+    empty = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    assert await refusal(empty, Client(trusting())) == NO_CIPHER
 
 
 @pytest.mark.parametrize(

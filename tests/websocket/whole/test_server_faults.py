@@ -201,8 +201,9 @@ async def test_a_fault_of_the_drivers_own_ends_its_connection_only(
         nursery.start_soon(serve_all, server)
         await entrance.ask(request=begins + head(), then=sent(TEXT, b"BAD")).hear()
         await greet(entrance)
+        whose = "" if begins else " for /"
         (failure,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
-        assert failure.getMessage() == "the connection of somebody has failed"
+        assert failure.getMessage() == f"the connection of somebody{whose} has failed"
         assert failure.exc_info is not None
         nursery.cancel_scope.cancel()
 
