@@ -218,7 +218,7 @@ async def test_there_are_as_many_pages_under_way_as_there_may_be_connections(
         assert bytes(await head_only.stream.receive_some()).endswith(b"\r\n\r\n")
         assert server.statistics().rejected == {503: 2}
         why = "there are 2 pages under way, as many as there may be (max_connections)"
-        assert debug_lines(caplog)[3:] == [f"refused somebody with status 503: {why}"] * 2
+        assert debug_lines(caplog)[3:] == [f"refused somebody for / with status 503: {why}"] * 2
         assert (await slow.answer()).status == 200
         await slow.leave()
         await wait_all_tasks_blocked()
