@@ -173,10 +173,14 @@ class Writer:
         await self._wait_written(outgoing)
 
     @enable_ki_protection
-    async def send_first(self, data: bytes) -> None:
-        """Write what comes before all frames, the answer to a handshake, waiting until it is written.
+    async def send_first(self, data: bytes, *, wait: bool = True) -> None:
+        """Write what comes before all frames: the answer to a handshake.
 
         If cancelled, all of it is sent nevertheless. Raises what `send` does.
+
+        Args:
+            data: the answer.
+            wait: whether to wait until it is written. If not, no other task runs.
         """
         if self._transport.synchronous:
             if self._write_now(data):
@@ -186,7 +190,8 @@ class Writer:
         outgoing = _Outgoing(0, b"", started=True)
         self._in_flight.append(outgoing)
         self._ensure_task()
-        await self._wait_written(outgoing)
+        if wait:
+            await self._wait_written(outgoing)
 
     async def _wait_written(self, outgoing: _Outgoing) -> None:
         try:

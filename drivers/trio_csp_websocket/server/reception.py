@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable
 from ssl import SSLError
 from typing import TYPE_CHECKING, cast
@@ -137,27 +138,30 @@ class Reception:
                 await opening.connection.abort("reading it has failed")
         finally:
             if opening is not None and opening.connection.finished.is_set():
-                del register.open[opening.connection]
+                register.open.pop(opening.connection, None)
             register.tasks -= 1
             register.changed()
 
     async def _arrive(self, visit: _Visit) -> Opening | None:
         """Return the handshake if the connection was accepted; None if the stream is closed."""
         opening: Opening | None = None
-        try:
-            request = await self._request(visit)
-            if request is not None:
-                opening = await self._checked(visit, request)
-            if opening is not None:
-                await self._wait_for_answer(visit, opening)
-        finally:
-            if opening is None or not opening.accepted:
-                with trio.CancelScope(shield=True):
-                    if opening is None:
-                        await visit.transport.aclose()
-                    else:
-                        opening.give_up()
-                        await opening.connection.abort("its request was not answered")
+        with trio.CancelScope() as scope:
+            self._register.arriving.add(scope)
+            try:
+                request = await self._request(visit)
+                if request is not None:
+                    opening = await self._checked(visit, request)
+                if opening is not None:
+                    await self._wait_for_answer(visit, opening)
+            finally:
+                self._register.arriving.discard(scope)
+                if opening is None or not opening.accepted:
+                    with trio.CancelScope(shield=True):
+                        if opening is None:
+                            await visit.transport.aclose()
+                        else:
+                            opening.give_up()
+                            await opening.connection.abort("its request was not answered")
         return opening if opening is not None and opening.accepted else None
 
     # The request -----------------------------------------------------------------------------------------------------
@@ -304,9 +308,12 @@ class Reception:
             answer: what the transport has not taken yet. It may still hold some of what it has taken.
             sent: to be set when it is sent, or cannot be.
         """
+        seconds = self._options.connection.write_timeout_seconds
+        if seconds == math.inf:  # that is for connections that were let in
+            seconds = self._options.handshake_timeout_seconds
         try:
             for start in range(0, max(len(answer), 1), _SLICE_BYTES):
-                with trio.move_on_after(self._options.connection.write_timeout_seconds) as progress:
+                with trio.move_on_after(seconds) as progress:
                     await transport.send_all(answer[start : start + _SLICE_BYTES])
                 if progress.cancelled_caught:
                     return

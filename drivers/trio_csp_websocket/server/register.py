@@ -50,6 +50,8 @@ class Register:
         # The scopes of requests that are not complete, and of refusals that linger, the oldest first.
         self._incomplete: dict[trio.CancelScope, None] = {}
         self._lingering: dict[trio.CancelScope, None] = {}
+        self.arriving: set[trio.CancelScope] = set()
+        """The scopes of streams that are no open connections: around all that they do until they are."""
         self.unanswered: dict[Unanswered, None] = {}
         self.open: dict[Connection, Endpoint] = {}
         """Those accepted whose transport is not closed yet, the oldest first."""
@@ -87,6 +89,11 @@ class Register:
     def shut_out(self) -> None:
         """Wait no longer for requests that are not complete."""
         for scope in self._incomplete:
+            scope.cancel()
+
+    def cut_off(self) -> None:
+        """Close all streams that are no open connections, whatever they are about."""
+        for scope in self.arriving:
             scope.cancel()
 
     def changed(self) -> None:
