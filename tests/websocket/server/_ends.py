@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from csp.errors import ConnectionFailedError, ConnectionTimeoutError, EndOfChann
 from csp.websocket import Compression, Message, ServerConnection
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Awaitable, Callable
 
     from csp import websocket
@@ -239,8 +239,12 @@ def check(ours: Notes, theirs: Notes, *, raw: bool = False) -> None:
     assert ours.received == sorted(set(ours.received)), f"twice, or out of order: {ours.received} of {theirs.begun}"
     assert set(ours.received) <= set(theirs.begun), "something came that was not sent"
     if ours.saw_close:
-        assert ours.close_code in theirs.codes or (theirs.stalled and ours.close_code == 1011), f"{ours.close_code} came, but {theirs.codes} were sent"
+        assert ours.close_code in theirs.codes or (theirs.stalled and ours.close_code == 1011), (
+            f"{ours.close_code} came, but {theirs.codes} were sent"
+        )
         if ours.drained:
             assert theirs.sent <= set(ours.received), "something was sent before the close, and did not come"
         if not raw and theirs.ended and theirs.closing and theirs.close_code not in LOST_OR_FAILED:
-            assert theirs.close_code in (ours.close_code, *theirs.codes), f"the ends have {ours.close_code} and {theirs.close_code}"
+            assert theirs.close_code in (ours.close_code, *theirs.codes), (
+                f"the ends have {ours.close_code} and {theirs.close_code}"
+            )

@@ -29,10 +29,8 @@ from trio.testing import MockClock, lockstep_stream_pair
 import csp
 from csp import websocket
 from csp._core import select
-from csp.errors import InvalidError
 from csp.websocket import Compression, Response, ServerConnection
 from tests.websocket._entrance import Entrance
-from tests.websocket._links import contexts
 from tests.websocket._peers import driver_tasks, open_sockets
 from tests.websocket.server._ends import MIB, End, Notes, OwnError, check, note_end
 from tests.websocket.server._guests import GUESTS, Bystander, Guest, Raw
