@@ -21,6 +21,7 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal
 
+import hypothesis  # noqa: F401  # as it is loaded, the order in which Trio runs tasks depends on its seed only
 import pytest
 import trio
 from trio._core import _run as trio_run
@@ -263,6 +264,8 @@ class Program:
         """Bring the server to its end: in the middle of everything, or when all clients have left."""
         if self.early:
             await trio.sleep(self.chance.choice([0, 0.1, 1, 5, 30]))
+        for notes in self.notes.values():
+            notes.stopped |= not notes.drained
         match self.end:
             case "cancel":
                 self.scope.cancel()
