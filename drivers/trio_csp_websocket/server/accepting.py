@@ -59,6 +59,7 @@ class Acceptor:
                 await trio.sleep(_REST_SECONDS)
                 continue
             transport = SocketTransport(stream) if isinstance(stream, trio.SocketStream) else StreamTransport(stream)
+            self._reception.expect()
             self._nursery.start_soon(self._reception.receive, transport, name="csp.websocket server connection")
 
     def _note_shortage(self, error: OSError) -> None:

@@ -115,6 +115,10 @@ class Reception:
         self._decoder_class = decoder_class
         self._encoder_class = encoder_class
 
+    def expect(self) -> None:
+        """Count a stream before the task starts that calls `receive`, so that whoever stops the server waits for it."""
+        self._register.tasks += 1
+
     async def receive(self, transport: Transport, *, secure: bool = False) -> None:
         """Be the task of one stream, until it is closed, or a connection whose nursery is cancelled.
 
@@ -123,7 +127,6 @@ class Reception:
             secure: whether it counts as TLS.
         """
         register = self._register
-        register.tasks += 1
         visit = _Visit(transport, secure=secure)
         opening: Opening | None = None
         try:

@@ -50,6 +50,8 @@ class Register:
         # The scopes of requests that are not complete, and of refusals that linger, the oldest first.
         self._incomplete: dict[trio.CancelScope, None] = {}
         self._lingering: dict[trio.CancelScope, None] = {}
+        # Whether requests that are not complete are not waited for.
+        self._shuts_out = False
         self.arriving: set[trio.CancelScope] = set()
         """The scopes of streams that are no open connections: around all that they do until they are."""
         self.unanswered: dict[Unanswered, None] = {}
@@ -75,6 +77,8 @@ class Register:
         """Take in a request that begins; the one that has been incomplete for longest makes room if there is none."""
         _make_room(self._incomplete, self._max_handshakes)
         self._incomplete[scope] = None
+        if self._shuts_out:
+            scope.cancel()
 
     def end_request(self, scope: trio.CancelScope) -> None:
         self._incomplete.pop(scope, None)
@@ -87,7 +91,8 @@ class Register:
         self._lingering.pop(scope, None)
 
     def shut_out(self) -> None:
-        """Wait no longer for requests that are not complete."""
+        """Wait no longer for requests that are not complete, or begin now."""
+        self._shuts_out = True
         for scope in self._incomplete:
             scope.cancel()
 

@@ -13,6 +13,7 @@ import csp
 from csp import websocket
 from csp.errors import ConnectionFailedError
 from csp.websocket import Compression
+from tests.websocket._links import contexts
 from tests.websocket.server._ends import CODES, PAUSE_SECONDS, SIZES, End, Notes, OwnError, note_end
 from tests.websocket.server._lobby import BINARY, CLOSE, PING, PONG, TEXT, close_frame, handshake, masked
 
@@ -38,7 +39,6 @@ def client_options(chance: random.Random) -> ConnectOptions:
         "keepalive": chance.choice([None, "1s", "20s"]),
         "close_timeout": chance.choice(["1s", "10s"]),
         "max_redirects": 0,
-        "proxy": None,
     }
 
 
@@ -57,8 +57,12 @@ class Guest:
         self.dial = dial
         self.chance = chance
         self.notes = notes
+        self.over_tls = False
         self.status: int | None = None
         """The status of the answer, once that has come."""
+
+    def way_there(self) -> ConnectOptions:
+        return {"dial": self.dial, "proxy": None, "ssl_context": contexts()[1] if self.over_tls else None}
 
     async def run(self) -> None:
         """Be a client from the beginning to the end."""
@@ -72,7 +76,7 @@ class Connecting(Guest):
         with contextlib.suppress(OwnError, ConnectionFailedError), trio.CancelScope() as scope:
             async with (
                 csp.BackgroundNursery() as nursery,
-                websocket.connect(self.url, dial=self.dial, **client_options(self.chance)) as client,
+                websocket.connect(self.url, **(client_options(self.chance) | self.way_there())) as client,
             ):
                 self.status = 101
                 nursery.start_soon(note_end, client, self.notes)
@@ -95,12 +99,15 @@ class Raw(Guest):
 
     async def run(self) -> None:
         with contextlib.suppress(*_GONE):
-            self._stream = await self.dial("", 0)
+            stream = await self.dial("", 0)
+            self._stream: trio.abc.Stream = stream
+            if self.over_tls:
+                tcp = cast("trio.SocketStream", stream)
+                self._stream = trio.SSLStream(tcp, contexts()[1], server_hostname="server.test", https_compatible=True)
             try:
                 await self._begin()
                 self._sending, self._reading = trio.Lock(), trio.Event()
                 self._reading.set()
-                self._fair = True
                 self._answers_pings = self.chance.random() < 0.8
                 self._answers_close = self.chance.random() < 0.8
                 with trio.CancelScope() as scope:
@@ -166,7 +173,9 @@ class Raw(Guest):
                 await self._say(self.chance.choice([b"\xff\xff", masked(TEXT, b"\xff"), masked(CLOSE, b"\x03")]))
                 return
             elif what < 0.98:
-                await self._stream.send_eof()
+                if isinstance(self._stream, trio.abc.HalfCloseableStream):  # TLS cannot be half-closed
+                    async with self._sending:
+                        await self._stream.send_eof()
                 return
             else:
                 return
@@ -265,7 +274,7 @@ class Bystander(Guest):
     async def run(self) -> None:
         for _ in range(self.ATTEMPTS):
             try:
-                async with websocket.connect(self.url, dial=self.dial, proxy=None) as client:
+                async with websocket.connect(self.url, **self.way_there()) as client:
                     await client.send("hello")
                     assert (await client.receive_value()).data == "hello"
                     self.status = 101
