@@ -37,12 +37,12 @@ class OwnError(Exception):
 class Notes:
     """What one end of a connection has sent and received, and how the connection ended for it."""
 
-    begun: list[int] = field(default_factory=list)
+    begun: list[int] = field(default_factory=list[int])
     """Messages whose sending began, in order."""
-    sent: set[int] = field(default_factory=set)
+    sent: set[int] = field(default_factory=set[int])
     """Those whose sending returned."""
-    received: list[int] = field(default_factory=list)
-    codes: set[int] = field(default_factory=set)
+    received: list[int] = field(default_factory=list[int])
+    codes: set[int] = field(default_factory=set[int])
     """With what this end may have closed."""
     drained: bool = False
     """Whether it has received until the end."""

@@ -87,6 +87,12 @@ class Program:
             "http": choice([None, self.page]),
         }
 
+    def place(self) -> websocket.ListenOptions:
+        if self.link == "memory":
+            self.door = Door(self.chance)
+            return {"sockets": [self.door]}
+        return {"hosts": "*", "ssl_context": contexts()[0] if self.over_tls else None}
+
     async def page(self, _request: websocket.Request) -> Response | None:
         await trio.sleep(self.chance.choice([0, 3, 30]))
         if self.chance.random() < 0.2:
@@ -133,13 +139,7 @@ class Program:
     # The server -------------------------------------------------------------------------------------------------------
 
     async def serve(self, *, task_status: trio.TaskStatus[websocket.Server]) -> None:
-        options = self.options()
-        if self.link == "memory":
-            self.door = Door(self.chance)
-            options["sockets"] = [self.door]
-        else:
-            options["hosts"] = "*"
-            options["ssl_context"] = contexts()[0] if self.over_tls else None
+        options = self.options() | self.place()
         port = None if self.link == "memory" else 0
         with trio.CancelScope() as self.scope:
             try:

@@ -128,29 +128,33 @@ async def test_closing_cuts_a_page_off_that_takes_long(autojump_clock: MockClock
 async def test_a_rejection_does_not_outlast_a_block_that_is_cancelled_before_it_is_sent(
     autojump_clock: MockClock,
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope() as scope:
-            async with listening(write_timeout=None, handshake_timeout=None) as (server, lobby):
-                await ask_without_reading(lobby, handshake())
-                connection = await server.receive_value()
-                nursery.start_soon(connection.reject)
-                nursery.start_soon(cancel, scope)
-                await trio.sleep_forever()
-    await connection.wait_closed()
+    met: list[ServerConnection] = []
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                async with listening(write_timeout=None, handshake_timeout=None) as (server, lobby):
+                    await ask_without_reading(lobby, handshake())
+                    met.append(await server.receive_value())
+                    nursery.start_soon(met[0].reject)
+                    nursery.start_soon(cancel, scope)
+                    await trio.sleep_forever()
+        await met[0].wait_closed()
 
 
 async def test_a_block_cancelled_as_a_connection_is_accepted_keeps_nothing_of_it(autojump_clock: MockClock) -> None:
+    met: list[ServerConnection] = []
+    servers: list[websocket.Server] = []
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             async with listening() as (server, lobby):
+                servers.append(server)
                 client = lobby.connect()
                 await client.send(handshake())
-                connection = await server.receive_value()
-                nursery.start_soon(accept, connection)
+                met.append(await server.receive_value())
+                nursery.start_soon(accept, met[0])
                 nursery.start_soon(cancel, scope)
                 await trio.sleep_forever()
-    assert server.statistics().accepted == 1
-    assert repr(server).endswith("0 connections>")
-    held = weakref.ref(connection)
-    del connection
+    assert servers[0].statistics().accepted == 1
+    assert repr(servers[0]).endswith("0 connections>")
+    held = weakref.ref(met.pop())
     assert held() is None

@@ -18,9 +18,9 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
-import hypothesis  # noqa: F401  # as it is loaded, the order in which Trio runs tasks depends on its seed only
 import pytest
 import trio
+from hypothesis import register_random
 from trio._core import _run as trio_run
 from trio.testing import MockClock
 
@@ -32,6 +32,9 @@ from tests.websocket.server._program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+# As hypothesis is loaded, the order in which Trio runs tasks depends on its seed only.
+register_random(select._rng)
 
 LONG_RUN = os.environ.get("CSP_PROGRAMS")
 FIRST = time.time_ns() // 1000 if LONG_RUN else 0

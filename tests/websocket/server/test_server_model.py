@@ -118,7 +118,7 @@ METHODS: dict[str, Callable[[ServerConnection], Awaitable[Any]]] = {
     "accept": lambda connection: connection.accept(),
     "reject": lambda connection: connection.reject(),
     "send": lambda connection: connection.send("text"),
-    "send_json": lambda connection: connection.send_json([]),
+    "send_json": lambda connection: connection.send_json("value"),
     "ping": lambda connection: connection.ping(),
     "receive": lambda connection: connection.receive(),
     "receive_value": lambda connection: connection.receive_value(),
@@ -149,8 +149,7 @@ OPENS = Does("returns", "open")
 REFUSED = Does(NoContextError)
 FAILS = Does(ConnectionFailedError)
 STOPS, NO_MORE = Does(StopAsyncIteration), Does(EndOfChannelError)
-GONE = {"rejected": RETURNS, "turned away": RETURNS, "closed": RETURNS, "closed by the client": RETURNS}
-GONE |= {"failed": RETURNS, "lost": RETURNS}
+GONE = dict.fromkeys(["rejected", "turned away", "closed", "closed by the client", "failed", "lost"], RETURNS)
 LOSES = Does(ConnectionFailedError, "lost")
 SENDING = {"unanswered": OPENS, "open": RETURNS, "left": LOSES} | dict.fromkeys(GONE, FAILS)
 CLOSING = {
