@@ -248,6 +248,6 @@ def check(ours: Notes, theirs: Notes, *, raw: bool = False) -> None:
         if ours.drained and not ours.stopped:
             assert theirs.sent <= set(ours.received), "something was sent before the close, and did not come"
         if not raw and theirs.ended and theirs.closing and theirs.close_code not in LOST_OR_FAILED:
-            assert theirs.close_code in (ours.close_code, *theirs.codes), (
+            assert theirs.close_code in (ours.close_code, *ours.codes, *theirs.codes), (
                 f"the ends have {ours.close_code} and {theirs.close_code}"
             )
