@@ -31,6 +31,7 @@ NOT_MEASURED = [
         "fuzz",
         "hostile",
         "websocket/protocol/test_round_trips.py",
+        "websocket/server/test_random_programs.py",
         "websocket/whole/test_cancellation.py",
         "websocket/whole/test_memory.py",
         "websocket/whole/test_server_cancellation.py",

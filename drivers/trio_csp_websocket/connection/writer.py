@@ -176,11 +176,16 @@ class Writer:
         await self._wait_written(outgoing)
 
     @enable_ki_protection
-    async def send_first(self, data: bytes) -> None:
+    async def send_first(self, data: bytes, *, wait: bool = True) -> None:
         """Write what comes before all frames: the answer to a handshake.
 
-        If the transport writes synchronously, this never waits: the task that writes sends what is left over. Otherwise
-        it waits until all is written. If cancelled, all of it is sent nevertheless. Raises what `send` does.
+        If the transport writes synchronously, this never waits: the task that writes sends what is left over. If
+        cancelled, all of it is sent nevertheless. Raises what `send` does.
+
+        Args:
+            data: the answer.
+            wait: whether to wait until it is written, where the transport does not write synchronously. If not, no
+                other task runs.
         """
         if self._transport.synchronous and not self._task_exists:
             if not self._write_now(data):
@@ -188,7 +193,7 @@ class Writer:
             return
         self._first = data
         self._ensure_task()
-        if not self._transport.synchronous:
+        if wait and not self._transport.synchronous:
             outgoing = _Outgoing(0, b"", started=True)
             self._in_flight.append(outgoing)
             await self._wait_written(outgoing)

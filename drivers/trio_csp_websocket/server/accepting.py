@@ -63,6 +63,7 @@ class Acceptor:
                 transport: Transport = SocketTransport(stream)
             else:
                 transport = StreamTransport(stream, on_fault=_log_fault)
+            self._reception.expect()
             self._nursery.start_soon(self._reception.receive, transport, name="csp.websocket server connection")
 
     def _note_shortage(self, error: OSError) -> None:

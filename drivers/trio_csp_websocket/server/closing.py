@@ -12,7 +12,7 @@ from trio_csp_websocket.server.opening import STOPPING
 if TYPE_CHECKING:
     from trio_csp_websocket.server.register import Register
 
-# How long the last refusals may linger.
+# How long the last refusals and pages may take.
 _LAST_SECONDS = 2.0
 
 
@@ -37,6 +37,8 @@ async def close_all(register: Register, code: int, reason: str, *, grace_seconds
                 nursery.start_soon(connection.close, code, reason)
         with trio.move_on_after(_LAST_SECONDS):
             await register.wait_until(lambda: not register.tasks)
+        register.cut_off()
+        await register.wait_until(lambda: not register.tasks)
     except BaseException:
         await give_up_all(register)
         raise
@@ -48,6 +50,8 @@ async def give_up_all(register: Register) -> None:
     with trio.CancelScope(shield=True):
         for connection in list(register.open):
             await connection.give_up(CloseCode.GOING_AWAY, closing=True)
+            # The task that reads may have been cancelled before it came to know that the connection is accepted.
+            register.open.pop(connection, None)
 
 
 def _turn_away(register: Register) -> None:

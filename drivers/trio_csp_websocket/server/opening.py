@@ -83,9 +83,10 @@ class Opening:
         """What has come behind the request."""
 
     def give_up(self) -> None:
-        """Note that there will be no answer, unless there is one."""
+        """Note that there will be no answer, unless there is one; nothing more of that is sent."""
         if self.status is None:
             self.status = 0
+        self.sent.set()
 
     def turn_away(self, why: str) -> None:
         """Refuse the connection with status 503, unless it is answered already: the server's own decision."""

@@ -80,7 +80,8 @@ class ServeOptions(TypedDict, total=False):
     read_timeout: Timeout
     """The limit for the wait for a whole message. None."""
     write_timeout: Timeout
-    """How long a client may take nothing of what is sent to it; then the connection ends. 30 s."""
+    """How long a client may take nothing of what is sent to it; then the connection ends. None for no limit, but for
+    refusals and pages, which have ``handshake_timeout`` then. 30 s."""
     keepalive: csp.Duration | None
     """A ping is sent after this long without a byte from the client, and after as long again the connection is failed.
     20 s."""

@@ -14,6 +14,7 @@ each a last close frame (`Connection.give_up`), and only then its socket is clos
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -81,6 +82,15 @@ class Reception:
         self._connection_class = connection_class
         self._decoder_class = decoder_class
         self._encoder_class = encoder_class
+        # How long a client may take nothing of an answer behind which its connection ends. That there is no limit is
+        # for those that were let in.
+        self._answer_timeout_seconds = options.connection.write_timeout_seconds
+        if self._answer_timeout_seconds == math.inf:
+            self._answer_timeout_seconds = options.handshake_timeout_seconds
+
+    def expect(self) -> None:
+        """Count a stream before the task starts that calls `receive`, so that whoever stops the server waits for it."""
+        self._register.tasks += 1
 
     async def receive(self, transport: Transport, *, secure: bool = False) -> None:
         """Be the task of one stream, until it is closed, or a connection whose nursery is cancelled.
@@ -90,8 +100,7 @@ class Reception:
             secure: whether it counts as TLS.
         """
         register = self._register
-        register.tasks += 1
-        visit = Visit(transport, register, self._options.connection.write_timeout_seconds, secure=secure)
+        visit = Visit(transport, register, self._answer_timeout_seconds, secure=secure)
         connection: Connection | None = None
         try:
             opening = await self._arrive(visit)
@@ -107,7 +116,7 @@ class Reception:
                 await connection.abort("reading it has failed")
         finally:
             if connection is not None and connection.finished.is_set():
-                del register.open[connection]
+                register.open.pop(connection, None)
                 if _logger.isEnabledFor(logging.DEBUG):
                     ending = connection.ending
                     assert ending is not None
@@ -118,20 +127,23 @@ class Reception:
     async def _arrive(self, visit: Visit) -> Opening | None:
         """Return the handshake if the connection was accepted; None if the stream is closed."""
         opening: Opening | None = None
-        try:
-            request = await RequestReading(visit, self._options, self._register).read()
-            if request is not None:
-                opening = await self._checked(visit, request)
-            if opening is not None:
-                await self._wait_for_answer(visit, opening)
-        finally:
-            if opening is None or not opening.accepted:
-                with trio.CancelScope(shield=True):
-                    if opening is None:
-                        await visit.transport.aclose()
-                    else:
-                        opening.give_up()
-                        await opening.connection.abort("its request was not answered")
+        with trio.CancelScope() as scope:
+            self._register.arriving.add(scope)
+            try:
+                request = await RequestReading(visit, self._options, self._register).read()
+                if request is not None:
+                    opening = await self._checked(visit, request)
+                if opening is not None:
+                    await self._wait_for_answer(visit, opening)
+            finally:
+                self._register.arriving.discard(scope)
+                if opening is None or not opening.accepted:
+                    with trio.CancelScope(shield=True):
+                        if opening is None:
+                            await visit.transport.aclose()
+                        else:
+                            opening.give_up()
+                            await opening.connection.abort("its request was not answered")
         return opening if opening is not None and opening.accepted else None
 
     # What needs no application ---------------------------------------------------------------------------------------

@@ -50,6 +50,10 @@ class Register:
         # The scopes of requests that are not complete, and of streams that end behind an answer, the oldest first.
         self._incomplete: dict[trio.CancelScope, None] = {}
         self._ending: dict[trio.CancelScope, None] = {}
+        # Whether requests that are not complete are not waited for.
+        self._shuts_out = False
+        self.arriving: set[trio.CancelScope] = set()
+        """The scopes of streams that are no open connections: around all that they do until they are."""
         self.unanswered: dict[Unanswered, None] = {}
         self.open: dict[Connection, Endpoint] = {}
         """Those accepted whose transport is not closed yet, the oldest first."""
@@ -75,6 +79,8 @@ class Register:
         """Take in a request that begins; the one that has been incomplete for longest makes room if there is none."""
         _make_room(self._incomplete, self._max_handshakes)
         self._incomplete[scope] = None
+        if self._shuts_out:
+            scope.cancel()
 
     def end_request(self, scope: trio.CancelScope) -> None:
         self._incomplete.pop(scope, None)
@@ -88,8 +94,14 @@ class Register:
         self._ending.pop(scope, None)
 
     def shut_out(self) -> None:
-        """Wait no longer for requests that are not complete."""
+        """Wait no longer for requests that are not complete, or begin now."""
+        self._shuts_out = True
         for scope in self._incomplete:
+            scope.cancel()
+
+    def cut_off(self) -> None:
+        """Close all streams that are no open connections, whatever they are about."""
+        for scope in self.arriving:
             scope.cancel()
 
     def changed(self) -> None:

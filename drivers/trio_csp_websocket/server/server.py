@@ -121,8 +121,8 @@ class Server:
     ) -> None:
         """Stop, and close all connections at once, each within its ``close_timeout``.
 
-        What is not answered by then gets status 503. Returns when all have ended. If cancelled, all sockets are closed
-        without waiting.
+        What is not answered by then gets status 503. Refusals and pages that take longer than two seconds more are cut
+        off. Returns when all have ended. If cancelled, all sockets are closed without waiting.
 
         Args:
             code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, section 7.4). 1012 tells clients to come back.

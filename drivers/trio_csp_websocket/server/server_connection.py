@@ -150,9 +150,23 @@ class ServerConnection(Endpoint):
                 ``origin``, ``remote`` and ``protocol`` as facts. The client got status 403.
             ConnectionFailedError: the client has gone, or the server has refused it, as it was not answered in time.
         """
-        chosen = self._choice(subprotocol)
         fields = checked_acceptance_fields(headers)
         mode = None if compression is None else parse_compression(compression)
+        await self._accept(self._choice(subprotocol), fields, mode, wait=True)
+        if schedule_point_due():
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _accept(
+        self, chosen: str | None, fields: Iterable[tuple[bytes, bytes]], mode: Compression | None, *, wait: bool
+    ) -> None:
+        """Accept it. Nothing else runs until its answer is the first of what is to be written.
+
+        Args:
+            chosen: the subprotocol.
+            fields: further headers of the answer.
+            mode: what to agree to, if not the server's own.
+            wait: whether to wait until the answer is written.
+        """
         opening = self._unanswered()
         meta = {"origin": self._origin, "remote": self._remote, "protocol": chosen}
         if not security.can("websocket.accept", self._url, meta):
@@ -170,12 +184,10 @@ class ServerConnection(Endpoint):
         self._subprotocol = chosen
         self._open(opening)
         try:
-            await self._connection.writer.send_first(answer)
+            await self._connection.writer.send_first(answer, wait=wait)
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
             await self._connection.end_if_broken(error)
             raise self._gone("accepting failed", error) from error
-        if schedule_point_due():
-            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def reject(
         self,
@@ -304,7 +316,8 @@ class ServerConnection(Endpoint):
         if opening is None or opening.status is not None:
             self._before_use = None
         else:
-            await self.accept()
+            # Not waiting: what other tasks send meanwhile must not overtake what this is done for.
+            await self._accept(self._choice(...), (), None, wait=False)
 
     # The connection --------------------------------------------------------------------------------------------------
 

@@ -235,6 +235,7 @@ class _Server:
         transport = ScriptedTransport(far, client_end)
         name = f"csp.testing connection to {target.shown}"
         # Not in the context of the client.
+        self._reception.expect()
         self._context.run(lambda: self._streams.start_soon(self._receive, transport, target, name=name))
         return client_end
 

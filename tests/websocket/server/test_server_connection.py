@@ -22,7 +22,7 @@ from csp.errors import (
     NoContextError,
     PermissionDeniedError,
 )
-from tests.websocket.server._lobby import PING, PONG, TEXT, connected, handshake, listening, masked
+from tests.websocket.server._lobby import PING, PONG, TEXT, RawClient, connected, handshake, listening, masked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -251,6 +251,21 @@ async def test_the_first_uses_of_many_tasks_accept_once(autojump_clock: MockCloc
             nursery.start_soon(connection.send, str(number))
         assert (await client.answer()).status == 101
         assert sorted([await client.text() for _ in range(3)]) == ["0", "1", "2"]
+
+
+async def test_what_is_sent_first_comes_first_although_it_accepts(autojump_clock: MockClock) -> None:
+    async with listening() as (server, lobby), trio.open_nursery() as nursery:
+        ours, theirs = lockstep_stream_pair()
+        lobby.bring(theirs)
+        client = RawClient(ours)
+        await client.send(handshake())
+        connection = await server.receive_value()
+        for text in ("first", "second", "third"):
+            nursery.start_soon(connection.send, text)
+            await wait_all_tasks_blocked()
+        # Nothing was taken so far, not even the answer.
+        await client.answer()
+        assert [await client.text() for _ in range(3)] == ["first", "second", "third"]
 
 
 async def test_a_wrong_argument_of_the_first_use_does_not_accept(autojump_clock: MockClock) -> None:
