@@ -274,6 +274,7 @@ class Program:
         if self.link == "memory" and not cancelled:
             # Each stream has one line in the log, and is counted once, or nobody was there to be answered. One may have
             # been on its way from the listener as the server stopped, and pages are cut off then.
+            assert self.lines.pop("the", 0) == statistics.accepted, "each connection has one more line at its end"
             assert sum(self.lines.values()) <= self.door.accepted
             assert sum(self.lines.values()) >= self.door.accepted - 1 or self.pages
             assert self.lines["accepted"] == statistics.accepted
