@@ -334,12 +334,15 @@ class Writer:
         return any(outgoing.opcode == PING for outgoing in self._queue)
 
     def _next_frames(self) -> bytes:
-        """Take the next frames out of the queue, as many as are worth one system call, and encode them."""
+        """Take the next frames out of the queue, as many as are worth one system call, and encode them.
+
+        What comes before all frames goes by itself.
+        """
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         frames: list[bytes] = []
         size = 0
-        if self._first is not None:
-            frames.append(self._first)
-            self._first = None
         if self._ping is not None:
             frames.append(self._ping)
             self._ping = None

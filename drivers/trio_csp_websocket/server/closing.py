@@ -41,6 +41,8 @@ async def close_all(register: Register, code: int, reason: str, *, grace_seconds
         await register.wait_until(lambda: not register.tasks)
     except BaseException:
         await give_up_all(register)
+        # What a nursery raises when it is cancelled is a group: callers want to tell that by its type.
+        await trio.lowlevel.checkpoint_if_cancelled()
         raise
 
 

@@ -14,6 +14,7 @@ from csp import websocket
 from csp.errors import ConnectionFailedError
 from tests.websocket._peers import driver_tasks
 from tests.websocket.server._lobby import Lobby, RawClient, handshake, listening
+from trio_csp_websocket.connection.connection import Connection
 
 if TYPE_CHECKING:
     from csp.websocket import Request, Response, ServerConnection
@@ -158,3 +159,27 @@ async def test_a_block_cancelled_as_a_connection_is_accepted_keeps_nothing_of_it
     assert repr(servers[0]).endswith("0 connections>")
     held = weakref.ref(met.pop())
     assert held() is None
+
+
+async def test_a_fault_while_closing_comes_out_and_closes_all(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def fail(self: Connection, code: int, reason: str) -> None:
+        raise RuntimeError("of closing")
+
+    lobby = Lobby()
+    client = lobby.connect()
+
+    async def close() -> None:
+        async with websocket.listen(sockets=[lobby]) as server:
+            await client.send(handshake())
+            await (await server.receive_value()).accept()
+            await client.answer()
+            monkeypatch.setattr(Connection, "close", fail)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await close()
+    assert [str(error) for error in caught.value.exceptions] == ["of closing"]
+    assert await client.closed() == (1001, "")
+    await client.ended()
+    assert driver_tasks() == []

@@ -144,7 +144,7 @@ async def test_an_exception_comes_out_although_closing_is_cancelled(autojump_clo
             await (await server.receive_value()).accept()
             raise ValueError("of the block")
 
-    with trio.move_on_after(1), pytest.raises(ValueError, match="of the block"):
+    with pytest.raises(ValueError, match="of the block"), trio.move_on_after(1):
         await fail()
     assert trio.current_time() == pytest.approx(1)
     assert driver_tasks() == []
