@@ -121,7 +121,6 @@ class ServerConnection(Endpoint):
 
     # The answer ------------------------------------------------------------------------------------------------------
 
-    @enable_ki_protection
     async def accept(
         self,
         *,
@@ -156,6 +155,7 @@ class ServerConnection(Endpoint):
         if schedule_point_due():
             await trio.lowlevel.cancel_shielded_checkpoint()
 
+    @enable_ki_protection
     async def _accept(
         self, chosen: str | None, fields: Iterable[tuple[bytes, bytes]], mode: Compression | None, *, wait: bool
     ) -> None:
@@ -307,7 +307,7 @@ class ServerConnection(Endpoint):
             opening.refusal = answer[taken:]
         finally:
             opening.answered.set()
-        # What takes nothing at once is no client that takes nothing: a stream of the user's own, or in memory.
+        # A stream that is no socket, as one in memory, never takes anything at once: it is waited for here.
         if not self._connection.transport.synchronous:
             await opening.sent.wait()
 
