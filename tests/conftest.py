@@ -47,6 +47,7 @@ LONG = {
     "peers/test_own_protocols.py": 0,
     "peers/test_real_clients.py": 0,
     "peers/test_real_fronts.py": 0,
+    "peers/test_real_peers.py": 4,
     "test_examples.py": 3,
     "websocket/protocol/test_round_trips.py": 4,
     "websocket/whole/test_memory.py": 3,

@@ -39,7 +39,7 @@ register_random(select._rng)
 LONG_RUN = os.environ.get("CSP_PROGRAMS")
 FIRST = time.time_ns() // 1000 if LONG_RUN else 0
 PARTS = 10
-IN_MEMORY = int(LONG_RUN or 200) // PARTS
+IN_MEMORY = int(LONG_RUN or 120) // PARTS
 OVER_SOCKETS = max(1, IN_MEMORY // 20)
 # Over sockets a program's seconds pass so much faster.
 RATE = 100
