@@ -547,3 +547,25 @@ async def test_a_connection_can_be_selected_with_the_server(autojump_clock: Mock
                     if len(heard) == 3:
                         break
         assert heard == ["hello"] * 3
+
+
+async def test_accepting_many_lets_other_tasks_run_now_and_then() -> None:
+    async with (
+        websocket.listen(0, host="127.0.0.1", max_waiting=100, max_handshakes=100) as server,
+        csp.BackgroundNursery() as nursery,
+    ):
+        streams = [await trio.open_tcp_stream("127.0.0.1", server.port or 0) for _ in range(80)]
+        for stream in streams:
+            await stream.send_all(handshake())
+        connections = [await server.receive_value() for _ in streams]
+        ran: list[str] = []
+
+        @nursery.start_soon
+        async def note() -> None:
+            ran.append("another task")
+
+        for connection in connections:
+            await connection.accept()
+        assert ran
+        for stream in streams:
+            await stream.aclose()
