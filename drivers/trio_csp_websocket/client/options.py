@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import (
     Settings,
     Timeout,
+    check_names,
+    parse_protocols,
     parse_settings,
     parse_timeout,
     parse_whole_number,
 )
 from trio_csp_websocket.network.route import Dial, Route, parse_route
 from trio_csp_websocket.protocol.authority import check_host_header, parse_place
-from trio_csp_websocket.protocol.headers import TOKEN, encoded_field, field_pairs
+from trio_csp_websocket.protocol.headers import encoded_field, field_pairs
 
 if TYPE_CHECKING:
     import os
     import ssl
+    from collections.abc import Iterable, Mapping
 
     from trio_csp_websocket.protocol.constants import Compression
 
@@ -119,10 +121,8 @@ def parse_options(given: Mapping[str, object], *, others: Iterable[str] = ()) ->
         InvalidTypeError: an option has the wrong type, or does not exist.
     """
     known = ConnectOptions.__annotations__
-    for name in given:
-        if name not in known:
-            raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted((*known, *others)))}")
-    protocols = _protocols(given.get("protocols"))
+    check_names(given, known, others)
+    protocols = parse_protocols(given.get("protocols"))
     require_subprotocol = _require_subprotocol(given.get("require_subprotocol", False), protocols)
     return Options(
         headers=_headers(given),
@@ -187,21 +187,3 @@ def _header(name: str, value: str) -> tuple[bytes, bytes]:
         instead = "; write host_header=" if name.lower() == "host" else ""
         raise InvalidError(f"headers must not contain {name!r}: it belongs to the handshake{instead}")
     return field
-
-
-def _protocols(protocols: object) -> tuple[str, ...]:
-    if protocols is None:
-        return ()
-    if isinstance(protocols, str | bytes) or not isinstance(protocols, Iterable):
-        raise InvalidTypeError(f"protocols must be an iterable of strings, not {type(protocols).__name__}")
-    # A subprotocol may be a token, so errors only say which one it is.
-    names: list[str] = []
-    for number, name in enumerate(cast("Iterable[object]", protocols), 1):
-        if not isinstance(name, str):
-            raise InvalidTypeError(f"protocols must be strings, and number {number} is {type(name).__name__}")
-        if not TOKEN.fullmatch(name):
-            raise InvalidError(f"protocols must be names without spaces and separators, unlike number {number}")
-        if name in names:
-            raise InvalidError(f"protocols must be different, and number {number} came before")
-        names.append(name)
-    return tuple(names)

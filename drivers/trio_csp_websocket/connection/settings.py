@@ -1,14 +1,16 @@
-"""What can be set for a connection in either role: limits, timeouts and compression, checked."""
+"""What can be set for a connection in either role: limits, timeouts, compression and subprotocols, checked."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.protocol.constants import Compression
+from trio_csp_websocket.protocol.headers import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +83,38 @@ def parse_settings(given: Mapping[str, object], *, write_timeout_of_progress: bo
         keepalive_seconds=parse_timeout("keepalive", given.get("keepalive")),
         close_timeout_seconds=parse_timeout("close_timeout", given.get("close_timeout", _DEFAULT_CLOSE_TIMEOUT)),
     )
+
+
+def check_names(given: Iterable[str], known: Iterable[str], others: Iterable[str]) -> None:
+    """Refuse options that there are not.
+
+    Args:
+        given: the names of those that were given.
+        known: those that there are.
+        others: the other keyword arguments of the function that was called, for the error that lists what there is.
+    """
+    for name in given:
+        if name not in known:
+            raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted((*known, *others)))}")
+
+
+def parse_protocols(protocols: object) -> tuple[str, ...]:
+    """Return subprotocols (RFC 6455, section 4.1); raise `InvalidError` for what are none."""
+    if protocols is None:
+        return ()
+    if isinstance(protocols, str | bytes) or not isinstance(protocols, Iterable):
+        raise InvalidTypeError(f"protocols must be an iterable of strings, not {type(protocols).__name__}")
+    # A subprotocol may be a token, so errors only say which one it is.
+    names: list[str] = []
+    for number, name in enumerate(cast("Iterable[object]", protocols), 1):
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"protocols must be strings, and number {number} is {type(name).__name__}")
+        if not TOKEN.fullmatch(name):
+            raise InvalidError(f"protocols must be names without spaces and separators, unlike number {number}")
+        if name in names:
+            raise InvalidError(f"protocols must be different, and number {number} came before")
+        names.append(name)
+    return tuple(names)
 
 
 def parse_timeout(name: str, timeout: object, *, milliseconds: bool = False, optional: bool = True) -> float:

@@ -1,7 +1,6 @@
 """The protocol: both ends of a connection, without I/O.
 
-The server is still to come: what only it needs (`unmasking_decoder`, `negotiation.accepted`, `request`,
-`answer`) is used by tests so far.
+Only a server needs `unmasking_decoder`, `negotiation.accepted`, `request` and `answer`.
 
 From the bottom:
 

@@ -33,7 +33,7 @@ HANDSHAKE_FIELDS: Final = (
 )
 """The headers that an answer with status 101 has from the handshake, or must not have."""
 
-# RFC 6455, section 1.3.
+# RFC 6455, section 1.3. wsproto makes the token too, but takes long to load: `csp.websocket` is imported without it.
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT_TYPE = (b"Content-Type", b"text/plain; charset=utf-8")
 # RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5; and 8.6: with the first and the last, a Content-Length tells of no body.

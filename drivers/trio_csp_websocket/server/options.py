@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
@@ -11,11 +10,12 @@ from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_websocket.connection.settings import (
     Settings,
     Timeout,
+    check_names,
+    parse_protocols,
     parse_settings,
     parse_timeout,
     parse_whole_number,
 )
-from trio_csp_websocket.protocol.headers import TOKEN
 from trio_csp_websocket.server.forwarded import Networks, parse_networks
 from trio_csp_websocket.server.hosts import Hosts, parse_hosts
 from trio_csp_websocket.server.origins import Origins, parse_origins
@@ -23,6 +23,7 @@ from trio_csp_websocket.server.origins import Origins, parse_origins
 if TYPE_CHECKING:
     import os
     import socket
+    from collections.abc import Iterable, Mapping
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     import trio
@@ -157,14 +158,12 @@ def parse_options(given: Mapping[str, object], known: Iterable[str], *, others: 
         InvalidError: an option is out of range or malformed; the text gives its name, its value and the bound.
         InvalidTypeError: an option has the wrong type, or does not exist.
     """
-    for name in given:
-        if name not in known:
-            raise InvalidTypeError(f"unknown option {name!r}; the options are {', '.join(sorted((*known, *others)))}")
+    check_names(given, known, others)
     hosts = given.get("hosts")
     return Options(
         origins=parse_origins(given.get("origins", "same")),
         hosts=None if hosts is None else parse_hosts(hosts),
-        protocols=_protocols(given.get("protocols")),
+        protocols=parse_protocols(given.get("protocols")),
         max_window_bits=parse_whole_number(
             "max_window_bits", given.get("max_window_bits", _DEFAULT_MAX_WINDOW_BITS), 9, 15
         ),
@@ -193,23 +192,6 @@ def _settings(given: Mapping[str, object]) -> Settings:
     if not given.get("read_limit"):
         settings = replace(settings, read_limit_bytes=_DEFAULT_READ_LIMIT)
     return settings
-
-
-def _protocols(protocols: object) -> tuple[str, ...]:
-    if protocols is None:
-        return ()
-    if isinstance(protocols, str | bytes) or not isinstance(protocols, Iterable):
-        raise InvalidTypeError(f"protocols must be an iterable of strings, not {type(protocols).__name__}")
-    names: list[str] = []
-    for name in cast("Iterable[object]", protocols):
-        if not isinstance(name, str):
-            raise InvalidTypeError(f"protocols must be strings, not {name!r}")
-        if not TOKEN.fullmatch(name):
-            raise InvalidError(f"protocols must be names without spaces and separators, not {name!r}")
-        if name in names:
-            raise InvalidError(f"protocols must be different, and {name!r} is there twice")
-        names.append(name)
-    return tuple(names)
 
 
 def _http(http: object) -> Http | None:

@@ -41,7 +41,7 @@ class RequestReading:
         self._visit = visit
         self._options = options
         self._register = register
-        # Whether it has come so far that an answer will be understood, and so far still.
+        # Whether an answer in HTTP would be understood if reading ended now.
         self._speaks_http = False
 
     async def read(self) -> tuple[ParsedRequest, bytes] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -24,6 +26,9 @@ from tests.websocket.server._lobby import (
     listening,
     masked,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
 
 # Requests -------------------------------------------------------------------------------------------------------------
 
@@ -315,7 +320,9 @@ async def test_half_open_connections_are_found_within_40_seconds(autojump_clock:
             await connection.receive_value()
 
 
-async def test_a_client_that_takes_nothing_for_30_seconds(autojump_clock: MockClock) -> None:
+@asynccontextmanager
+async def taking_only_what_is_read() -> AsyncGenerator[tuple[websocket.ServerConnection, trio.abc.Stream]]:
+    """Give an accepted connection, and the client's end of a stream that holds nothing."""
     near, far = lockstep_stream_pair()
     lobby = Lobby()
     lobby.bring(far)
@@ -325,6 +332,11 @@ async def test_a_client_that_takes_nothing_for_30_seconds(autojump_clock: MockCl
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connection.accept)
             await near.receive_some()
+        yield connection, near
+
+
+async def test_a_client_that_takes_nothing_for_30_seconds(autojump_clock: MockClock) -> None:
+    async with taking_only_what_is_read() as (connection, _):
         begin = trio.current_time()
         with pytest.raises(ConnectionTimeoutError, match="the peer took nothing within 30 s"):
             await connection.send("x")
@@ -334,15 +346,8 @@ async def test_a_client_that_takes_nothing_for_30_seconds(autojump_clock: MockCl
 
 
 async def test_a_slow_large_message_is_no_fault(autojump_clock: MockClock) -> None:
-    near, far = lockstep_stream_pair()
-    lobby = Lobby()
-    lobby.bring(far)
-    async with websocket.listen(sockets=[lobby], keepalive=None, close_timeout="1s") as server:
-        await near.send_all(handshake())
-        connection = await server.receive_value()
+    async with taking_only_what_is_read() as (connection, near):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.accept)
-            await near.receive_some()
             nursery.start_soon(connection.send, bytes(1 << 20))
             received = 0
             while received < (1 << 20) + 10:  # with the header of the frame

@@ -16,9 +16,9 @@ from csp.errors import InvalidError, InvalidTypeError
     [
         ("protocols", "chat", InvalidTypeError, "protocols must be an iterable of strings, not str"),
         ("protocols", 1, InvalidTypeError, "protocols must be an iterable of strings, not int"),
-        ("protocols", [1], InvalidTypeError, "protocols must be strings, not 1"),
-        ("protocols", ["a b"], InvalidError, "protocols must be names without spaces and separators, not 'a b'"),
-        ("protocols", ["a", "a"], InvalidError, "protocols must be different, and 'a' is there twice"),
+        ("protocols", [1], InvalidTypeError, "protocols must be strings, and number 1 is int"),
+        ("protocols", ["a b"], InvalidError, "protocols must be names without spaces and separators, unlike number 1"),
+        ("protocols", ["a", "a"], InvalidError, "protocols must be different, and number 2 came before"),
         ("http", 1, InvalidTypeError, "http must be an async function of a Request or None, not 1"),
         ("max_window_bits", 8, InvalidError, "max_window_bits must be 9 to 15, not 8"),
         ("max_window_bits", 16, InvalidError, "max_window_bits must be 9 to 15, not 16"),
