@@ -212,7 +212,7 @@ def _planes(exclude: Endpoint | Iterable[Endpoint]) -> set[Connection]:
         return {_plane(exclude)}
     if not isinstance(exclude, Iterable):
         raise InvalidTypeError(f"exclude must be a connection or an iterable of connections, not {exclude!r}")
-    return {_plane(connection, "each of exclude") for connection in exclude}
+    return {_plane(connection, "each connection in exclude") for connection in exclude}
 
 
 def _close(plane: Connection, outbox: Outbox) -> None:
