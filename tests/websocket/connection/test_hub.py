@@ -146,7 +146,7 @@ async def test_only_connections_are_excluded(wrong: Any, autojump_clock: MockClo
     async with crowded() as crowd:
         member = await crowd.come()
         hub = hub_of(member)
-        with pytest.raises(InvalidTypeError, match="exclude must be a (connection|ServerConnection) or an? (iterable|Client)"):
+        with pytest.raises(InvalidTypeError, match=r"exclude must be a (connection or an iterable|ServerConnection)"):
             hub.broadcast("never", exclude=wrong)
         hub.broadcast("next")
         assert await member.data(1) == ["next"]
