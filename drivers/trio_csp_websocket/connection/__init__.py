@@ -6,10 +6,12 @@ From the bottom:
 - `state`: the states of a connection, and the moves between them
 - `ending`: how a connection ended
 - `pings`: our pings that the peer has not answered yet, and the round trips
+- `incoming`: the message that an application takes piece by piece
 - `backlog`: how many bytes wait in a channel, and on the way to it
 - `delivery`: parsed messages go into the channel
 - `writer`: the one place where frames are written
 - `liveness`: how long a connection waits for its peer
 - `connection`: the data plane of one connection
+- `message_stream`: what an application holds of a message that it takes piece by piece
 - `endpoint`: what an application holds
 """

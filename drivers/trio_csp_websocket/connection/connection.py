@@ -25,6 +25,10 @@ Pings that have been read, of many the latest, are answered before the messages 
 nothing the consumer sends in reply to those messages overtakes the pongs. Nothing is answered once the connection is
 being closed.
 
+A message above the read limit is refused, unless the application may still come to take it piece by piece, with
+`Endpoint.receive_stream`: what stands before it is unread, or another such message is being taken, or no task waits for
+a message. Then the decoder holds it, and nothing is read. Where nothing stands before it, that lasts a second at most.
+
 A write that breaks ends the connection, even while nothing is read: `read` then looks through what has arrived by now,
 which may have a close frame that says why, and no longer waits for more.
 
@@ -40,6 +44,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_csp_websocket.connection.backlog import is_awaited
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, Delivery
 from trio_csp_websocket.connection.ending import (
     Ending,
@@ -62,6 +67,7 @@ from trio_csp_websocket.protocol.frames import CLOSE, PING, PONG
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_csp_websocket.connection.incoming import Incoming
     from trio_csp_websocket.connection.settings import Settings
     from trio_csp_websocket.protocol.decoder import Decoder
     from trio_csp_websocket.protocol.encoder import Encoder
@@ -72,8 +78,10 @@ if TYPE_CHECKING:
 _MIN_READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024
 
-# Where nothing more is read: after this long in which nothing was received, no pong is waited for.
+# Where nothing more is read: after this long in which nothing was received, no pong is waited for. A message above the
+# limit that nothing stands before is held for as long, and so often is looked whether a task waits for it.
 _PATIENCE_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
 
 # When we have failed the connection: a peer from which nothing arrives for this long has stopped sending.
 _SILENCE_SECONDS = 0.05
@@ -124,6 +132,7 @@ class Connection:
     ) -> None:
         self.transport: Transport = transport
         self.decoder: Decoder = decoder
+        decoder.holds = True
         self.writer: Writer = Writer(
             transport,
             nursery,
@@ -359,6 +368,18 @@ class Connection:
         """To be called when a ping of the user's was written: nothing may be read at the moment."""
         self.delivery.wake()
 
+    def arm(self, incoming: Incoming) -> None:
+        """Have the next message go to ``incoming``; or the one that is being received."""
+        self.decoder.arm(incoming)
+        self.delivery.wake()
+
+    def leave(self, incoming: Incoming) -> None:
+        """Drop what still comes of a message that went to ``incoming``. If none has begun, none will."""
+        self.decoder.disarm(incoming)
+        incoming.drop()
+        self.delivery.stream = None
+        self.delivery.wake()
+
     async def _send_close_frame(self, code: int, reason: str) -> None:
         """Send our close frame, by `send_close` if the role has set it."""
         self.closing = True
@@ -378,11 +399,22 @@ class Connection:
         keepalive = math.inf if self._liveness is None else self._liveness.keepalive_seconds
         now = trio.current_time()
         ping_at, unread, unread_since = now + keepalive, -1, now
+        held_since = None
         while self.delivery.full and (self.ending is None or self.decoder.paused):
             if self.delivery.unread != unread:
                 unread, unread_since = self.delivery.unread, now
+            look_at = math.inf
+            if self.decoder.held is None or unread or self.delivery.stream is not None:
+                held_since = None
+            else:
+                held_since = now if held_since is None else held_since
+                if now >= held_since + _PATIENCE_SECONDS or not self._may_hold():
+                    self.decoder.refuse()
+                    self._fail_if_violated()
+                    return
+                look_at = now + _LOOK_SECONDS
             patience = _PATIENCE_SECONDS if self.pings.awaitable else math.inf
-            with trio.move_on_at(min(ping_at, unread_since + patience)):
+            with trio.move_on_at(min(ping_at, unread_since + patience, look_at)):
                 await self.delivery.progress()
             now = trio.current_time()
             if now >= ping_at:
@@ -417,7 +449,7 @@ class Connection:
             unread = self.delivery.unread
             why = (
                 f"; what the peer sent behind the messages that wait ({unread}) was not read"
-                if self.delivery.full
+                if unread and self.delivery.full
                 else ""
             )
             self._lose(f"{error}{why}")
@@ -467,6 +499,20 @@ class Connection:
                 self.pings.answered(payload)
             elif opcode == CLOSE and self.ending is None:
                 self._peer_closed(payload)
+        if self.decoder.held is not None and not self._may_hold():
+            self.decoder.refuse()
+        self._fail_if_violated()
+        if self.delivery.stream is not None:
+            self.delivery.stream.wake()
+
+    def _may_hold(self) -> bool:
+        """Whether the application may still come to take a message above the limit piece by piece."""
+        delivery = self.delivery
+        return not delivery.stopped and (
+            delivery.stream is not None or delivery.unread > 0 or not is_awaited(delivery.channel)
+        )
+
+    def _fail_if_violated(self) -> None:
         if self.decoder.violation is not None and self.ending is None:
             violation = self.decoder.violation
             self._fail(violation.code, violation.reason, failed_by_us(violation, closing=self.closing))
@@ -504,6 +550,8 @@ class Connection:
         """Set `ending`, unless it is set, and close the channel of messages after what was received."""
         if self.ending is None:
             self.ending = ending
+            if self.decoder.held is not None:
+                self.decoder.refuse()  # the rest of it will not come
             if self.on_end is not None:
                 self.on_end(ending)
             # From now on sends fail, even while our close frame waits to be written: the peer does not read what comes

@@ -14,6 +14,7 @@ from trio_csp_websocket.protocol.decoder import (
     Decoder,
     not_utf8,
 )
+from trio_csp_websocket.protocol.deflate import Unfinished
 from trio_csp_websocket.protocol.frames import (
     LENGTH_16_BITS,
     MASKED,
@@ -59,6 +60,7 @@ class UnmaskingDecoder(Decoder):
         received = -len(self.messages)
         payload_bytes = 0
         size = len(block)
+        head = end = start
         try:
             while start + 5 < size:
                 head = block[start]
@@ -81,6 +83,8 @@ class UnmaskingDecoder(Decoder):
                     add(new_tuple(Message, ("binary", apply_mask(block[payload_start:end], key))))
                 elif head in WHOLE_COMPRESSED and self.inflater is not None:
                     data = self.inflater.inflate_message(apply_mask(block[payload_start:end], key))
+                    if len(data) > self._limit:
+                        raise Unfinished(iter((data,)))
                     if head == COMPRESSED_TEXT:
                         add(new_tuple(Message, ("text", data.decode())))
                     else:
@@ -96,6 +100,10 @@ class UnmaskingDecoder(Decoder):
                     break
         except UnicodeDecodeError:
             raise not_utf8() from None
+        except Unfinished as unfinished:
+            self._begin_frame(head)
+            self._inflating = unfinished.pieces
+            start = end
         finally:
             self.messages_received += received + len(self.messages)
             self.payload_bytes_received += payload_bytes

@@ -261,7 +261,7 @@ class ServerConnection(Endpoint):
         agreement = accepted(opening.request.extensions, mode, opening.options.max_window_bits)
         if agreement is not None:
             plane = self._connection
-            plane.decoder.inflater = Inflater(agreement.deflate, settings.read_limit_bytes)
+            plane.decoder.inflater = Inflater(agreement.deflate)
             plane.writer.encoder.deflater = Deflater(agreement.deflate)
             plane.writer.encoder.compression_threshold_bytes = threshold
         return agreement
@@ -362,6 +362,9 @@ class ServerConnection(Endpoint):
 
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
         return self._noted(super()._failure(what, error, retryable=retryable))
+
+    def _cut_short(self) -> ConnectionFailedError:
+        return self._noted(super()._cut_short())
 
     def _noted(self, failure: ConnectionFailedError) -> ConnectionFailedError:
         if self._failures is None:
