@@ -9,6 +9,7 @@ From the bottom:
 - `incoming`: the message that an application takes piece by piece
 - `backlog`: how many bytes wait in a channel, and on the way to it
 - `delivery`: parsed messages go into the channel
+- `holding`: for how long a message above the read limit is held
 - `writer`: the one place where frames are written
 - `liveness`: how long a connection waits for its peer
 - `connection`: the data plane of one connection

@@ -25,9 +25,8 @@ Pings that have been read, of many the latest, are answered before the messages 
 nothing the consumer sends in reply to those messages overtakes the pongs. Nothing is answered once the connection is
 being closed.
 
-A message above the read limit is refused, unless the application may still come to take it piece by piece, with
-`Endpoint.receive_stream`: what stands before it is unread, or another such message is being taken, or no task waits for
-a message. Then the decoder holds it, and nothing is read. Where nothing stands before it, that lasts a second at most.
+A message above the read limit is refused, unless the application may still come to take it piece by piece: see
+`holding`. Meanwhile the decoder holds it, and nothing is read.
 
 A write that breaks ends the connection, even while nothing is read: `read` then looks through what has arrived by now,
 which may have a close frame that says why, and no longer waits for more.
@@ -44,7 +43,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_csp_websocket.connection.backlog import is_awaited
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, Delivery
 from trio_csp_websocket.connection.ending import (
     Ending,
@@ -56,6 +54,7 @@ from trio_csp_websocket.connection.ending import (
     stalled,
     write_timed_out,
 )
+from trio_csp_websocket.connection.holding import Hold
 from trio_csp_websocket.connection.liveness import Liveness, PeerStalledError
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.connection.state import MOVES, State
@@ -78,10 +77,8 @@ if TYPE_CHECKING:
 _MIN_READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024
 
-# Where nothing more is read: after this long in which nothing was received, no pong is waited for. A message above the
-# limit that nothing stands before is held for as long, and so often is looked whether a task waits for it.
+# Where nothing more is read: after this long in which nothing was received, no pong is waited for.
 _PATIENCE_SECONDS = 1.0
-_LOOK_SECONDS = 0.05
 
 # When we have failed the connection: a peer from which nothing arrives for this long has stopped sending.
 _SILENCE_SECONDS = 0.05
@@ -113,6 +110,7 @@ class Connection:
         "delivery",
         "ending",
         "finished",
+        "in_use",
         "on_end",
         "pings",
         "send_close",
@@ -150,6 +148,8 @@ class Connection:
         """How it ended; None while it has not."""
         self.on_end: Callable[[Ending], None] | None = None
         """Called when `ending` is set."""
+        self.in_use: bool = False
+        """Whether the application has it, so that it can receive."""
         self.finished: trio.Event = trio.Event()
         """Set when the transport is closed."""
         self.send_close: SendClose | None = None
@@ -216,6 +216,8 @@ class Connection:
             if waited:
                 await self._wait_for_room()
             if self.decoder.paused:
+                if self.decoder.held is not None:
+                    await self._wait_for_room()
                 await trio.lowlevel.checkpoint()
                 self.feed(b"")
                 self._end_delivery()
@@ -392,27 +394,17 @@ class Connection:
     # Reading ---------------------------------------------------------------------------------------------------------
 
     async def _wait_for_room(self) -> None:
-        """Wait until more may be read ahead.
+        """Wait until more may be read ahead, and a message that is held is taken or refused.
 
         Meanwhile keepalive goes on pinging, so that nothing on the way to the peer takes the connection for dead.
         """
         keepalive = math.inf if self._liveness is None else self._liveness.keepalive_seconds
         now = trio.current_time()
         ping_at, unread, unread_since = now + keepalive, -1, now
-        held_since = None
-        while self.delivery.full and (self.ending is None or self.decoder.paused):
+        hold = Hold(self.decoder, self.delivery, in_use=self.in_use)
+        while (look_at := hold.look(now)) < math.inf or self._rests:
             if self.delivery.unread != unread:
                 unread, unread_since = self.delivery.unread, now
-            look_at = math.inf
-            if self.decoder.held is None or unread or self.delivery.stream is not None:
-                held_since = None
-            else:
-                held_since = now if held_since is None else held_since
-                if now >= held_since + _PATIENCE_SECONDS or not self._may_hold():
-                    self.decoder.refuse()
-                    self._fail_if_violated()
-                    return
-                look_at = now + _LOOK_SECONDS
             patience = _PATIENCE_SECONDS if self.pings.awaitable else math.inf
             with trio.move_on_at(min(ping_at, unread_since + patience, look_at)):
                 await self.delivery.progress()
@@ -423,6 +415,11 @@ class Connection:
             if now >= unread_since + patience and self.delivery.unread == unread:
                 self.pings.give_up_awaited()
                 unread_since = now
+
+    @property
+    def _rests(self) -> bool:
+        """Whether nothing more is to be read or parsed for now."""
+        return (self.delivery.full or self.decoder.held is not None) and (self.ending is None or self.decoder.paused)
 
     def _write_broke(self, error: Exception) -> None:
         """Called by the writer when the transport breaks."""
@@ -439,7 +436,7 @@ class Connection:
         """
         left = READ_AHEAD_BYTES
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while self.ending is None and not self.delivery.full and left > 0:
+            while not self._rests and self.ending is None and left > 0:
                 block = b"" if self.decoder.paused else await self.transport.receive_now(_MIN_READ_BYTES)
                 if not block and not self.decoder.paused:
                     break
@@ -449,7 +446,7 @@ class Connection:
             unread = self.delivery.unread
             why = (
                 f"; what the peer sent behind the messages that wait ({unread}) was not read"
-                if unread and self.delivery.full
+                if unread and self._rests
                 else ""
             )
             self._lose(f"{error}{why}")
@@ -499,20 +496,6 @@ class Connection:
                 self.pings.answered(payload)
             elif opcode == CLOSE and self.ending is None:
                 self._peer_closed(payload)
-        if self.decoder.held is not None and not self._may_hold():
-            self.decoder.refuse()
-        self._fail_if_violated()
-        if self.delivery.stream is not None:
-            self.delivery.stream.wake()
-
-    def _may_hold(self) -> bool:
-        """Whether the application may still come to take a message above the limit piece by piece."""
-        delivery = self.delivery
-        return not delivery.stopped and (
-            delivery.stream is not None or delivery.unread > 0 or not is_awaited(delivery.channel)
-        )
-
-    def _fail_if_violated(self) -> None:
         if self.decoder.violation is not None and self.ending is None:
             violation = self.decoder.violation
             self._fail(violation.code, violation.reason, failed_by_us(violation, closing=self.closing))

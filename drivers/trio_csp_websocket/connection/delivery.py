@@ -177,7 +177,6 @@ class Delivery:
             or self._waiting_messages >= READ_AHEAD_MESSAGES
             or (self._backlog.too_large and self._too_much_waits())
             or (self.stream is not None and self.stream.full)
-            or self._decoder.held is not None
         )
 
     def _too_much_waits(self) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from trio_csp_websocket.protocol.streamed import Streamed
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.protocol.constants import MessageType
 
 MAX_WAITING_BYTES = 256 * 1024
 """Nothing more is read while pieces of this size, in memory, wait to be taken."""
@@ -32,6 +37,18 @@ class Incoming(Streamed):
         if self._changed is None:
             self._changed = trio.Event()
         await self._changed.wait()
+
+    def begin(self, type: MessageType) -> None:  # noqa: A002  # as in `Message`
+        super().begin(type)
+        self.wake()
+
+    def add(self, piece: str | bytes) -> None:
+        super().add(piece)
+        self.wake()
+
+    def end(self) -> None:
+        super().end()
+        self.wake()
 
     def wake(self) -> None:
         """Wake the tasks in `wait`: something may have changed."""

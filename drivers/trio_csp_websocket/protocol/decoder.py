@@ -122,13 +122,11 @@ class Decoder:
         self._payload = Pieces()
         # Checks text in fragments, and decodes text that is streamed, as it arrives; None for any other message.
         self._utf8: IncrementalDecoder | None = None
-        # What the rest of a payload that has arrived inflates to; None unless parsing has paused there.
-        self._inflating: Iterator[bytes] | None = None
+        # What still comes out of payload that has arrived, or raises what is wrong with it; None if nothing does.
+        self._unfinished: Iterator[bytes] | None = None
         # What the next message goes to, and what the one being received goes to, if they are streamed.
         self._armed: Streamed | None = None
         self._stream: Streamed | None = None
-        # Found where nothing was fed; for the next `feed`.
-        self._found: ProtocolViolation | None = None
 
     def feed(self, block: bytes) -> list[Control]:
         """Take in what was read; append messages to `messages` and return the control frames, in order."""
@@ -136,26 +134,21 @@ class Decoder:
         if self._closed:
             return controls
         self.paused = False
-        self.held = None
         if not self.messages:
             self._inflated = 0
         if self._rest:
             block = self._rest + block
             self._rest = b""
-        start = 0
         try:
-            if self._found is not None:
-                raise self._found
-            if self._inflating is not None:
-                self._inflate(self._inflating)
-            if self.missing and not self.paused:
-                start = self._collect(block)
+            if self._unfinished is not None:
+                self._inflate(self._unfinished)
+            start = self._collect(block) if self.missing and not self.paused else 0
             self._parse(block, start, controls)
         except ProtocolViolation as violation:
             self.violation = violation
             if violation.reason == _HTTP_INSTEAD:
                 # Only what is parsed is found to be HTTP.
-                self.violation = _http_instead(block, start)
+                self.violation = _http_instead(block, start)  # pyright: ignore[reportPossiblyUnboundVariable]  # see above
             self._closed = True
             self.paused = False
         return controls
@@ -175,7 +168,7 @@ class Decoder:
                 for piece in collected:
                     self._add_to_stream(stream, piece)
             except ProtocolViolation as violation:
-                self._found = violation
+                self._unfinished = _raising(violation)  # in the next `feed`
         else:
             self._armed = stream
 
@@ -203,6 +196,13 @@ class Decoder:
         if data:
             stream.add(data)
 
+    def _finish_stream(self, stream: Streamed) -> None:
+        if self._utf8 is not None:
+            _decoded(self._utf8, b"", final=True)
+        self._stream = None
+        self.messages_received += 1
+        stream.end()
+
     # Parsing ---------------------------------------------------------------------------------------------------------
 
     def _parse(self, block: bytes, start: int, controls: list[Control]) -> None:
@@ -211,8 +211,8 @@ class Decoder:
         while not self._closed and not self.paused:
             if not self._in_message and self._armed is None:
                 start = self._parse_whole(block, start)
-                if self._inflating is not None:
-                    self._inflate(self._inflating)
+                if self._unfinished is not None:
+                    self._inflate(self._unfinished)
                     continue
             if size - start < 2 or self.paused:
                 break
@@ -222,7 +222,7 @@ class Decoder:
                 break
             length, payload_start = header
             self._check_header(head, length)
-            if self.held is not None:
+            if self.paused:
                 break
             end = payload_start + length
             if end > size:
@@ -256,7 +256,6 @@ class Decoder:
         received = -len(self.messages)
         payload_bytes = 0
         size = len(block)
-        head = end = start
         try:
             while start + 1 < size:
                 head = block[start]
@@ -298,9 +297,9 @@ class Decoder:
         except UnicodeDecodeError:
             raise not_utf8() from None
         except Unfinished as unfinished:
-            self._begin_frame(head)
-            self._inflating = unfinished.pieces
-            start = end
+            self._begin_frame(head)  # pyright: ignore[reportPossiblyUnboundVariable]  # of the frame that is not finished
+            self._unfinished = unfinished.pieces
+            start = end  # pyright: ignore[reportPossiblyUnboundVariable]  # the same
         finally:
             self.messages_received += received + len(self.messages)
             self.payload_bytes_received += payload_bytes
@@ -343,16 +342,18 @@ class Decoder:
 
     def _check_length(self, length: int, *, compressed: bool) -> None:
         """Refuse or hold a data frame that can only be part of a message above the limit."""
-        if self._armed is not None or self._stream is not None:
-            return  # whichever it is, the message is streamed
+        if compressed:
+            if length > self._compressed_limit:
+                self._exceeded(f"a compressed frame of {length} bytes, too large for a message of {self._limit}")
+            return
         total = length + self._payload.size
-        if compressed and length > self._compressed_limit:
-            self._exceeded(f"a compressed frame of {length} bytes, too large for a message of {self._limit}")
-        elif not compressed and total > self._limit:
+        if total > self._limit:
             self._exceeded(f"a message of at least {total} bytes, more than {self._limit}")
 
     def _exceeded(self, reason: str) -> None:
-        """Refuse or hold a message above the limit."""
+        """Refuse or hold a message above the limit, unless it is streamed."""
+        if self._stream is not None or self._armed is not None:
+            return
         violation = ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
         if not self.holds:
             raise violation
@@ -396,18 +397,17 @@ class Decoder:
 
     def _inflate(self, pieces: Iterator[bytes]) -> None:
         """Take what the payload that has arrived inflates to, as far as parsing does not pause."""
-        self._inflating = pieces
+        self._unfinished = pieces
         for piece in pieces:
             self._add(piece)
             self._inflated += len(piece)
-            if self._stream is None:
-                if self._payload.size > self._limit:
-                    self._exceeded(f"a message of more than {self._limit} bytes, inflated")
-            elif self._inflated >= _MAX_STREAMED_BYTES:
+            if self._payload.size > self._limit:
+                self._exceeded(f"a message of more than {self._limit} bytes, inflated")
+            elif self._stream is not None and self._inflated >= _MAX_STREAMED_BYTES:
                 self.paused = True
             if self.paused:
                 return
-        self._inflating = None
+        self._unfinished = None
         # A block of a few KiB can hold messages of many MiB: the rest is parsed once these are taken.
         self.paused = self._inflated >= MAX_INFLATED_BYTES
         if self._final and not self.missing:
@@ -423,13 +423,8 @@ class Decoder:
 
     def _finish_message(self) -> None:
         self._in_message = self._compressed = False
-        stream = self._stream
-        if stream is not None:
-            self._stream = None
-            if self._utf8 is not None:
-                _decoded(self._utf8, b"", final=True)
-            self.messages_received += 1
-            stream.end()
+        if self._stream is not None:
+            self._finish_stream(self._stream)
             return
         payload = self._payload.take()
         if self._opcode == TEXT_FRAME:
@@ -453,6 +448,11 @@ def _decoded(decoder: IncrementalDecoder, piece: bytes, *, final: bool = False) 
         return decoder.decode(piece, final)
     except UnicodeDecodeError:
         raise not_utf8() from None
+
+
+def _raising(violation: ProtocolViolation) -> Iterator[bytes]:
+    raise violation
+    yield b""  # type: ignore[unreachable]  # makes it a generator
 
 
 def _http_instead(block: bytes, start: int) -> ProtocolViolation:

@@ -60,7 +60,6 @@ class UnmaskingDecoder(Decoder):
         received = -len(self.messages)
         payload_bytes = 0
         size = len(block)
-        head = end = start
         try:
             while start + 5 < size:
                 head = block[start]
@@ -101,9 +100,9 @@ class UnmaskingDecoder(Decoder):
         except UnicodeDecodeError:
             raise not_utf8() from None
         except Unfinished as unfinished:
-            self._begin_frame(head)
-            self._inflating = unfinished.pieces
-            start = end
+            self._begin_frame(head)  # pyright: ignore[reportPossiblyUnboundVariable]  # of the frame that is not finished
+            self._unfinished = unfinished.pieces
+            start = end  # pyright: ignore[reportPossiblyUnboundVariable]  # the same
         finally:
             self.messages_received += received + len(self.messages)
             self.payload_bytes_received += payload_bytes

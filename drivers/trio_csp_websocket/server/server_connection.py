@@ -154,6 +154,7 @@ class ServerConnection(Endpoint):
         await self._accept(self._choice(subprotocol), fields, mode, wait=True)
         if schedule_point_due():
             await trio.lowlevel.cancel_shielded_checkpoint()
+        self._connection.in_use = True
 
     @enable_ki_protection
     async def _accept(
@@ -318,6 +319,7 @@ class ServerConnection(Endpoint):
         else:
             # Not waiting: what other tasks send meanwhile must not overtake what this is done for.
             await self._accept(self._choice(...), (), None, wait=False)
+            self._connection.in_use = True
 
     # The connection --------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def deflater(*, bits: int = 15, takeover: bool = True) -> Deflater:
 
 
 def inflater(*, bits: int = 15, takeover: bool = True, limit: int = 64 * MIB) -> Inflater:
-    return Inflater(DeflateParameters(peer_no_context_takeover=not takeover, peer_max_window_bits=bits), limit)
+    return Inflater(DeflateParameters(peer_no_context_takeover=not takeover, peer_max_window_bits=bits))
 
 
 def inflated(peer: Inflater, *fragments: bytes) -> bytes:
