@@ -216,11 +216,12 @@ class Delivery:
         if self._room is None:
             self._room = trio.Event()
         # If it is what waits in the channel that is too large, until some of it was taken.
-        left = self._decoder.messages_received - self._backlog.first
-        if self._decoder.held is not None:
-            left = 0
-        wait_for_channel = self._backlog.too_large or self._decoder.held is not None
-        call_off = call_when_drained(self.channel, left, self.wake) if wait_for_channel else None
+        left = None
+        if self._decoder.held is not None and self.unread:
+            left = 0  # or if all of it stands before a message that is held
+        elif self._backlog.too_large:
+            left = self._decoder.messages_received - self._backlog.first
+        call_off = None if left is None else call_when_drained(self.channel, left, self.wake)
         self._resting = True
         self._note_blocked()
         try:
