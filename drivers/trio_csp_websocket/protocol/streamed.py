@@ -19,7 +19,7 @@ class Streamed:
         self.type: MessageType | None = None
         """None before the message has begun."""
         self.complete: bool = False
-        """Whether all of it has arrived."""
+        """Whether all of it has arrived, and nothing of it was dropped."""
         self.unwanted: bool = False
         """Whether what still arrives is dropped."""
         self.waiting_bytes: int = 0
@@ -39,7 +39,7 @@ class Streamed:
             self.waiting_bytes += getsizeof(piece)
 
     def end(self) -> None:
-        self.complete = True
+        self.complete = not self.unwanted
 
     def take(self) -> str | bytes:
         """Return the piece that has waited longest."""
