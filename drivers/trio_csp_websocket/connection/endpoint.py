@@ -124,9 +124,7 @@ class Endpoint(trio.abc.AsyncResource):
         a task waits for a message. While none does, it is not read, nor is what follows it, so that it can still be
         taken as a stream: until all messages before it are received, and for a second after that.
         """
-        return MessageStream(
-            self._connection, prepare=self._prepare, missing=lambda: self.receive_value(), cut=self._cut_short
-        )
+        return MessageStream(self._connection, prepare=self._prepare, missing=self.receive_value, cut=self._cut_short)
 
     async def _prepare(self) -> None:
         if self._before_use is not None:

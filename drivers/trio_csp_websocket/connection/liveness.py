@@ -27,8 +27,8 @@ class PeerStalledError(Exception):
 class Liveness:
     """Reads from a transport, within two limits.
 
-    - The read timeout is the limit for one whole message. Parts of a message, pings and pongs do not extend it; but of a
-      message that is streamed, each part is waited for anew.
+    - The read timeout is the limit for one whole message. Parts of a message, pings and pongs do not extend it; but
+      each part of a message that is streamed is waited for anew.
     - After ``keepalive`` of silence a ping is sent; after as long again the peer has stalled. Any byte that arrives
       ends the silence. While frames still wait to be written, so does any byte that the system takes from us: the ping
       may not have been written yet. A system takes up to two slices at a time, `SLICE_BYTES`, and keeps them until the

@@ -14,7 +14,6 @@ from trio_csp_websocket.connection.incoming import Incoming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from types import TracebackType
     from typing import Self
 
     from csp.errors import ConnectionFailedError
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 class MessageStream:
     """The next message, in pieces. Made by `Client.receive_stream`.
 
-    ``async with`` waits until the message has begun; inside, ``async for`` goes over its pieces as they arrive. No piece
-    is empty, and so an empty message has none. Where the peer or the network cut a message into pieces says nothing.
-    Pieces of text are whole characters: one whose bytes arrive apart comes with the last of them.
+    ``async with`` waits until the message has begun; inside, ``async for`` goes over its pieces as they arrive. No
+    piece is empty, and so an empty message has none. Where the peer or the network cut a message into pieces says
+    nothing. Pieces of text are whole characters: one whose bytes arrive apart comes with the last of them.
 
     A message that was received before comes as one piece. Otherwise it may have any size: `read_limit` does not hold,
     and reading rests while 256 KiB of it wait to be taken, as measured in memory. Messages behind it go into the
@@ -119,9 +118,7 @@ class MessageStream:
         self._incoming.end()
 
     @enable_ki_protection
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Drop what was not taken, and what still arrives of the message. Waits for nothing."""
         self._connection.leave(self._incoming)
 

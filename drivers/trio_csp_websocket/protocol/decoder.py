@@ -90,7 +90,7 @@ class Decoder:
         self.violation: ProtocolViolation | None = None
         """Set once the peer has broken the protocol; everything it sends afterwards is ignored."""
         self.paused: bool = False
-        """Whether part of the block has not been parsed yet: feed ``b""`` once `messages` are taken, unless it is `held`."""
+        """Whether part of the block has not been parsed yet: feed ``b""`` once `messages` are taken, and none is `held`."""
         self.holds: bool = False
         """Whether a message above the limit is held, and not refused at once."""
         self.held: ProtocolViolation | None = None
@@ -247,7 +247,7 @@ class Decoder:
         """Return the next bytes of the payload of the frame whose header was parsed last."""
         return block[start:end]
 
-    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912  # a call costs too much
+    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912, PLR0915  # a call costs too much
         """Parse messages of a single frame, as most are, for as long as they follow one another.
 
         Returns the start of the first frame that is something else, incomplete, or to be refused.

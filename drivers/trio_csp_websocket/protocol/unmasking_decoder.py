@@ -55,7 +55,7 @@ class UnmaskingDecoder(Decoder):
         self._key = key[used:] + key[:used]
         return apply_mask(block[start:end], key)
 
-    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912  # a call costs too much
+    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912, PLR0915  # a call costs too much
         add = self.messages.append
         received = -len(self.messages)
         payload_bytes = 0

@@ -55,9 +55,9 @@ _GONE = "the client has gone"
 class ServerConnection(Endpoint):
     """The server's end of a connection. Made by `listen` and `serve`.
 
-    It arrives unanswered: `accept` or `reject` it. The first `send`, `receive`, `ping` or iteration accepts it too, in
-    the task that calls it. It is hashable, by identity. As a block, ``async with connection:``, it is closed at the
-    end as a client is. `close` and the end of a block refuse it with status 403 if it is unanswered; after an exception
+    It arrives unanswered: `accept` or `reject` it. The first `send`, `receive`, `receive_stream`, `ping` or iteration
+    accepts it too, in the task that calls it. It is hashable, by identity. As a block, ``async with connection:``, it
+    is closed at the end as a client is. `close` and the end of a block refuse it with status 403 if it is unanswered; after an exception
     with 500; where that is no `Exception`, as where the block is cancelled, with 503.
     """
 

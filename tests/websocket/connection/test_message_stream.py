@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from csp.websocket import Client, MessageStream
+    from csp.websocket import Client
 
 KIB, MIB = 1 << 10, 1 << 20
 MODES = {"context": csp.websocket.COMPRESSION.CONTEXT_TAKEOVER, "no context": csp.websocket.COMPRESSION.NO_CONTEXT}
@@ -452,57 +452,63 @@ async def test_who_waits_in_vain_loses_nothing(autojump_clock: MockClock) -> Non
         assert (await client.receive_value()).data == "a"
 
 
+class Cancelling(trio.abc.Instrument):
+    """Cancels a scope before the n-th step of the task that makes this."""
+
+    def __init__(self, step: int) -> None:
+        self.scope = trio.CancelScope()
+        self._left = step
+        self._task = trio.lowlevel.current_task()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._left -= 1
+            if self._left == 0:
+                self.scope.cancel()
+
+
+async def take_two(client: Client, server: Server, entered: list[str], pieces_taken: list[str | bytes]) -> None:
+    """Take a message that was received, and one that arrives in two blocks."""
+    for name in ("first", "second"):
+        async with client.receive_stream() as pieces:
+            entered.append(name)
+            async for piece in pieces:
+                pieces_taken.append(piece)  # what was taken counts where it is cancelled
+                if piece == "sec":
+                    server.send(frame(CONTINUATION, b"ond"))
+
+
+async def cancelled_before(step: int) -> bool:
+    """Cancel it before a step; check that what was not entered can be received. Returns whether it was cancelled."""
+    server = Server()
+    entered: list[str] = []
+    pieces_taken: list[str | bytes] = []
+    async with connecting(server) as client:
+        server.send(text("first"))
+        await wait_all_tasks_blocked()
+        cancelling = Cancelling(step)
+        trio.lowlevel.add_instrument(cancelling)
+        server.send(frame(TEXT, b"sec", fin=False))
+        with cancelling.scope:
+            await take_two(client, server, entered, pieces_taken)
+        trio.lowlevel.remove_instrument(cancelling)
+        if cancelling.scope.cancelled_caught and "sec" not in pieces_taken:
+            server.send(frame(CONTINUATION, b"ond"))
+        server.send(text("last"))
+        rest = [(await client.receive_value()).data]
+        while rest[-1] != "last":
+            rest.append((await client.receive_value()).data)  # there is no other end
+        assert rest == [name for name in ("first", "second") if name not in entered] + ["last"]
+        assert "firstsecond".startswith("".join(map(str, pieces_taken)))
+        assert cancelling.scope.cancelled_caught or pieces_taken == ["first", "sec", "ond"]
+        return cancelling.scope.cancelled_caught
+
+
 async def test_it_may_be_cancelled_before_any_of_its_steps(autojump_clock: MockClock) -> None:
-    steps = 0
-    while True:
-        server = Server()
-        async with connecting(server) as client:
-            server.send(text("first"))
-            await wait_all_tasks_blocked()
-            scope = trio.CancelScope()
-            count = 0
-
-            class Canceller(trio.abc.Instrument):
-                def before_task_step(self, task: trio.lowlevel.Task) -> None:
-                    nonlocal count
-                    if task is this:
-                        count += 1
-                        if count == steps:
-                            scope.cancel()  # noqa: B023  # only while this scope is entered
-
-            this = trio.lowlevel.current_task()
-            canceller = Canceller()
-            got: list[str | bytes] = []
-            entered, half = 0, False
-            trio.lowlevel.add_instrument(canceller)
-            with scope:
-                if steps == 0:
-                    scope.cancel()
-                for _ in range(2):
-                    async with client.receive_stream() as pieces:
-                        entered += 1
-                        async for piece in pieces:
-                            got.append(piece)  # noqa: PERF401  # what was taken counts where it is cancelled
-                    if len(got) == 1:
-                        server.send(frame(TEXT, b"sec", fin=False))
-                        half = True
-                        await trio.lowlevel.checkpoint()
-                        server.send(frame(CONTINUATION, b"ond"))
-                        half = False
-            if half:
-                server.send(frame(CONTINUATION, b"ond"))
-            trio.lowlevel.remove_instrument(canceller)
-            if not entered:
-                assert (await client.receive_value()).data == "first"
-            server.send(text("last"))
-            while (message := (await client.receive_value()).data) != "last":
-                assert message == "second"
-            assert client.close_code is None
-            if not scope.cancelled_caught:
-                assert "".join(map(str, got)) == "firstsecond"
-                break
-        steps += 1
-    assert steps > 2
+    step = 1
+    while await cancelled_before(step):
+        step += 1
+    assert step > 3
 
 
 # One at a time, and others --------------------------------------------------------------------------------------------
@@ -755,16 +761,31 @@ async def test_a_server_of_a_test_takes_one_too(autojump_clock: MockClock) -> No
         assert await taken(client) == ("text", ["y" * 900])
 
 
-@pytest.mark.parametrize("sends", [True, False])
-async def test_a_message_that_does_not_come_or_is_cut_fails_the_test(sends: bool, autojump_clock: MockClock) -> None:
+async def test_a_message_that_does_not_come_fails_the_test_of_a_server(autojump_clock: MockClock) -> None:
     async def handle(connection: testing.ServerConnection) -> None:
         await taken(connection)
 
-    with pytest.raises(AssertionError):
+    async def connect_and_leave() -> None:
+        async with testing.websocket_server(handle, "ws://t/"), websocket.connect("ws://t/"):
+            pass
+
+    with pytest.raises(AssertionError, match="no more messages"):
+        await connect_and_leave()
+
+
+async def test_a_message_that_is_cut_fails_the_test_of_a_server(autojump_clock: MockClock) -> None:
+    async def handle(connection: testing.ServerConnection) -> None:
+        await connection.accept()
+        connection._connection.feed(masked(TEXT, b"half", fin=False))  # clients of ours send whole messages only
+        await taken(connection)
+
+    async def connect_and_leave() -> None:
         async with testing.websocket_server(handle, "ws://t/"), websocket.connect("ws://t/") as client:
-            if sends:
-                transport = client._connection.transport
-                await transport.send_all(masked(TEXT, b"half", fin=False))  # type: ignore[attr-defined]
+            await wait_all_tasks_blocked()
+            await client.close()
+
+    with pytest.raises(AssertionError):
+        await connect_and_leave()
 
 
 async def test_a_cut_message_is_no_failure_of_a_servers_handler(
