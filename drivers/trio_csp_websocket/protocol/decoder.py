@@ -90,7 +90,7 @@ class Decoder:
         self.violation: ProtocolViolation | None = None
         """Set once the peer has broken the protocol; everything it sends afterwards is ignored."""
         self.paused: bool = False
-        """Whether part of the block has not been parsed yet: feed ``b""`` once `messages` are taken, and none is `held`."""
+        """Whether part of the block has not been parsed yet: feed ``b""`` once `messages` are taken and none is `held`."""
         self.holds: bool = False
         """Whether a message above the limit is held, and not refused at once."""
         self.held: ProtocolViolation | None = None
@@ -452,7 +452,7 @@ def _decoded(decoder: IncrementalDecoder, piece: bytes, *, final: bool = False) 
 
 def _raising(violation: ProtocolViolation) -> Iterator[bytes]:
     raise violation
-    yield b""  # type: ignore[unreachable]  # makes it a generator
+    yield b""  # makes it a generator
 
 
 def _http_instead(block: bytes, start: int) -> ProtocolViolation:

@@ -57,8 +57,8 @@ class ServerConnection(Endpoint):
 
     It arrives unanswered: `accept` or `reject` it. The first `send`, `receive`, `receive_stream`, `ping` or iteration
     accepts it too, in the task that calls it. It is hashable, by identity. As a block, ``async with connection:``, it
-    is closed at the end as a client is. `close` and the end of a block refuse it with status 403 if it is unanswered; after an exception
-    with 500; where that is no `Exception`, as where the block is cancelled, with 503.
+    is closed at the end as a client is. `close` and the end of a block refuse it with status 403 if it is unanswered;
+    after an exception with 500; where that is no `Exception`, as where the block is cancelled, with 503.
     """
 
     def __init__(self, opening: Opening) -> None:

@@ -769,7 +769,7 @@ async def test_a_message_that_does_not_come_fails_the_test_of_a_server(autojump_
         async with testing.websocket_server(handle, "ws://t/"), websocket.connect("ws://t/"):
             pass
 
-    with pytest.raises(AssertionError, match="no more messages"):
+    with pytest.raises(AssertionError, match="waits for a message, and the client sends no more"):
         await connect_and_leave()
 
 
