@@ -62,7 +62,7 @@ def _size_compressed(size: int, make: Callable[[], Compress], count: int) -> flo
 def _time_to_inflate(size: int, count: int) -> float:
     messages, compress, stopwatch = json_messages(size), _ours(), Stopwatch()
     compressed = [compress(messages[number % len(messages)]) for number in range(count)]
-    inflater = Inflater(DeflateParameters(), size)
+    inflater = Inflater(DeflateParameters())
     with stopwatch:
         for payload in compressed:
             b"".join(inflater.inflate(payload, end=True))

@@ -539,6 +539,12 @@ class Channel(Source[T]):
         self._drained = drained
         return call_off
 
+    @property
+    @enable_ki_protection
+    def _awaited(self) -> bool:
+        """Whether a task waits for a value, in a receive, a select or a selector. For drivers."""
+        return self._receivers is not None or any(watch.parked for watch in items(self._unaware))
+
     # Closing ---------------------------------------------------------------------------------------------------------
 
     @enable_ki_protection

@@ -26,6 +26,7 @@ from trio_csp_websocket.client.reconnecting import reconnecting
 from trio_csp_websocket.client.user_functions import Retry, Subscribe
 from trio_csp_websocket.connection.endpoint import Statistics
 from trio_csp_websocket.connection.hub import BroadcastResult, Hub, HubOverflow
+from trio_csp_websocket.connection.message_stream import MessageStream
 from trio_csp_websocket.connection.settings import Timeout
 from trio_csp_websocket.network.route import Dial
 from trio_csp_websocket.protocol.constants import (
@@ -83,6 +84,7 @@ __all__ = [
     "ListenOptions",
     "Listening",
     "Message",
+    "MessageStream",
     "Request",
     "Response",
     "Retry",

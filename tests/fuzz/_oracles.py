@@ -78,7 +78,7 @@ class Ours:
     def __init__(self, setting: Setting) -> None:
         self.decoder = (UnmaskingDecoder if setting.server else Decoder)(setting.limit)
         if setting.deflate is not None:
-            self.decoder.inflater = Inflater(setting.deflate, setting.limit)
+            self.decoder.inflater = Inflater(setting.deflate)
         self._ended = False
 
     def feed(self, block: bytes) -> list[Event]:

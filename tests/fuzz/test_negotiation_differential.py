@@ -65,7 +65,7 @@ def read(header: str) -> Sequence[ExtensionParameter]:
 
 def exchange(deflate: DeflateParameters, peer: PerMessageDeflate) -> None:
     """Let both ends send messages to each other."""
-    ours, theirs = Deflater(deflate), Inflater(deflate, 64 * KIB)
+    ours, theirs = Deflater(deflate), Inflater(deflate)
     for data in MESSAGES:
         frame = peer.decode(Frame(Opcode.BINARY, ours.deflate(data), rsv1=True))
         assert bytes(frame.data) == data
@@ -124,7 +124,7 @@ def test_our_client_and_our_server_agree_and_understand_each_other(
     assert client is not None
     assert client == (server[1], server[0], server[3], server[2])
     for one, other in ((client, server), (server, client)):
-        deflater, inflater = Deflater(one), Inflater(other, 64 * KIB)
+        deflater, inflater = Deflater(one), Inflater(other)
         assert [inflater.inflate_message(deflater.deflate(data)) for data in MESSAGES] == list(MESSAGES)
 
 

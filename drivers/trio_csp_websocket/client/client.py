@@ -19,6 +19,7 @@ class Client(Endpoint):
     def __init__(self, connection: Connection, url: str, subprotocol: str | None, head: bytes) -> None:
         super().__init__(connection, url, subprotocol)
         self._head = head
+        connection.in_use = True
 
     @property
     def response_headers(self) -> Headers:

@@ -182,7 +182,7 @@ class Handshakes(trio.abc.Stream):
         settings = self._options.connection
         decoder, encoder = Decoder(settings.read_limit_bytes), MaskingEncoder()
         if parameters is not None:
-            decoder.inflater = Inflater(parameters, settings.read_limit_bytes)
+            decoder.inflater = Inflater(parameters)
             encoder.deflater = Deflater(parameters)
             encoder.compression_threshold_bytes = settings.compression_threshold_bytes
         return Connection(self._transport, settings, self._nursery, decoder=decoder, encoder=encoder)

@@ -78,9 +78,14 @@ class Backlog:
 
 
 def call_when_drained(channel: csp.Channel[Any], number: int, call: Callable[[], None]) -> Callable[[], None]:
-    """Have a function called once: when at most ``number`` values stay in a channel, or it is closed.
+    """Have a function called once: when values are taken and at most ``number`` stay in a channel, or it is closed.
 
     Nothing public tells when values are taken, and nobody else needs it; to ask again and again would cost each message
     something. Returns a function that calls it off.
     """
     return channel._call_when_drained(number, call)  # noqa: SLF001
+
+
+def is_awaited(channel: csp.Channel[Any]) -> bool:
+    """Tell whether a task waits for a value of a channel, in a receive, a select or a `csp.Selector`."""
+    return channel._awaited  # noqa: SLF001  # as above

@@ -25,6 +25,9 @@ Pings that have been read, of many the latest, are answered before the messages 
 nothing the consumer sends in reply to those messages overtakes the pongs. Nothing is answered once the connection is
 being closed.
 
+A message above the read limit is refused, unless the application may still come to take it piece by piece: see
+`holding`. Meanwhile the decoder holds it, and nothing is read.
+
 A write that breaks ends the connection, even while nothing is read: `read` then looks through what has arrived by now,
 which may have a close frame that says why, and no longer waits for more.
 
@@ -52,6 +55,7 @@ from trio_csp_websocket.connection.ending import (
     stalled,
     write_timed_out,
 )
+from trio_csp_websocket.connection.holding import Hold
 from trio_csp_websocket.connection.liveness import Liveness, PeerStalledError
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.connection.state import MOVES, State
@@ -63,6 +67,7 @@ from trio_csp_websocket.protocol.frames import CLOSE, PING, PONG
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_csp_websocket.connection.incoming import Incoming
     from trio_csp_websocket.connection.settings import Settings
     from trio_csp_websocket.protocol.decoder import Decoder
     from trio_csp_websocket.protocol.encoder import Encoder
@@ -113,6 +118,7 @@ class Connection:
         "ending",
         "finished",
         "followers",
+        "in_use",
         "on_end",
         "pings",
         "send_close",
@@ -132,6 +138,7 @@ class Connection:
     ) -> None:
         self.transport: Transport = transport
         self.decoder: Decoder = decoder
+        decoder.holds = True
         self.writer: Writer = Writer(
             transport,
             nursery,
@@ -152,6 +159,8 @@ class Connection:
         """Called when `ending` is set."""
         self.followers: WeakSet[Follower] | None = None
         """Who is told as well, if anybody is."""
+        self.in_use: bool = False
+        """Whether the application has it, so that it can receive."""
         self.finished: trio.Event = trio.Event()
         """Set when the transport is closed."""
         self.send_close: SendClose | None = None
@@ -218,6 +227,8 @@ class Connection:
             if waited:
                 await self._wait_for_room()
             if self.decoder.paused:
+                if self.decoder.held is not None:
+                    await self._wait_for_room()
                 await trio.lowlevel.checkpoint()
                 self.feed(b"")
                 self._end_delivery()
@@ -389,6 +400,18 @@ class Connection:
         """To be called when a ping of the user's was written: nothing may be read at the moment."""
         self.delivery.wake()
 
+    def arm(self, incoming: Incoming) -> None:
+        """Have the next message go to ``incoming``; or the one that is being received."""
+        self.decoder.arm(incoming)
+        self.delivery.wake()
+
+    def leave(self, incoming: Incoming) -> None:
+        """Drop what still comes of a message that went to ``incoming``. If none has begun, none will."""
+        self.decoder.disarm(incoming)
+        incoming.drop()
+        self.delivery.stream = None
+        self.delivery.wake()
+
     async def _send_close_frame(self, code: int, reason: str) -> None:
         """Send our close frame, by `send_close` if the role has set it."""
         self.closing = True
@@ -401,18 +424,19 @@ class Connection:
     # Reading ---------------------------------------------------------------------------------------------------------
 
     async def _wait_for_room(self) -> None:
-        """Wait until more may be read ahead.
+        """Wait until more may be read ahead, and a message that is held is taken or refused.
 
         Meanwhile keepalive goes on pinging, so that nothing on the way to the peer takes the connection for dead.
         """
         keepalive = math.inf if self._liveness is None else self._liveness.keepalive_seconds
         now = trio.current_time()
         ping_at, unread, unread_since = now + keepalive, -1, now
-        while self.delivery.full and (self.ending is None or self.decoder.paused):
+        hold = Hold(self.decoder, self.delivery, in_use=self.in_use)
+        while (look_at := hold.look(now)) < math.inf or self._rests:
             if self.delivery.unread != unread:
                 unread, unread_since = self.delivery.unread, now
             patience = _PATIENCE_SECONDS if self.pings.awaitable else math.inf
-            with trio.move_on_at(min(ping_at, unread_since + patience)):
+            with trio.move_on_at(min(ping_at, unread_since + patience, look_at)):
                 await self.delivery.progress()
             now = trio.current_time()
             if now >= ping_at:
@@ -421,6 +445,11 @@ class Connection:
             if now >= unread_since + patience and self.delivery.unread == unread:
                 self.pings.give_up_awaited()
                 unread_since = now
+
+    @property
+    def _rests(self) -> bool:
+        """Whether nothing more is to be read or parsed for now."""
+        return (self.delivery.full or self.decoder.held is not None) and (self.ending is None or self.decoder.paused)
 
     def _write_broke(self, error: Exception) -> None:
         """Called by the writer when the transport breaks."""
@@ -437,7 +466,7 @@ class Connection:
         """
         left = READ_AHEAD_BYTES
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while self.ending is None and not self.delivery.full and left > 0:
+            while not self._rests and self.ending is None and left > 0:
                 block = b"" if self.decoder.paused else await self.transport.receive_now(_MIN_READ_BYTES)
                 if not block and not self.decoder.paused:
                     break
@@ -447,7 +476,7 @@ class Connection:
             unread = self.delivery.unread
             why = (
                 f"; what the peer sent behind the messages that wait ({unread}) was not read"
-                if self.delivery.full
+                if unread and self._rests
                 else ""
             )
             self._lose(f"{error}{why}")
@@ -534,6 +563,8 @@ class Connection:
         """Set `ending`, unless it is set, and close the channel of messages after what was received."""
         if self.ending is None:
             self.ending = ending
+            if self.decoder.held is not None:
+                self.decoder.refuse()  # the rest of it will not come
             if self.on_end is not None:
                 self.on_end(ending)
             for follower in list(self.followers or ()):

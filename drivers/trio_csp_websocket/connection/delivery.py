@@ -6,6 +6,9 @@ of several small ones. Meanwhile the connection reads on, until as much waits as
 receives. What waits is counted in bytes, because a message may have any size; and in messages, because Python needs
 about a hundred bytes for the smallest.
 
+A message that the application takes piece by piece does not go through the channel. Reading rests while too much of it
+waits: see `incoming`.
+
 Few large messages fill the memory before they fill the channel. So reading rests as well while the read limit and
 `READ_AHEAD_BYTES` wait, in the channel and here together, as they are in memory: see `backlog`.
 """
@@ -25,6 +28,7 @@ from trio_csp_websocket.protocol.messages import Message
 
 if TYPE_CHECKING:
     from trio_csp_websocket.connection.ending import Ending
+    from trio_csp_websocket.connection.incoming import Incoming
     from trio_csp_websocket.connection.settings import Settings
     from trio_csp_websocket.protocol.decoder import Decoder
 
@@ -74,6 +78,7 @@ class Delivery:
         "channel",
         "finished",
         "stopped",
+        "stream",
         "unmeasured_bytes",
     )
 
@@ -84,6 +89,8 @@ class Delivery:
         """Set when the channel is closed, after every message was delivered or discarded."""
         self.stopped: bool = False
         """Whether messages are discarded instead of delivered."""
+        self.stream: Incoming | None = None
+        """The message that the application takes piece by piece, while it does, and while it waits for it."""
         self._decoder = decoder
         self._parsed = decoder.messages
         self._capacity = capacity
@@ -169,6 +176,7 @@ class Delivery:
             self._waiting_bytes >= READ_AHEAD_BYTES
             or self._waiting_messages >= READ_AHEAD_MESSAGES
             or (self._backlog.too_large and self._too_much_waits())
+            or (self.stream is not None and self.stream.full)
         )
 
     def _too_much_waits(self) -> bool:
@@ -208,8 +216,12 @@ class Delivery:
         if self._room is None:
             self._room = trio.Event()
         # If it is what waits in the channel that is too large, until some of it was taken.
-        left = self._decoder.messages_received - self._backlog.first
-        call_off = call_when_drained(self.channel, left, self.wake) if self._backlog.too_large else None
+        left = None
+        if self._decoder.held is not None and self.unread:
+            left = 0  # or if all of it stands before a message that is held
+        elif self._backlog.too_large:
+            left = self._decoder.messages_received - self._backlog.first
+        call_off = None if left is None else call_when_drained(self.channel, left, self.wake)
         self._resting = True
         self._note_blocked()
         try:
@@ -272,6 +284,8 @@ class Delivery:
     def stop(self) -> None:
         """Discard the messages that wait and all that will come."""
         self.stopped = True
+        if self.stream is not None:
+            self.stream.cut_off()
         if self._delivering is not None:
             self._delivering.cancel()
         self._discard()
@@ -283,6 +297,8 @@ class Delivery:
         if self._ending is not None:
             return
         self._ending = ending
+        if self.stream is not None:
+            self.stream.cut_off()
         # The task that delivers closes it, unless nothing is delivered any more: that task may be cancelled first.
         if not self._batches or self.stopped:
             self._close(ending)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind, shown
+from csp.errors import ConnectionFailedError, ConnectionTimeoutError, Kind, renew, shown
 from trio_csp_websocket.protocol.close import ForbiddenCodeViolation
 from trio_csp_websocket.protocol.constants import CloseCode
 
@@ -53,6 +53,20 @@ def quiet_end(code: int, reason: str) -> ConnectionFailedError:
     """
     message = f"the peer closed the connection with code {_name(code)}{_told(reason)}"
     return _unavailable(message, code, reason, retryable=code != CloseCode.NORMAL)
+
+
+def cut_short(ending: Ending | None) -> ConnectionFailedError:
+    """Return an error for a message of which the rest will not come.
+
+    Args:
+        ending: how the connection has ended; None if it has not, or this end has closed it.
+    """
+    if ending is None:
+        return ConnectionFailedError(
+            "the message was cut: this end has closed the connection", kind=Kind.CANCELED, retryable=False
+        )
+    error = quiet_end(ending.code, ending.reason) if ending.error is None else ending.error
+    return renew(error, f"the message was cut: {error.message}")
 
 
 def failed_by_us(violation: ProtocolViolation, *, closing: bool) -> Ending:

@@ -10,6 +10,8 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, Kind, shown
+from trio_csp_websocket.connection.ending import cut_short
+from trio_csp_websocket.connection.message_stream import MessageStream
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
 from trio_csp_websocket.connection.sending import PiecesSender
 from trio_csp_websocket.connection.writer import WriteTimeoutError
@@ -110,6 +112,31 @@ class Endpoint(trio.abc.AsyncResource):
         if self._before_use is not None:
             await self._before_use()
         return await self._connection.delivery.channel.__anext__()
+
+    def receive_stream(self) -> MessageStream:
+        """Return a block in which the next message comes in pieces, as they arrive: for one of any size.
+
+            async with client.receive_stream() as pieces:
+                async for piece in pieces:
+                    ...
+
+        What it does, and what it raises, is described at `MessageStream`. The next message is the one that was received
+        first and that nobody has taken. If there is none, it is the one that is just arriving, or else the next to
+        arrive, also where other tasks wait in `receive`: they get the messages behind it.
+
+        A message above ``read_limit`` that arrives while there is no such block ends the connection with code 1009 when
+        a task waits for a message. While none does, it is not read, nor is what follows it, so that it can still be
+        taken as a stream: until all messages before it are received, and for a second after that.
+        """
+        return MessageStream(self._connection, prepare=self._prepare, missing=self.receive_value, cut=self._cut_short)
+
+    async def _prepare(self) -> None:
+        if self._before_use is not None:
+            await self._before_use()
+
+    def _cut_short(self) -> ConnectionFailedError:
+        """Return the error for a message of which the rest will not come."""
+        return cut_short(None if self.closing else self._connection.ending)
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
@@ -378,7 +405,9 @@ class Endpoint(trio.abc.AsyncResource):
             bytes_sent=connection.transport.bytes_sent,
             bytes_received=connection.transport.bytes_received,
             payload_bytes_sent=connection.writer.encoder.payload_bytes_sent,
-            payload_bytes_received=connection.decoder.payload_bytes_received,
+            payload_bytes_received=(
+                connection.decoder.payload_bytes_received + connection.decoder.streamed_bytes_received
+            ),
         )
 
     def __repr__(self) -> str:

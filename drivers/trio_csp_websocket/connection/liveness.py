@@ -27,7 +27,8 @@ class PeerStalledError(Exception):
 class Liveness:
     """Reads from a transport, within two limits.
 
-    - The read timeout is the limit for one whole message. Parts of a message, pings and pongs do not extend it.
+    - The read timeout is the limit for one whole message. Parts of a message, pings and pongs do not extend it; but
+      each part of a message that is streamed is waited for anew.
     - After ``keepalive`` of silence a ping is sent; after as long again the peer has stalled. Any byte that arrives
       ends the silence. While frames still wait to be written, so does any byte that the system takes from us: the ping
       may not have been written yet. A system takes up to two slices at a time, `SLICE_BYTES`, and keeps them until the
@@ -52,8 +53,8 @@ class Liveness:
         self._pings = pings
         self._read_timeout_seconds = read_timeout_seconds
         self.keepalive_seconds: float = keepalive_seconds
-        # How many messages had been received when the wait for the next one began.
-        self._messages_received = -1
+        # How many messages, and parts of streamed ones, had been received when the wait for the next one began.
+        self._received = -1
         # When that was, by a clock that stops while messages wait for room in the channel.
         self._since = 0.0
         # Once the wait took too long: until when the message may still come.
@@ -97,8 +98,9 @@ class Liveness:
         return await self._receive_late(max_bytes, read_deadline)
 
     def _read_deadline(self, now: float) -> float:
-        if self._decoder.messages_received != self._messages_received:
-            self._messages_received = self._decoder.messages_received
+        received = self._decoder.messages_received + self._decoder.parts_received
+        if received != self._received:
+            self._received = received
             self._since = now - self._delivery.blocked_seconds(now)
             self._grace_until = None
         return self._since + self._delivery.blocked_seconds(now) + self._read_timeout_seconds

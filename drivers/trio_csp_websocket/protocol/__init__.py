@@ -11,6 +11,7 @@ From the bottom:
 - `close`: close frames, and which codes and reasons they may have
 - `masking`: masking payloads
 - `pieces`: bytes that arrive in pieces
+- `streamed`: a message whose pieces are taken as they arrive
 - `negotiation`: agreeing on compression, at either end
 - `deflate`: compressing and decompressing messages
 - `decoder`: bytes become messages and control frames

@@ -5,6 +5,10 @@ by its first two bytes, and its payload is sliced out once. Only the rare cases 
 frames, frames larger than a block. Messages go into `Decoder.messages`. Control frames are returned, because the caller
 has to act on them; where they stood between the messages does not matter: a ping or pong may overtake data, and nothing
 follows a close.
+
+A message can be streamed: `Decoder.arm` gives the next one, or the one that is under way, to a `Streamed`, piece by
+piece. The read limit does not hold for it. So where `Decoder.holds` is set, a message above the limit is not refused
+but held: parsing pauses in front of it, until `arm` takes it or `refuse` refuses it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING
 from csp.errors import shown
 from trio_csp_websocket.protocol.close import parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.deflate import Unfinished
 from trio_csp_websocket.protocol.frames import (
     BINARY_FRAME,
     CLOSE,
@@ -41,8 +46,10 @@ from trio_csp_websocket.protocol.pieces import Pieces
 
 if TYPE_CHECKING:
     from codecs import IncrementalDecoder
+    from collections.abc import Iterator
 
     from trio_csp_websocket.protocol.deflate import Inflater
+    from trio_csp_websocket.protocol.streamed import Streamed
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -67,6 +74,8 @@ _MAX_SHOWN_CHARACTERS = 50
 
 # Parsing pauses once this much that came out of compressed messages waits to be taken.
 MAX_INFLATED_BYTES = 1024 * 1024
+# And inside a streamed message once this much has.
+_MAX_STREAMED_BYTES = 256 * 1024
 
 
 class Decoder:
@@ -81,13 +90,22 @@ class Decoder:
         self.violation: ProtocolViolation | None = None
         """Set once the peer has broken the protocol; everything it sends afterwards is ignored."""
         self.paused: bool = False
-        """Whether part of the block has not been parsed yet: feed ``b""`` once `messages` are taken."""
+        """Whether part of the block has not been parsed yet: feed ``b""`` once `messages` are taken and none is `held`."""
+        self.holds: bool = False
+        """Whether a message above the limit is held, and not refused at once."""
+        self.held: ProtocolViolation | None = None
+        """What a message is to be refused for that is held; None while none is."""
         self.missing: int = 0
         """How many bytes of the payload being collected have not arrived yet."""
         self.inflater: Inflater | None = None
         """Set if compressed messages may come."""
         self.messages_received: int = 0
         self.payload_bytes_received: int = 0
+        """Of whole messages."""
+        self.streamed_bytes_received: int = 0
+        """Of streamed messages, as far as they have come."""
+        self.parts_received: int = 0
+        """How many parts of streamed messages have come."""
         self._limit = read_limit_bytes
         self._closed = False
         self._rest = b""
@@ -102,8 +120,13 @@ class Decoder:
         self._compressed = False
         self._final = False
         self._payload = Pieces()
-        # Checks text in fragments as they arrive; None for any other message.
+        # Checks text in fragments, and decodes text that is streamed, as it arrives; None for any other message.
         self._utf8: IncrementalDecoder | None = None
+        # What still comes out of payload that has arrived, or raises what is wrong with it; None if nothing does.
+        self._unfinished: Iterator[bytes] | None = None
+        # What the next message goes to, and what the one being received goes to, if they are streamed.
+        self._armed: Streamed | None = None
+        self._stream: Streamed | None = None
 
     def feed(self, block: bytes) -> list[Control]:
         """Take in what was read; append messages to `messages` and return the control frames, in order."""
@@ -113,11 +136,13 @@ class Decoder:
         self.paused = False
         if not self.messages:
             self._inflated = 0
+        if self._rest:
+            block = self._rest + block
+            self._rest = b""
         try:
-            start = self._collect(block) if self.missing else 0
-            if self._rest:
-                block = self._rest + block
-                self._rest = b""
+            if self._unfinished is not None:
+                self._inflate(self._unfinished)
+            start = self._collect(block) if self.missing and not self.paused else 0
             self._parse(block, start, controls)
         except ProtocolViolation as violation:
             self.violation = violation
@@ -128,12 +153,67 @@ class Decoder:
             self.paused = False
         return controls
 
+    # Streaming -------------------------------------------------------------------------------------------------------
+
+    def arm(self, stream: Streamed) -> None:
+        """Give the next message to a stream. If one is being received that is not streamed: that one.
+
+        One that is held is not refused any more.
+        """
+        self.held = None
+        if self._in_message and self._stream is None:
+            collected = self._payload.take_pieces()
+            self._begin_stream(stream)
+            try:
+                for piece in collected:
+                    self._add_to_stream(stream, piece)
+            except ProtocolViolation as violation:
+                self._unfinished = _raising(violation)  # in the next `feed`
+        else:
+            self._armed = stream
+
+    def disarm(self, stream: Streamed) -> None:
+        """Take back what `arm` did, if no message has begun since. What comes of one that has is checked as ever."""
+        if self._armed is stream:
+            self._armed = None
+
+    def refuse(self) -> None:
+        """Refuse the message that is held: set `violation`."""
+        self.violation, self.held = self.held, None
+        self._closed = True
+        self.paused = False
+
+    def _begin_stream(self, stream: Streamed) -> None:
+        """Have the message being received go to a stream."""
+        self._stream = stream
+        self._utf8 = _Utf8Decoder() if self._opcode == TEXT_FRAME else None
+        stream.begin("text" if self._opcode == TEXT_FRAME else "binary")
+
+    def _add_to_stream(self, stream: Streamed, piece: bytes) -> None:
+        self.parts_received += 1
+        self.streamed_bytes_received += len(piece)
+        data = piece if self._utf8 is None else _decoded(self._utf8, piece)
+        if data:
+            stream.add(data)
+
+    def _finish_stream(self, stream: Streamed) -> None:
+        if self._utf8 is not None:
+            _decoded(self._utf8, b"", final=True)
+        self._stream = None
+        self.messages_received += 1
+        stream.end()
+
+    # Parsing ---------------------------------------------------------------------------------------------------------
+
     def _parse(self, block: bytes, start: int, controls: list[Control]) -> None:
         """Parse the frames of a block from ``start``; keep an incomplete one for the next block."""
         size = len(block)
         while not self._closed and not self.paused:
-            if not self._in_message:
+            if not self._in_message and self._armed is None:
                 start = self._parse_whole(block, start)
+                if self._unfinished is not None:
+                    self._inflate(self._unfinished)
+                    continue
             if size - start < 2 or self.paused:
                 break
             head = block[start]
@@ -142,6 +222,8 @@ class Decoder:
                 break
             length, payload_start = header
             self._check_header(head, length)
+            if self.paused:
+                break
             end = payload_start + length
             if end > size:
                 if length > _MAX_REPARSED:
@@ -165,7 +247,7 @@ class Decoder:
         """Return the next bytes of the payload of the frame whose header was parsed last."""
         return block[start:end]
 
-    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912  # a call costs too much
+    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912, PLR0915  # a call costs too much
         """Parse messages of a single frame, as most are, for as long as they follow one another.
 
         Returns the start of the first frame that is something else, incomplete, or to be refused.
@@ -197,6 +279,8 @@ class Decoder:
                     add(new_tuple(Message, ("binary", block[payload_start:end])))
                 elif head in WHOLE_COMPRESSED and self.inflater is not None:
                     data = self.inflater.inflate_message(block[payload_start:end])
+                    if len(data) > self._limit:
+                        raise Unfinished(iter((data,)))
                     if head == COMPRESSED_TEXT:
                         add(new_tuple(Message, ("text", data.decode())))
                     else:
@@ -212,6 +296,10 @@ class Decoder:
                     break
         except UnicodeDecodeError:
             raise not_utf8() from None
+        except Unfinished as unfinished:
+            self._begin_frame(head)  # pyright: ignore[reportPossiblyUnboundVariable]  # of the frame that is not finished
+            self._unfinished = unfinished.pieces
+            start = end  # pyright: ignore[reportPossiblyUnboundVariable]  # the same
         finally:
             self.messages_received += received + len(self.messages)
             self.payload_bytes_received += payload_bytes
@@ -253,16 +341,24 @@ class Decoder:
         self._check_length(length, compressed=starts_compressed or self._compressed)
 
     def _check_length(self, length: int, *, compressed: bool) -> None:
-        """Refuse a data frame that can only be part of a message above the limit."""
+        """Refuse or hold a data frame that can only be part of a message above the limit."""
         if compressed:
             if length > self._compressed_limit:
-                reason = f"a compressed frame of {length} bytes, too large for a message of {self._limit}"
-                raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
+                self._exceeded(f"a compressed frame of {length} bytes, too large for a message of {self._limit}")
             return
         total = length + self._payload.size
         if total > self._limit:
-            reason = f"a message of at least {total} bytes, more than {self._limit}"
-            raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
+            self._exceeded(f"a message of at least {total} bytes, more than {self._limit}")
+
+    def _exceeded(self, reason: str) -> None:
+        """Refuse or hold a message above the limit, unless it is streamed."""
+        if self._stream is not None or self._armed is not None:
+            return
+        violation = ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, reason)
+        if not self.holds:
+            raise violation
+        self.held = violation
+        self.paused = True
 
     def _finish_frame(self, head: int, payload: bytes, controls: list[Control]) -> None:
         """Act on a complete frame whose header was checked."""
@@ -285,29 +381,51 @@ class Decoder:
             self._opcode = opcode
             self._compressed = bool(head & COMPRESSED)
             self._utf8 = _Utf8Decoder() if opcode == TEXT_FRAME and not self._final else None
+            if self._armed is not None:
+                stream, self._armed = self._armed, None
+                self._begin_stream(stream)
 
     def _take_payload(self, payload: bytes) -> None:
         """Take all of a data frame's payload, or the next part of it."""
-        ended = self._final and not self.missing
-        if not self._compressed:
-            self._add(payload)
-        else:
+        if self._compressed:
             assert self.inflater is not None
-            for piece in self.inflater.inflate(payload, end=ended):
-                self._add(piece)
-                self._inflated += len(piece)
-            # A block of a few KiB can hold messages of many MiB: the rest is parsed once these are taken.
-            self.paused = self._inflated >= MAX_INFLATED_BYTES
-        if ended:
+            self._inflate(self.inflater.inflate(payload, end=self._final and not self.missing))
+            return
+        self._add(payload)
+        if self._final and not self.missing:
+            self._finish_message()
+
+    def _inflate(self, pieces: Iterator[bytes]) -> None:
+        """Take what the payload that has arrived inflates to, as far as parsing does not pause."""
+        self._unfinished = pieces
+        for piece in pieces:
+            self._add(piece)
+            self._inflated += len(piece)
+            if self._payload.size > self._limit:
+                self._exceeded(f"a message of more than {self._limit} bytes, inflated")
+            elif self._stream is not None and self._inflated >= _MAX_STREAMED_BYTES:
+                self.paused = True
+            if self.paused:
+                return
+        self._unfinished = None
+        # A block of a few KiB can hold messages of many MiB: the rest is parsed once these are taken.
+        self.paused = self._inflated >= MAX_INFLATED_BYTES
+        if self._final and not self.missing:
             self._finish_message()
 
     def _add(self, piece: bytes) -> None:
+        if self._stream is not None:
+            self._add_to_stream(self._stream, piece)
+            return
         self._payload.add(piece)
         if self._utf8 is not None:
-            _check_utf8(self._utf8, piece)
+            _decoded(self._utf8, piece)
 
     def _finish_message(self) -> None:
         self._in_message = self._compressed = False
+        if self._stream is not None:
+            self._finish_stream(self._stream)
+            return
         payload = self._payload.take()
         if self._opcode == TEXT_FRAME:
             self.messages.append(Message("text", _text(payload)))
@@ -324,12 +442,17 @@ def _text(payload: bytes) -> str:
         raise not_utf8() from None
 
 
-def _check_utf8(decoder: IncrementalDecoder, piece: bytes) -> None:
-    """Refuse text that cannot become valid UTF-8, whatever follows."""
+def _decoded(decoder: IncrementalDecoder, piece: bytes, *, final: bool = False) -> str:
+    """Return the characters that end in this piece of a text; refuse what cannot become UTF-8, whatever follows."""
     try:
-        decoder.decode(piece)
+        return decoder.decode(piece, final)
     except UnicodeDecodeError:
         raise not_utf8() from None
+
+
+def _raising(violation: ProtocolViolation) -> Iterator[bytes]:
+    raise violation
+    yield b""  # makes it a generator
 
 
 def _http_instead(block: bytes, start: int) -> ProtocolViolation:

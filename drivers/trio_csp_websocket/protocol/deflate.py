@@ -3,8 +3,9 @@
 A compressed message is a piece of a deflate stream that ends with an empty block, of which the last four bytes are left
 out. zlib does the work. What is left to take care of here:
 
-- Decompressing stops where a message exceeds the limit, not afterwards: a megabyte can inflate to a gigabyte. Input
-  and output go through zlib in small pieces, because each time it copies the input it has not used.
+- A megabyte can inflate to a gigabyte. So what does not come out at once comes in pieces, and whoever takes them stops
+  where a message exceeds the limit. Input and output go through zlib in small pieces, because each time it copies the
+  input it has not used.
 - A sender may end its stream with a final block (BFINAL) and continue with another. zlib's decompressor has then come
   to its end; its successor is given the window: the end of what came out, as far back as the sender may refer.
 - The compressor is set aside while it works: if that fails, it is never used again, and the next message starts a new
@@ -86,33 +87,40 @@ class Deflater:
         self._compressor = None
 
 
+class Unfinished(Exception):  # noqa: N818  # it says how far inflating got, and is no error
+    """A message does not come out at once: ``pieces`` gives all of it, as `Inflater.inflate` does."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+
 class Inflater:
-    """Decompresses messages, in the order in which they were received.
+    """Decompresses messages, in the order in which they were received. How large they get, the caller has to bound.
 
     Args:
         parameters: what was agreed with the peer.
-        limit_bytes: the largest message to produce; one byte more is a violation with code 1009.
     """
 
-    def __init__(self, parameters: DeflateParameters, limit_bytes: int) -> None:
+    def __init__(self, parameters: DeflateParameters) -> None:
         self._takeover = not parameters.peer_no_context_takeover
         self._window_bits = parameters.peer_max_window_bits
         self._window_bytes = 1 << self._window_bits
-        self._limit = limit_bytes
         self._decompressor: zlib._Decompress | None = None
         # The end of what came out, at least as much as a window holds, for a successor of the decompressor.
         self._window = bytearray()
-        # Of the message being received: whether nothing has arrived yet, how much came out, how many streams ended.
+        # Of the message being received: whether nothing has arrived yet, how many streams ended.
         self._empty = True
-        self._size = 0
         self._final_blocks = 0
         self._behind_final_block = False
 
     def inflate(self, payload: bytes, *, end: bool) -> Iterator[bytes]:
         """Yield what the next part of a message's payload inflates to; ``end`` if it is the last part.
 
+        Each piece has up to 256 KiB, and is inflated when it is asked for. All must be, before the next part is given.
+
         Raises:
-            ProtocolViolation: it is corrupt, or the message is larger than the limit.
+            ProtocolViolation: it is corrupt.
         """
         if payload or (end and not self._empty):
             self._empty = False
@@ -130,27 +138,39 @@ class Inflater:
             self._end_message()
 
     def inflate_message(self, payload: bytes) -> bytes:
-        """Return a message that arrived in one frame: the same as `inflate`, but quicker if it is small."""
+        """Return a message that arrived in one frame: the same as `inflate`, but quicker if it is small.
+
+        Raises:
+            ProtocolViolation: it is corrupt.
+            Unfinished: it is no small one.
+        """
         if not 0 < len(payload) <= _INPUT_BYTES:
-            return b"".join(self.inflate(payload, end=True))
+            raise Unfinished(self.inflate(payload, end=True))
         if self._decompressor is None:
             self._decompressor = zlib.decompressobj(-self._window_bits)
         try:
             message, rest = self._step(payload + _END_OF_MESSAGE, last=True)
-            if rest is not None:
-                pieces = [message]
-                while rest is not None:
-                    piece, rest = self._step(rest, last=True)
-                    pieces.append(piece)
-                message = b"".join(pieces)
         except zlib.error as error:
             raise _not_inflatable(error) from None
+        if rest is not None:
+            raise Unfinished(self._finish(message, rest))
         self._end_message()
         return message
 
+    def _finish(self, piece: bytes, rest: bytes | None) -> Iterator[bytes]:
+        """Yield a piece of a message, and what the rest of its payload inflates to."""
+        yield piece
+        try:
+            while rest is not None:
+                piece, rest = self._step(rest, last=True)
+                yield piece
+        except zlib.error as error:
+            raise _not_inflatable(error) from None
+        self._end_message()
+
     def _end_message(self) -> None:
         self._empty = True
-        self._size = self._final_blocks = 0
+        self._final_blocks = 0
         if not self._takeover:
             self._decompressor = None
             self._window.clear()
@@ -168,9 +188,6 @@ class Inflater:
                 # The sender should have put an empty block there, of which this is the end (RFC 7692, section 7.2.3.4).
                 return b"", None
         piece = decompressor.decompress(data, _OUTPUT_BYTES)
-        self._size += len(piece)
-        if self._size > self._limit:
-            raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes, inflated")
         window, window_bytes = self._window, self._window_bytes
         window += piece if len(piece) <= window_bytes else piece[-window_bytes:]
         if len(window) > 2 * window_bytes:

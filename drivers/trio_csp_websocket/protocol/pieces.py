@@ -33,9 +33,13 @@ class Pieces:
 
     def take(self) -> bytes:
         """Return all the bytes, and be empty again."""
+        return b"".join(self.take_pieces())
+
+    def take_pieces(self) -> list[bytes]:
+        """Return the bytes in pieces, and be empty again."""
         pieces, self._pieces = self._pieces, []
         if self._small:
             pieces.append(bytes(self._small))
             self._small.clear()
         self.size = 0
-        return b"".join(pieces)
+        return pieces

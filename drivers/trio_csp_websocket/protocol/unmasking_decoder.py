@@ -14,6 +14,7 @@ from trio_csp_websocket.protocol.decoder import (
     Decoder,
     not_utf8,
 )
+from trio_csp_websocket.protocol.deflate import Unfinished
 from trio_csp_websocket.protocol.frames import (
     LENGTH_16_BITS,
     MASKED,
@@ -54,7 +55,7 @@ class UnmaskingDecoder(Decoder):
         self._key = key[used:] + key[:used]
         return apply_mask(block[start:end], key)
 
-    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912  # a call costs too much
+    def _parse_whole(self, block: bytes, start: int) -> int:  # noqa: C901, PLR0912, PLR0915  # a call costs too much
         add = self.messages.append
         received = -len(self.messages)
         payload_bytes = 0
@@ -81,6 +82,8 @@ class UnmaskingDecoder(Decoder):
                     add(new_tuple(Message, ("binary", apply_mask(block[payload_start:end], key))))
                 elif head in WHOLE_COMPRESSED and self.inflater is not None:
                     data = self.inflater.inflate_message(apply_mask(block[payload_start:end], key))
+                    if len(data) > self._limit:
+                        raise Unfinished(iter((data,)))
                     if head == COMPRESSED_TEXT:
                         add(new_tuple(Message, ("text", data.decode())))
                     else:
@@ -96,6 +99,10 @@ class UnmaskingDecoder(Decoder):
                     break
         except UnicodeDecodeError:
             raise not_utf8() from None
+        except Unfinished as unfinished:
+            self._begin_frame(head)  # pyright: ignore[reportPossiblyUnboundVariable]  # of the frame that is not finished
+            self._unfinished = unfinished.pieces
+            start = end  # pyright: ignore[reportPossiblyUnboundVariable]  # the same
         finally:
             self.messages_received += received + len(self.messages)
             self.payload_bytes_received += payload_bytes

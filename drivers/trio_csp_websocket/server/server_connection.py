@@ -55,10 +55,10 @@ _GONE = "the client has gone"
 class ServerConnection(Endpoint):
     """The server's end of a connection. Made by `listen` and `serve`.
 
-    It arrives unanswered: `accept` or `reject` it. The first `send`, `receive`, `ping` or iteration accepts it too, in
-    the task that calls it. It is hashable, by identity. As a block, ``async with connection:``, it is closed at the
-    end as a client is. `close` and the end of a block refuse it with status 403 if it is unanswered; after an exception
-    with 500; where that is no `Exception`, as where the block is cancelled, with 503.
+    It arrives unanswered: `accept` or `reject` it. The first `send`, `receive`, `receive_stream`, `ping` or iteration
+    accepts it too, in the task that calls it. It is hashable, by identity. As a block, ``async with connection:``, it
+    is closed at the end as a client is. `close` and the end of a block refuse it with status 403 if it is unanswered;
+    after an exception with 500; where that is no `Exception`, as where the block is cancelled, with 503.
     """
 
     def __init__(self, opening: Opening) -> None:
@@ -154,6 +154,7 @@ class ServerConnection(Endpoint):
         await self._accept(self._choice(subprotocol), fields, mode, wait=True)
         if schedule_point_due():
             await trio.lowlevel.cancel_shielded_checkpoint()
+        self._connection.in_use = True
 
     @enable_ki_protection
     async def _accept(
@@ -261,7 +262,7 @@ class ServerConnection(Endpoint):
         agreement = accepted(opening.request.extensions, mode, opening.options.max_window_bits)
         if agreement is not None:
             plane = self._connection
-            plane.decoder.inflater = Inflater(agreement.deflate, settings.read_limit_bytes)
+            plane.decoder.inflater = Inflater(agreement.deflate)
             plane.writer.encoder.deflater = Deflater(agreement.deflate)
             plane.writer.encoder.compression_threshold_bytes = threshold
         return agreement
@@ -318,6 +319,7 @@ class ServerConnection(Endpoint):
         else:
             # Not waiting: what other tasks send meanwhile must not overtake what this is done for.
             await self._accept(self._choice(...), (), None, wait=False)
+            self._connection.in_use = True
 
     # The connection --------------------------------------------------------------------------------------------------
 
@@ -362,6 +364,9 @@ class ServerConnection(Endpoint):
 
     def _failure(self, what: str, error: Exception, *, retryable: bool) -> ConnectionFailedError:
         return self._noted(super()._failure(what, error, retryable=retryable))
+
+    def _cut_short(self) -> ConnectionFailedError:
+        return self._noted(super()._cut_short())
 
     def _noted(self, failure: ConnectionFailedError) -> ConnectionFailedError:
         if self._failures is None:

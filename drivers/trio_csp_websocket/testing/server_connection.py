@@ -69,6 +69,11 @@ class ServerConnection(server_connection.ServerConnection):
             text = f"the client sends no more messages: {how_it_ended(self)}"
             raise EndOfChannelError(text, details=error.details) from None
 
+    def _cut_short(self) -> ConnectionFailedError:
+        error = super()._cut_short()
+        self._missed.add(error)
+        return error
+
     def __aiter__(self) -> AsyncIterator[Message]:
         return _Messages(self)
 

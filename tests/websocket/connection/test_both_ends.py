@@ -53,7 +53,7 @@ def plane(
     decoder = (Decoder if role == "client" else UnmaskingDecoder)(options.read_limit_bytes)
     encoder = MaskingEncoder() if role == "client" else Encoder()
     if parameters is not None:
-        decoder.inflater = Inflater(parameters, options.read_limit_bytes)
+        decoder.inflater = Inflater(parameters)
         encoder.deflater = Deflater(parameters)
         encoder.compression_threshold_bytes = options.compression_threshold_bytes
     return Connection(StreamTransport(stream), options, nursery, decoder=decoder, encoder=encoder)

@@ -357,9 +357,7 @@ def test_the_text_of_the_verdict_names_size_and_limit() -> None:
 
 def inflating(limit: int = LIMIT, *, takeover: bool = True, bits: int = 15) -> Decoder:
     decoder = Decoder(limit)
-    decoder.inflater = Inflater(
-        DeflateParameters(peer_no_context_takeover=not takeover, peer_max_window_bits=bits), limit
-    )
+    decoder.inflater = Inflater(DeflateParameters(peer_no_context_takeover=not takeover, peer_max_window_bits=bits))
     return decoder
 
 

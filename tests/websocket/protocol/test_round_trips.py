@@ -54,7 +54,7 @@ def decoded(
 ) -> tuple[list[Message], list[Control], str | None]:
     decoder = way.decoder(LIMIT)
     if deflate is not None:
-        decoder.inflater = Inflater(deflate, LIMIT)
+        decoder.inflater = Inflater(deflate)
     controls: list[Control] = []
     for block in blocks:
         controls += decoder.feed(block)

@@ -54,7 +54,7 @@ def told(violation: ProtocolViolation | None) -> tuple[int, str] | None:
 def decoder_of(limit: int, *, inflates: bool, make: type[Decoder] = UnmaskingDecoder) -> Decoder:
     decoder = make(limit)
     if inflates:
-        decoder.inflater = Inflater(DeflateParameters(), limit)
+        decoder.inflater = Inflater(DeflateParameters())
     return decoder
 
 
