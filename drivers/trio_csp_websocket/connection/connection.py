@@ -56,7 +56,7 @@ from trio_csp_websocket.connection.ending import (
     write_timed_out,
 )
 from trio_csp_websocket.connection.holding import Hold
-from trio_csp_websocket.connection.liveness import Liveness, PeerStalledError
+from trio_csp_websocket.connection.liveness import Liveness
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.connection.state import MOVES, State
 from trio_csp_websocket.connection.writer import Writer, WriteTimeoutError
@@ -178,6 +178,7 @@ class Connection:
                 self.pings,
                 read_timeout_seconds=settings.read_timeout_seconds,
                 keepalive_seconds=settings.keepalive_seconds,
+                stop_waiting=self._stop_reading,
             )
         # What `read` will return.
         self._close_payload: bytes | None = None
@@ -210,10 +211,18 @@ class Connection:
         Returns the payload of the peer's close frame, which is also that of the answer to it; or of the close frame
         that fails the connection. None if the connection ended without either, so that there is none to send.
         """
-        if self._write_error is None:
-            with trio.CancelScope() as self._reading:
-                await self._read_on()
+        try:
+            stopped = True
+            while stopped and self._write_error is None:
+                with trio.CancelScope() as self._reading:
+                    if self._liveness is not None and self._liveness.stalled is not None:
+                        await self._read_once_more(self._liveness, self._liveness.stalled)
+                    await self._read_on()
+                stopped = self._reading.cancelled_caught
+        finally:
             self._reading = None
+            if self._liveness is not None:
+                self._liveness.end()
         if self._write_error is not None and self.ending is None:
             await self._look_through(self._write_error)
             await self._read_on()  # what is parsed only as messages are received
@@ -455,8 +464,7 @@ class Connection:
         """Called by the writer when the transport breaks."""
         if self.ending is None:
             self._write_error = error
-            if self._reading is not None:
-                self._reading.cancel()
+            self._stop_reading()
 
     async def _look_through(self, error: Exception) -> None:
         """Read what has arrived by now, as far as may be read ahead; then the connection is lost, unless it has ended.
@@ -481,6 +489,30 @@ class Connection:
             )
             self._lose(f"{error}{why}")
 
+    def _stop_reading(self) -> None:
+        """End the read that is under way; `read` goes on with what is to be done then."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _read_once_more(self, liveness: Liveness, reason: str) -> None:
+        """Find that the peer has stalled, unless something has arrived by now.
+
+        The socket may hold data that we were too busy to read, and the peer may only be able to send more once we have
+        read that.
+        """
+        liveness.end_wait()
+        if self.state is not State.OPEN:
+            return  # only the close timeout counts
+        try:
+            block = None if liveness.final else await self.transport.receive_now(_MIN_READ_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._lose(str(error) or "the connection broke")
+            return
+        if block is None:
+            self._fail(CloseCode.INTERNAL_ERROR, reason, stalled(reason))
+        else:
+            self._take(block)
+
     async def _read_block(self, *, visited: bool) -> None:
         """Read a block and parse it, or note the end.
 
@@ -489,20 +521,24 @@ class Connection:
         """
         size = min(max(self.decoder.missing, _MIN_READ_BYTES), _MAX_READ_BYTES)
         # When we are closing, only the close timeout counts.
-        source = self.transport if self._liveness is None or self.closing else self._liveness
+        liveness = None if self.closing else self._liveness
+        block = None
         try:
-            block = None
-            if visited and source is self.transport and self.transport.synchronous:
+            if visited and self.transport.synchronous:
                 block = await self.transport.receive_now(size)
             if block is None:
-                block = await source.receive_some(size)
-        except PeerStalledError as error:
-            if self.state is State.OPEN:
-                self._fail(CloseCode.INTERNAL_ERROR, str(error), stalled(str(error)))
-            return
+                if liveness is not None:
+                    liveness.begin_wait()
+                block = await self.transport.receive_some(size)
+                if liveness is not None:
+                    liveness.end_wait()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._lose(str(error) or "the connection broke")
             return
+        self._take(block)
+
+    def _take(self, block: bytes) -> None:
+        """Parse a block that was read, or note the end."""
         if block:
             self.feed(block)
         else:
