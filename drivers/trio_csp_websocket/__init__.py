@@ -3,6 +3,7 @@
 The rooms, from the bottom; each lists its files:
 
 - `protocol`: frames, handshakes, compression; no I/O
+- `events`: what happens, told to logs and to observers
 - `transport`: bytes to and from a peer
 - `connection`: one open connection, for either role
 - `network`: the ways through a network to a server

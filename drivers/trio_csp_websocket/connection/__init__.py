@@ -11,5 +11,7 @@ From the bottom:
 - `writer`: the one place where frames are written
 - `liveness`: how long a connection waits for its peer
 - `connection`: the data plane of one connection
+- `statistics`: counts of a connection
+- `report`: tells how a connection has ended
 - `endpoint`: what an application holds
 """

@@ -105,7 +105,7 @@ class Connection:
         "delivery",
         "ending",
         "finished",
-        "on_end",
+        "on_finished",
         "pings",
         "send_close",
         "state",
@@ -139,8 +139,8 @@ class Connection:
         """Whether we closed it, or gave it up, while it was open."""
         self.ending: Ending | None = None
         """How it ended; None while it has not."""
-        self.on_end: Callable[[Ending], None] | None = None
-        """Called when `ending` is set."""
+        self.on_finished: Callable[[], None] | None = None
+        """Called when `finished` is set."""
         self.finished: trio.Event = trio.Event()
         """Set when the transport is closed."""
         self.send_close: SendClose | None = None
@@ -504,8 +504,6 @@ class Connection:
         """Set `ending`, unless it is set, and close the channel of messages after what was received."""
         if self.ending is None:
             self.ending = ending
-            if self.on_end is not None:
-                self.on_end(ending)
             # From now on sends fail, even while our close frame waits to be written: the peer does not read what comes
             # ahead of that frame, and the sender would not learn of it.
             self.writer.refuse()
@@ -539,3 +537,6 @@ class Connection:
         finally:
             self.finished.set()
             self._sending_close.cancel()
+            on_finished, self.on_finished = self.on_finished, None
+            if on_finished is not None:
+                on_finished()

@@ -16,6 +16,7 @@ From the bottom:
 - `decoder`: bytes become messages and control frames
 - `unmasking_decoder`: the same for masked frames
 - `encoder`: messages and control frames become bytes, masked or not
+- `frame_heads`: the heads of frames, for those who watch them
 - `headers`: HTTP headers
 - `authority`: where a URL or a Host header leads: scheme, host and port
 - `url`: URLs, parsed and normalised

@@ -50,10 +50,15 @@ class Deflater:
         self._takeover = not parameters.own_no_context_takeover
         self._window_bits = max(parameters.own_max_window_bits, _MIN_COMPRESSION_WINDOW_BITS)
         self._compressor: zlib._Compress | None = None
+        self.compressed_bytes: int = 0
+        """What came out so far."""
+        self.inflated_bytes: int = 0
+        """What it was made of."""
 
     def deflate(self, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a message compressed."""
         if not payload:
+            self.compressed_bytes += len(_EMPTY_MESSAGE)
             return _EMPTY_MESSAGE  # zlib gives nothing at all if it is flushed twice with nothing in between
         compressor, self._compressor = self._compressor, None
         if compressor is None:
@@ -61,6 +66,8 @@ class Deflater:
         compressed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         if self._takeover:
             self._compressor = compressor
+        self.inflated_bytes += len(payload)
+        self.compressed_bytes += len(compressed) - len(_END_OF_MESSAGE)
         return compressed[: -len(_END_OF_MESSAGE)]
 
     def start_afresh(self) -> None:
@@ -81,6 +88,10 @@ class Inflater:
         self._window_bits = parameters.peer_max_window_bits
         self._window_bytes = 1 << self._window_bits
         self._limit = limit_bytes
+        self.compressed_bytes: int = 0
+        """What was taken in so far."""
+        self.inflated_bytes: int = 0
+        """What came out of it."""
         self._decompressor: zlib._Decompress | None = None
         # The end of what came out, at least as much as a window holds, for a successor of the decompressor.
         self._window = bytearray()
@@ -96,6 +107,7 @@ class Inflater:
         Raises:
             ProtocolViolation: it is corrupt, or the message is larger than the limit.
         """
+        self.compressed_bytes += len(payload)
         if payload or (end and not self._empty):
             self._empty = False
             if self._decompressor is None:
@@ -115,6 +127,7 @@ class Inflater:
         """Return a message that arrived in one frame: the same as `inflate`, but quicker if it is small."""
         if not 0 < len(payload) <= _INPUT_BYTES:
             return b"".join(self.inflate(payload, end=True))
+        self.compressed_bytes += len(payload)
         if self._decompressor is None:
             self._decompressor = zlib.decompressobj(-self._window_bits)
         try:
@@ -151,6 +164,7 @@ class Inflater:
                 return b"", None
         piece = decompressor.decompress(data, _OUTPUT_BYTES)
         self._size += len(piece)
+        self.inflated_bytes += len(piece)
         if self._size > self._limit:
             raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes, inflated")
         window, window_bytes = self._window, self._window_bytes
