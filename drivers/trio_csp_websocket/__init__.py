@@ -10,5 +10,6 @@ The rooms, from the bottom; each lists its files:
 - `client`: `connect`, `Client`, `reconnecting`
 - `server`: `listen`, `serve`, `ServerConnection`
 - `testing`: servers in memory
+- `telemetry`: spans and metrics of OpenTelemetry; not loaded unless it is asked for
 - `command_line`: a client for the shell
 """

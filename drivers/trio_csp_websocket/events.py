@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from csp.errors import Error, shown
 
@@ -41,13 +41,13 @@ class Event(NamedTuple):
 class Observer(Protocol):
     """Is told of events. What its methods raise is logged, and goes no further."""
 
-    def told(self, event: Event) -> None:
+    def told(self, event: Event, /) -> None:
         """Take note of an event. Called in the task in which it happens."""
 
-    def enter(self, about: object) -> object:
+    def enter(self, about: object, /) -> object:
         """Begin a part of the current task that belongs to what `Event.about` names; return a token for `leave`."""
 
-    def leave(self, token: object) -> None:
+    def leave(self, token: object, /) -> None:
         """End that part."""
 
 
@@ -144,7 +144,7 @@ def text_of(error: BaseException) -> str:
     return shown(str(error), None) if isinstance(error, Error) else type(error).__name__
 
 
-def fields_of(error: BaseException | None) -> dict[str, object]:
+def fields_of(error: BaseException | None) -> dict[str, Any]:
     """Return the fields of an error: its text and its type, and the status of a server that has refused."""
     if error is None:
         return {}

@@ -20,7 +20,7 @@ import contextlib
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -436,7 +436,7 @@ class Keeper:
             **fields,
         )
 
-    def _tell(self, name: str, level: int | None, text: str, *arguments: object, **fields: object) -> None:
+    def _tell(self, name: str, level: int | None, text: str, *arguments: object, **fields: Any) -> None:
         """Tell an event; the text begins with the URL."""
         url = self.shown_url
         _events.tell(f"feed.{name}", level, text, url, *arguments, about=self, subject=self, url=url, **fields)

@@ -55,6 +55,7 @@ from trio_csp_websocket.connection.liveness import Liveness, PeerStalledError
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.connection.state import MOVES, State
 from trio_csp_websocket.connection.writer import Writer, WriteTimeoutError
+from trio_csp_websocket.events import Events
 from trio_csp_websocket.protocol.close import close_payload, parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.frames import CLOSE, PING, PONG
@@ -68,6 +69,8 @@ if TYPE_CHECKING:
     from trio_csp_websocket.transport.base import Transport
 
     SendClose: TypeAlias = Callable[[int, str], Awaitable[None]]
+
+_events = Events("csp.websocket")
 
 _MIN_READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024
@@ -464,7 +467,8 @@ class Connection:
             self.delivery.keep_rest(max(len(block), payload_bytes))
         for opcode, payload in controls:
             if opcode == PONG:
-                self.pings.answered(payload)
+                if self.pings.answered(payload):
+                    _events.tell("connection.round_trip", None, "", about=self, seconds=self.pings.latency)
             elif opcode == CLOSE and self.ending is None:
                 self._peer_closed(payload)
         if self.decoder.violation is not None and self.ending is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def tell_end_of(
-    connection: Connection, events: Events, name: str, level: int, text: str, who: str, **fields: object
+    connection: Connection, events: Events, name: str, level: int, text: str, who: str, **fields: Any
 ) -> None:
     """Have the end of a connection told, at once if it is over.
 

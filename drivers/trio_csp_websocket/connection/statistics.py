@@ -49,24 +49,35 @@ NOTHING = Statistics(0, 0, 0, 0, 0, 0)
 
 def statistics_of(connection: Connection) -> Statistics:
     """Return the counts of a connection."""
-    decoder, writer, transport = connection.decoder, connection.writer, connection.transport
-    inflater, deflater = decoder.inflater, writer.encoder.deflater
-    messages_waiting, bytes_waiting = writer.waiting
-    return Statistics(
-        messages_sent=writer.encoder.messages_sent,
-        messages_received=decoder.messages_received,
-        bytes_sent=transport.bytes_sent,
-        bytes_received=transport.bytes_received,
-        payload_bytes_sent=writer.encoder.payload_bytes_sent,
-        payload_bytes_received=decoder.payload_bytes_received,
-        compressed_bytes_sent=0 if deflater is None else deflater.compressed_bytes,
-        compressed_bytes_received=0 if inflater is None else inflater.compressed_bytes,
-        inflated_bytes_sent=0 if deflater is None else deflater.inflated_bytes,
-        inflated_bytes_received=0 if inflater is None else inflater.inflated_bytes,
-        messages_waiting_receive=connection.delivery.unread,
-        messages_waiting_send=messages_waiting,
-        bytes_waiting_send=bytes_waiting,
-    )
+    return Statistics(**counted(connection), **waiting(connection))
+
+
+def counted(connection: Connection) -> dict[str, int]:
+    """Return what only grows. Any thread may ask."""
+    encoder, decoder, transport = connection.writer.encoder, connection.decoder, connection.transport
+    inflater, deflater = decoder.inflater, encoder.deflater
+    return {
+        "messages_sent": encoder.messages_sent,
+        "messages_received": decoder.messages_received,
+        "bytes_sent": transport.bytes_sent,
+        "bytes_received": transport.bytes_received,
+        "payload_bytes_sent": encoder.payload_bytes_sent,
+        "payload_bytes_received": decoder.payload_bytes_received,
+        "compressed_bytes_sent": 0 if deflater is None else deflater.compressed_bytes,
+        "compressed_bytes_received": 0 if inflater is None else inflater.compressed_bytes,
+        "inflated_bytes_sent": 0 if deflater is None else deflater.inflated_bytes,
+        "inflated_bytes_received": 0 if inflater is None else inflater.inflated_bytes,
+    }
+
+
+def waiting(connection: Connection) -> dict[str, int]:
+    """Return what waits."""
+    messages_waiting, bytes_waiting = connection.writer.waiting
+    return {
+        "messages_waiting_receive": connection.delivery.unread,
+        "messages_waiting_send": messages_waiting,
+        "bytes_waiting_send": bytes_waiting,
+    }
 
 
 def total(parts: Iterable[Statistics]) -> dict[str, int]:

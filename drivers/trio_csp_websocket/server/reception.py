@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import trio
@@ -139,7 +140,7 @@ class Reception:
                     await self._wait_for_answer(visit, opening)
             finally:
                 self._register.arriving.discard(scope)
-                visit.tell("left", None)
+                visit.tell("left", None, **fields_of(sys.exception()))
                 if opening is None or not opening.accepted:
                     with trio.CancelScope(shield=True):
                         if opening is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -54,7 +54,7 @@ class Visit:
         who = "somebody" if self.remote is None else shown_address(self.remote)
         return who if self.url is None else f"{who} for {shown(path_and_query(self.url)[0])}"
 
-    def tell(self, name: str, text: str | None, *arguments: object, subject: object = None, **fields: object) -> None:
+    def tell(self, name: str, text: str | None, *arguments: object, subject: object = None, **fields: Any) -> None:
         """Tell an event at DEBUG, or only to observers if it has no text; the text names the client first."""
         if _events.wanted():
             level = None if text is None else logging.DEBUG
@@ -63,7 +63,7 @@ class Visit:
                 f"server.{name}", level, text or "", self.shown, *arguments, about=self, subject=subject, **fields
             )
 
-    def fields(self) -> dict[str, object]:
+    def fields(self) -> dict[str, Any]:
         """Return the fields that all events about it have."""
         return {
             "remote": None if self.remote is None else shown_address(self.remote),
