@@ -116,13 +116,15 @@ async def test_connecting_that_is_cancelled_or_denied_ends_its_span(autojump_clo
     async def redirect(connection: testing.ServerConnection) -> None:
         await connection.reject(302, headers={"Location": "/elsewhere"})
 
-    policy = security.Policy("websocket.connect.url", "wss://api.test/elsewhere", "deny")
+    deny = security.Policy("websocket.connect.url", "wss://api.test/elsewhere", "deny")
     with instrumented() as exported:
         async with testing.websocket_server(wait):
             with trio.move_on_after(1):
                 await websocket.connect(URL).__aenter__()
         async with testing.websocket_server(redirect):
-            with security.policies(policy), pytest.raises(errors.PermissionDeniedError):
+            scope = security.Scope([security.Policy("*", "*"), deny])
+            context = security.context(actor=security.Actor("alice"), scope=scope)
+            with context, pytest.raises(errors.PermissionDeniedError):
                 await websocket.connect(URL).__aenter__()
     cancelled, denied = exported.spans("connect")
     assert (cancelled.status.status_code, denied.status.status_code) == (StatusCode.UNSET, StatusCode.ERROR)
