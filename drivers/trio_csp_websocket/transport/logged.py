@@ -152,7 +152,9 @@ class LoggedTransport(Transport):
         return self.inner.on_pending
 
     @on_pending.setter
-    def on_pending(self, function: Callable[[], None] | None) -> None:
+    def on_pending(  # pyright: ignore[reportIncompatibleVariableOverride]  # it is used as the attribute is
+        self, function: Callable[[], None] | None
+    ) -> None:
         self.inner.on_pending = function
 
     @property

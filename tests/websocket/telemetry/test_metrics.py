@@ -19,20 +19,22 @@ async def echo(connection: testing.ServerConnection) -> None:
 
 
 async def test_totals_are_those_of_open_and_of_ended_connections(autojump_clock: MockClock) -> None:
+    async def use() -> websocket.Statistics:
+        async with websocket.connect(URL) as client:
+            await client.send("abc")
+            await client.receive()
+            assert exported.values("websocket.connections") == {("client",): 1, ("server",): 1}
+        return client.statistics()
+
     with instrumented() as exported:
         async with testing.websocket_server(echo):
-            for _ in range(2):
-                async with websocket.connect(URL) as client:
-                    await client.send("abc")
-                    await client.receive()
-                    during = exported.values("websocket.connections")
+            await use()
+            counts = await use()
             await wait_all_tasks_blocked()
-            counts = client.statistics()
             messages, payload, io = (exported.values(f"websocket.{name}") for name in ("messages", "payload", "io"))
             assert messages == {(role, way): 2 for role in ("client", "server") for way in ("transmit", "receive")}
             assert payload == {(role, way): 6 for role in ("client", "server") for way in ("transmit", "receive")}
             assert io["client", "transmit"] == io["server", "receive"] == 2 * counts.bytes_sent
-            assert during == {("client",): 1, ("server",): 1}
             assert exported.values("websocket.connections") == {("client",): 0, ("server",): 0}
 
 
