@@ -92,12 +92,13 @@ class Inflater:
         """What was taken in so far."""
         self.inflated_bytes: int = 0
         """What came out of it."""
+        # What may have come out at the end of this message.
+        self._most_inflated = limit_bytes
         self._decompressor: zlib._Decompress | None = None
         # The end of what came out, at least as much as a window holds, for a successor of the decompressor.
         self._window = bytearray()
-        # Of the message being received: whether nothing has arrived yet, how much came out, how many streams ended.
+        # Of the message being received: whether nothing has arrived yet, and how many streams ended.
         self._empty = True
-        self._size = 0
         self._final_blocks = 0
         self._behind_final_block = False
 
@@ -145,7 +146,8 @@ class Inflater:
 
     def _end_message(self) -> None:
         self._empty = True
-        self._size = self._final_blocks = 0
+        self._final_blocks = 0
+        self._most_inflated = self.inflated_bytes + self._limit
         if not self._takeover:
             self._decompressor = None
             self._window.clear()
@@ -163,9 +165,8 @@ class Inflater:
                 # The sender should have put an empty block there, of which this is the end (RFC 7692, section 7.2.3.4).
                 return b"", None
         piece = decompressor.decompress(data, _OUTPUT_BYTES)
-        self._size += len(piece)
         self.inflated_bytes += len(piece)
-        if self._size > self._limit:
+        if self.inflated_bytes > self._most_inflated:
             raise ProtocolViolation(CloseCode.MESSAGE_TOO_BIG, f"a message of more than {self._limit} bytes, inflated")
         window, window_bytes = self._window, self._window_bytes
         window += piece if len(piece) <= window_bytes else piece[-window_bytes:]
