@@ -13,6 +13,8 @@ from trio.testing import wait_all_tasks_blocked
 from csp import errors, testing, websocket
 from tests.websocket.server._lobby import Lobby, handshake, listening
 from tests.websocket.telemetry._exported import instrumented
+from trio_csp_websocket.connection.report import tell_end_of
+from trio_csp_websocket.events import Events
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -178,6 +180,18 @@ async def test_the_fields_of_a_feeds_events(caplog: pytest.LogCaptureFixture, au
     assert (waiting["seconds"], waiting["attempt"], waiting["error_type"]) == (1, 1, "ConnectionFailedError")
     assert (gap["seconds"], gap["attempts"]) == (1, 1)
     assert found["feed.ended"] == {"url": SHOWN}
+
+
+async def test_an_end_that_came_before_anybody_could_be_told_is_told_at_once(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async def accept(connection: testing.ServerConnection) -> None:
+        await connection.accept()
+
+    async with testing.websocket_server(accept), websocket.connect(URL) as client:
+        await client.close()
+        tell_end_of(client._connection, Events("csp.websocket.client"), "late", logging.INFO, "%s: %s", "it", url=URL)
+    assert told(caplog, "client")["late"]["code"] == 1000
 
 
 async def test_no_field_is_one_of_a_records_own(caplog: pytest.LogCaptureFixture, autojump_clock: MockClock) -> None:
