@@ -154,3 +154,15 @@ def test_nothing_of_it_is_loaded_unless_it_is_asked_for() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+async def test_totals_go_on_although_a_connection_was_open_when_it_was_undone(autojump_clock: MockClock) -> None:
+    exported = new()
+    async with testing.websocket_server(echo):
+        with telemetry.instrument(tracer_provider=exported.tracers, meter_provider=exported.meters) as instrumentation:
+            async with websocket.connect(URL) as client:
+                await client.send("a")
+                instrumentation.uninstrument()
+        with telemetry.instrument(tracer_provider=exported.tracers, meter_provider=exported.meters):
+            assert exported.values("websocket.messages")["client", "transmit"] == 1
+            assert exported.values("websocket.connections")["client",] == 0
