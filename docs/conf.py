@@ -15,6 +15,7 @@ import csp.errors
 import csp.security
 import csp.testing
 import csp.websocket
+import csp.websocket.telemetry
 
 if TYPE_CHECKING:
     from docutils.nodes import Element, TextElement
@@ -86,7 +87,7 @@ intersphinx_mapping = {
 
 # What docstrings say --------------------------------------------------------------------------------------------------
 
-FACES = [csp, csp.websocket, csp.errors, csp.security, csp.testing]
+FACES = [csp, csp.websocket, csp.websocket.telemetry, csp.errors, csp.security, csp.testing]
 OTHERS = {
     "AbstractAsyncContextManager": "contextlib.AbstractAsyncContextManager",
     "AfterChannel": "csp.TimerChannel",
@@ -104,12 +105,14 @@ UNDESCRIBED = {
     "Address",
     "GivenHeaders",
     "MessageType",
+    "MeterProvider",
     "Options",
     "PeerCertificate",
     "R",
     "Sink",
     "T",
     "T_co",
+    "TracerProvider",
     "ErrorT",
     "EllipsisType",
     "_OneKindError",
@@ -130,6 +133,7 @@ MADE_BY_FUNCTIONS = {
     "csp.websocket.Listening",
     "csp.websocket.Server",
     "csp.websocket.ServerConnection",
+    "csp.websocket.telemetry.Instrumentation",
 }
 """Classes whose constructors are not for users."""
 

@@ -25,7 +25,11 @@ import pytest
 import csp
 from csp import errors, security, websocket
 
-FACES = ["csp", *(f"csp.{module.name}" for module in pkgutil.iter_modules(csp.__path__) if module.name[0] != "_")]
+FACES = [
+    "csp",
+    *(f"csp.{module.name}" for module in pkgutil.iter_modules(csp.__path__) if module.name[0] != "_"),
+    *(f"csp.websocket.{module.name}" for module in pkgutil.iter_modules(websocket.__path__) if module.name[0] != "_"),
+]
 PUBLIC: dict[str, Any] = {
     f"{face}.{name}": getattr(importlib.import_module(face), name)
     for face in FACES

@@ -21,13 +21,14 @@ from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.connect import Connecting, connect
 from trio_csp_websocket.client.destination import FeedOptions
 from trio_csp_websocket.client.feed import Feed
+from trio_csp_websocket.client.feed_counts import FeedStatistics
 from trio_csp_websocket.client.options import ConnectOptions
 from trio_csp_websocket.client.reconnecting import reconnecting
 from trio_csp_websocket.client.user_functions import Retry, Subscribe
-from trio_csp_websocket.connection.endpoint import Statistics
 from trio_csp_websocket.connection.hub import BroadcastResult, Hub, HubOverflow
 from trio_csp_websocket.connection.message_stream import MessageStream
 from trio_csp_websocket.connection.settings import Timeout
+from trio_csp_websocket.connection.statistics import Statistics
 from trio_csp_websocket.network.route import Dial
 from trio_csp_websocket.protocol.constants import (
     BINARY,
@@ -75,6 +76,7 @@ __all__ = [
     "Dial",
     "Feed",
     "FeedOptions",
+    "FeedStatistics",
     "Gap",
     "Handler",
     "Headers",

@@ -9,6 +9,7 @@ import pytest
 
 import csp
 from csp import errors, security, testing, websocket
+from csp.websocket import telemetry
 from tests.docs._pages import PAGES, ROOT, Block, Page, blocks, links
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
             assert (path.parent / target).exists(), link
 
 
-@pytest.mark.parametrize("module", [csp, websocket, errors, security, testing])
+@pytest.mark.parametrize("module", [csp, websocket, telemetry, errors, security, testing])
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     reference = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
     names: list[str] = module.__all__

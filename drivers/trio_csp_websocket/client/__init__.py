@@ -11,6 +11,7 @@ From the bottom:
 - `user_functions`: the functions that a user gives to a feed, checked and called
 - `destination`: where the connections of a feed go
 - `backoff`: whether and when to connect again
+- `feed_counts`: what a feed has done so far
 - `line`: passes on the messages of one connection after another
 - `keeper`: one connection after another
 - `feed`: what an application holds of many connections, one after another

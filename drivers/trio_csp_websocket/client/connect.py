@@ -23,6 +23,8 @@ from csp.errors import (
 from trio_csp_websocket.client.client import Client
 from trio_csp_websocket.client.options import ConnectOptions, Options, parse_options
 from trio_csp_websocket.client.redirects import Way
+from trio_csp_websocket.connection.report import tell_end_of
+from trio_csp_websocket.events import Events, fields_of, inside, text_of
 from trio_csp_websocket.network.dial import dial, with_proxy
 from trio_csp_websocket.network.progress import Progress
 from trio_csp_websocket.protocol.refusal import RedirectError
@@ -35,12 +37,11 @@ if TYPE_CHECKING:
 
     from trio_csp_websocket.client.handshakes import Handshakes
     from trio_csp_websocket.connection.connection import Connection
-    from trio_csp_websocket.connection.ending import Ending
     from trio_csp_websocket.network.route import Route
     from trio_csp_websocket.transport.base import Transport
 
 
-_logger = logging.getLogger("csp.websocket.client")
+_events = Events("csp.websocket.client")
 
 Reach: TypeAlias = "Callable[[Target, Route, Progress], Awaitable[Transport]]"
 """Opens the byte stream to a target, and tells what it waits for."""
@@ -122,12 +123,20 @@ class Connecting:
     """What `connect` returns: enter it with ``async with``, or await it if it was given a nursery; only once."""
 
     def __init__(
-        self, target: Target, options: Options, nursery: trio.Nursery | None = None, *, reach: Reach | None = None
+        self,
+        target: Target,
+        options: Options,
+        nursery: trio.Nursery | None = None,
+        *,
+        reach: Reach | None = None,
+        parent: object = None,
     ) -> None:
         self._target = target
         self._options = options
         self._caller_nursery = nursery
         self._reach = reach or dial
+        # What it is done for, as a feed, for those who are told of it.
+        self._parent = parent
         self._used = False
         self._way = Way(target, options)
         # When opening it has taken too long; None before the timeout has begun.
@@ -168,18 +177,31 @@ class Connecting:
         # they are loaded with the first connection, and before the timeout begins, which they must not use up.
         from trio_csp_websocket.client.handshakes import Handshakes  # noqa: PLC0415
 
-        while True:
-            try:
-                return await self._attempt(Handshakes)
-            except RedirectError as redirect:
-                self._follow(redirect)
+        try:
+            while True:
+                try:
+                    return await self._attempt(Handshakes)
+                except RedirectError as redirect:
+                    self._follow(redirect)
+        except ConnectionFailedError:
+            raise  # told before
+        except BaseException as error:
+            name = self._way.target.shown
+            text = "gave up connecting to %s: %s"
+            _events.tell(
+                "client.abandoned", logging.DEBUG, text, name, text_of(error), about=self, url=name, **fields_of(error)
+            )
+            raise
 
     async def _attempt(self, handshakes_class: type[Handshakes]) -> Client:
         """Connect to where the way leads."""
         self._check_allowed()
         self._handshakes = None
         progress = Progress()
-        _logger.debug("connecting to %s", self._way.target.shown)
+        name = self._way.target.shown
+        _events.tell(
+            "client.connecting", logging.DEBUG, "connecting to %s", name, about=self, subject=self._parent, url=name
+        )
         try:
             route = self._way.options.route
             if self._reach is dial:
@@ -231,15 +253,21 @@ class Connecting:
             retryable=True,
             details=self._details(progress),
         )
-        _logger.info("%s", error)
+        self._tell_failure(error, progress)
         return error
 
     def _described(self, error: ConnectionFailedError, progress: Progress) -> ConnectionFailedError:
         """Return an error of dialling or of the handshake, with the way to it added to its text and details."""
         described = wrap(error, f"cannot connect to {self._shown(error.message, progress)}")
         described.details = {**self._details(progress), **error.details}
-        _logger.info("%s", described)
+        self._tell_failure(described, progress)
         return described
+
+    def _tell_failure(self, error: ConnectionFailedError, progress: Progress) -> None:
+        proxy = None if progress.proxy is None else progress.proxy.shown
+        fields = fields_of(error)
+        name = self._way.target.shown
+        _events.tell("client.failed", logging.INFO, "%s", error, about=self, url=name, proxy=proxy, **fields)
 
     def _shown(self, text: str, progress: Progress) -> str:
         """Return the way as a text has it; the proxy with it, unless the rest of the text speaks of that."""
@@ -254,7 +282,8 @@ class Connecting:
             self._way.follow(redirect)
         except ConnectionFailedError as error:
             raise self._described(error, Progress()) from None
-        _logger.info("redirected to %s", self._way.shown)
+        name = self._way.target.shown
+        _events.tell("client.redirected", logging.INFO, "redirected to %s", self._way.shown, about=self, url=name)
 
     def _check_allowed(self) -> None:
         """Check the security policies: for each connection, before any I/O."""
@@ -266,7 +295,8 @@ class Connecting:
     async def _open(self, handshakes_class: type[Handshakes], route: Route, progress: Progress) -> Client:
         """Connect and shake hands."""
         target, options = self._way.target, self._way.options
-        transport = await self._reach(target, route, progress)
+        with inside(self):  # it may call a function of the user's
+            transport = await self._reach(target, route, progress)
         handshakes = self._handshakes = handshakes_class(transport, options, self._nursery)
         progress.waits_for = handshakes.waits_for
         headers = list(options.headers)
@@ -282,25 +312,32 @@ class Connecting:
             raise
         self._handshakes = None
         self._client = Client(self._connection, target.url, subprotocol, head)
-        if _logger.isEnabledFor(logging.INFO):
-            self._log_open(target.shown)
+        if _events.wanted(logging.INFO):
+            self._tell_open(target.shown)
         # The connection may stay open for days, and servers choose how much of this there is.
         del self._way
         return self._client
 
-    def _log_open(self, name: str) -> None:
-        proxy, remote = self._client.proxy, self._client.remote
+    def _tell_open(self, name: str) -> None:
+        client, connection = self._client, self._connection
+        proxy, remote = client.proxy, None if client.remote is None else shown_address(client.remote)
         through = "" if proxy is None else f" through the proxy {proxy}"
-        _logger.info("connected to %s%s%s", name, through, "" if remote is None else f" ({shown_address(remote)})")
-
-        def log_end(ending: Ending) -> None:
-            _logger.info("the connection to %s has ended: %s", name, ending.shown)
-
-        if self._connection.ending is None:
-            self._connection.on_end = log_end
-        else:
-            # By what came right behind the acceptance.
-            log_end(self._connection.ending)
+        _events.tell(
+            "client.connected",
+            logging.INFO,
+            "connected to %s%s%s",
+            name,
+            through,
+            "" if remote is None else f" ({remote})",
+            about=self,
+            subject=connection,
+            url=name,
+            proxy=proxy,
+            remote=remote,
+            compressed=connection.decoder.inflater is not None,
+        )
+        text = "the connection to %s has ended: %s"
+        tell_end_of(connection, _events, "client.ended", logging.INFO, text, name, url=name, proxy=proxy, remote=remote)
 
     @enable_ki_protection
     async def __aexit__(

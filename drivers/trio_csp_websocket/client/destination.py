@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
 from trio_csp_websocket.client.connect import check
 from trio_csp_websocket.client.options import ConnectOptions, parse_options
 from trio_csp_websocket.client.user_functions import function_of
+from trio_csp_websocket.events import Events
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.protocol.constants import Compression
     from trio_csp_websocket.protocol.url import Target
 
-_logger = logging.getLogger("csp.websocket.feed")
+_events = Events("csp.websocket.feed")
 
 HeaderFields: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]] | None"
 
@@ -103,10 +104,12 @@ class Destination:
         if self._ask_url is not None:
             url = await functions.call("url", self._ask_url)
             self._target, _ = check(cast("str", url), cast("ConnectOptions", self._again))
-            _logger.debug("%s: that is what url gave", self.shown)
+            name = self.shown
+            _events.tell("feed.url_asked", logging.DEBUG, "%s: that is what url gave", name, url=name)
         assert self._target is not None
         if self._ask_headers is None:
             return self._target, self.options
         headers = await functions.call("headers", self._ask_headers)
-        _logger.debug("%s: headers was asked", self.shown)
+        name = self.shown
+        _events.tell("feed.headers_asked", logging.DEBUG, "%s: headers was asked", name, url=name)
         return self._target, replace(self.options, headers=parse_options({**self._again, "headers": headers}).headers)

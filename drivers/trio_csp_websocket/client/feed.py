@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from trio_csp_websocket.client.client import Client
+    from trio_csp_websocket.client.feed_counts import FeedStatistics
     from trio_csp_websocket.client.keeper import Keeper
     from trio_csp_websocket.protocol.messages import Message
 
@@ -111,6 +112,10 @@ class Feed:
         `csp.Selector` that has it does not end by itself.
         """
         return self._keeper.states
+
+    def statistics(self) -> FeedStatistics:
+        """Return counts of all connections so far, and of the attempts to connect."""
+        return self._keeper.statistics()
 
     @property
     def client(self) -> Client | None:

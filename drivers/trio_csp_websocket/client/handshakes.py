@@ -35,6 +35,7 @@ from trio_csp_websocket.protocol.deflate import Deflater, Inflater
 from trio_csp_websocket.protocol.encoder import Encoder, MaskingEncoder
 from trio_csp_websocket.protocol.frames import CLOSE
 from trio_csp_websocket.protocol.negotiation import offer
+from trio_csp_websocket.transport.logged import logged
 
 if TYPE_CHECKING:
     from csp.errors import ConnectionFailedError
@@ -96,6 +97,7 @@ class Handshakes(trio.abc.Stream):
         opening = self._opening
         assert opening is not None
         opening.response.earlier_secrets = earlier_secrets
+        opening.name = target.shown
         extension = offer(self._options.connection.compression)
         if extension is not None:
             headers = [*headers, (b"Sec-WebSocket-Extensions", extension.encode())]
@@ -173,11 +175,12 @@ class Handshakes(trio.abc.Stream):
         if answer is None:
             return b""
         head, rest = answer
-        self.connection = self._connection(self._opening.response.deflate)
+        transport = logged(self._transport, self._opening.name, received=rest)
+        self.connection = self._connection(transport, self._opening.response.deflate)
         self.connection.feed(rest)
         return head
 
-    def _connection(self, parameters: DeflateParameters | None) -> Connection:
+    def _connection(self, transport: Transport, parameters: DeflateParameters | None) -> Connection:
         """Return the data plane of the accepted connection, with compression if that was agreed on."""
         settings = self._options.connection
         decoder, encoder = Decoder(settings.read_limit_bytes), MaskingEncoder()
@@ -185,7 +188,7 @@ class Handshakes(trio.abc.Stream):
             decoder.inflater = Inflater(parameters)
             encoder.deflater = Deflater(parameters)
             encoder.compression_threshold_bytes = settings.compression_threshold_bytes
-        return Connection(self._transport, settings, self._nursery, decoder=decoder, encoder=encoder)
+        return Connection(transport, settings, self._nursery, decoder=decoder, encoder=encoder)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return at once: after the request, `send_all` never waits for the network."""

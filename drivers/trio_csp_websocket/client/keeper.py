@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -36,18 +37,21 @@ from csp.errors import (
 )
 from trio_csp_websocket.client.backoff import Backoff, default_retry, retry_after
 from trio_csp_websocket.client.connect import Connecting, Reach
+from trio_csp_websocket.client.feed_counts import FeedCounts
 from trio_csp_websocket.client.line import Line
 from trio_csp_websocket.client.user_functions import TookTooLongError, UserFunctions, asked
 from trio_csp_websocket.connection.ending import quiet_end
+from trio_csp_websocket.events import Events, fields_of, inside, text_of
 from trio_csp_websocket.protocol.constants import CloseCode
 
 if TYPE_CHECKING:
     from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.client.destination import Destination
+    from trio_csp_websocket.client.feed_counts import FeedStatistics
     from trio_csp_websocket.client.user_functions import Retry, Subscribe
     from trio_csp_websocket.protocol.messages import Message
 
-_logger = logging.getLogger("csp.websocket.feed")
+_events = Events("csp.websocket.feed")
 
 _STATES_KEPT = 16
 
@@ -103,6 +107,7 @@ class Keeper:
         """What ended it, if that was an error."""
         self.functions: UserFunctions = UserFunctions()
         """Runs the user's functions."""
+        self._counts = FeedCounts()
         self._destination = destination
         self._reach = reach
         self._backoff = backoff
@@ -134,6 +139,9 @@ class Keeper:
     def client(self) -> Client | None:
         """The client of the open connection; None while there is none, or it is still subscribing."""
         return self._client if self._client is not None and self._client.close_code is None else None
+
+    def statistics(self) -> FeedStatistics:
+        return self._counts.statistics(waiting=self._line.waiting)
 
     @property
     def shown_url(self) -> str:
@@ -224,7 +232,8 @@ class Keeper:
             # A consumer may have closed the channel before, with another cause or none.
             error = self.channel.cause if self.channel.closed else self.cause
             self._set_state(csp.ConnectionState("closed", self.state.attempt, error))
-            _logger.info("%s: ended%s", self.shown_url, "" if error is None else f": {_text(error)}")
+            why = "" if error is None else f": {text_of(error)}"
+            self._tell("ended", logging.INFO, "%s: ended%s", why, **fields_of(error))
             self.ended.set()
             self.changed.set()
             self._begun.set()
@@ -240,8 +249,13 @@ class Keeper:
         """Connect again and again; return the error that ends the feed, None if it ends without one."""
         while not self.channel.closed:
             attempt = self._begin_attempt()
-            with trio.CancelScope() as self._turn:
-                self._judged = await self._attempt()
+            try:
+                with trio.CancelScope() as self._turn:
+                    self._judged = await self._attempt()
+            finally:
+                self._counts.end()
+                failure = sys.exception() or (None if self._judged is None else self._judged.told)
+                self._tell("tried", None, "", **fields_of(failure))
             if self._closing is not None:
                 return None
             if self._reconnecting:
@@ -257,7 +271,11 @@ class Keeper:
             asked_seconds = retry_after(error, datetime.now(UTC))
             seconds = self._backoff.next_delay(asked_seconds)
             self._set_state(csp.ConnectionState("waiting", attempt, error, seconds, asked_seconds))
-            _logger.info("%s: %s; next attempt in %.2f s", self.shown_url, _text(told), seconds)
+            text = "%s: %s; next attempt in %.2f s"
+            fields = fields_of(told)
+            self._tell(
+                "waiting", logging.INFO, text, text_of(told), seconds, seconds=seconds, attempt=attempt, **fields
+            )
             with trio.CancelScope() as self._turn:
                 await trio.sleep(seconds)
         return None  # the consumer has closed the channel
@@ -265,12 +283,13 @@ class Keeper:
     def _begin_attempt(self) -> int:
         """Note that an attempt begins; return its number in a row."""
         self._attempts += 1
+        self._counts.attempts += 1
         self._judged = None
         self._lasted_seconds = 0.0
         self._backoff.attempt_began(trio.current_time())
         attempt = self._backoff.failures + 1
         self._set_state(csp.ConnectionState("connecting", attempt))
-        _logger.debug("%s: attempt %d begins", self.shown_url, attempt)
+        self._tell("attempt", logging.DEBUG, "%s: attempt %d begins", attempt, attempt=attempt)
         self._reconnecting = False
         self._begun.set()
         self._begun = trio.Event()
@@ -279,16 +298,18 @@ class Keeper:
     def _abandon_attempt(self) -> None:
         """Note that `reconnect` has ended the attempt or its connection."""
         self._backoff.attempt_abandoned(trio.current_time(), self._lasted_seconds)
-        _logger.info("%s: reconnect() was called", self.shown_url)
+        self._tell("reconnect", logging.INFO, "%s: reconnect() was called")
         if self._attempts:  # there was no connection yet
             self._attempts -= 1
 
     async def _attempt(self) -> _Ended | None:
         """Connect, subscribe, and have messages passed on; return how that has ended, None if others have ended it."""
         try:
-            target, options = await self._destination.ask(self.functions)
-            async with Connecting(target, options, reach=self._reach) as client:
+            with inside(self):
+                target, options = await self._destination.ask(self.functions)
+            async with Connecting(target, options, reach=self._reach, parent=self) as client:
                 self._latest = client
+                self._counts.begin(client)
                 try:
                     with trio.CancelScope() as self._serving:
                         self._judged = await self._serve(client)
@@ -313,15 +334,17 @@ class Keeper:
         """Subscribe, and have passed on what the connection receives until it has ended, and all of that is taken."""
         if self._subscribe is not None:
             try:
-                await self.functions.call("subscribe", self._subscribe, client, plain_allowed=False)
+                with inside(self):
+                    await self.functions.call("subscribe", self._subscribe, client, plain_allowed=False)
             except Exception as error:
                 if client.close_code is None or not _caused_by_ending(error):
                     raise
                 return self._judge(client.error, client)  # that says more than this error, which it caused
+        self._counts.connections += 1
         opened_at = trio.current_time()
         self._client = client
         self._set_state(csp.ConnectionState("open", self.state.attempt))
-        _logger.info("%s: open", self.shown_url)
+        self._tell("open", logging.INFO, "%s: open", attempt=self.state.attempt)
         self.changed.set()
         self.changed = trio.Event()
         attempts, self._attempts = self._attempts, 0
@@ -332,6 +355,7 @@ class Keeper:
             await client._connection.wait_ended()  # noqa: SLF001  # applications have `wait_closed`
         finally:
             self._lasted_seconds = trio.current_time() - opened_at
+        self._tell_lost(client)
         self._judged = self._judge(client.error, client)
         self._line.source_ended(another=self._judged.again)
         await self._line.wait_taken(client)
@@ -374,7 +398,9 @@ class Keeper:
                 again = asked(self._retry, told)
             except Exception as failure:  # noqa: BLE001  # the consumer gets any exception
                 return _Ended(error, told, again=False, cause=failure)
-            _logger.debug("%s: retry says %s to: %s", self.shown_url, "yes" if again else "no", _text(told))
+            said, fields = "yes" if again else "no", fields_of(told)
+            text = "%s: retry says %s to: %s"
+            self._tell("retry", logging.DEBUG, text, said, text_of(told), again=again, **fields)
         return _Ended(error, told, again, error)
 
     def _set_state(self, state: csp.ConnectionState) -> None:
@@ -382,13 +408,38 @@ class Keeper:
         with contextlib.suppress(csp.ChannelClosedError):  # by a user, who can see that it is a channel
             self.states.send_nowait(state)
 
+    def _tell_lost(self, client: Client) -> None:
+        """Tell that the open connection has ended, unless the user closed it."""
+        assert client.close_code is not None
+        assert client.close_reason is not None
+        if not client.closing:
+            told = client.error or quiet_end(client.close_code, client.close_reason)
+            reason = shown(client.close_reason) or None
+            fields = {"code": client.close_code, "reason": reason, **fields_of(told)}
+            seconds = self._lasted_seconds
+            self._tell(
+                "lost", logging.DEBUG, "%s: lost after %.2f s: %s", seconds, text_of(told), seconds=seconds, **fields
+            )
+
     def _log_gap(self, gap: csp.Gap) -> None:
-        _logger.debug("%s: %s", self.shown_url, shown(str(gap), None))
+        self._counts.missed += gap.missed or 0
+        text = shown(str(gap), None)
+        fields = fields_of(gap.error)
+        self._tell(
+            "gap",
+            logging.DEBUG,
+            "%s: %s",
+            text,
+            seconds=gap.seconds,
+            attempts=gap.attempts,
+            missed=gap.missed,
+            **fields,
+        )
 
-
-def _text(error: BaseException) -> str:
-    """Return an error as the log shows it: its type only, if it is none of this package's and may say anything."""
-    return shown(str(error), None) if isinstance(error, Error) else type(error).__name__
+    def _tell(self, name: str, level: int | None, text: str, *arguments: object, **fields: Any) -> None:
+        """Tell an event; the text begins with the URL."""
+        url = self.shown_url
+        _events.tell(f"feed.{name}", level, text, url, *arguments, about=self, subject=self, url=url, **fields)
 
 
 def _caused_by_ending(error: Exception) -> bool:

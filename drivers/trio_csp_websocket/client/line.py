@@ -145,6 +145,12 @@ class Line:
         """Whether a value is not in the channel yet."""
         return self._sending or bool(self._values)
 
+    @property
+    def waiting(self) -> int:
+        """How many messages and gaps were not received."""
+        source = 0 if self._source is None else self._source.statistics().messages_waiting_receive
+        return len(self.channel) + len(self._values) + source
+
     async def wait_sent(self) -> None:
         """Wait until all values are in the channel, or it is closed."""
         while self.waits and not self.channel.closed:

@@ -37,6 +37,8 @@ class Opening:
         )
         self.scope = trio.CancelScope()
         self.refusal: ConnectionFailedError | None = None
+        self.name: str = ""
+        """Where it leads, for the log."""
         self._transport = transport
         self._offered = bool(options.protocols)
         self._sent = False

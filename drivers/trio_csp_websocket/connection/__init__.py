@@ -18,6 +18,8 @@ From the bottom:
 - `connection`: the data plane of one connection
 - `message_stream`: what an application holds of a message that it takes piece by piece
 - `sending`: a message in pieces is sent
+- `statistics`: counts of a connection
+- `report`: tells how a connection has ended
 - `endpoint`: what an application holds
 - `hub`: one message to many connections
 """

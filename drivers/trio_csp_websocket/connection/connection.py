@@ -60,6 +60,7 @@ from trio_csp_websocket.connection.liveness import Liveness
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.connection.state import MOVES, State
 from trio_csp_websocket.connection.writer import Writer, WriteTimeoutError
+from trio_csp_websocket.events import Events
 from trio_csp_websocket.protocol.close import close_payload, parse_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.protocol.frames import CLOSE, PING, PONG
@@ -74,6 +75,8 @@ if TYPE_CHECKING:
     from trio_csp_websocket.transport.base import Transport
 
     SendClose: TypeAlias = Callable[[int, str], Awaitable[None]]
+
+_events = Events("csp.websocket")
 
 _MIN_READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024
@@ -119,7 +122,7 @@ class Connection:
         "finished",
         "followers",
         "in_use",
-        "on_end",
+        "on_finished",
         "pings",
         "send_close",
         "state",
@@ -155,12 +158,12 @@ class Connection:
         """Whether we closed it, or gave it up, while it was open."""
         self.ending: Ending | None = None
         """How it ended; None while it has not."""
-        self.on_end: Callable[[Ending], None] | None = None
-        """Called when `ending` is set."""
         self.followers: WeakSet[Follower] | None = None
-        """Who is told as well, if anybody is."""
+        """Who is told that it has ended, if anybody is."""
         self.in_use: bool = False
         """Whether the application has it, so that it can receive."""
+        self.on_finished: Callable[[], None] | None = None
+        """Called when `finished` is set."""
         self.finished: trio.Event = trio.Event()
         """Set when the transport is closed."""
         self.send_close: SendClose | None = None
@@ -559,7 +562,8 @@ class Connection:
             self.delivery.keep_rest(max(len(block), payload_bytes))
         for opcode, payload in controls:
             if opcode == PONG:
-                self.pings.answered(payload)
+                if self.pings.answered(payload):
+                    _events.tell("connection.round_trip", None, "", about=self, seconds=self.pings.latency)
             elif opcode == CLOSE and self.ending is None:
                 self._peer_closed(payload)
         if self.decoder.violation is not None and self.ending is None:
@@ -601,8 +605,6 @@ class Connection:
             self.ending = ending
             if self.decoder.held is not None:
                 self.decoder.refuse()  # the rest of it will not come
-            if self.on_end is not None:
-                self.on_end(ending)
             for follower in list(self.followers or ()):
                 follower.ended(self)
             # From now on sends fail, even while our close frame waits to be written: the peer does not read what comes
@@ -638,3 +640,6 @@ class Connection:
         finally:
             self.finished.set()
             self._sending_close.cancel()
+            on_finished, self.on_finished = self.on_finished, None
+            if on_finished is not None:
+                on_finished()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import trio
@@ -14,6 +13,7 @@ from trio_csp_websocket.connection.ending import cut_short
 from trio_csp_websocket.connection.message_stream import MessageStream
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
 from trio_csp_websocket.connection.sending import PiecesSender
+from trio_csp_websocket.connection.statistics import statistics_of
 from trio_csp_websocket.connection.writer import WriteTimeoutError
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import BINARY, TEXT, CloseCode
@@ -29,27 +29,12 @@ if TYPE_CHECKING:
 
     import csp
     from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.connection.statistics import Statistics
     from trio_csp_websocket.transport.base import Address, PeerCertificate
 
 T = TypeVar("T")
 
 _WHOLE = (str, bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """Counts of a connection so far, as `Client.statistics` returns them. Later versions may add some.
-
-    ``bytes_sent`` and ``bytes_received`` count everything on the wire, the handshake, frame headers and control frames
-    included, but not what TLS adds. The ``payload_`` counts are those of the messages, uncompressed.
-    """
-
-    messages_sent: int
-    messages_received: int
-    bytes_sent: int
-    bytes_received: int
-    payload_bytes_sent: int
-    payload_bytes_received: int
 
 
 class Endpoint(trio.abc.AsyncResource):
@@ -397,18 +382,8 @@ class Endpoint(trio.abc.AsyncResource):
         return self._connection.pings.latency
 
     def statistics(self) -> Statistics:
-        """Return counts of messages and bytes so far."""
-        connection = self._connection
-        return Statistics(
-            messages_sent=connection.writer.encoder.messages_sent,
-            messages_received=connection.decoder.messages_received,
-            bytes_sent=connection.transport.bytes_sent,
-            bytes_received=connection.transport.bytes_received,
-            payload_bytes_sent=connection.writer.encoder.payload_bytes_sent,
-            payload_bytes_received=(
-                connection.decoder.payload_bytes_received + connection.decoder.streamed_bytes_received
-            ),
-        )
+        """Return counts of messages and bytes so far, and of those that wait."""
+        return statistics_of(self._connection)
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__name__} {self._state()}, {without_query(self._url)}>"

@@ -41,13 +41,13 @@ class Outbox:
         """Take in a message."""
         posted = Posted(message, self)
         self._waiting[posted] = None
-        self._bytes += len(message.payload)
+        self._bytes += posted.size
         return posted
 
     def remove(self, posted: Posted) -> None:
         """Take out a message, which is written next or will not be."""
         if self._waiting.pop(posted, self) is None:
-            self._bytes -= len(posted.message.payload)
+            self._bytes -= posted.size
 
     @property
     def oldest(self) -> Posted:
@@ -67,6 +67,10 @@ class Posted:
     @property
     def opcode(self) -> int:
         return self.message.opcode
+
+    @property
+    def size(self) -> int:
+        return len(self.message.payload)
 
     def begin(self, encoder: Encoder) -> bytes:
         self.outbox.remove(self)

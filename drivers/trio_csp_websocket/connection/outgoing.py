@@ -20,6 +20,11 @@ class Outgoing(Protocol):
     @property
     def opcode(self) -> int: ...
 
+    @property
+    def size(self) -> int:
+        """How many bytes of payload wait, uncompressed."""
+        ...
+
     def begin(self, encoder: Encoder) -> bytes:
         """Return the frame, which is written next."""
         ...
@@ -43,6 +48,10 @@ class Awaited:
         self.done = trio.Event()
         self.failure: Exception | None = None
 
+    @property
+    def size(self) -> int:
+        return len(self.payload)
+
     def begin(self, encoder: Encoder) -> bytes:
         self.started = True
         return encoder.encode(self.opcode, self.payload)
@@ -59,13 +68,14 @@ class Piece(Awaited):
     """A frame of a message in pieces.
 
     Args:
+        payload: what it holds.
         encode: makes the frame.
     """
 
     __slots__ = ("_encode",)
 
-    def __init__(self, encode: Callable[[Encoder], bytes]) -> None:
-        super().__init__(CONTINUATION, b"")
+    def __init__(self, payload: bytes, encode: Callable[[Encoder], bytes]) -> None:
+        super().__init__(CONTINUATION, payload)
         self._encode = encode
 
     def begin(self, encoder: Encoder) -> bytes:

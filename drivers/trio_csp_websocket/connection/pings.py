@@ -99,14 +99,14 @@ class Pings:
         if answer in self._outstanding:
             self._take(answer)
 
-    def answered(self, payload: bytes) -> None:
+    def answered(self, payload: bytes) -> bool:
         """Match a pong to the oldest ping with its payload. It also answers all pings before that one.
 
         (A peer may answer only the latest of several pings, RFC 6455, section 5.5.3.) A pong that matches no ping is
-        ignored.
+        ignored. Returns whether it has matched one.
         """
         if payload not in self._unanswered:
-            return
+            return False
         now = trio.current_time()
         ping = None
         while ping is None or ping.payload != payload:
@@ -115,6 +115,7 @@ class Pings:
             if not ping.answer.closed:
                 ping.answer.send_nowait(self.latency)
                 ping.answer.close()
+        return True
 
     def close(self, ending: Ending | None = None) -> None:
         """Close the channels of all unanswered pings: no answer will come, because the connection has ended."""

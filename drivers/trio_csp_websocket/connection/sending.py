@@ -58,7 +58,7 @@ class PiecesSender:
         self._begun = False
         self.iterable_failed: bool = False
         """Whether what `send` has raised comes out of the iterable."""
-        self._last = Piece(lambda encoder: encoder.encode_end())
+        self._last = Piece(b"", lambda encoder: encoder.encode_end())
 
     def ended(self, connection: Connection) -> None:
         """Wait no longer for the next piece, because the connection has ended."""
@@ -105,11 +105,11 @@ class PiecesSender:
     async def _send_piece(self, given: str | Buffer) -> None:
         opcode, payload = self._encoded(given)
         if self._begun:
-            await self._connection.writer.send_piece(Piece(lambda encoder: encoder.encode_piece(payload)))
+            await self._connection.writer.send_piece(Piece(payload, lambda encoder: encoder.encode_piece(payload)))
             return
         self._type = opcode
         await self._connection.writer.begin_pieces(self._turn)
-        first = Piece(lambda encoder: encoder.encode_first_piece(opcode, payload))
+        first = Piece(payload, lambda encoder: encoder.encode_first_piece(opcode, payload))
         try:
             await self._connection.writer.send_piece(first)
         finally:

@@ -117,6 +117,7 @@ class Writer:
         "_turn",
         "_watched",
         "_writing",
+        "_writing_bytes",
         "encoder",
         "on_broken",
         "on_stalled",
@@ -159,6 +160,8 @@ class Writer:
         self._in_flight: list[Outgoing] = []
         # Whether the task is inside a write.
         self._writing = False
+        # How much it has begun to write, and how much was sent by then.
+        self._writing_bytes = (0, 0)
         # Whether the task exists; it may not have run yet.
         self._task_exists = False
         # Whether a message may be written at once: there is no task, and no message in pieces has its turn.
@@ -473,7 +476,9 @@ class Writer:
         try:
             while self.busy:
                 self._writing = True
-                await self._transport.send_all(self._rest if self._rest is not None else self._next_frames())
+                frames = self._rest if self._rest is not None else self._next_frames()
+                self._writing_bytes = len(frames), self._transport.bytes_sent
+                await self._transport.send_all(frames)
                 self._written()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._break(error)
@@ -503,6 +508,21 @@ class Writer:
             or bool(self._pongs)
             or (self._close_frame is not None and not self._close_started)
         )
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many messages and pings wait to be written, and how many bytes do, those of control frames included."""
+        queued = [*self._queue, *(self._later or ())]
+        size = sum(outgoing.size for outgoing in queued) + sum(map(len, self._pongs))
+        size += sum(len(waits) for waits in (self._first, self._ping) if waits is not None)
+        if self._close_frame is not None and not self._close_started:
+            size += len(self._close_frame)
+        if self._writing:
+            begun, sent = self._writing_bytes
+            size += max(begun - (self._transport.bytes_sent - sent), 0)
+        elif self._rest is not None:
+            size += len(self._rest)
+        return len(queued) + len(self._in_flight), size
 
     @property
     def ping_waits(self) -> bool:

@@ -18,6 +18,7 @@ From the bottom:
 - `unmasking_decoder`: the same for masked frames
 - `shared`: a message to many peers
 - `encoder`: messages and control frames become bytes, masked or not
+- `frame_heads`: the heads of frames, for those who watch them
 - `headers`: HTTP headers
 - `authority`: where a URL or a Host header leads: scheme, host and port
 - `url`: URLs, parsed and normalised

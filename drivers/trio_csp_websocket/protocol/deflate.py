@@ -52,28 +52,43 @@ class Deflater:
         """Whether a message may refer to those before it."""
         self.window_bits: int = max(parameters.own_max_window_bits, _MIN_COMPRESSION_WINDOW_BITS)
         self._compressor: zlib._Compress | None = None
+        self.compressed_bytes: int = 0
+        """What came out so far."""
+        self.inflated_bytes: int = 0
+        """What it was made of."""
 
     def deflate(self, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a message compressed."""
         if not payload:
+            self.compressed_bytes += len(_EMPTY_MESSAGE)
             return _EMPTY_MESSAGE  # zlib gives nothing at all if it is flushed twice with nothing in between
         compressor = self._take()
         compressed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         if self.takeover:
             self._compressor = compressor
+        self.inflated_bytes += len(payload)
+        self.compressed_bytes += len(compressed) - len(_END_OF_MESSAGE)
         return compressed[: -len(_END_OF_MESSAGE)]
+
+    def count(self, payload: bytes, compressed: bytes) -> None:
+        """Take note of a message that another end has compressed, and this one sends."""
+        self.inflated_bytes += len(payload)
+        self.compressed_bytes += len(compressed)
 
     def deflate_piece(self, payload: bytes | bytearray) -> bytes:
         """Return a piece of a message compressed, of which the receiver can inflate all."""
         compressor = self._take()
         compressed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         self._compressor = compressor
+        self.inflated_bytes += len(payload)
+        self.compressed_bytes += len(compressed)
         return compressed
 
     def end_pieces(self) -> bytes:
         """Return what is sent behind the last piece of a message."""
         if not self.takeover:
             self._compressor = None
+        self.compressed_bytes += len(_EMPTY_MESSAGE)
         return _EMPTY_MESSAGE
 
     def _take(self) -> zlib._Compress:
@@ -106,10 +121,14 @@ class Inflater:
         self._takeover = not parameters.peer_no_context_takeover
         self._window_bits = parameters.peer_max_window_bits
         self._window_bytes = 1 << self._window_bits
+        self.compressed_bytes: int = 0
+        """What was taken in so far."""
+        self.inflated_bytes: int = 0
+        """What came out of it."""
         self._decompressor: zlib._Decompress | None = None
         # The end of what came out, at least as much as a window holds, for a successor of the decompressor.
         self._window = bytearray()
-        # Of the message being received: whether nothing has arrived yet, how many streams ended.
+        # Of the message being received: whether nothing has arrived yet, and how many streams ended.
         self._empty = True
         self._final_blocks = 0
         self._behind_final_block = False
@@ -122,6 +141,7 @@ class Inflater:
         Raises:
             ProtocolViolation: it is corrupt.
         """
+        self.compressed_bytes += len(payload)
         if payload or (end and not self._empty):
             self._empty = False
             if self._decompressor is None:
@@ -146,6 +166,7 @@ class Inflater:
         """
         if not 0 < len(payload) <= _INPUT_BYTES:
             raise Unfinished(self.inflate(payload, end=True))
+        self.compressed_bytes += len(payload)
         if self._decompressor is None:
             self._decompressor = zlib.decompressobj(-self._window_bits)
         try:
@@ -188,6 +209,7 @@ class Inflater:
                 # The sender should have put an empty block there, of which this is the end (RFC 7692, section 7.2.3.4).
                 return b"", None
         piece = decompressor.decompress(data, _OUTPUT_BYTES)
+        self.inflated_bytes += len(piece)
         window, window_bytes = self._window, self._window_bytes
         window += piece if len(piece) <= window_bytes else piece[-window_bytes:]
         if len(window) > 2 * window_bytes:

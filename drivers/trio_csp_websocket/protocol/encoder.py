@@ -71,7 +71,9 @@ class Encoder:
             if deflater.takeover:
                 return self.encode(message.opcode, payload)
             window_bits = deflater.window_bits
-            if window_bits not in message.compressed:
+            if window_bits in message.compressed:
+                deflater.count(payload, message.compressed[window_bits])
+            else:
                 message.compressed[window_bits] = deflater.deflate(payload)
         frame = self._shared_frame(message, window_bits)
         self.messages_sent += 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_csp_websocket.events import Events, fields_of
 from trio_csp_websocket.transport.socket import SocketTransport
 from trio_csp_websocket.transport.stream import StreamTransport
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.server.register import Register
     from trio_csp_websocket.transport.base import Transport
 
-_logger = logging.getLogger("csp.websocket.server")
+_events = Events("csp.websocket.server")
 
 # How long accepting rests when the system lacks something.
 _REST_SECONDS = 0.1
@@ -70,10 +71,12 @@ class Acceptor:
         now = trio.current_time()
         if now >= self._shortage_ends:
             what = "there are no more file descriptors" if error.errno in _OUT_OF_DESCRIPTORS else str(error)
-            _logger.warning("accepting connections rests until it is possible again: %s", what)
+            text = "accepting connections rests until it is possible again: %s"
+            _events.tell("server.resting", logging.WARNING, text, what, error=what)
         self._shortage_ends = now + _SHORTAGE_SECONDS
 
 
 def _log_fault(error: Exception) -> None:
     """Log what a stream of the user's own has raised: it ends its connection, and must not end the others."""
-    _logger.error("a stream that was accepted has failed, and its connection ends", exc_info=error)
+    text = "a stream that was accepted has failed, and its connection ends"
+    _events.tell("server.stream_failed", logging.ERROR, text, exc_info=error, **fields_of(error))

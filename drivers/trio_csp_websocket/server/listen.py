@@ -10,6 +10,7 @@ from trio.lowlevel import enable_ki_protection
 
 from csp import BackgroundNursery, security
 from csp.errors import InvalidTypeError, NoContextError, PermissionDeniedError
+from trio_csp_websocket.events import Events
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.server.accepting import Acceptor
 from trio_csp_websocket.server.binding import bind
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.server.hosts import Hosts
     from trio_csp_websocket.server.reception import Reception
 
-_logger = logging.getLogger("csp.websocket.server")
+_events = Events("csp.websocket.server")
 
 
 def listen(
@@ -122,7 +123,7 @@ class Listening:
         accepting = trio.CancelScope()
         self._server = Server(bound, url, reception, self._register, nursery, accepting)
         nursery.start_soon(self._accept, bound, reception, nursery, accepting, name="csp.websocket server")
-        _logger.info("listening on %s", url)
+        _events.tell("server.listening", logging.INFO, "listening on %s", url, about=self._register, url=url)
         return self._server
 
     async def _accept(

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from csp.errors import InvalidTypeError
+from trio_csp_websocket.events import Events, fields_of
 from trio_csp_websocket.protocol.answer import checked_answer
 
 # Not for type checkers only: the hints of a tuple's fields are found at run time.
@@ -16,7 +17,7 @@ from trio_csp_websocket.transport.base import Address  # noqa: TC001
 if TYPE_CHECKING:
     from trio_csp_websocket.protocol.answer import Answer
 
-_logger = logging.getLogger("csp.websocket.server")
+_events = Events("csp.websocket.server")
 
 
 class Request(NamedTuple):
@@ -69,6 +70,8 @@ async def answer_of(http: Http, request: Request) -> Answer | None:
         if not isinstance(response, Response):
             raise InvalidTypeError(f"http must return a Response or None, not {type(response).__name__}")
         return checked_answer(response.status, response.headers, response.body)
-    except Exception:
-        _logger.exception("the http function has failed for %r", request)
+    except Exception as error:  # noqa: BLE001  # it is logged, and the server goes on
+        text = "the http function has failed for %r"
+        fields = fields_of(error)
+        _events.tell("server.http_failed", logging.ERROR, text, request, exc_info=True, path=request.path, **fields)
         return checked_answer(500, None, "the server has failed\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from trio_csp_websocket.server.options import Options
     from trio_csp_websocket.server.register import Register
     from trio_csp_websocket.server.visit import Visit
-
-_logger = logging.getLogger("csp.websocket.server")
 
 _READ_BYTES = 16 * 1024
 
@@ -60,7 +57,7 @@ class RequestReading:
             status, why = refusal.status, str(refusal)
             answer = text_answer(status, why, refusal.headers)
         except (_NoRequestError, ProxyProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            _logger.debug("no request from %s: %s", visit.shown, error)
+            visit.tell("no_request", "no request from %s: %s", error, error=str(error))
             return None
         finally:
             register.end_request(scope)
@@ -71,7 +68,7 @@ class RequestReading:
                 answer = text_answer(503, why, [RETRY_AFTER])
             register.timed_out += not (in_time and register.stopped)
             if not self._speaks_http:
-                _logger.debug("no request from %s: %s", visit.shown, why)
+                visit.tell("no_request", "no request from %s: %s", why, error=why)
                 return None
         await visit.refuse(status, why, answer)
         return None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,6 +23,8 @@ import trio
 import csp
 from csp.errors import InvalidError, shown
 from trio_csp_websocket.connection.connection import Connection
+from trio_csp_websocket.connection.report import tell_end_of
+from trio_csp_websocket.events import Events, fields_of, inside
 from trio_csp_websocket.protocol.answer import text_answer
 from trio_csp_websocket.protocol.encoder import Encoder
 from trio_csp_websocket.protocol.headers import parse_headers
@@ -32,6 +35,7 @@ from trio_csp_websocket.server.opening import RETRY_AFTER, STOPPING, Opening
 from trio_csp_websocket.server.page import Request, answer_of
 from trio_csp_websocket.server.reading import RequestReading
 from trio_csp_websocket.server.visit import Visit
+from trio_csp_websocket.transport.logged import logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.server.server_connection import ServerConnection
     from trio_csp_websocket.transport.base import Transport
 
-_logger = logging.getLogger("csp.websocket.server")
+_events = Events("csp.websocket.server")
 
 
 class Reception:
@@ -102,6 +106,7 @@ class Reception:
         register = self._register
         visit = Visit(transport, register, self._answer_timeout_seconds, secure=secure)
         connection: Connection | None = None
+        visit.tell("arrived", None)
         try:
             opening = await self._arrive(visit)
             if opening is not None:
@@ -109,18 +114,16 @@ class Reception:
                 connection.feed(opening.rest)
                 del opening  # the connection may stay open for days, and does not need this memory
                 await connection.run()
-        except Exception:
+        except Exception as error:  # noqa: BLE001  # it is logged
             # A fault in here: it must not end the others.
-            _logger.exception("the connection of %s has failed", visit.shown)
+            text = "the connection of %s has failed"
+            fields = {**visit.fields(), **fields_of(error)}
+            _events.tell("server.failed", logging.ERROR, text, visit.shown, about=visit, exc_info=True, **fields)
             if connection is not None:
                 await connection.abort("reading it has failed")
         finally:
             if connection is not None and connection.finished.is_set():
-                register.open.pop(connection, None)
-                if _logger.isEnabledFor(logging.DEBUG):
-                    ending = connection.ending
-                    assert ending is not None
-                    _logger.debug("the connection of %s has ended: %s", visit.shown, ending.shown)
+                register.finished(connection)
             register.tasks -= 1
             register.changed()
 
@@ -137,6 +140,7 @@ class Reception:
                     await self._wait_for_answer(visit, opening)
             finally:
                 self._register.arriving.discard(scope)
+                visit.tell("left", None, **fields_of(sys.exception()))
                 if opening is None or not opening.accepted:
                     with trio.CancelScope(shield=True):
                         if opening is None:
@@ -181,7 +185,7 @@ class Reception:
             await visit.refuse(503, why, text_answer(503, "there are too many connections", [RETRY_AFTER]))
         else:
             connection = Connection(
-                visit.transport,
+                logged(visit.transport, visit.shown, received=rest, answers=True),
                 options.connection,
                 self._nursery,
                 decoder=self._decoder_class(options.connection.read_limit_bytes),
@@ -214,7 +218,7 @@ class Reception:
     async def _make_page(self, visit: Visit, http: Http, request: Request, *, head_only: bool) -> None:
         seconds = self._options.handshake_timeout_seconds
         answer: Answer | None = None
-        with trio.move_on_after(seconds) as patience:
+        with trio.move_on_after(seconds) as patience, inside(visit):
             answer = await answer_of(http, request)
         if patience.cancelled_caught:
             why = f"the page was not made within {seconds:g} s"
@@ -222,7 +226,7 @@ class Reception:
         elif answer is None:
             await _refuse_page(visit, head_only=head_only)
         else:
-            _logger.debug("answered %s with status %d", visit.shown, answer.status)
+            visit.tell("answered", "answered %s with status %d", answer.status, status=answer.status)
             await visit.end(answer.encoded(head_only=head_only), wanted=True)
 
     # What the application answers ------------------------------------------------------------------------------------
@@ -248,13 +252,20 @@ class Reception:
         finally:
             del register.unanswered[opening]
             register.changed()
-        if opening.accepted:
-            if _logger.isEnabledFor(logging.DEBUG):
-                _logger.debug("accepted %s", visit.shown)
-        else:
-            _logger.debug("did not accept %s: %s", visit.shown, opening.why)
+            if opening.accepted and _events.wanted():
+                _tell_accepted(visit, opening.connection)
+        if not opening.accepted:
+            name, why = "refused" if opening.status else "gone", opening.why
+            visit.tell(name, "did not accept %s: %s", why, status=opening.status or None, error=why)
             if opening.status:
                 await visit.end(opening.refusal, sent=opening.sent)
+
+
+def _tell_accepted(visit: Visit, connection: Connection) -> None:
+    compressed = connection.decoder.inflater is not None
+    visit.tell("accepted", "accepted %s", subject=connection, compressed=compressed)
+    text = "the connection of %s has ended: %s"
+    tell_end_of(connection, _events, "server.ended", logging.DEBUG, text, visit.shown, **visit.fields())
 
 
 async def _refuse_page(visit: Visit, *, head_only: bool) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+
+from trio_csp_websocket.connection.statistics import NOTHING, Statistics, statistics_of, total, without_waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,18 +19,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerStatistics:
-    """Counts of a server so far, as `Server.statistics` returns them. Later versions may add some."""
+class ServerStatistics(Statistics):
+    """Counts of a server so far, as `Server.statistics` returns them. Later versions may add some.
 
-    accepted: int
+    Those of `Statistics` are sums over all connections that were accepted. What waits is that of the open ones.
+    """
+
+    accepted: int = field(kw_only=True)
     """How many connections were accepted."""
-    rejected: Mapping[int, int]
+    rejected: Mapping[int, int] = field(kw_only=True)
     """How many requests were refused with each status: by the server, and by `ServerConnection.reject`."""
-    timed_out: int
+    timed_out: int = field(kw_only=True)
     """How many requests were not complete within ``handshake_timeout``, or were shut out for others."""
-    open: int
+    open: int = field(kw_only=True)
     """How many of the connections that were accepted have not ended."""
-    waiting: int
+    waiting: int = field(kw_only=True)
     """How many connections have not been answered."""
 
 
@@ -65,6 +70,8 @@ class Register:
         """How many complete requests wait for room in the channel."""
         self.pages: int = 0
         """How many requests that want no WebSocket are being answered by the application."""
+        # The counts of connections that were accepted, and whose transport is closed.
+        self._ended = NOTHING
         self.accepted: int = 0
         self.rejected: Counter[int] = Counter()
         self.timed_out: int = 0
@@ -122,8 +129,14 @@ class Register:
         """Those accepted that have not ended."""
         return tuple(connection for plane, connection in self.open.items() if plane.ending is None)
 
+    def finished(self, connection: Connection) -> None:
+        """Take note of the counts of a connection whose transport is closed: nothing more is counted."""
+        if self.open.pop(connection, None) is not None:
+            self._ended = Statistics(**total((self._ended, without_waiting(statistics_of(connection)))))
+
     def statistics(self) -> ServerStatistics:
         return ServerStatistics(
+            **total((self._ended, *map(statistics_of, self.open))),
             accepted=self.accepted,
             rejected=MappingProxyType(dict(self.rejected)),
             timed_out=self.timed_out,

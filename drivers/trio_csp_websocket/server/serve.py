@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, cast
 import trio
 
 import csp
-from csp.errors import InvalidError, InvalidTypeError
+from csp.errors import InvalidError, InvalidTypeError, shown
+from trio_csp_websocket.events import Events, fields_of
+from trio_csp_websocket.protocol.url import without_query
 from trio_csp_websocket.server.listen import Listening, check
 from trio_csp_websocket.server.server_connection import ServerConnection, is_end_of
+from trio_csp_websocket.transport.base import shown_address
 
 if TYPE_CHECKING:
     from trio_csp_websocket.server.options import ListenOptions
     from trio_csp_websocket.server.server import Server
 
-_logger = logging.getLogger("csp.websocket.server")
+_events = Events("csp.websocket.server")
 
 Handler: TypeAlias = Callable[[ServerConnection], Awaitable[object]]
 """An async function that serves one connection."""
@@ -123,14 +126,28 @@ class _Handlers:
                     f"handler must be an async function: {self._handler!r} returned {type(returned).__name__}"
                 )
             await returned
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is logged, or raised again
             failure = without_end(error, connection)
             if failure is None:
                 return
             if self._log and not isinstance(failure, _NotAsyncError):
                 # Now, and not when the connection is closed: that may take some time.
-                _logger.exception("the handler of %r has failed", connection, exc_info=failure)
+                _tell_failure(connection, failure)
             raise failure from failure.__cause__
+
+
+def _tell_failure(connection: ServerConnection, failure: Exception) -> None:
+    remote = connection.remote
+    _events.tell(
+        "server.handler_failed",
+        logging.ERROR,
+        "the handler of %r has failed",
+        connection,
+        exc_info=failure,
+        url=shown(without_query(connection.url)),
+        remote=None if remote is None else shown_address(remote),
+        **fields_of(failure),
+    )
 
 
 def without_end(error: Exception, connection: ServerConnection) -> Exception | None:

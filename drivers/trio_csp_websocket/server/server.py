@@ -9,6 +9,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
+from trio_csp_websocket.events import Events, fields_of
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.server.closing import close_all
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from trio_csp_websocket.server.server_connection import ServerConnection
     from trio_csp_websocket.transport.base import Address
 
-_logger = logging.getLogger("csp.websocket.server")
+_events = Events("csp.websocket.server")
 
 
 @final
@@ -113,7 +114,8 @@ class Server:
             self._nursery.start_soon(_close_listener, other)
         self._reception.channel.close()
         self._register.changed()
-        _logger.info("stopped listening on %s", self._url)
+        text, url = "stopped listening on %s", self._url
+        _events.tell("server.stopped", logging.INFO, text, url, about=self._register, url=url)
 
     @enable_ki_protection
     async def close(
@@ -165,5 +167,6 @@ async def _close_listener(listener: trio.abc.Listener[trio.abc.Stream]) -> None:
     """Close a listener of the user's own; if that fails, connections live on."""
     try:
         await listener.aclose()
-    except Exception:
-        _logger.exception("closing the listener %r has failed", listener)
+    except Exception as error:  # noqa: BLE001  # it is logged
+        text = "closing the listener %r has failed"
+        _events.tell("server.listener_failed", logging.ERROR, text, listener, exc_info=True, **fields_of(error))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from csp.errors import shown
+from trio_csp_websocket.events import Events
 from trio_csp_websocket.protocol.answer import text_answer
-from trio_csp_websocket.protocol.url import path_and_query
+from trio_csp_websocket.protocol.url import path_and_query, without_query
 from trio_csp_websocket.transport.base import shown_address
 
 if TYPE_CHECKING:
     from trio_csp_websocket.server.register import Register
     from trio_csp_websocket.transport.base import Address, Transport
 
-_logger = logging.getLogger("csp.websocket.server")
+_events = Events("csp.websocket.server")
 
 _SLICE_BYTES = 64 * 1024
 _LINGER_SECONDS = 1.0
@@ -53,6 +54,22 @@ class Visit:
         who = "somebody" if self.remote is None else shown_address(self.remote)
         return who if self.url is None else f"{who} for {shown(path_and_query(self.url)[0])}"
 
+    def tell(self, name: str, text: str | None, *arguments: object, subject: object = None, **fields: Any) -> None:
+        """Tell an event at DEBUG, or only to observers if it has no text; the text names the client first."""
+        if _events.wanted():
+            level = None if text is None else logging.DEBUG
+            fields |= self.fields()
+            _events.tell(
+                f"server.{name}", level, text or "", self.shown, *arguments, about=self, subject=subject, **fields
+            )
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields that all events about it have."""
+        return {
+            "remote": None if self.remote is None else shown_address(self.remote),
+            "url": None if self.url is None else shown(without_query(self.url)),
+        }
+
     async def refuse(self, status: int, why: str, answer: bytes = b"") -> None:
         """Refuse the request.
 
@@ -62,7 +79,7 @@ class Visit:
             answer: the answer, if it has more than that.
         """
         self._register.rejected[status] += 1
-        _logger.debug("refused %s with status %d: %s", self.shown, status, why)
+        self.tell("refused", "refused %s with status %d: %s", status, why, status=status, error=why)
         await self.end(answer or text_answer(status, why))
 
     async def end(self, answer: bytes, *, wanted: bool = False, sent: trio.Event | None = None) -> None:

@@ -23,6 +23,7 @@ from trio_csp_websocket.testing.failures import Failures
 from trio_csp_websocket.testing.handling import handle
 from trio_csp_websocket.testing.scripted import ClientEnd, ScriptedDecoder, ScriptedEncoder, ScriptedTransport
 from trio_csp_websocket.testing.server_connection import ServerConnection, abandon
+from trio_csp_websocket.transport.logged import bare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -214,7 +215,7 @@ class _Server:
         self._connections = connections
 
         def connection_of(opening: Opening) -> ServerConnection:  # no method, which would make a reference cycle
-            connection = connections[opening.connection.transport] = ServerConnection(opening)
+            connection = connections[bare(opening.connection.transport)] = ServerConnection(opening)
             return connection
 
         self._reception = Reception(

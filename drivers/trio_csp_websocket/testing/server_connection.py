@@ -18,6 +18,7 @@ from trio_csp_websocket.protocol.messages import encoded, utf_8
 from trio_csp_websocket.server import server_connection
 from trio_csp_websocket.server.server_connection import is_end_of
 from trio_csp_websocket.testing.scripted import RAW, ScriptedDecoder, ScriptedTransport
+from trio_csp_websocket.transport.logged import bare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,7 +46,7 @@ class ServerConnection(server_connection.ServerConnection):
 
     def __init__(self, opening: Opening) -> None:
         super().__init__(opening)
-        self._transport = cast("ScriptedTransport", opening.connection.transport)
+        self._transport = cast("ScriptedTransport", bare(opening.connection.transport))
         self._decoder = cast("ScriptedDecoder", opening.connection.decoder)
         # The errors of waits for a message that must come, while somebody holds them.
         self._missed: weakref.WeakSet[BaseException] = weakref.WeakSet()

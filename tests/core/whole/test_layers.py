@@ -34,6 +34,7 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
             "idna",
             "python_socks",
             "prompt_toolkit",
+            "opentelemetry",
             "typing_extensions",
         }
     ),
@@ -43,6 +44,7 @@ DRIVERS = {"trio_csp_websocket": Path(trio_csp_websocket.__file__).parent}
 FACES: Mapping[str, frozenset[str]] = {
     "csp.testing": frozenset({"trio_csp_websocket"}),
     "csp.websocket": frozenset({"trio_csp_websocket"}),
+    "csp.websocket.telemetry": frozenset({"trio_csp_websocket"}),
     "csp.websocket.__main__": frozenset({"trio_csp_websocket"}),
 }
 """The modules of `csp` that hand on a driver's names, and whose."""

@@ -207,7 +207,7 @@ async def test_a_logger_that_is_not_asked_costs_no_text(
 ) -> None:
     log.set_level(logging.WARNING, logger=NAME)
     async with testing.websocket_server(accept), websocket.connect(URL) as client:
-        assert client._connection.on_end is None
+        assert client._connection.on_finished is None
     assert logged(log) == []
 
 

@@ -87,6 +87,7 @@ async def test_each_change_of_state_is_told_at_info_and_details_at_debug(
     assert lines(logged, logging.DEBUG) == [
         "a URL not asked for yet: attempt 1 begins",
         *asked,
+        f"lost after 60.00 s: {closed} 1000 (NORMAL): restart",
         f"retry says yes to: {closed} 1000 (NORMAL): restart",
         "attempt 1 begins",
         *asked,
@@ -97,6 +98,7 @@ async def test_each_change_of_state_is_told_at_info_and_details_at_debug(
         "attempt 1 begins",
         *asked,
         "gap of 0.00 s: this end dropped the connection: reconnect() was called",
+        f"lost after 60.00 s: {closed} 4004: bye\\u000a",
         f"retry says no to: {closed} 4004: bye\\u000a",
     ]
 

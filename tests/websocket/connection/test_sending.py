@@ -642,4 +642,4 @@ async def test_pieces_of_a_client_that_wait_too_long_for_the_peer_end_the_connec
 
 
 def test_a_piece_and_a_turn_are_no_pings() -> None:
-    assert (Piece(lambda _: b"").opcode, Turn().opcode) == (0, 0)
+    assert (Piece(b"", lambda _: b"").opcode, Turn().opcode) == (0, 0)

@@ -535,6 +535,26 @@ async def test_a_last_frame_is_not_written_on_a_connection_that_failed(
 # Flushing -------------------------------------------------------------------------------------------------------------
 
 
+async def test_what_waits_is_counted(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    transport = ScriptedTransport(room=10)
+    writer = Writer(transport, nursery, MaskingEncoder())
+    assert writer.waiting == (0, 0)
+    writer.send_pongs([bytes(100)])
+    assert writer.waiting == (0, 96)  # the task that writes the rest has not run
+    await wait_all_tasks_blocked()
+    assert writer.waiting == (0, 96)
+    nursery.start_soon(writer.send, BINARY, bytes(10))
+    nursery.start_soon(writer.send, TEXT, b"second")
+    await wait_all_tasks_blocked()
+    writer.send_ping(b"p")
+    writer.send_pongs([b"q", b"r"])
+    writer.send_close(control(CLOSE, b""))
+    assert writer.waiting == (2, 96 + 10 + 6 + 7 + 2 * 7 + 6)
+    transport.open_gate()
+    await writer.flush()
+    assert writer.waiting == (0, 0)
+
+
 async def test_flush_returns_at_once_when_nothing_waits(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     await Writer(ScriptedTransport(), nursery, MaskingEncoder()).flush()
 

@@ -441,9 +441,8 @@ async def test_statistics(autojump_clock: MockClock) -> None:
         await lobby.connect().send(handshake())
         await server.receive_value()
         statistics = server.statistics()
-        assert statistics == websocket.ServerStatistics(
-            accepted=1, rejected={404: 1, 400: 1, 408: 1}, timed_out=1, open=1, waiting=1
-        )
+        assert (statistics.accepted, statistics.open, statistics.waiting, statistics.timed_out) == (1, 1, 1, 1)
+        assert statistics.rejected == {404: 1, 400: 1, 408: 1}
         with pytest.raises(TypeError):
             statistics.rejected[1] = 1  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
 
