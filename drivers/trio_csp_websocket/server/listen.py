@@ -142,7 +142,7 @@ class Listening:
             self._server.stop()
             if exc is None or isinstance(exc, Exception):
                 code = CloseCode.GOING_AWAY if exc is None else CloseCode.INTERNAL_ERROR
-                await close_all(self._register, code, "")
+                await close_all(self._register, code, "", stop=self._server.stop)
             else:
                 await give_up_all(self._register)
         except trio.Cancelled:

@@ -90,7 +90,7 @@ class Reception:
 
     def expect(self) -> None:
         """Count a stream before the task starts that calls `receive`, so that whoever stops the server waits for it."""
-        self._register.tasks += 1
+        self._register.expect()
 
     async def receive(self, transport: Transport, *, secure: bool = False) -> None:
         """Be the task of one stream, until it is closed, or a connection whose nursery is cancelled.

@@ -104,15 +104,19 @@ class Server:
         Connections live on, and what has arrived can still be accepted. Requests that are under way get status 503. A
         server that was stopped before stays so.
         """
-        if self._register.stopped:
-            return
+        self._leave()
         self._register.stopped = True
+        self._reception.channel.close()
+        self._register.changed()
+
+    def _leave(self) -> None:
+        """Accept no more streams. Requests that are under way are taken in."""
+        if self._accepting.cancel_called:
+            return
         self._accepting.cancel()
         self._bound.close()
         for other in self._bound.others:
             self._nursery.start_soon(_close_listener, other)
-        self._reception.channel.close()
-        self._register.changed()
         _logger.info("stopped listening on %s", self._url)
 
     @enable_ki_protection
@@ -121,13 +125,16 @@ class Server:
     ) -> None:
         """Stop, and close all connections at once, each within its ``close_timeout``.
 
-        What is not answered by then gets status 503. Refusals and pages that take longer than two seconds more are cut
-        off. Returns when all have ended. If cancelled, all sockets are closed without waiting.
+        With ``grace``, nothing more is accepted, as with `stop`, but requests that are under way are read on: they
+        arrive on `channel`, which closes behind the last of them. What is not answered when ``grace`` is over gets
+        status 503. Refusals and pages that take longer than two seconds more are cut off. Returns when all have ended.
+        If cancelled, all sockets are closed without waiting.
 
         Args:
             code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, section 7.4). 1012 tells clients to come back.
             reason: up to 123 bytes of UTF-8, without line breaks and NUL.
-            grace: how long connections may take to end by themselves before they are closed; None for not at all.
+            grace: how long requests that are under way may take to arrive, and connections to end by themselves,
+                before they are closed; None for not at all.
 
         Raises:
             InvalidError: an argument is out of range; nothing was done.
@@ -135,8 +142,8 @@ class Server:
         """
         check_close(code, reason)
         seconds = 0.0 if grace is None else csp.parse_duration(grace, name="grace")
-        self.stop()
-        await close_all(self._register, code, reason, grace_seconds=seconds)
+        self._leave()
+        await close_all(self._register, code, reason, stop=self.stop, grace_seconds=seconds)
         await trio.lowlevel.checkpoint()
 
     # Where it listens ------------------------------------------------------------------------------------------------
@@ -157,7 +164,7 @@ class Server:
         return self._bound.addresses
 
     def __repr__(self) -> str:
-        state = "stopped" if self._register.stopped else "listening"
+        state = "stopped" if self._accepting.cancel_called else "listening"
         return f"<csp.websocket.Server {state}, {self._url}, {len(self.connections)} connections>"
 
 
