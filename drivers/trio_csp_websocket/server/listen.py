@@ -121,16 +121,14 @@ class Listening:
         url = bound.url(secure=options.ssl_context is not None)
         accepting = trio.CancelScope()
         self._server = Server(bound, url, reception, self._register, nursery, accepting)
-        nursery.start_soon(self._accept, bound, reception, nursery, accepting, name="csp.websocket server")
+        nursery.start_soon(self._accept, bound, reception, accepting, name="csp.websocket server")
         _logger.info("listening on %s", url)
         return self._server
 
-    async def _accept(
-        self, bound: Bound, reception: Reception, connections: trio.Nursery, accepting: trio.CancelScope
-    ) -> None:
+    async def _accept(self, bound: Bound, reception: Reception, accepting: trio.CancelScope) -> None:
         with accepting:
             async with trio.open_nursery() as nursery:
-                acceptor = Acceptor(reception, self._register, self._options.max_handshakes, connections)
+                acceptor = Acceptor(reception, self._register, self._options.max_handshakes)
                 for listener in bound.listeners:
                     nursery.start_soon(acceptor.accept_from, listener)
 

@@ -12,6 +12,7 @@ import csp
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.server.closing import close_all
+from trio_csp_websocket.transport.socket import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from trio_csp_websocket.transport.base import Address
 
 _logger = logging.getLogger("csp.websocket.server")
+
+# How many streams are taken in of those that wait in each socket when the server stops. Usually it is none or a few.
+_MOST_WAITING = 100
 
 
 @final
@@ -109,11 +113,14 @@ class Server:
         self._reception.channel.close()
         self._register.changed()
 
+    @enable_ki_protection
     def _leave(self) -> None:
-        """Accept no more streams. Requests that are under way are taken in."""
+        """Accept no more streams. Those that wait to be accepted would be reset: they are the last to be taken in."""
         if self._accepting.cancel_called:
             return
         self._accepting.cancel()
+        for stream in self._bound.waiting(_MOST_WAITING):
+            self._reception.take_in(SocketTransport(stream))
         self._bound.close()
         for other in self._bound.others:
             self._nursery.start_soon(_close_listener, other)
