@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot share a port there")
 
-FEEDS, CALLERS, PROCESSES = 10, 10, 2
+FEEDS, CALLERS, PROCESSES = 5, 5, 2
 RESTART = websocket.CLOSE_CODES.SERVICE_RESTART
 
 # Sends each client the numbers that follow the one it names, until a line comes on standard input. Then it accepts no
@@ -40,7 +40,7 @@ else:
     place = {"port": number, "host": "127.0.0.1", "reuse_port": True}
 
 async def publish(connection):
-    number, ticks = int((await connection.receive_value()).data), csp.tick("1ms")
+    number, ticks = int((await connection.receive_value()).data), csp.tick("10ms")
     while True:
         r = await csp.select(*(source.case_receive() for source in (stopping, ticks, connection.channel())))
         if not r.ok:
@@ -61,11 +61,10 @@ trio.run(main)
 """
 
 
-async def started(how: str, own: socket.socket) -> subprocess.Popen[bytes]:
-    """Start a process; return when it listens."""
+def start(how: str, own: socket.socket) -> subprocess.Popen[bytes]:
     inherited = how == "inherited"
     number = own.fileno() if inherited else own.getsockname()[1]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, how, str(number)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -73,6 +72,11 @@ async def started(how: str, own: socket.socket) -> subprocess.Popen[bytes]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         pass_fds=[own.fileno()] if inherited else [],
     )
+
+
+async def started(how: str, own: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a process; return when it listens."""
+    process = start(how, own)
     assert process.stdout is not None
     assert await trio.to_thread.run_sync(process.stdout.readline) == b"ready\n"
     return process
@@ -105,7 +109,8 @@ class Reader:
                 elif int(value.data) > self.last:
                     self.missing += int(value.data) - self.last - 1
                     self.last = int(value.data)
-                    task_status.started() if self.last == 1 else None
+                    if self.last == 1:
+                        task_status.started()
 
 
 async def call(url: str, going_on: Callable[[], bool], failed: list[str]) -> None:
