@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,7 +97,7 @@ async def test_whoever_is_accepted_as_the_server_closes_arrives_within_grace(aut
             client = lobby.connect()
             await client.send(handshake())
             await lobby.accepted.wait()
-            nursery.start_soon(lambda server=server: server.close(grace="5s"))
+            nursery.start_soon(partial(server.close, grace="5s"))
             connection = await server.receive_value()
             await connection.reject(404)
             assert (await client.answer()).status == 404

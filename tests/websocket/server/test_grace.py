@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -122,8 +122,8 @@ async def test_a_close_that_is_cancelled_while_requests_are_under_way_ends_all(a
 async def two_that_wait(tmp_path: Path, kind: str) -> AsyncGenerator[tuple[websocket.Server, list[RawClient]]]:
     """Listen, and have two clients whose requests have come, and are not accepted: no other task has run since."""
     path = str(tmp_path / "socket")
-    options: websocket.ListenOptions = {"unix_socket": path} if kind == "path" else {"host": "127.0.0.1"}
-    async with websocket.listen(None if kind == "path" else 0, **options) as server:
+    options: dict[str, Any] = {"unix_socket": path} if kind == "path" else {"port": 0, "host": "127.0.0.1"}
+    async with websocket.listen(**options) as server:
         await wait_all_tasks_blocked()
         family = socket.AF_INET if kind == "port" else getattr(socket, "AF_UNIX")  # noqa: B009  # Windows has none
         clients: list[RawClient] = []
