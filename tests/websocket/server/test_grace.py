@@ -177,3 +177,15 @@ async def test_who_waits_in_a_given_socket_is_left_to_others_that_have_it() -> N
                 accepted, address = own.accept()
                 accepted.close()
                 assert address == client.getsockname()
+
+
+async def test_no_more_than_a_bound_is_taken_in_of_those_who_wait(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("trio_csp_websocket.server.server._MOST_WAITING", 1)
+    async with two_that_wait(tmp_path, "port") as (server, (first, second)):
+        server.stop()
+        assert (await first.answer()).status == 503
+        with pytest.raises(trio.BrokenResourceError):
+            await second.answer()
+    assert server.statistics().rejected == {503: 1}
