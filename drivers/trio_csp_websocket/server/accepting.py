@@ -28,7 +28,7 @@ _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class Acceptor:
-    """Accepts streams, and starts a task of the reception for each.
+    """Accepts streams, and gives them to the reception.
 
     While the system lacks descriptors or memory for another socket, accepting rests, and goes on. A warning is logged
     at the beginning of such a time, once for all listeners.
@@ -37,14 +37,12 @@ class Acceptor:
         reception: takes the streams in.
         register: keeps account of them.
         max_crowd: how many requests may wait for room in the channel of connections until accepting rests.
-        nursery: where the tasks run.
     """
 
-    def __init__(self, reception: Reception, register: Register, max_crowd: int, nursery: trio.Nursery) -> None:
+    def __init__(self, reception: Reception, register: Register, max_crowd: int) -> None:
         self._reception = reception
         self._register = register
         self._max_crowd = max_crowd
-        self._nursery = nursery
         self._shortage_ends = -math.inf
 
     async def accept_from(self, listener: trio.abc.Listener[trio.abc.Stream]) -> None:
@@ -64,8 +62,7 @@ class Acceptor:
                 transport: Transport = SocketTransport(stream)
             else:
                 transport = StreamTransport(stream, on_fault=_log_fault)
-            self._reception.expect()
-            self._nursery.start_soon(self._reception.receive, transport, name="csp.websocket server connection")
+            self._reception.take_in(transport)
 
     def _note_shortage(self, error: OSError) -> None:
         now = trio.current_time()

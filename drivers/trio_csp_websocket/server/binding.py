@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import sys
@@ -18,6 +19,7 @@ from trio_csp_websocket.server.place import DEFAULT_HOST, address_of, url_of
 from trio_csp_websocket.server.unix_binding import LockedError, NotASocketError, bind_unix_socket, remove_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from trio_csp_websocket.server.place import Listening, Place
@@ -54,7 +56,16 @@ class Bound:
         addresses: where they listen, as far as that is known.
     """
 
-    def __init__(self, place: Place, listeners: list[trio.abc.Listener[trio.abc.Stream]], file: File | None) -> None:
+    def __init__(self, place: Place, sockets: Sequence[Listening], file: File | None) -> None:
+        """Take sockets that listen.
+
+        Args:
+            place: where they do.
+            sockets: those of the place if it has any, or others that were made for it.
+            file: what a Unix socket is bound to.
+        """
+        listeners = [_listener(one) for one in sockets]
+        self._own = [] if place.sockets else [one for one in sockets if isinstance(one, socket.socket)]
         self.listeners: list[trio.abc.Listener[trio.abc.Stream]] = listeners
         self.others: list[trio.abc.Listener[trio.abc.Stream]] = [
             other for other in listeners if not isinstance(other, trio.SocketListener)
@@ -88,6 +99,19 @@ class Bound:
             secure: whether TLS is spoken there.
         """
         return url_of(self._address, secure=secure)
+
+    def waiting(self, most: int) -> Iterator[trio.SocketStream]:
+        """Yield the connections that wait to be accepted, without waiting for any.
+
+        Not those that wait in given sockets: other processes may accept them.
+
+        Args:
+            most: how many of each socket.
+        """
+        for own in self._own:
+            with contextlib.suppress(OSError):  # of the last one: there are no more
+                for _ in range(most):
+                    yield trio.SocketStream(trio.socket.from_stdlib_socket(own.accept()[0]))
 
     def close(self) -> None:
         """Close all sockets at once, given ones too, and remove the path of a Unix socket, if it still leads here."""
@@ -124,10 +148,9 @@ async def bind(place: Place, *, secure: bool = False) -> Bound:
             sockets = [*await _bind_tcp(place, place.port)]
         else:
             sockets = [*place.sockets]
-        listeners = [_listener(one) for one in sockets]
+        return Bound(place, sockets, file)
     except (OSError, ValueError) as error:  # ValueError: a given socket does not listen any more
         raise _failure(place, place.url(secure=secure), error) from error
-    return Bound(place, listeners, file)
 
 
 def _backlog(place: Place) -> int:

@@ -122,16 +122,14 @@ class Listening:
         url = bound.url(secure=options.ssl_context is not None)
         accepting = trio.CancelScope()
         self._server = Server(bound, url, reception, self._register, nursery, accepting)
-        nursery.start_soon(self._accept, bound, reception, nursery, accepting, name="csp.websocket server")
+        nursery.start_soon(self._accept, bound, reception, accepting, name="csp.websocket server")
         _events.tell("server.listening", logging.INFO, "listening on %s", url, about=self._register, url=url)
         return self._server
 
-    async def _accept(
-        self, bound: Bound, reception: Reception, connections: trio.Nursery, accepting: trio.CancelScope
-    ) -> None:
+    async def _accept(self, bound: Bound, reception: Reception, accepting: trio.CancelScope) -> None:
         with accepting:
             async with trio.open_nursery() as nursery:
-                acceptor = Acceptor(reception, self._register, self._options.max_handshakes, connections)
+                acceptor = Acceptor(reception, self._register, self._options.max_handshakes)
                 for listener in bound.listeners:
                     nursery.start_soon(acceptor.accept_from, listener)
 
@@ -143,7 +141,7 @@ class Listening:
             self._server.stop()
             if exc is None or isinstance(exc, Exception):
                 code = CloseCode.GOING_AWAY if exc is None else CloseCode.INTERNAL_ERROR
-                await close_all(self._register, code, "")
+                await close_all(self._register, code, "", stop=self._server.stop)
             else:
                 await give_up_all(self._register)
         except trio.Cancelled:

@@ -92,9 +92,14 @@ class Reception:
         if self._answer_timeout_seconds == math.inf:
             self._answer_timeout_seconds = options.handshake_timeout_seconds
 
+    def take_in(self, transport: Transport) -> None:
+        """Start the task of a stream."""
+        self.expect()
+        self._nursery.start_soon(self.receive, transport, name="csp.websocket server connection")
+
     def expect(self) -> None:
         """Count a stream before the task starts that calls `receive`, so that whoever stops the server waits for it."""
-        self._register.tasks += 1
+        self._register.expect()
 
     async def receive(self, transport: Transport, *, secure: bool = False) -> None:
         """Be the task of one stream, until it is closed, or a connection whose nursery is cancelled.

@@ -66,6 +66,8 @@ class Register:
         """Whether nothing more is taken in."""
         self.tasks: int = 0
         """How many streams have a task."""
+        self.coming: int = 0
+        """How many of them have no complete request yet."""
         self.crowd: int = 0
         """How many complete requests wait for room in the channel."""
         self.pages: int = 0
@@ -82,6 +84,11 @@ class Register:
         """How many connections count towards ``max_connections``."""
         return len(self.open) + len(self.unanswered)
 
+    def expect(self) -> None:
+        """Count a stream that was accepted, before its task runs."""
+        self.tasks += 1
+        self.coming += 1
+
     def begin_request(self, scope: trio.CancelScope) -> None:
         """Take in a request that begins; the one that has been incomplete for longest makes room if there is none."""
         _make_room(self._incomplete, self._max_handshakes)
@@ -90,7 +97,10 @@ class Register:
             scope.cancel()
 
     def end_request(self, scope: trio.CancelScope) -> None:
+        """Note that a request is complete, or will not be."""
         self._incomplete.pop(scope, None)
+        self.coming -= 1
+        self.changed()
 
     def begin_ending(self, scope: trio.CancelScope) -> None:
         """Take in a stream that ends behind an answer; the first of them makes room if there is none."""

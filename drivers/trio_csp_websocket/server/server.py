@@ -13,6 +13,7 @@ from trio_csp_websocket.events import Events, fields_of
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.server.closing import close_all
+from trio_csp_websocket.transport.socket import SocketTransport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from trio_csp_websocket.transport.base import Address
 
 _events = Events("csp.websocket.server")
+
+# How many streams are taken in of those that wait in each socket when the server stops. Usually it is none or a few.
+_MOST_WAITING = 100
 
 
 @final
@@ -105,15 +109,22 @@ class Server:
         Connections live on, and what has arrived can still be accepted. Requests that are under way get status 503. A
         server that was stopped before stays so.
         """
-        if self._register.stopped:
-            return
+        self._leave()
         self._register.stopped = True
+        self._reception.channel.close()
+        self._register.changed()
+
+    @enable_ki_protection
+    def _leave(self) -> None:
+        """Accept no more streams. Those that wait to be accepted would be reset: they are the last to be taken in."""
+        if self._accepting.cancel_called:
+            return
         self._accepting.cancel()
+        for stream in self._bound.waiting(_MOST_WAITING):
+            self._reception.take_in(SocketTransport(stream))
         self._bound.close()
         for other in self._bound.others:
             self._nursery.start_soon(_close_listener, other)
-        self._reception.channel.close()
-        self._register.changed()
         text, url = "stopped listening on %s", self._url
         _events.tell("server.stopped", logging.INFO, text, url, about=self._register, url=url)
 
@@ -123,13 +134,16 @@ class Server:
     ) -> None:
         """Stop, and close all connections at once, each within its ``close_timeout``.
 
-        What is not answered by then gets status 503. Refusals and pages that take longer than two seconds more are cut
-        off. Returns when all have ended. If cancelled, all sockets are closed without waiting.
+        With ``grace``, nothing more is accepted, as with `stop`, but requests that are under way are read on: they
+        arrive on `channel`, which closes behind the last of them. What is not answered when ``grace`` is over gets
+        status 503. Refusals and pages that take longer than two seconds more are cut off. Returns when all have ended.
+        If cancelled, all sockets are closed without waiting.
 
         Args:
             code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, section 7.4). 1012 tells clients to come back.
             reason: up to 123 bytes of UTF-8, without line breaks and NUL.
-            grace: how long connections may take to end by themselves before they are closed; None for not at all.
+            grace: how long requests that are under way may take to arrive, and connections to end by themselves,
+                before they are closed; None for not at all.
 
         Raises:
             InvalidError: an argument is out of range; nothing was done.
@@ -137,8 +151,8 @@ class Server:
         """
         check_close(code, reason)
         seconds = 0.0 if grace is None else csp.parse_duration(grace, name="grace")
-        self.stop()
-        await close_all(self._register, code, reason, grace_seconds=seconds)
+        self._leave()
+        await close_all(self._register, code, reason, stop=self.stop, grace_seconds=seconds)
         await trio.lowlevel.checkpoint()
 
     # Where it listens ------------------------------------------------------------------------------------------------
@@ -159,7 +173,7 @@ class Server:
         return self._bound.addresses
 
     def __repr__(self) -> str:
-        state = "stopped" if self._register.stopped else "listening"
+        state = "stopped" if self._accepting.cancel_called else "listening"
         return f"<csp.websocket.Server {state}, {self._url}, {len(self.connections)} connections>"
 
 

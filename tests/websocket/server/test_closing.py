@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -87,6 +88,20 @@ async def test_whoever_is_accepted_as_the_server_stops_is_told(autojump_clock: M
             await lobby.accepted.wait()
         answer = await client.answer()
         assert (answer.status, answer.body) == (503, b"the server is stopping\n")
+
+
+async def test_whoever_is_accepted_as_the_server_closes_arrives_within_grace(autojump_clock: MockClock) -> None:
+    for _ in range(20):  # the scheduler decides whether the stream's task begins before the server closes
+        lobby = TellingLobby()
+        async with websocket.listen(sockets=[lobby]) as server, trio.open_nursery() as nursery:
+            client = lobby.connect()
+            await client.send(handshake())
+            await lobby.accepted.wait()
+            nursery.start_soon(partial(server.close, grace="5s"))
+            connection = await server.receive_value()
+            await connection.reject(404)
+            assert (await client.answer()).status == 404
+            await client.leave()
 
 
 async def test_serve_ends_though_a_handler_rejects_somebody_who_does_not_read(autojump_clock: MockClock) -> None:
