@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from csp.websocket import Client
+    from csp.websocket import Client, MessageStream
 
 KIB, MIB = 1 << 10, 1 << 20
 MODES = {"context": websocket.COMPRESSION.CONTEXT_TAKEOVER, "no context": websocket.COMPRESSION.NO_CONTEXT}
