@@ -90,10 +90,7 @@ class Decoder:
         self.violation: ProtocolViolation | None = None
         """Set once the peer has broken the protocol; everything it sends afterwards is ignored."""
         self.paused: bool = False
-        """Whether part of the block has not been parsed yet.
-
-        Feed ``b""`` once `messages` are taken, and none is `held`.
-        """
+        """Whether part of the block was not parsed yet: feed ``b""`` once `messages` are taken, if none is held."""
         self.holds: bool = False
         """Whether a message above the limit is held, and not refused at once."""
         self.held: ProtocolViolation | None = None

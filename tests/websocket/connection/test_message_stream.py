@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from csp.websocket import Client
+    from csp.websocket import Client, MessageStream
 
 KIB, MIB = 1 << 10, 1 << 20
-MODES = {"context": csp.websocket.COMPRESSION.CONTEXT_TAKEOVER, "no context": csp.websocket.COMPRESSION.NO_CONTEXT}
+MODES = {"context": websocket.COMPRESSION.CONTEXT_TAKEOVER, "no context": websocket.COMPRESSION.NO_CONTEXT}
 
 
 async def taken(connection: websocket.Client | websocket.ServerConnection) -> tuple[str, list[str | bytes]]:
@@ -571,6 +571,55 @@ async def test_a_batch_that_is_not_on_its_way_yet_is_waited_for(autojump_clock: 
         client._connection.feed(text("a") + text("b"))  # as the task that reads does
         assert client.channel().receive_nowait()[0].data == "a"
         assert await taken(client) == ("text", ["b"])
+
+
+async def test_a_channel_that_was_closed_ahead_of_messages_gives_none(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, channel_capacity=1) as client:
+        server.send(text("a"), text("b"), text("c"))
+        await wait_all_tasks_blocked()
+        client.channel().close()
+        while client.channel().receive_nowait().ok:
+            pass
+        with pytest.raises(EndOfChannelError):
+            await taken(client)
+
+
+async def test_two_tasks_may_share_a_stream(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    server = Server()
+    shares: list[list[str | bytes]] = []
+
+    async def share(pieces: MessageStream) -> None:
+        shares.append([piece async for piece in pieces])
+
+    async with connecting(server) as client:
+        stream = client.receive_stream()
+        server.send(frame(TEXT, b"a", fin=False))
+        async with stream as pieces, trio.open_nursery() as tasks:
+            tasks.start_soon(share, pieces)
+            tasks.start_soon(share, pieces)
+            for data in (b"b", b"c"):
+                await wait_all_tasks_blocked()
+                server.send(frame(CONTINUATION, data, fin=False))
+            server.send(frame(CONTINUATION))
+        assert sorted(map(str, [*shares[0], *shares[1]])) == ["a", "b", "c"]
+
+
+async def test_its_repr_tells_that_it_waits(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    server = Server()
+
+    async def enter(stream: MessageStream) -> None:
+        async with stream:
+            pass
+
+    async with connecting(server) as client:
+        stream = client.receive_stream()
+        nursery.start_soon(enter, stream)
+        await wait_all_tasks_blocked()
+        assert repr(stream) == "<csp.websocket.MessageStream waiting for a message>"
+        server.send(text("a"))
+        await wait_all_tasks_blocked()
+        assert repr(stream) == "<csp.websocket.MessageStream left>"
 
 
 # Above the limit ------------------------------------------------------------------------------------------------------
