@@ -78,11 +78,11 @@ class Liveness:
                 silence_deadline = now + self.keepalive_seconds
             elif now >= silence_deadline:
                 # `busy` and `sent` are from one interval ago: were frames waiting, and has any byte been written since?
-                if awaiting_pong and (not busy or self._transport.bytes_sent == sent):
+                if awaiting_pong and (not busy or self._transport.bytes_taken == sent):
                     return await self._receive_or_fail(
                         max_bytes, f"nothing for {self.keepalive_seconds:g} s after a ping"
                     )
-                busy, sent = self._writer.busy, self._transport.bytes_sent
+                busy, sent = self._writer.busy, self._transport.bytes_taken
                 # A ping that is already queued will do. Ours would overtake it, and the pong would then seem to answer
                 # both.
                 if not probed and not self._writer.ping_waits:

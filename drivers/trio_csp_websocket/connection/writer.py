@@ -242,12 +242,12 @@ class Writer:
         try:
             progress = True
             while progress and not outgoing.done.is_set():
-                taken = self._transport.bytes_sent
+                taken = self._transport.bytes_taken
                 with trio.move_on_after(self._timeout_seconds):
                     await outgoing.done.wait()
                 # What waits behind a message in pieces may wait for the user, and not for the peer.
                 held = self._later is not None and outgoing in self._later
-                progress = self._timeout_of_progress and (held or self._transport.bytes_sent != taken)
+                progress = self._timeout_of_progress and (held or self._transport.bytes_taken != taken)
         finally:
             # Still queued if it timed out, was cancelled, or was interrupted by the keyboard.
             self._withdraw(outgoing)
@@ -368,10 +368,10 @@ class Writer:
         """Be the task that sees to it that the peer takes some of what was posted in time."""
         while self.busy or self._later:
             # What waits only behind a message in pieces does not wait for the peer.
-            busy, taken = self.busy, self._transport.bytes_sent
+            busy, taken = self.busy, self._transport.bytes_taken
             with trio.move_on_after(self._timeout_seconds) as waiting:
                 await self._wait_idle()
-            stalled = waiting.cancelled_caught and busy and self._transport.bytes_sent == taken
+            stalled = waiting.cancelled_caught and busy and self._transport.bytes_taken == taken
             if stalled and self.on_stalled is not None:
                 await self.on_stalled(WriteTimeoutError(started=True, seconds=self._timeout_seconds, of_progress=True))
         self._watched = False

@@ -25,6 +25,7 @@ from tests.websocket.server._lobby import PING, PONG, RawClient, close_frame, co
 from trio_csp_websocket.protocol import encoder
 from trio_csp_websocket.protocol.deflate import Deflater
 from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.masking import apply_mask
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -630,13 +631,12 @@ async def test_clients_are_members_and_each_frame_has_a_key_of_its_own(
 
     def noting(data: bytes, key: bytes) -> bytes:
         keys.append(key)
-        return mask(data, key)
+        return apply_mask(data, key)
 
     async with contextlib.AsyncExitStack() as stack:
         hub = Hub()
         for server in servers:
             hub.add(await stack.enter_async_context(connecting(server)))
-        mask = encoder.apply_mask
         monkeypatch.setattr(encoder, "apply_mask", noting)
         hub.broadcast("to servers")
         hub.broadcast(b"x" * 70_000)
@@ -980,17 +980,25 @@ async def test_who_takes_nothing_for_a_write_timeout_is_lost_though_nobody_waits
         assert not {"csp.websocket writer", "csp.websocket write timeout"}.intersection(driver_tasks())
 
 
-async def test_who_takes_a_little_in_time_is_not(autojump_clock: MockClock) -> None:
-    async with crowded("socket", write_timeout="30s") as crowd:
+@pytest.mark.parametrize("how", ["broadcast", "sent"])
+@pytest.mark.parametrize("link", ["socket", "tls"])
+async def test_who_takes_a_little_in_time_is_not(link: Link, how: str, autojump_clock: MockClock) -> None:
+    async with crowded(link, write_timeout="30s") as crowd, trio.open_nursery() as nursery:
         member = await crowd.come()
         hub = hub_of(member)
-        hub.broadcast(LARGE[:100_000])
-        got = b""
-        while len(got) < 100_000:
+        if how == "sent":
+            nursery.start_soon(member.connection.send, LARGE[:100_000])
+        else:
+            hub.broadcast(LARGE[:100_000])
+        tls = member.client.stream
+        stream = tls.transport_stream if isinstance(tls, trio.SSLStream) else tls
+        got = 0
+        while got < 100_000:
             await trio.sleep(25)
-            block = await member.client.stream.receive_some(8000)
+            # Ciphertext, over TLS.
+            block = await stream.receive_some(8000)
             assert block
-            got += block
+            got += len(block)
         assert trio.current_time() > 10 * 30
         await wait_all_tasks_blocked()
         assert hub.broadcast("on time") == result(written=1)
