@@ -169,6 +169,7 @@ class Hub:
                 written += 1
             elif posting is Posting.QUEUED:
                 queued += 1
+                plane.writer.watch(plane.end_if_broken)
             elif posting is Posting.FULL and member.overflow == "drop_newest":
                 dropped += 1
             else:

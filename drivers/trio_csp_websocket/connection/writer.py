@@ -119,7 +119,6 @@ class Writer:
         "_writing",
         "encoder",
         "on_broken",
-        "on_stalled",
     )
 
     def __init__(
@@ -134,8 +133,6 @@ class Writer:
         self.encoder: Encoder = encoder
         self.on_broken: Callable[[Exception], None] | None = None
         """Called once when a write finds the transport broken."""
-        self.on_stalled: Callable[[WriteTimeoutError], Awaitable[None]] | None = None
-        """Called if the peer takes nothing of what was posted within the timeout."""
         self._transport = transport
         transport.on_pending = self._ensure_task
         self._nursery = nursery
@@ -347,10 +344,17 @@ class Writer:
             self._enqueue(outbox.add(message))
         else:
             return Posting.FULL
+        return Posting.QUEUED
+
+    def watch(self, on_stalled: Callable[[WriteTimeoutError], Awaitable[None]]) -> None:
+        """Have a task see to it that the peer takes some of what was posted in time, until nothing waits any more.
+
+        Args:
+            on_stalled: called if it does not.
+        """
         if not self._watched and self._timeout_seconds < math.inf:
             self._watched = True
-            self._nursery.start_soon(self._watch, name="csp.websocket write timeout")
-        return Posting.QUEUED
+            self._nursery.start_soon(self._watch, on_stalled, name="csp.websocket write timeout")
 
     def withdraw(self, posted: Posted) -> None:
         """Drop a message of an outbox."""
@@ -364,16 +368,15 @@ class Writer:
                 return outgoing.outbox
         return None
 
-    async def _watch(self) -> None:
-        """Be the task that sees to it that the peer takes some of what was posted in time."""
+    async def _watch(self, on_stalled: Callable[[WriteTimeoutError], Awaitable[None]]) -> None:
         while self.busy or self._later:
             # What waits only behind a message in pieces does not wait for the peer.
             busy, taken = self.busy, self._transport.bytes_taken
             with trio.move_on_after(self._timeout_seconds) as waiting:
                 await self._wait_idle()
             stalled = waiting.cancelled_caught and busy and self._transport.bytes_taken == taken
-            if stalled and self.on_stalled is not None:
-                await self.on_stalled(WriteTimeoutError(started=True, seconds=self._timeout_seconds, of_progress=True))
+            if stalled and self._failure is None:
+                await on_stalled(WriteTimeoutError(started=True, seconds=self._timeout_seconds, of_progress=True))
         self._watched = False
 
     # Control frames --------------------------------------------------------------------------------------------------
@@ -440,7 +443,7 @@ class Writer:
     def fail(self, failure: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
         """Drop all frames. Sends that wait raise this error; later ones raise `trio.ClosedResourceError`."""
         self._transport.on_pending = None
-        self.on_broken = self.on_stalled = None
+        self.on_broken = None
         if self._failure is not None:
             return
         self._failure = failure
