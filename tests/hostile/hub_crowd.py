@@ -285,7 +285,7 @@ async def run(connections: int, way: Way) -> Report:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="A hub with a crowd, of which one in ten does not read.")
     parser.add_argument("--connections", type=int, default=5000)
     parser.add_argument("--tls", action="store_true", help="only over TLS")
     parser.add_argument("--compression", choices=Compression.__members__, help="only in this way")

@@ -963,7 +963,8 @@ async def test_who_takes_nothing_for_a_write_timeout_is_lost_though_nobody_waits
         member, reads = await come(crowd, 2)
         hub = hub_of(member, reads, overflow="drop_newest", capacity=1)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_take_all, reads, [])
+            received: list[str | bytes] = []
+            nursery.start_soon(_take_all, reads, received)
             hub.broadcast(LARGE)
             begin = trio.current_time()
             await member.connection.wait_closed()
