@@ -102,6 +102,7 @@ OTHERS = {
 """What signatures name, and where that is described."""
 UNDESCRIBED = {
     "Address",
+    "Endpoint",
     "GivenHeaders",
     "MessageType",
     "Options",
@@ -114,6 +115,7 @@ UNDESCRIBED = {
     "EllipsisType",
     "_OneKindError",
     "collections.abc.Mapping[str",
+    "trio_csp_websocket.connection.endpoint.Endpoint",
 }
 """Type variables, and types that are not public: shown, and not linked."""
 MADE_BY_FUNCTIONS = {

@@ -991,8 +991,9 @@ async def test_who_takes_a_little_in_time_is_not(link: Link, how: str, autojump_
             nursery.start_soon(member.connection.send, LARGE[:100_000])
         else:
             hub.broadcast(LARGE[:100_000])
-        tls = member.client.stream
-        stream = tls.transport_stream if isinstance(tls, trio.SSLStream) else tls
+        stream: trio.abc.Stream = member.client.stream
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
         got = 0
         while got < 100_000:
             await trio.sleep(25)
