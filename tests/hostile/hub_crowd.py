@@ -298,10 +298,11 @@ def main() -> None:
         if arguments.compression in (None, way.compression.name) and (way.tls or not arguments.tls):
             report = trio.run(run, arguments.connections, way)
             median, most = sorted(report.seconds)[len(report.seconds) // 2], max(report.seconds)
+            more = (report.most_bytes - report.before_bytes) / MIB
             print(
-                f"{way.shown:<22} {arguments.connections} connections: a broadcast takes {1000 * median:.1f} ms, at most "
-                f"{1000 * most:.1f} ms (number {report.seconds.index(most)}); memory {report.before_bytes / MIB:.0f} MiB, "
-                f"{(report.most_bytes - report.before_bytes) / MIB:.1f} MiB more at most; {report.closed} closed",
+                f"{way.shown:<22} {arguments.connections} connections: a broadcast takes {1000 * median:.1f} ms, "
+                f"at most {1000 * most:.1f} ms (number {report.seconds.index(most)}); "
+                f"memory {report.before_bytes / MIB:.0f} MiB, {more:.1f} MiB more at most; {report.closed} closed",
                 flush=True,
             )
 

@@ -527,7 +527,7 @@ async def test_what_waits_is_bounded_in_bytes(autojump_clock: MockClock) -> None
 
 
 async def test_what_waits_for_who_leaves_the_hub_is_still_sent_and_still_counts(autojump_clock: MockClock) -> None:
-    async with crowded("lockstep") as crowd, trio.open_nursery() as nursery:
+    async with crowded("lockstep") as crowd:
         member = await crowd.come()
         hub = hub_of(member, overflow="drop_newest", capacity=2)
         sent = await waiting(hub, 2)
@@ -538,14 +538,20 @@ async def test_what_waits_for_who_leaves_the_hub_is_still_sent_and_still_counts(
             assert hub.broadcast("no room") == result(dropped=1)
         assert await member.data(2) == sent[:2]
         hub.discard(member.connection)
-        other = hub_of(member)
-        other.broadcast("of another hub, which does not count here")
-        nursery.start_soon(member.connection.send, "sent, which does not count either")
-        await wait_all_tasks_blocked()
         hub.add(member.connection)
         assert [hub.broadcast("one") for _ in range(3)] == [result(queued=1)] * 2 + [result(dropped=1)]
-        assert await member.data(1) == [sent[2]]
-        assert (await member.data(4))[2:] == ["one", "one"]
+        assert await member.data(3) == [sent[2], "one", "one"]
+
+
+async def test_what_others_have_waiting_for_a_member_does_not_count(autojump_clock: MockClock) -> None:
+    async with crowded("lockstep") as crowd, trio.open_nursery() as nursery:
+        member = await crowd.come()
+        await waiting(hub_of(member), 1)
+        nursery.start_soon(member.connection.send, "sent")
+        await wait_all_tasks_blocked()
+        hub = hub_of(member, overflow="drop_newest", capacity=1)
+        assert [hub.broadcast("one") for _ in range(2)] == [result(queued=1), result(dropped=1)]
+        assert await member.data(4) == ["in flight", "0", "sent", "one"]
 
 
 async def test_what_waits_for_two_members_is_kept_once(autojump_clock: MockClock) -> None:
