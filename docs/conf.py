@@ -103,6 +103,7 @@ OTHERS = {
 """What signatures name, and where that is described."""
 UNDESCRIBED = {
     "Address",
+    "Endpoint",
     "GivenHeaders",
     "MessageType",
     "MeterProvider",
@@ -117,6 +118,7 @@ UNDESCRIBED = {
     "EllipsisType",
     "_OneKindError",
     "collections.abc.Mapping[str",
+    "trio_csp_websocket.connection.endpoint.Endpoint",
 }
 """Type variables, and types that are not public: shown, and not linked."""
 MADE_BY_FUNCTIONS = {

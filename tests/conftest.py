@@ -33,6 +33,7 @@ NOT_MEASURED = [
         "websocket/protocol/test_round_trips.py",
         "websocket/server/test_random_programs.py",
         "websocket/whole/test_cancellation.py",
+        "websocket/whole/test_hub_members.py",
         "websocket/whole/test_memory.py",
         "websocket/whole/test_server_cancellation.py",
     )
@@ -44,12 +45,14 @@ LONG = {
     "conformance": 0,
     "fuzz": 0,
     "hostile": 6,
+    "hostile/test_hub_crowd.py": 0,
     "peers/test_own_protocols.py": 0,
     "peers/test_real_clients.py": 0,
     "peers/test_real_fronts.py": 0,
     "peers/test_real_peers.py": 4,
     "test_examples.py": 3,
     "websocket/protocol/test_round_trips.py": 4,
+    "websocket/whole/test_hub_members.py": 3,
     "websocket/whole/test_memory.py": 3,
     "websocket/whole/test_server_cancellation.py": 4,
 }

@@ -150,7 +150,6 @@ class Connection:
             timeout_of_progress=settings.write_timeout_of_progress,
         )
         self.writer.on_broken = self._write_broke
-        self.writer.on_stalled = self.end_if_broken
         self.delivery: Delivery = Delivery(decoder, settings, nursery)
         self.pings: Pings = Pings()
         self.state: State = State.OPEN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
 
 from trio.lowlevel import enable_ki_protection
 
@@ -169,6 +169,7 @@ class Hub:
                 written += 1
             elif posting is Posting.QUEUED:
                 queued += 1
+                plane.writer.watch(plane.end_if_broken)
             elif posting is Posting.FULL and member.overflow == "drop_newest":
                 dropped += 1
             else:
@@ -195,10 +196,10 @@ class Hub:
         return f"<csp.websocket.Hub, {len(self)} {'member' if len(self) == 1 else 'members'}>"
 
 
-def _checked_policy(overflow: object) -> HubOverflow:
+def _checked_policy(overflow: HubOverflow) -> HubOverflow:
     if overflow not in _POLICIES:
         raise InvalidError(f'overflow must be "close", "drop_oldest" or "drop_newest", not {overflow!r}')
-    return cast("HubOverflow", overflow)
+    return overflow
 
 
 def _plane(connection: object, name: str = "connection") -> Connection:

@@ -164,11 +164,11 @@ class Liveness:
             if not self._writer.ping_waits:
                 self._writer.send_ping(self._pings.new_payload())
             self._awaiting_pong = self._probed = False
-        elif self._awaiting_pong and (not self._busy or self._transport.bytes_sent == self._sent):
+        elif self._awaiting_pong and (not self._busy or self._transport.bytes_taken == self._sent):
             self.final = False
             self._stall(f"nothing for {self.keepalive_seconds:g} s after a ping")
         else:
-            self._busy, self._sent = self._writer.busy, self._transport.bytes_sent
+            self._busy, self._sent = self._writer.busy, self._transport.bytes_taken
             # A ping that is already queued will do. Ours would overtake it, and the pong would then seem to answer
             # both.
             if not self._probed and not self._writer.ping_waits:

@@ -120,7 +120,6 @@ class Writer:
         "_writing_bytes",
         "encoder",
         "on_broken",
-        "on_stalled",
     )
 
     def __init__(
@@ -135,8 +134,6 @@ class Writer:
         self.encoder: Encoder = encoder
         self.on_broken: Callable[[Exception], None] | None = None
         """Called once when a write finds the transport broken."""
-        self.on_stalled: Callable[[WriteTimeoutError], Awaitable[None]] | None = None
-        """Called if the peer takes nothing of what was posted within the timeout."""
         self._transport = transport
         transport.on_pending = self._ensure_task
         self._nursery = nursery
@@ -245,12 +242,12 @@ class Writer:
         try:
             progress = True
             while progress and not outgoing.done.is_set():
-                taken = self._transport.bytes_sent
+                taken = self._transport.bytes_taken
                 with trio.move_on_after(self._timeout_seconds):
                     await outgoing.done.wait()
                 # What waits behind a message in pieces may wait for the user, and not for the peer.
                 held = self._later is not None and outgoing in self._later
-                progress = self._timeout_of_progress and (held or self._transport.bytes_sent != taken)
+                progress = self._timeout_of_progress and (held or self._transport.bytes_taken != taken)
         finally:
             # Still queued if it timed out, was cancelled, or was interrupted by the keyboard.
             self._withdraw(outgoing)
@@ -350,10 +347,17 @@ class Writer:
             self._enqueue(outbox.add(message))
         else:
             return Posting.FULL
+        return Posting.QUEUED
+
+    def watch(self, on_stalled: Callable[[WriteTimeoutError], Awaitable[None]]) -> None:
+        """Have a task see to it that the peer takes some of what was posted in time, until nothing waits any more.
+
+        Args:
+            on_stalled: called if it does not.
+        """
         if not self._watched and self._timeout_seconds < math.inf:
             self._watched = True
-            self._nursery.start_soon(self._watch, name="csp.websocket write timeout")
-        return Posting.QUEUED
+            self._nursery.start_soon(self._watch, on_stalled, name="csp.websocket write timeout")
 
     def withdraw(self, posted: Posted) -> None:
         """Drop a message of an outbox."""
@@ -367,16 +371,15 @@ class Writer:
                 return outgoing.outbox
         return None
 
-    async def _watch(self) -> None:
-        """Be the task that sees to it that the peer takes some of what was posted in time."""
+    async def _watch(self, on_stalled: Callable[[WriteTimeoutError], Awaitable[None]]) -> None:
         while self.busy or self._later:
             # What waits only behind a message in pieces does not wait for the peer.
-            busy, taken = self.busy, self._transport.bytes_sent
+            busy, taken = self.busy, self._transport.bytes_taken
             with trio.move_on_after(self._timeout_seconds) as waiting:
                 await self._wait_idle()
-            stalled = waiting.cancelled_caught and busy and self._transport.bytes_sent == taken
-            if stalled and self.on_stalled is not None:
-                await self.on_stalled(WriteTimeoutError(started=True, seconds=self._timeout_seconds, of_progress=True))
+            stalled = waiting.cancelled_caught and busy and self._transport.bytes_taken == taken
+            if stalled and self._failure is None:
+                await on_stalled(WriteTimeoutError(started=True, seconds=self._timeout_seconds, of_progress=True))
         self._watched = False
 
     # Control frames --------------------------------------------------------------------------------------------------
@@ -443,7 +446,7 @@ class Writer:
     def fail(self, failure: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
         """Drop all frames. Sends that wait raise this error; later ones raise `trio.ClosedResourceError`."""
         self._transport.on_pending = None
-        self.on_broken = self.on_stalled = None
+        self.on_broken = None
         if self._failure is not None:
             return
         self._failure = failure

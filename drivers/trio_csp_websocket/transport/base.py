@@ -27,7 +27,7 @@ class Ends(Protocol):
 
 
 SLICE_BYTES = 128 * 1024
-"""How much of a large send a socket, a stream or TLS is given at a time, so that `bytes_sent` shows its progress.
+"""How much of a large send a socket, a stream or TLS is given at a time, so that `bytes_taken` shows its progress.
 
 Windows takes a send whole, whatever its size, or refuses it as too large. A message would then count as written while
 nearly all of it still waits in the system's memory. Slices of half this size make messages of 128 KiB to 1 MiB a fifth
@@ -69,6 +69,11 @@ class Transport(ABC):
     def _take_unread(self, max_bytes: int) -> bytes:
         taken, self._unread = self._unread[:max_bytes], self._unread[max_bytes:]
         return taken
+
+    @property
+    def bytes_taken(self) -> int:
+        """A count that grows whenever the peer, or the system, takes anything."""
+        return self.bytes_sent
 
     @property
     def peer_certificate(self) -> PeerCertificate | None:

@@ -128,6 +128,10 @@ class TlsTransport(Transport):
                 return
 
     @property
+    def bytes_taken(self) -> int:
+        return self._inner.bytes_taken
+
+    @property
     def peer_certificate(self) -> PeerCertificate | None:
         return None if self.ends_at_proxy else self._tls.getpeercert()
 

@@ -25,6 +25,7 @@ from tests.websocket.server._lobby import PING, PONG, RawClient, close_frame, co
 from trio_csp_websocket.protocol import encoder
 from trio_csp_websocket.protocol.deflate import Deflater
 from trio_csp_websocket.protocol.encoder import Encoder
+from trio_csp_websocket.protocol.masking import apply_mask
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -526,7 +527,7 @@ async def test_what_waits_is_bounded_in_bytes(autojump_clock: MockClock) -> None
 
 
 async def test_what_waits_for_who_leaves_the_hub_is_still_sent_and_still_counts(autojump_clock: MockClock) -> None:
-    async with crowded("lockstep") as crowd, trio.open_nursery() as nursery:
+    async with crowded("lockstep") as crowd:
         member = await crowd.come()
         hub = hub_of(member, overflow="drop_newest", capacity=2)
         sent = await waiting(hub, 2)
@@ -537,14 +538,20 @@ async def test_what_waits_for_who_leaves_the_hub_is_still_sent_and_still_counts(
             assert hub.broadcast("no room") == result(dropped=1)
         assert await member.data(2) == sent[:2]
         hub.discard(member.connection)
-        other = hub_of(member)
-        other.broadcast("of another hub, which does not count here")
-        nursery.start_soon(member.connection.send, "sent, which does not count either")
-        await wait_all_tasks_blocked()
         hub.add(member.connection)
         assert [hub.broadcast("one") for _ in range(3)] == [result(queued=1)] * 2 + [result(dropped=1)]
-        assert await member.data(1) == [sent[2]]
-        assert (await member.data(4))[2:] == ["one", "one"]
+        assert await member.data(3) == [sent[2], "one", "one"]
+
+
+async def test_what_others_have_waiting_for_a_member_does_not_count(autojump_clock: MockClock) -> None:
+    async with crowded("lockstep") as crowd, trio.open_nursery() as nursery:
+        member = await crowd.come()
+        await waiting(hub_of(member), 1)
+        nursery.start_soon(member.connection.send, "sent")
+        await wait_all_tasks_blocked()
+        hub = hub_of(member, overflow="drop_newest", capacity=1)
+        assert [hub.broadcast("one") for _ in range(2)] == [result(queued=1), result(dropped=1)]
+        assert await member.data(4) == ["in flight", "0", "sent", "one"]
 
 
 async def test_what_waits_for_two_members_is_kept_once(autojump_clock: MockClock) -> None:
@@ -630,13 +637,12 @@ async def test_clients_are_members_and_each_frame_has_a_key_of_its_own(
 
     def noting(data: bytes, key: bytes) -> bytes:
         keys.append(key)
-        return mask(data, key)
+        return apply_mask(data, key)
 
     async with contextlib.AsyncExitStack() as stack:
         hub = Hub()
         for server in servers:
             hub.add(await stack.enter_async_context(connecting(server)))
-        mask = encoder.apply_mask
         monkeypatch.setattr(encoder, "apply_mask", noting)
         hub.broadcast("to servers")
         hub.broadcast(b"x" * 70_000)
@@ -963,7 +969,8 @@ async def test_who_takes_nothing_for_a_write_timeout_is_lost_though_nobody_waits
         member, reads = await come(crowd, 2)
         hub = hub_of(member, reads, overflow="drop_newest", capacity=1)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_take_all, reads, [])
+            received: list[str | bytes] = []
+            nursery.start_soon(_take_all, reads, received)
             hub.broadcast(LARGE)
             begin = trio.current_time()
             await member.connection.wait_closed()
@@ -980,17 +987,26 @@ async def test_who_takes_nothing_for_a_write_timeout_is_lost_though_nobody_waits
         assert not {"csp.websocket writer", "csp.websocket write timeout"}.intersection(driver_tasks())
 
 
-async def test_who_takes_a_little_in_time_is_not(autojump_clock: MockClock) -> None:
-    async with crowded("socket", write_timeout="30s") as crowd:
+@pytest.mark.parametrize("how", ["broadcast", "sent"])
+@pytest.mark.parametrize("link", ["socket", "tls"])
+async def test_who_takes_a_little_in_time_is_not(link: Link, how: str, autojump_clock: MockClock) -> None:
+    async with crowded(link, write_timeout="30s") as crowd, trio.open_nursery() as nursery:
         member = await crowd.come()
         hub = hub_of(member)
-        hub.broadcast(LARGE[:100_000])
-        got = b""
-        while len(got) < 100_000:
+        if how == "sent":
+            nursery.start_soon(member.connection.send, LARGE[:100_000])
+        else:
+            hub.broadcast(LARGE[:100_000])
+        stream: trio.abc.Stream = member.client.stream
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        got = 0
+        while got < 100_000:
             await trio.sleep(25)
-            block = await member.client.stream.receive_some(8000)
+            # Ciphertext, over TLS.
+            block = await stream.receive_some(8000)
             assert block
-            got += block
+            got += len(block)
         assert trio.current_time() > 10 * 30
         await wait_all_tasks_blocked()
         assert hub.broadcast("on time") == result(written=1)

@@ -124,6 +124,10 @@ class RawClient:
             length = int.from_bytes(await self._read(2 if length == 126 else 8), "big")
         return head, await self._read(length)
 
+    def unread(self, head: int, payload: bytes) -> None:
+        """Have a frame come again, ahead of all that was not read; it is a small one."""
+        self._unread = bytes((head, len(payload))) + payload + self._unread
+
     async def text(self) -> str:
         head, payload = await self.frame()
         assert head == 0x80 | TEXT, (head, payload)
