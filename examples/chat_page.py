@@ -41,7 +41,9 @@ async def enter(person: websocket.ServerConnection) -> None:
     await person.accept()
     asked = "".join(c for c in parse_qs(person.query).get("name", [""])[0] if c.isprintable() and c not in ":,*")
     name = asked[:20].strip() or "guest"
-    names[person.channel()] = next(n for n in [name, *(f"{name} {i}" for i in range(2, 999))] if n not in names.values())
+    names[person.channel()] = next(
+        n for n in [name, *(f"{name} {i}" for i in range(2, 999))] if n not in names.values()
+    )
     hub.add(person)
     tell(f"{names[person.channel()]} has come")
 
