@@ -61,7 +61,7 @@ class Browser:
         made = await self.command("Target.createTarget", url="about:blank", browserContextId=self._context)
         attached = await self.command("Target.attachToTarget", targetId=made["targetId"], flatten=True)
         page = self._pages[attached["sessionId"]] = Page(self, made["targetId"], attached["sessionId"])
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        for domain in ("Page", "Runtime", "Log"):
             await page.command(f"{domain}.enable")
         await page.load(url)
         return page
@@ -77,8 +77,6 @@ class Page:
         self._loads = csp.Channel[str](100, overflow="drop_oldest")
         self.complaints: list[str] = []
         """Exceptions that no script caught, and what the browser itself says in the console."""
-        self.frames: list[tuple[str, int]] = []
-        """The frames of WebSockets: "sent" or "received", and the opcode. The browser shows no pings."""
 
     def note(self, event: str, parameters: dict[str, Any]) -> None:
         match event:
