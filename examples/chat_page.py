@@ -68,7 +68,9 @@ async def main(port: int) -> None:
     listening = websocket.listen(port, http=page, read_limit=256 * 1024, max_connections=200)
     async with listening as server, csp.from_signals(signal.SIGINT, signal.SIGTERM) as stop:
         print(f"open {server.url.replace('ws', 'http', 1)}", flush=True)
-        with csp.Selector[object](server.channel(), stop) as selector:
+        with csp.Selector[object]() as selector:
+            selector.add(server.channel())
+            selector.add(stop)
             async for r in selector:
                 if isinstance(r.value, websocket.ServerConnection):
                     with suppress(errors.ConnectionFailedError):  # it may have left already

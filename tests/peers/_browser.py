@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import csp
-from csp import websocket
+from csp import errors, websocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -21,7 +21,7 @@ _READ_LIMIT = 64 * 1024 * 1024
 
 
 class Browser:
-    """A connection to a browser, with cookies and storage of its own."""
+    """A connection to a browser, whose pages have cookies and storage of their own."""
 
     def __init__(self, client: websocket.Client) -> None:
         self._client = client
@@ -31,13 +31,15 @@ class Browser:
         self._context: str | None = None
 
     async def listen(self) -> None:
-        """Hand out answers and events until the connection ends."""
-        async for message in self._client:
-            told = message.json()
+        """Hand out answers and events until the connection ends; then no command is answered."""
+        while (r := await self._client.receive()).ok:
+            told = r.value.json()
             if "id" in told:
                 self._answers.pop(told["id"]).send_nowait(told)
             elif (page := self._pages.get(told.get("sessionId", ""))) is not None:
                 page.note(told["method"], told["params"])
+        for answer in self._answers.values():
+            answer.close()
 
     async def command(self, method: str, session: str | None = None, /, **parameters: Any) -> dict[str, Any]:
         number = next(self._ids)
@@ -54,7 +56,8 @@ class Browser:
 
     async def end(self) -> None:
         """Close the pages, and forget their cookies."""
-        await self.command("Target.disposeBrowserContext", browserContextId=self._context)
+        with suppress(errors.ConnectionFailedError, errors.EndOfChannelError):  # the browser may have been killed
+            await self.command("Target.disposeBrowserContext", browserContextId=self._context)
 
     async def open(self, url: str) -> Page:
         """Open a page in a tab, and wait until it has loaded."""

@@ -89,8 +89,9 @@ async def page_of_the_tests(request: websocket.Request) -> websocket.Response:
 async def visited(
     devtools: str, arguments: str = "{}", **options: Unpack[websocket.ListenOptions]
 ) -> AsyncGenerator[tuple[Page, websocket.ServerConnection]]:
-    """Have a page of the server's connect back to it; at the end nothing may be left that the page had not expected."""
-    async with listening(http=page_of_the_tests, **options) as server, browsing(devtools) as browser:
+    """Have a page of the server's connect back to it; and close its connection at the end."""
+    options["http"] = page_of_the_tests
+    async with listening(**options) as server, browsing(devtools) as browser:
         page = await browser.open(page_url(server))
         await page.run(f"window.s = dial({arguments})")
         connection = await server.receive_value()
@@ -201,9 +202,9 @@ async def test_pings_are_answered(devtools: str) -> None:
     async with visited(devtools, keepalive="50ms") as (page, connection):
         for answer in [await connection.ping(), await connection.ping("payload"), await connection.ping(bytes(125))]:
             assert (await answer.receive()).ok
-        # The keepalive's own are answered as well, or it would close the connection.
-        sent = connection.statistics().pings_sent
-        while connection.statistics().pings_sent < sent + 5:  # noqa: ASYNC110  # nothing tells of them
+        # The keepalive's own are answered as well, each by an empty pong of 6 bytes; or it would close the connection.
+        received = connection.statistics().bytes_received
+        while connection.statistics().bytes_received < received + 5 * 6:  # noqa: ASYNC110  # nothing tells of them
             await trio.sleep(0.01)
         assert connection.error is None
         await page.run("s.echo = true")
@@ -288,19 +289,12 @@ async def test_the_server_sees_that_the_page_has_gone(devtools: str, how: str) -
 async def test_the_server_sees_that_the_browser_was_killed(running: Server) -> None:
     with running.peer.running() as mortal:
         url = await trio.to_thread.run_sync(devtools_of, mortal)
-        async with listening(http=page_of_the_tests) as server, websocket.connect(url) as client:
-            browser = Browser(client)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(browser.listen)
-                page = await browser.open(page_url(server))
-                await page.run("window.s = dial()")
-                connection = await server.receive_value()
-                await connection.accept()
-                await event(page)
-                mortal.die()
-                assert not (await connection.receive()).ok
-                assert connection.close_code == 1006
-                nursery.cancel_scope.cancel()
+        async with visited(url) as (page, connection):
+            await connection.accept()
+            await event(page)
+            mortal.die()
+            assert not (await connection.receive()).ok
+            assert connection.close_code == 1006
 
 
 # Who may come in ------------------------------------------------------------------------------------------------------
@@ -409,7 +403,7 @@ class Program:
                     return line.decode()
             else:
                 more = await self._process.stdout.receive_some()
-                assert more, f"{self._process.args} has ended without {of!r}"
+                assert more, f"it has ended before it said {of}"
                 self._rest += more
 
     async def type(self, line: str) -> None:
