@@ -44,6 +44,7 @@ LONG = {
     "conformance": 0,
     "fuzz": 0,
     "hostile": 6,
+    "peers/test_browser.py": 0,
     "peers/test_own_protocols.py": 0,
     "peers/test_real_clients.py": 0,
     "peers/test_real_fronts.py": 0,
