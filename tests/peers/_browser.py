@@ -66,6 +66,7 @@ class Browser:
         page = self._pages[attached["sessionId"]] = Page(self, made["targetId"], attached["sessionId"])
         for domain in ("Page", "Runtime", "Log"):
             await page.command(f"{domain}.enable")
+        await page.command("Page.setLifecycleEventsEnabled", enabled=True)
         await page.load(url)
         return page
 
@@ -83,8 +84,8 @@ class Page:
 
     def note(self, event: str, parameters: dict[str, Any]) -> None:
         match event:
-            case "Page.loadEventFired":
-                self._loads.send_nowait(event)
+            case "Page.lifecycleEvent" if parameters["name"] == "load":
+                self._loads.send_nowait(parameters["loaderId"])
             case "Runtime.exceptionThrown":
                 self.complaints.append(str(parameters["exceptionDetails"].get("exception", {}).get("description")))
             case "Log.entryAdded":
@@ -98,7 +99,9 @@ class Page:
     async def load(self, url: str) -> None:
         navigated = await self.command("Page.navigate", url=url)
         assert "errorText" not in navigated, navigated
-        await self._loads.receive_value()
+        # What was there before may be told of late.
+        while await self._loads.receive_value() != navigated["loaderId"]:
+            pass
 
     async def run(self, script: str) -> Any:
         """Run the body of an async function in the page, and return what it returns, as JSON can hold it."""

@@ -35,7 +35,9 @@ FLAGS = [
     "--disable-extensions",
     "--disable-sync",
     "--metrics-recording-only",
-    "--disable-features=OptimizationHints,MediaRouter,DialMediaRouteProvider,Translate,CertificateTransparencyComponentUpdater",
+    "--disable-features=OptimizationHints,MediaRouter,DialMediaRouteProvider,Translate,CertificateTransparencyComponentUpdater,"
+    # A page that is left is not kept for the way back, and its connections with it.
+    "BackForwardCache",
     "--no-proxy-server",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
     # Tabs that nobody looks at are not slowed down.
@@ -65,7 +67,10 @@ def main() -> None:
         sys.stdin.read()
     finally:
         # It and the processes it has started.
-        os.killpg(process.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         remove(folder)
 

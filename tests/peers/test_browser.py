@@ -199,12 +199,12 @@ async def test_a_flood_waits_while_it_is_not_taken_and_comes_whole(devtools: str
 
 
 async def test_pings_are_answered(devtools: str) -> None:
-    async with visited(devtools, keepalive="50ms") as (page, connection):
+    async with visited(devtools, keepalive="300ms") as (page, connection):
         for answer in [await connection.ping(), await connection.ping("payload"), await connection.ping(bytes(125))]:
             assert (await answer.receive()).ok
         # The keepalive's own are answered as well, each by an empty pong of 6 bytes; or it would close the connection.
         received = connection.statistics().bytes_received
-        while connection.statistics().bytes_received < received + 5 * 6:  # noqa: ASYNC110  # nothing tells of them
+        while connection.statistics().bytes_received < received + 3 * 6:  # noqa: ASYNC110  # nothing tells of them
             await trio.sleep(0.01)
         assert connection.error is None
         await page.run("s.echo = true")
@@ -215,7 +215,9 @@ async def test_pings_are_answered(devtools: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"), [(1000, ""), (1012, "the server restarts"), (4000, "Grüße, 世界"), (1008, "é" * 61)]
+    ("code", "reason"),
+    [(1000, ""), (1012, "the server restarts"), (4000, "Grüße, 世界"), (1008, "é" * 61)],
+    ids=["1000", "1012", "4000", "a long reason"],
 )
 async def test_the_page_sees_with_what_the_server_closes(devtools: str, code: int, reason: str) -> None:
     async with visited(devtools) as (page, connection):
@@ -258,6 +260,7 @@ async def test_the_page_sees_that_a_message_is_too_large(devtools: str) -> None:
 @pytest.mark.parametrize(
     ("script", "code", "reason"),
     [("s.close()", 1005, ""), ("s.close(1000)", 1000, ""), ("s.close(4001, 'bye, 世界')", 4001, "bye, 世界")],
+    ids=["no code", "1000", "4001"],
 )
 async def test_the_server_sees_how_the_page_closes(devtools: str, script: str, code: int, reason: str) -> None:
     async with visited(devtools) as (page, connection):
@@ -300,7 +303,7 @@ async def test_the_server_sees_that_the_browser_was_killed(running: Server) -> N
 # Who may come in ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("let_in", [False, True])
+@pytest.mark.parametrize("let_in", [False, True], ids=["same", "listed"])
 async def test_a_page_of_another_origin(devtools: str, let_in: bool) -> None:
     async with listening(http=page_of_the_tests) as server, browsing(devtools) as browser:
         own = page_url(server).rstrip("/")
