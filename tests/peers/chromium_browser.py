@@ -22,7 +22,7 @@ FLAGS = [
     "--no-sandbox",
     "--disable-dev-shm-usage",
     "--disable-gpu",
-    # What it would ask its maker for.
+    # What it would ask its maker for. And a page that is left is not kept for the way back, with its connections.
     "--no-first-run",
     "--no-default-browser-check",
     "--no-pings",
@@ -35,9 +35,7 @@ FLAGS = [
     "--disable-extensions",
     "--disable-sync",
     "--metrics-recording-only",
-    "--disable-features=OptimizationHints,MediaRouter,DialMediaRouteProvider,Translate,CertificateTransparencyComponentUpdater,"
-    # A page that is left is not kept for the way back, and its connections with it.
-    "BackForwardCache",
+    "--disable-features=OptimizationHints,MediaRouter,DialMediaRouteProvider,Translate,BackForwardCache",
     "--no-proxy-server",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
     # Tabs that nobody looks at are not slowed down.
