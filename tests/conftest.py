@@ -46,6 +46,7 @@ LONG = {
     "fuzz": 0,
     "hostile": 6,
     "hostile/test_hub_crowd.py": 0,
+    "peers/test_browser.py": 0,
     "peers/test_own_protocols.py": 0,
     "peers/test_real_clients.py": 0,
     "peers/test_real_fronts.py": 0,

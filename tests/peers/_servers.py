@@ -247,7 +247,9 @@ SSHD = Peer("sshd", "sshd_server.py", ["sshd"], needs=["program sshd", "program 
 # In front of this project's own server: what they are told is an argument more.
 NGINX_FRONT = Peer("nginx-front", "front_server.py", ["nginx"], needs=["program nginx"])
 HAPROXY_FRONT = Peer("haproxy-front", "front_server.py", ["haproxy"], needs=["program haproxy"])
-OTHERS = [NATS, SOCKETIO, PROSODY, MOSQUITTO, SQUID, TINYPROXY, DANTE, SSHD, NGINX_FRONT, HAPROXY_FRONT]
+# It prints one line more: the path of its DevTools.
+CHROMIUM = Peer("chromium", "chromium_browser.py", ["chromium"], needs=["program chromium"])
+OTHERS = [NATS, SOCKETIO, PROSODY, MOSQUITTO, SQUID, TINYPROXY, DANTE, SSHD, NGINX_FRONT, HAPROXY_FRONT, CHROMIUM]
 
 _NO_FRAGMENTS = "{} cannot send a message in fragments"
 CLIENTS = [

@@ -158,6 +158,10 @@ class LoggedTransport(Transport):
         self.inner.on_pending = function
 
     @property
+    def bytes_taken(self) -> int:
+        return self.inner.bytes_taken
+
+    @property
     def peer_certificate(self) -> PeerCertificate | None:
         return self.inner.peer_certificate
 
