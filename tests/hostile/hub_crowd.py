@@ -180,6 +180,7 @@ class Crowd:
                     assert await self._done.receive() == number
                     await control.send(_masked_text(str(number)))
             over.set()
+        await trio.aclose_forcefully(control.stream)
 
     async def _be_one(self, limiter: trio.CapacityLimiter, reads: bool, over: trio.Event) -> None:
         async with limiter:
@@ -245,17 +246,20 @@ async def serving(connections: int, way: Way) -> AsyncGenerator[trio.Process]:
     """Run the server's process for the length of a block."""
     command = [sys.executable, "-m", __spec__.name, "--connections", str(connections), "--serve"]
     command += ["--compression", way.compression.name, *(["--tls"] if way.tls else [])]
-    async with trio.open_nursery() as nursery:
-        process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        try:
-            yield process
-            assert process.stdin is not None
-            await process.stdin.aclose()
-            with trio.fail_after(ROUND_SECONDS):
-                assert await process.wait() == 0
-        finally:
-            process.kill()
-            nursery.cancel_scope.cancel()
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process
+        await process.stdin.aclose()
+        with trio.fail_after(ROUND_SECONDS):
+            assert await process.wait() == 0
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            await trio.aclose_forcefully(process.stdin)
+            await trio.aclose_forcefully(process.stdout)
 
 
 async def run(connections: int, way: Way) -> Report:
