@@ -10,10 +10,10 @@ from benchmarks.design import format_design
 from benchmarks.meters.instructions import NoToolError, format_instructions
 from benchmarks.meters.measure import Workload, missing_peers, run
 from benchmarks.meters.report import describe_environment, format_busy, format_results, write_json
-from benchmarks.topics import channels, compression, fan_in, memory, timers, websocket
+from benchmarks.topics import channels, compression, fan_in, memory, timers, websocket, websocket_served
 
 # A topic is a module with WORKLOADS; add new ones here.
-TOPICS = (channels, fan_in, timers, memory, websocket, compression)
+TOPICS = (channels, fan_in, timers, memory, websocket, websocket_served, compression)
 
 _ROUNDS = 9
 
@@ -26,7 +26,7 @@ def main() -> None:
         return
     workloads = _select_workloads(options.only)
     if options.list:
-        print("\n".join(workload.name for workload in workloads))
+        print("\n".join(workload.name for workload in (workloads if options.only else _every())))
         return
     if not workloads:
         sys.exit(f"no benchmark has {' or '.join(options.only)} in its name or group; see --list")
@@ -42,7 +42,7 @@ def main() -> None:
     print(format_results(results))
     busy = format_busy(results)
     if busy:
-        print(f"\nThe part of its time that a client was not waiting for its server:\n\n{busy}")
+        print(f"\nThe part of its time that a client, or a server, was not waiting for the other end:\n\n{busy}")
     if options.json:
         write_json(options.json, results, environment=environment, quick=options.quick)
 
@@ -55,8 +55,13 @@ def _select_workloads(only: list[str]) -> list[Workload]:
     return [
         workload
         for workload in _every()
-        if not only or any(text in workload.name or text == workload.group for text in only)
+        if workload.name in only
+        or (not workload.on_request and (not only or any(_is_meant(text, workload) for text in only)))
     ]
+
+
+def _is_meant(text: str, workload: Workload) -> bool:
+    return text in workload.name or text == workload.group
 
 
 def _print_environment(environment: dict[str, str]) -> None:
