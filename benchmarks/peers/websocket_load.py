@@ -22,26 +22,28 @@ if TYPE_CHECKING:
 STALLED_BUFFER_BYTES = 4096
 """What the system may hold of what a server sends, and of what a client has not read, where some do not read."""
 
-_REQUEST = (
+REQUEST = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 _MASK = b"\x3a\x95\xc7\x1e"
-_CLOSE = 0x88
-_NORMAL = (1000).to_bytes(2, "big")
+_NORMAL_CLOSURE = (1000).to_bytes(2, "big")
 _WAITING_SECONDS = 30
 _WARM_UP_VISITS = 10
 _WARM_UP_BROADCASTS = 2
 _SPARE_DESCRIPTORS = 100
 
 
-def _masked(head: int, payload: bytes) -> bytes:
+def masked(head: int, payload: bytes) -> bytes:
     """Return a client's frame (RFC 6455, section 5.3)."""
     plain = frame(head, payload)
     start = len(plain) - len(payload)
     key = (_MASK * (len(payload) // 4 + 1))[: len(payload)]
-    masked = (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(len(payload), "big")
-    return bytes((plain[0], plain[1] | 0x80)) + plain[2:start] + _MASK + masked
+    covered = (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(len(payload), "big")
+    return bytes((plain[0], plain[1] | 0x80)) + plain[2:start] + _MASK + covered
+
+
+CLOSE = masked(0x88, _NORMAL_CLOSURE)
 
 
 def _connect(port: int, *, receive_buffer_bytes: int | None = None) -> socket.socket:
@@ -53,7 +55,7 @@ def _connect(port: int, *, receive_buffer_bytes: int | None = None) -> socket.so
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # A timeout of Python's own would take a further system call before each.
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _WAITING_SECONDS, 0))
-    stream.sendall(_REQUEST % port)
+    stream.sendall(REQUEST % port)
     answer = bytearray()
     while not answer.endswith(b"\r\n\r\n"):
         answer += _some(stream, 4096)
@@ -92,7 +94,7 @@ class _Blocks:
     def __init__(self, stream: socket.socket, size: int, in_flight: int) -> None:
         payload = text(size).encode()
         self._stream = stream
-        self._block = _masked(TEXT, payload) * in_flight
+        self._block = masked(TEXT, payload) * in_flight
         self._echo = frame(TEXT, payload) * in_flight
         self._received = bytearray(len(self._echo))
 
@@ -125,13 +127,13 @@ def echo(size: int, in_flight: int, port: int, count: int, meter: Meter) -> int:
 
 def visit(port: int, count: int, meter: Meter) -> int:
     """Open a connection and close it, one after the other."""
-    close, answer = _masked(_CLOSE, _NORMAL), frame(_CLOSE, _NORMAL)
+    answer = frame(0x88, _NORMAL_CLOSURE)
 
     def come_and_go(times: int) -> None:
         unanswered = 0
         for _ in range(times):
             with _connect(port) as stream:
-                stream.sendall(close)
+                stream.sendall(CLOSE)
                 received = bytearray()
                 while data := stream.recv(4096):
                     received += data
@@ -163,7 +165,7 @@ def broadcast(connections: int, port: int, count: int, meter: Meter, *, one_in_t
     An operation is a message that has come to one of them.
     """
     payload = text(128).encode()
-    message, copy = _masked(TEXT, payload), frame(TEXT, payload)
+    message, copy = masked(TEXT, payload), frame(TEXT, payload)
     with _connections(port, connections, one_in_ten_stalls=one_in_ten_stalls) as streams:
         reading = [stream for i, stream in enumerate(streams) if not (one_in_ten_stalls and _stalls(i))]
         times = -(-count // len(reading))

@@ -11,4 +11,5 @@ From the bottom:
 - `websocket`: WebSocket clients against one server
 - `websocket_served`: WebSocket servers under one load
 - `websocket_counted`: a connection whose operations can be counted, for the guard
+- `websocket_served_counted`: a server whose operations can be counted, for the guard
 """

@@ -49,9 +49,9 @@ _SENDING_TO_ALL = {
 _NOT_WAITING = {
     name: serving
     for name, serving in _SENDING_TO_ALL.items()
-    if name in {"csp", "websockets (trio)", WEBSOCKETS, "picows"}
+    if name in {"csp", WEBSOCKETS, "picows"}
 }
-"""Those that send to all without waiting for each: where some do not read, the others wait for ever."""
+"""Those that do not wait for a connection that takes nothing: it would hold up all others for ever."""
 
 
 def _server(name: str, work: str, *, send_buffer_bytes: int | None = None) -> Served:
