@@ -25,6 +25,7 @@ from trio_csp_websocket.client.options import ConnectOptions
 from trio_csp_websocket.client.reconnecting import reconnecting
 from trio_csp_websocket.client.user_functions import Retry, Subscribe
 from trio_csp_websocket.connection.endpoint import Statistics
+from trio_csp_websocket.connection.hub import BroadcastResult, Hub, HubOverflow
 from trio_csp_websocket.connection.settings import Timeout
 from trio_csp_websocket.network.route import Dial
 from trio_csp_websocket.protocol.constants import (
@@ -64,6 +65,7 @@ __all__ = [
     "TYPE_PING",
     "TYPE_PONG",
     "TYPE_TEXT",
+    "BroadcastResult",
     "Client",
     "CloseCode",
     "Compression",
@@ -76,6 +78,8 @@ __all__ = [
     "Handler",
     "Headers",
     "Http",
+    "Hub",
+    "HubOverflow",
     "ListenOptions",
     "Listening",
     "Message",

@@ -35,7 +35,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+from weakref import WeakSet
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -79,6 +80,12 @@ _PATIENCE_SECONDS = 1.0
 _SILENCE_SECONDS = 0.05
 
 
+class Follower(Protocol):
+    """Who is told that a connection has ended. Connections do not keep their followers."""
+
+    def ended(self, connection: Connection) -> None: ...
+
+
 class Connection:
     """One open WebSocket connection.
 
@@ -105,6 +112,7 @@ class Connection:
         "delivery",
         "ending",
         "finished",
+        "followers",
         "on_end",
         "pings",
         "send_close",
@@ -132,6 +140,7 @@ class Connection:
             timeout_of_progress=settings.write_timeout_of_progress,
         )
         self.writer.on_broken = self._write_broke
+        self.writer.on_stalled = self.end_if_broken
         self.delivery: Delivery = Delivery(decoder, settings, nursery)
         self.pings: Pings = Pings()
         self.state: State = State.OPEN
@@ -141,6 +150,8 @@ class Connection:
         """How it ended; None while it has not."""
         self.on_end: Callable[[Ending], None] | None = None
         """Called when `ending` is set."""
+        self.followers: WeakSet[Follower] | None = None
+        """Who is told as well, if anybody is."""
         self.finished: trio.Event = trio.Event()
         """Set when the transport is closed."""
         self.send_close: SendClose | None = None
@@ -281,15 +292,33 @@ class Connection:
         await trio.lowlevel.checkpoint()
 
     @enable_ki_protection
-    async def drop(self, how: str) -> None:
-        """Close the transport at once; before that, try to send a close frame (1001) without waiting.
+    async def drop(self, how: str, code: int = CloseCode.GOING_AWAY) -> None:
+        """Close the transport at once; before that, try to send a close frame without waiting.
 
         What was received is still delivered, unlike after `give_up`. If the connection has ended, its ending stays.
 
         Args:
             how: why it was dropped, for the error of its ending.
+            code: the code for the close frame.
         """
-        await self._leave(CloseCode.GOING_AWAY, "", dropped(how, closing=self.closing))
+        await self._leave(code, "", dropped(how, closing=self.closing))
+
+    def follow(self, follower: Follower) -> None:
+        """Have somebody told when it ends."""
+        if self.followers is None:
+            self.followers = WeakSet()
+        self.followers.add(follower)
+
+    def unfollow(self, follower: Follower) -> None:
+        """Have somebody told no more."""
+        if self.followers is not None:
+            self.followers.discard(follower)
+            if not self.followers:
+                self.followers = None
+
+    def close_soon(self, code: int, reason: str) -> None:
+        """Have it closed by a task of its own."""
+        self._nursery.start_soon(self.close, code, reason, name="csp.websocket close")
 
     async def _leave(self, code: int, reason: str, ending: Ending) -> None:
         if self.state is State.GIVEN_UP:
@@ -506,6 +535,8 @@ class Connection:
             self.ending = ending
             if self.on_end is not None:
                 self.on_end(ending)
+            for follower in list(self.followers or ()):
+                follower.ended(self)
             # From now on sends fail, even while our close frame waits to be written: the peer does not read what comes
             # ahead of that frame, and the sender would not learn of it.
             self.writer.refuse()

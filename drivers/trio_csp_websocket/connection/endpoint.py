@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, Kind, shown
 from trio_csp_websocket.connection.pings import MAX_OUTSTANDING
+from trio_csp_websocket.connection.sending import PiecesSender
 from trio_csp_websocket.connection.writer import WriteTimeoutError
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import BINARY, TEXT, CloseCode
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from trio_csp_websocket.transport.base import Address, PeerCertificate
 
 T = TypeVar("T")
+
+_WHOLE = (str, bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,33 +113,67 @@ class Endpoint(trio.abc.AsyncResource):
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
-    async def send(self, data: str | Buffer, type: int | None = None) -> None:  # noqa: A002  # the specified name
+    async def send(
+        self,
+        data: str | Buffer | AsyncIterable[str | Buffer],
+        type: int | None = None,  # noqa: A002  # the specified name
+    ) -> None:
         """Send a message, waiting until it is written to the system's buffers.
 
         Many tasks may send at once; messages are sent in the order of the calls. If cancelled before writing the
         message began, nothing of it is sent; if later, all of it is, unless the connection ends.
 
+        An async iterable gives *one* message in pieces, such as a file, of which no more than a piece is in memory.
+        Each piece is sent as it comes (RFC 6455, section 5.4). The message's turn begins with its first piece: other
+        messages wait until it is complete; pings, pongs and a close go between the pieces. A message that is cut cannot
+        be mended: if this is cancelled in the middle, or the iterable raises, or gives what cannot be sent, the
+        connection ends, for the peer with code 1001 or 1011, and here with an `error` of kind CANCELED. If the
+        connection ends first, the iterable is cancelled.
+
         Args:
-            data: a str is sent as a text message, anything bytes-like as a binary one.
+            data: a str is sent as a text message, anything bytes-like as a binary one. Of pieces, the first decides.
             type: `TEXT` or `BINARY` to choose otherwise. A str as `BINARY` is sent as its UTF-8; bytes as `TEXT` must
-                be UTF-8.
+                be UTF-8, in pieces all of them together.
 
         Raises:
-            InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is not valid text.
-            InvalidTypeError: ``data`` is neither a str nor bytes-like.
+            InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is not valid text; or there is no piece
+                and no ``type``.
+            InvalidTypeError: ``data``, or a piece, is neither a str nor bytes-like.
             ConnectionFailedError: the connection broke, which has ended it, or had ended before, or is being closed.
                 Kind INTERNAL, not retryable.
-            ConnectionTimeoutError: sending took longer than ``write_timeout``. Kind TIMEOUT, retryable. If writing the
-                message had begun, the connection has ended; if not, nothing of it is sent.
+            ConnectionTimeoutError: sending took longer than ``write_timeout``, of a message in pieces that of a piece.
+                Kind TIMEOUT, retryable. If writing the message had begun, the connection has ended; if not, nothing of
+                it is sent.
         """
+        if not isinstance(data, _WHOLE) and isinstance(data, AsyncIterable):
+            await self._send_pieces(data, type)
+            return
         opcode, payload = encoded(data, type)
         if self._before_use is not None:
             await self._before_use()
         try:
             await self._connection.writer.send(opcode, payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
-            await self._connection.end_if_broken(error)
-            raise self._failure("sending failed", error, retryable=False) from self._reason(error)
+            await self._sending_failed(error)
+
+    async def _send_pieces(
+        self,
+        pieces: AsyncIterable[str | Buffer],
+        type: int | None,  # noqa: A002
+    ) -> None:
+        sender = PiecesSender(self._connection, pieces, type)
+        if self._before_use is not None:
+            await self._before_use()
+        try:
+            await sender.send()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
+            if sender.iterable_failed:
+                raise
+            await self._sending_failed(error)
+
+    async def _sending_failed(self, error: Exception) -> NoReturn:
+        await self._connection.end_if_broken(error)
+        raise self._failure("sending failed", error, retryable=False) from self._reason(error)
 
     async def send_json(self, value: T, *, dumps: Callable[[T], str | Buffer] | None = None) -> None:
         """Send a value as JSON in a text message, as `send` does.

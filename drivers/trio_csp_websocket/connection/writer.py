@@ -10,6 +10,12 @@ wait to hand one over: in the middle of a large send to a peer that echoes, that
 stops reading too, and the send never ends. They are written between data frames, as is
 our own close frame; a user's ping is queued like a message. Of the pongs not written yet
 only the latest few are kept (RFC 6455, section 5.5.3, would allow one), so a peer's pings cannot pile up.
+
+A message in pieces has a *turn*: while it does, other messages wait behind it, and control frames go between its
+frames (RFC 6455, section 5.4).
+
+For what a hub posts nobody waits. So a task sees to it that the peer takes some of it in time; it exists while
+something posted may wait.
 """
 
 from __future__ import annotations
@@ -17,18 +23,24 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import OrderedDict
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from csp import schedule_point_due
+from trio_csp_websocket.connection.outbox import Posted
+from trio_csp_websocket.connection.outgoing import Awaited, Turn
 from trio_csp_websocket.protocol.frames import PING, PONG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from trio_csp_websocket.connection.outbox import Outbox
+    from trio_csp_websocket.connection.outgoing import Outgoing, Piece
     from trio_csp_websocket.protocol.encoder import Encoder
+    from trio_csp_websocket.protocol.shared import SharedMessage
     from trio_csp_websocket.transport.base import Transport
 
 MAX_WAITING_PONGS = 16
@@ -36,19 +48,6 @@ MAX_WAITING_PONGS = 16
 
 # Queued frames are written together until they reach this size.
 _COALESCED_BYTES = 64 * 1024
-
-
-class _Outgoing:
-    """A frame that a task waits to have written."""
-
-    __slots__ = ("done", "failure", "opcode", "payload", "started")
-
-    def __init__(self, opcode: int, payload: bytes, *, started: bool = False) -> None:
-        self.opcode = opcode
-        self.payload = payload
-        self.started = started
-        self.done = trio.Event()
-        self.failure: Exception | None = None
 
 
 class WriteTimeoutError(Exception):
@@ -70,6 +69,21 @@ class WriteTimeoutError(Exception):
         self.started = started or of_progress
 
 
+class Posting(Enum):
+    """What became of a message that was posted."""
+
+    WRITTEN = auto()
+    """The system has taken all of it."""
+    QUEUED = auto()
+    """It will be written, or the rest of it."""
+    FULL = auto()
+    """There was no room in the outbox."""
+    BROKEN = auto()
+    """Writing it found the transport broken."""
+    REFUSED = auto()
+    """The connection has ended, or is being closed."""
+
+
 class Writer:
     """Writes frames to a transport, in the order of the calls.
 
@@ -87,8 +101,10 @@ class Writer:
         "_close_started",
         "_failure",
         "_first",
+        "_free",
         "_idle",
         "_in_flight",
+        "_later",
         "_nursery",
         "_ping",
         "_pongs",
@@ -98,9 +114,12 @@ class Writer:
         "_timeout_of_progress",
         "_timeout_seconds",
         "_transport",
+        "_turn",
+        "_watched",
         "_writing",
         "encoder",
         "on_broken",
+        "on_stalled",
     )
 
     def __init__(
@@ -115,13 +134,18 @@ class Writer:
         self.encoder: Encoder = encoder
         self.on_broken: Callable[[Exception], None] | None = None
         """Called once when a write finds the transport broken."""
+        self.on_stalled: Callable[[WriteTimeoutError], Awaitable[None]] | None = None
+        """Called if the peer takes nothing of what was posted within the timeout."""
         self._transport = transport
         transport.on_pending = self._ensure_task
         self._nursery = nursery
         self._timeout_seconds = timeout_seconds
         self._timeout_of_progress = timeout_of_progress
         # In the order of the calls; a dict, because any of them may be cancelled.
-        self._queue: OrderedDict[_Outgoing, None] = OrderedDict()
+        self._queue: OrderedDict[Outgoing, None] = OrderedDict()
+        # The message in pieces that has its turn, and the messages behind it.
+        self._turn: Turn | None = None
+        self._later: OrderedDict[Outgoing, None] | None = None
         # What comes before all frames, if it is not written yet.
         self._first: bytes | None = None
         # Encoded control frames that are not written yet: the ping of keepalive, pongs, the close frame.
@@ -132,11 +156,15 @@ class Writer:
         # What a synchronous write left over, to be written before anything else.
         self._rest: memoryview | None = None
         # The frames that the task is writing, or that `_rest` belongs to.
-        self._in_flight: list[_Outgoing] = []
+        self._in_flight: list[Outgoing] = []
         # Whether the task is inside a write.
         self._writing = False
         # Whether the task exists; it may not have run yet.
         self._task_exists = False
+        # Whether a message may be written at once: there is no task, and no message in pieces has its turn.
+        self._free = transport.synchronous
+        # Whether the task exists that sees to what was posted.
+        self._watched = False
         # Set when there is nothing left to write; None while no task waits for that.
         self._idle: trio.Event | None = None
         self._failure: Exception | None = None
@@ -160,20 +188,32 @@ class Writer:
         """
         await checkpoint_if_cancelled()
         if not self._accepting:
-            await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
-            raise trio.ClosedResourceError("the connection has ended, or is being closed")
-        if self._transport.synchronous and not self._task_exists:
+            await self._refused()
+        if self._free:
             if self._write_now(self.encoder.encode(opcode, payload)):
                 if schedule_point_due():
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return
-            outgoing = _Outgoing(opcode, b"", started=True)
+            outgoing = Awaited(opcode, b"", started=True)
             self._in_flight.append(outgoing)
+            self._ensure_task()
         else:
-            outgoing = _Outgoing(opcode, bytes(payload))
-            self._queue[outgoing] = None
-        self._ensure_task()
+            outgoing = Awaited(opcode, bytes(payload))
+            self._enqueue(outgoing)
         await self._wait_written(outgoing)
+
+    async def _refused(self) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
+        raise trio.ClosedResourceError("the connection has ended, or is being closed")
+
+    def _enqueue(self, outgoing: Outgoing) -> None:
+        if self._turn is None or outgoing.opcode == PING:
+            self._queue[outgoing] = None
+            self._ensure_task()
+        else:
+            if self._later is None:
+                self._later = OrderedDict()
+            self._later[outgoing] = None
 
     @enable_ki_protection
     async def send_first(self, data: bytes, *, wait: bool = True) -> None:
@@ -194,21 +234,23 @@ class Writer:
         self._first = data
         self._ensure_task()
         if wait and not self._transport.synchronous:
-            outgoing = _Outgoing(0, b"", started=True)
+            outgoing = Awaited(0, b"", started=True)
             self._in_flight.append(outgoing)
             await self._wait_written(outgoing)
 
-    async def _wait_written(self, outgoing: _Outgoing) -> None:
+    async def _wait_written(self, outgoing: Awaited) -> None:
         try:
             progress = True
             while progress and not outgoing.done.is_set():
                 taken = self._transport.bytes_sent
                 with trio.move_on_after(self._timeout_seconds):
                     await outgoing.done.wait()
-                progress = self._timeout_of_progress and self._transport.bytes_sent != taken
+                # What waits behind a message in pieces may wait for the user, and not for the peer.
+                held = self._later is not None and outgoing in self._later
+                progress = self._timeout_of_progress and (held or self._transport.bytes_sent != taken)
         finally:
             # Still queued if it timed out, was cancelled, or was interrupted by the keyboard.
-            self._queue.pop(outgoing, None)
+            self._withdraw(outgoing)
         if not outgoing.done.is_set():
             raise WriteTimeoutError(
                 started=outgoing.started, seconds=self._timeout_seconds, of_progress=self._timeout_of_progress
@@ -216,6 +258,125 @@ class Writer:
         if outgoing.failure is not None:
             # A copy: the original must not collect the tracebacks of every send that failed.
             raise type(outgoing.failure)(*outgoing.failure.args)
+
+    def _withdraw(self, outgoing: Outgoing) -> None:
+        """Take a frame out of the queue, if it waits there."""
+        self._queue.pop(outgoing, None)
+        if self._later is not None:
+            self._later.pop(outgoing, None)
+
+    # A message in pieces ---------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    async def begin_pieces(self, turn: Turn) -> None:
+        """Wait for the turn of a message in pieces. From then on no other message is sent.
+
+        Raises what `send` does. Call `end_pieces` afterwards in any case.
+        """
+        await checkpoint_if_cancelled()
+        if not self._accepting:
+            await self._refused()
+        if self._turn is None and not self._task_exists:
+            self._turn = turn
+            self._free = False
+        else:
+            self._enqueue(turn)
+            await self._wait_written(turn)
+
+    @enable_ki_protection
+    async def send_piece(self, piece: Piece) -> None:
+        """Write a frame of the message that has its turn, as `send` does."""
+        await checkpoint_if_cancelled()
+        if not self._accepting:
+            await self._refused()
+        if self._transport.synchronous and not self._task_exists:
+            if self._write_now(piece.begin(self.encoder)):
+                if schedule_point_due():
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return
+            self._in_flight.append(piece)
+        else:
+            self._queue[piece] = None
+        self._ensure_task()
+        await self._wait_written(piece)
+
+    @enable_ki_protection
+    def end_pieces(self, turn: Turn) -> None:
+        """End a turn, if it is that: all of the message is written, or nothing, or the connection has failed."""
+        if self._turn is not turn:
+            return
+        self._turn = None
+        self._free = self._transport.synchronous and not self._task_exists
+        if self._later:
+            self._queue.update(self._later)
+            self._ensure_task()
+        self._later = None
+
+    def _give_turn(self, turn: Turn) -> None:
+        """Let the messages behind a message in pieces wait."""
+        if not self._accepting:
+            turn.failed(trio.ClosedResourceError("the connection has ended, or is being closed"))
+            return
+        self._turn = turn
+        turn.written()
+        behind = [outgoing for outgoing in self._queue if outgoing.opcode != PING]
+        for outgoing in behind:
+            del self._queue[outgoing]
+            self._enqueue(outgoing)
+
+    def _refuse_later(self) -> None:
+        """Give up what waits behind a message in pieces, the rest of which will not be written."""
+        later, self._later = self._later, None
+        for outgoing in later or ():
+            outgoing.failed(trio.ClosedResourceError("the connection has ended, or is being closed"))
+
+    # What a hub sends ------------------------------------------------------------------------------------------------
+
+    def post(self, message: SharedMessage, outbox: Outbox) -> Posting:
+        """Write or queue a message, waiting for nothing; not at all if it would have to wait and there is no room."""
+        if not self._accepting:
+            return Posting.REFUSED
+        if self._free:
+            try:
+                if self._write_now(self.encoder.encode_shared(message)):
+                    return Posting.WRITTEN
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return Posting.BROKEN
+            self._ensure_task()
+        elif outbox.has_room(message):
+            self._enqueue(outbox.add(message))
+        else:
+            return Posting.FULL
+        if not self._watched and self._timeout_seconds < math.inf:
+            self._watched = True
+            self._nursery.start_soon(self._watch, name="csp.websocket write timeout")
+        return Posting.QUEUED
+
+    def withdraw(self, posted: Posted) -> None:
+        """Drop a message of an outbox."""
+        posted.outbox.remove(posted)
+        self._withdraw(posted)
+
+    def outbox_of(self, owner: object) -> Outbox | None:
+        """Return the outbox of which messages of this owner still wait, if they do."""
+        for outgoing in (*self._queue, *(self._later or ())):
+            if isinstance(outgoing, Posted) and outgoing.outbox.owner is owner:
+                return outgoing.outbox
+        return None
+
+    async def _watch(self) -> None:
+        """Be the task that sees to it that the peer takes some of what was posted in time."""
+        while self.busy or self._later:
+            # What waits only behind a message in pieces does not wait for the peer.
+            busy, taken = self.busy, self._transport.bytes_sent
+            with trio.move_on_after(self._timeout_seconds) as waiting:
+                await self._wait_idle()
+            stalled = waiting.cancelled_caught and busy and self._transport.bytes_sent == taken
+            if stalled and self.on_stalled is not None:
+                await self.on_stalled(WriteTimeoutError(started=True, seconds=self._timeout_seconds, of_progress=True))
+        self._watched = False
+
+    # Control frames --------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
     def send_ping(self, payload: bytes) -> None:
@@ -237,7 +398,7 @@ class Writer:
         """Write or queue an encoded close frame, and accept no frame after it; never waits, and never fails."""
         if self._failure is None and self._close_frame is None:
             self._close_frame = frame
-            self._accepting = False
+            self.refuse()
             self._write_controls()
 
     def _write_controls(self) -> None:
@@ -249,8 +410,12 @@ class Writer:
             self._ensure_task()
 
     def refuse(self) -> None:
-        """Accept no more data frames and pings; those already queued are still written."""
+        """Accept no more data frames and pings; those already queued are still written.
+
+        But not those behind a message in pieces: the rest of it is not written.
+        """
         self._accepting = False
+        self._refuse_later()
 
     @enable_ki_protection
     async def send_last(self, frame: bytes) -> None:
@@ -264,29 +429,32 @@ class Writer:
     async def flush(self) -> None:
         """Wait until every frame is written, or writing has failed."""
         while self.busy:
-            self._idle = self._idle or trio.Event()
-            await self._idle.wait()
+            await self._wait_idle()
+
+    async def _wait_idle(self) -> None:
+        self._idle = self._idle or trio.Event()
+        await self._idle.wait()
 
     @enable_ki_protection
     def fail(self, failure: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
         """Drop all frames. Sends that wait raise this error; later ones raise `trio.ClosedResourceError`."""
         self._transport.on_pending = None
-        self.on_broken = None
+        self.on_broken = self.on_stalled = None
         if self._failure is not None:
             return
         self._failure = failure
         self._accepting = False
-        waiting = [*self._in_flight, *self._queue]
+        waiting = [*self._in_flight, *self._queue, *(self._later or ())]
         self._in_flight.clear()
         self._queue.clear()
+        self._later = None
         self._first = None
         self._ping = None
         self._pongs.clear()
         self._rest = None
         self._writing = False
         for outgoing in waiting:
-            outgoing.failure = failure
-            outgoing.done.set()
+            outgoing.failed(failure)
         self._became_idle()
 
     # Writing ---------------------------------------------------------------------------------------------------------
@@ -295,6 +463,7 @@ class Writer:
         """Start the task that writes, unless there is one."""
         if not self._task_exists:
             self._task_exists = True
+            self._free = False
             self._nursery.start_soon(self._write, name="csp.websocket writer")
 
     @enable_ki_protection
@@ -312,6 +481,7 @@ class Writer:
             self.fail(trio.ClosedResourceError("the connection's block was cancelled"))
             raise
         self._task_exists = False
+        self._free = self._transport.synchronous and self._turn is None
         self._became_idle()
 
     @property
@@ -350,9 +520,11 @@ class Writer:
         self._pongs.clear()
         while self._queue and size < _COALESCED_BYTES:
             outgoing, _ = self._queue.popitem(last=False)
-            outgoing.started = True
+            if isinstance(outgoing, Turn):
+                self._give_turn(outgoing)
+                continue
             self._in_flight.append(outgoing)
-            frames.append(self.encoder.encode(outgoing.opcode, outgoing.payload))
+            frames.append(outgoing.begin(self.encoder))
             size += len(frames[-1])
         if self._close_frame is not None and not self._close_started and not self._queue:
             frames.append(self._close_frame)
@@ -382,7 +554,7 @@ class Writer:
         self._rest = None
         self._writing = False
         for outgoing in self._in_flight:
-            outgoing.done.set()
+            outgoing.written()
         self._in_flight.clear()
 
     def _became_idle(self) -> None:

@@ -15,6 +15,7 @@ From the bottom:
 - `deflate`: compressing and decompressing messages
 - `decoder`: bytes become messages and control frames
 - `unmasking_decoder`: the same for masked frames
+- `shared`: a message to many peers
 - `encoder`: messages and control frames become bytes, masked or not
 - `headers`: HTTP headers
 - `authority`: where a URL or a Host header leads: scheme, host and port

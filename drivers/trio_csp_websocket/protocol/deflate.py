@@ -47,21 +47,39 @@ class Deflater:
     """Compresses messages, in the order in which they are sent."""
 
     def __init__(self, parameters: DeflateParameters) -> None:
-        self._takeover = not parameters.own_no_context_takeover
-        self._window_bits = max(parameters.own_max_window_bits, _MIN_COMPRESSION_WINDOW_BITS)
+        self.takeover: bool = not parameters.own_no_context_takeover
+        """Whether a message may refer to those before it."""
+        self.window_bits: int = max(parameters.own_max_window_bits, _MIN_COMPRESSION_WINDOW_BITS)
         self._compressor: zlib._Compress | None = None
 
     def deflate(self, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a message compressed."""
         if not payload:
             return _EMPTY_MESSAGE  # zlib gives nothing at all if it is flushed twice with nothing in between
-        compressor, self._compressor = self._compressor, None
-        if compressor is None:
-            compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -self._window_bits, _MEMORY_LEVEL)
+        compressor = self._take()
         compressed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-        if self._takeover:
+        if self.takeover:
             self._compressor = compressor
         return compressed[: -len(_END_OF_MESSAGE)]
+
+    def deflate_piece(self, payload: bytes | bytearray) -> bytes:
+        """Return a piece of a message compressed, of which the receiver can inflate all."""
+        compressor = self._take()
+        compressed = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        self._compressor = compressor
+        return compressed
+
+    def end_pieces(self) -> bytes:
+        """Return what is sent behind the last piece of a message."""
+        if not self.takeover:
+            self._compressor = None
+        return _EMPTY_MESSAGE
+
+    def _take(self) -> zlib._Compress:
+        compressor, self._compressor = self._compressor, None
+        if compressor is None:
+            compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -self.window_bits, _MEMORY_LEVEL)
+        return compressor
 
     def start_afresh(self) -> None:
         """Forget the context, because a message that was compressed will not be sent."""

@@ -6,13 +6,22 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from trio_csp_websocket.protocol.frames import COMPRESSED, CONTROL, FIN, LENGTH_16_BITS, LENGTH_64_BITS, MASKED
+from trio_csp_websocket.protocol.frames import (
+    COMPRESSED,
+    CONTINUATION,
+    CONTROL,
+    FIN,
+    LENGTH_16_BITS,
+    LENGTH_64_BITS,
+    MASKED,
+)
 from trio_csp_websocket.protocol.masking import apply_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio_csp_websocket.protocol.deflate import Deflater
+    from trio_csp_websocket.protocol.shared import SharedMessage
 
 # A frame's head: its first byte and its length.
 _HEAD_7_BITS = struct.Struct("!BB").pack
@@ -40,13 +49,13 @@ class Encoder:
     def encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
         """Return a whole frame, which must be sent: what is compressed next may refer to it."""
         if opcode & CONTROL:
-            return self._frame(opcode, payload)
+            return self._frame(FIN | opcode, payload)
         if self.deflater is None or len(payload) < self.compression_threshold_bytes:
-            frame = self._frame(opcode, payload)
+            frame = self._frame(FIN | opcode, payload)
         else:
             compressed = self.deflater.deflate(payload)
             try:
-                frame = self._frame(opcode | COMPRESSED, compressed)
+                frame = self._frame(FIN | COMPRESSED | opcode, compressed)
             except BaseException:
                 self.deflater.start_afresh()  # no later message may refer to this one
                 raise
@@ -54,13 +63,59 @@ class Encoder:
         self.payload_bytes_sent += len(payload)
         return frame
 
-    def _frame(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
+    def encode_shared(self, message: SharedMessage) -> bytes:
+        """Return a whole frame, as `encode` does, of a message that others may have encoded in the same form."""
+        payload, deflater = message.payload, self.deflater
+        window_bits = 0
+        if deflater is not None and len(payload) >= self.compression_threshold_bytes:
+            if deflater.takeover:
+                return self.encode(message.opcode, payload)
+            window_bits = deflater.window_bits
+            if window_bits not in message.compressed:
+                message.compressed[window_bits] = deflater.deflate(payload)
+        frame = self._shared_frame(message, window_bits)
+        self.messages_sent += 1
+        self.payload_bytes_sent += len(payload)
+        return frame
+
+    def _shared_frame(self, message: SharedMessage, window_bits: int) -> bytes:
+        """Return the frame of a message, compressed unless the bits of the window are 0."""
+        frame = message.frames.get(window_bits)
+        if frame is None:
+            frame = message.frames[window_bits] = self._frame_of(message, window_bits)
+        return frame
+
+    def _frame_of(self, message: SharedMessage, window_bits: int) -> bytes:
+        if window_bits:
+            return self._frame(FIN | COMPRESSED | message.opcode, message.compressed[window_bits])
+        return self._frame(FIN | message.opcode, message.payload)
+
+    def encode_first_piece(self, opcode: int, payload: bytes | bytearray) -> bytes:
+        """Return the first frame of a message in pieces; until `encode_end`, no other data frame may be encoded."""
+        compressed = 0 if self.deflater is None else COMPRESSED
+        return self._piece(compressed | opcode, payload)
+
+    def encode_piece(self, payload: bytes | bytearray) -> bytes:
+        """Return another frame of that message."""
+        return self._piece(CONTINUATION, payload)
+
+    def encode_end(self) -> bytes:
+        """Return the last frame of that message, which holds nothing of it."""
+        self.messages_sent += 1
+        return self._frame(FIN | CONTINUATION, b"" if self.deflater is None else self.deflater.end_pieces())
+
+    def _piece(self, head: int, payload: bytes | bytearray) -> bytes:
+        self.payload_bytes_sent += len(payload)
+        return self._frame(head, payload if self.deflater is None else self.deflater.deflate_piece(payload))
+
+    def _frame(self, head: int, payload: bytes | bytearray | memoryview) -> bytes:
+        """Return a frame with this first byte."""
         length = len(payload)
         if length < 126:
-            return _HEAD_7_BITS(FIN | opcode, length) + payload
+            return _HEAD_7_BITS(head, length) + payload
         if length < 1 << 16:
-            return _HEAD_16_BITS(FIN | opcode, LENGTH_16_BITS, length) + payload
-        return _HEAD_64_BITS(FIN | opcode, LENGTH_64_BITS, length) + payload
+            return _HEAD_16_BITS(head, LENGTH_16_BITS, length) + payload
+        return _HEAD_64_BITS(head, LENGTH_64_BITS, length) + payload
 
 
 class MaskingEncoder(Encoder):
@@ -70,14 +125,17 @@ class MaskingEncoder(Encoder):
         super().__init__()
         self._next_key = _random_keys().__next__
 
-    def _frame(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
+    def _shared_frame(self, message: SharedMessage, window_bits: int) -> bytes:
+        return self._frame_of(message, window_bits)
+
+    def _frame(self, head: int, payload: bytes | bytearray | memoryview) -> bytes:
         length = len(payload)
         key = self._next_key()
         if length < 126:
-            return _MASKED_HEAD_7_BITS(FIN | opcode, MASKED | length, key) + apply_mask(payload, key)
+            return _MASKED_HEAD_7_BITS(head, MASKED | length, key) + apply_mask(payload, key)
         if length < 1 << 16:
-            return _MASKED_HEAD_16_BITS(FIN | opcode, MASKED | LENGTH_16_BITS, length, key) + apply_mask(payload, key)
-        return _MASKED_HEAD_64_BITS(FIN | opcode, MASKED | LENGTH_64_BITS, length, key) + apply_mask(payload, key)
+            return _MASKED_HEAD_16_BITS(head, MASKED | LENGTH_16_BITS, length, key) + apply_mask(payload, key)
+        return _MASKED_HEAD_64_BITS(head, MASKED | LENGTH_64_BITS, length, key) + apply_mask(payload, key)
 
 
 def _random_keys() -> Iterator[bytes]:

@@ -54,14 +54,19 @@ new_tuple = cast(
 )
 
 
-def encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002
-    """Return opcode and payload for a message; raise `InvalidError` for what cannot be sent."""
-    if type is None and isinstance(data, str):
-        return TEXT, utf_8(data, name)
+def check_type(type: object) -> None:  # noqa: A002
+    """Raise `InvalidError` for what is neither the type of a message nor None."""
     if type is not None and (isinstance(type, bool) or not isinstance(type, int)):
         raise InvalidTypeError(f"type must be TEXT (1) or BINARY (2), not {type!r}")
     if type not in (None, TEXT, BINARY):
         raise InvalidError(f"type must be TEXT (1) or BINARY (2), not {type!r}")
+
+
+def encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int, bytes | bytearray]:  # noqa: A002
+    """Return opcode and payload for a message; raise `InvalidError` for what cannot be sent."""
+    if type is None and isinstance(data, str):
+        return TEXT, utf_8(data, name)
+    check_type(type)
     if isinstance(data, str):
         return TEXT if type is None else type, utf_8(data, name)
     if isinstance(data, bytes | bytearray):

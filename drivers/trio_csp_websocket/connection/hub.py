@@ -1,0 +1,220 @@
+"""One message to many connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast, final
+
+from trio.lowlevel import enable_ki_protection
+
+from csp.errors import InvalidError, InvalidTypeError
+from trio_csp_websocket.connection.endpoint import Endpoint
+from trio_csp_websocket.connection.outbox import Outbox
+from trio_csp_websocket.connection.settings import parse_whole_number
+from trio_csp_websocket.connection.writer import Posting
+from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.protocol.messages import encoded
+from trio_csp_websocket.protocol.shared import SharedMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typing_extensions import Buffer
+
+    from trio_csp_websocket.connection.connection import Connection
+
+HubOverflow: TypeAlias = Literal["close", "drop_oldest", "drop_newest"]
+"""What a hub does when a message would have to wait, and too many do.
+
+It closes the connection, drops the oldest messages that wait, or drops the new one."""
+
+_POLICIES = ("close", "drop_oldest", "drop_newest")
+_MAX_CAPACITY = 1_000_000
+_MAX_CAPACITY_BYTES = 1 << 30
+_TOO_SLOW = "messages come faster than they are read"
+
+
+class BroadcastResult(NamedTuple):
+    """What became of a message that was broadcast. Later versions may add some; read the fields by name."""
+
+    written: int
+    """To how many members it was written at once, whole: the system has taken it."""
+    queued: int
+    """For how many it waits, or the rest of it does."""
+    dropped: int
+    """How many messages were lost: the oldest ones that waited, or this one."""
+    closed: int
+    """How many members have left: those that were closed because too much waited for them, and those whose connection
+    turned out to be broken."""
+
+
+class _Member(NamedTuple):
+    endpoint: Endpoint
+    outbox: Outbox
+    overflow: HubOverflow
+
+
+@final
+class Hub:
+    """Sends messages to many connections at once, and waits for none of them.
+
+        hub = websocket.Hub()
+        hub.add(connection)
+        hub.broadcast("hello, all")
+
+    A message is encoded once, and compressed once for all connections that keep no context between messages
+    (`Compression.NO_CONTEXT`). It is written at once to each member for which nothing is ahead; for the others it waits
+    in a line of their own, in order with what is sent to them otherwise. So a slow one holds up nobody. When its line
+    is full, ``overflow`` says what happens. Members are connections of a server or clients, and may be in many hubs.
+    One whose connection ends leaves by itself.
+
+    Args:
+        overflow: ``"close"`` closes the connection with 1013 (try again later): what waited is discarded. A peer that
+            uses `reconnecting` comes back, with a `csp.Gap`. ``"drop_oldest"`` drops the oldest messages that wait,
+            ``"drop_newest"`` the new one.
+        capacity: how many messages may wait for a member, 1 to 1,000,000. What is being written does not count.
+        capacity_bytes: how many bytes these may have, uncompressed, 1 to 2**30. One that has more by itself may wait
+            alone.
+
+    Raises:
+        InvalidError: an argument is out of range.
+        InvalidTypeError: an argument is of the wrong type.
+    """
+
+    def __init__(self, *, overflow: HubOverflow = "close", capacity: int = 64, capacity_bytes: int = 1 << 20) -> None:
+        self._overflow = _checked_policy(overflow)
+        self._capacity = parse_whole_number("capacity", capacity, 1, _MAX_CAPACITY)
+        self._capacity_bytes = parse_whole_number("capacity_bytes", capacity_bytes, 1, _MAX_CAPACITY_BYTES)
+        # In the order in which they were added.
+        self._members: dict[Connection, _Member] = {}
+
+    @enable_ki_protection
+    def add(self, connection: Endpoint, *, overflow: HubOverflow | None = None, capacity: int | None = None) -> None:
+        """Add a connection: from now on it gets every message.
+
+        One that is a member already stays one, with what is said here. One that has ended, or is being closed, is not
+        added.
+
+        Args:
+            connection: a `ServerConnection` that was accepted, or a `Client`.
+            overflow: for this one; by default the hub's.
+            capacity: for this one; by default the hub's.
+
+        Raises:
+            InvalidError: an argument is out of range.
+            InvalidTypeError: an argument is of the wrong type.
+            NoContextError: the connection is unanswered: accept it first.
+        """
+        policy = self._overflow if overflow is None else _checked_policy(overflow)
+        most = self._capacity if capacity is None else parse_whole_number("capacity", capacity, 1, _MAX_CAPACITY)
+        plane = _plane(connection)
+        connection.channel()  # raises if it is unanswered
+        if plane.ending is not None or plane.closing:
+            return
+        member = self._members.get(plane)
+        # What was sent when it was a member before may still wait, and counts.
+        outbox = plane.writer.outbox_of(self) if member is None else member.outbox
+        if outbox is None:
+            outbox = Outbox(self, most, self._capacity_bytes)
+        outbox.capacity = most
+        self._members[plane] = _Member(connection, outbox, policy)
+        plane.follow(self)
+
+    @enable_ki_protection
+    def discard(self, connection: Endpoint) -> None:
+        """Remove a connection, if it is a member. What waits for it already is still sent."""
+        plane = _plane(connection)
+        if self._members.pop(plane, None) is not None:
+            plane.unfollow(self)
+
+    @enable_ki_protection
+    def broadcast(
+        self,
+        data: str | Buffer,
+        type: int | None = None,  # noqa: A002  # as in `send`
+        *,
+        exclude: Endpoint | Iterable[Endpoint] = (),
+    ) -> BroadcastResult:
+        """Send a message to all members, without waiting for anything.
+
+        Members that are being closed get nothing, and are counted nowhere. No other task runs meanwhile: to write to
+        thousands takes some milliseconds.
+
+        Args:
+            data: a str is sent as a text message, anything bytes-like as a binary one.
+            type: `TEXT` or `BINARY` to choose otherwise, as in `Client.send`.
+            exclude: a connection, or several, that do not get it; whoever is no member does not matter.
+
+        Raises:
+            InvalidError: ``type`` is neither `TEXT` nor `BINARY`, or the data is not valid text; nothing was sent.
+            InvalidTypeError: ``data`` is neither a str nor bytes-like, or ``exclude`` has something else than
+                connections; nothing was sent.
+        """
+        opcode, payload = encoded(data, type)
+        message = SharedMessage(opcode, bytes(payload))
+        excluded = _planes(exclude)
+        written = queued = dropped = closed = 0
+        for plane, member in list(self._members.items()):
+            if plane in excluded:
+                continue
+            posting = plane.writer.post(message, member.outbox)
+            if posting is Posting.FULL and member.overflow == "drop_oldest":
+                while not member.outbox.has_room(message):
+                    plane.writer.withdraw(member.outbox.oldest)
+                    dropped += 1
+                posting = plane.writer.post(message, member.outbox)
+            if posting is Posting.WRITTEN:
+                written += 1
+            elif posting is Posting.QUEUED:
+                queued += 1
+            elif posting is Posting.FULL and member.overflow == "drop_newest":
+                dropped += 1
+            else:
+                self.discard(member.endpoint)
+                closed += posting is not Posting.REFUSED
+                if posting is Posting.FULL:
+                    _close(plane, member.outbox)
+        return BroadcastResult(written, queued, dropped, closed)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, connection: object) -> bool:
+        return isinstance(connection, Endpoint) and connection._connection in self._members  # noqa: SLF001
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        """Iterate over the members as they are now."""
+        return iter([member.endpoint for member in self._members.values()])
+
+    def ended(self, connection: Connection) -> None:
+        self._members.pop(connection, None)
+
+    def __repr__(self) -> str:
+        return f"<csp.websocket.Hub, {len(self)} members>"
+
+
+def _checked_policy(overflow: object) -> HubOverflow:
+    if overflow not in _POLICIES:
+        raise InvalidError(f'overflow must be "close", "drop_oldest" or "drop_newest", not {overflow!r}')
+    return cast("HubOverflow", overflow)
+
+
+def _plane(connection: object) -> Connection:
+    if not isinstance(connection, Endpoint):
+        raise InvalidTypeError(f"connection must be a ServerConnection or a Client, not {connection!r}")
+    return connection._connection  # noqa: SLF001  # a hub works below what users hold
+
+
+def _planes(exclude: Endpoint | Iterable[Endpoint]) -> set[Connection]:
+    if isinstance(exclude, Endpoint):
+        return {_plane(exclude)}
+    if not isinstance(exclude, Iterable):
+        raise InvalidTypeError(f"exclude must be a connection or an iterable of connections, not {exclude!r}")
+    return {_plane(connection) for connection in exclude}
+
+
+def _close(plane: Connection, outbox: Outbox) -> None:
+    """Discard what waits for a member, and have it closed."""
+    while outbox:
+        plane.writer.withdraw(outbox.oldest)
+    plane.close_soon(CloseCode.TRY_AGAIN_LATER, _TOO_SLOW)
