@@ -87,3 +87,16 @@ async def accept_and_close(count: int, meter: Meter) -> None:
                 ends = await _open(server)
                 with ends.client:
                     await _close(ends)
+
+
+async def broadcast(count: int, meter: Meter) -> None:
+    """Send a message to all members of a hub."""
+    hub = websocket.Hub()
+    async with _connections(MEMBERS) as connections:
+        for ends in connections:
+            hub.add(ends.server)
+        with meter:
+            for _ in range(count):
+                assert hub.broadcast(SENT).written == MEMBERS
+                for ends in connections:
+                    ends.take(_ECHO)
