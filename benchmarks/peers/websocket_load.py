@@ -49,26 +49,24 @@ CLOSE = masked(0x88, _NORMAL_CLOSURE)
 def _connect(port: int, *, receive_buffer_bytes: int | None = None) -> socket.socket:
     """Open a connection to the server on a port of this machine."""
     stream = socket.socket()
-    if receive_buffer_bytes is not None:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-    stream.connect(("127.0.0.1", port))
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # A timeout of Python's own would take a further system call before each.
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _WAITING_SECONDS, 0))
-    stream.sendall(REQUEST % port)
-    answer = bytearray()
-    while not answer.endswith(b"\r\n\r\n"):
-        answer += _some(stream, 4096)
-    if not answer.startswith(b"HTTP/1.1 101 "):
-        raise RuntimeError(f"the server refused the connection: {bytes(answer)!r}")
+    try:
+        if receive_buffer_bytes is not None:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        stream.connect(("127.0.0.1", port))
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A timeout of Python's own would take a further system call before each.
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _WAITING_SECONDS, 0))
+        stream.sendall(REQUEST % port)
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            data = stream.recv(4096)
+            answer += data
+            if not data or not answer.startswith(b"HTTP/1.1 101 "):
+                raise RuntimeError(f"the server refused the connection: {answer!r}")
+    except BaseException:
+        stream.close()
+        raise
     return stream
-
-
-def _some(stream: socket.socket, size: int) -> bytes:
-    data = stream.recv(size)
-    if not data:
-        raise RuntimeError("the server has closed the connection")
-    return data
 
 
 @contextmanager

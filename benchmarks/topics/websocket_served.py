@@ -1,4 +1,4 @@
-"""WebSocket servers: csp's and its peers, each a process of its own under the same load from another core.
+"""WebSocket servers: csp's and its peers, each a process of its own under the same load from another process.
 
 What counts is the server's CPU time, or its memory, from when it has done its work a few times.
 """
@@ -67,11 +67,12 @@ def _time_row(
     *,
     sides: Mapping[str, tuple[str, str]] = _ECHOING,
     send_buffer_bytes: int | None = None,
+    takes_turns: bool = False,
     on_request: bool = False,
 ) -> Workload:
     """Return the row of some servers' CPU time."""
     times = {
-        side: ServerTime(partial(_server, *serving, send_buffer_bytes=send_buffer_bytes), load)
+        side: ServerTime(partial(_server, *serving, send_buffer_bytes=send_buffer_bytes), load, takes_turns)
         for side, serving in sides.items()
     }
     ours = times.pop("csp")
@@ -98,6 +99,7 @@ def _rows() -> Sequence[Workload]:
                 partial(websocket_load.echo, size, in_flight),
                 count,
                 {TRIO_WEBSOCKET: to_trio_websocket, WEBSOCKETS: to_websockets},
+                takes_turns=in_flight == 1,
             )
             for text, size, in_flight, count, to_trio_websocket, to_websockets in echoes
         ),
@@ -106,6 +108,7 @@ def _rows() -> Sequence[Workload]:
             websocket_load.visit,
             300,
             {TRIO_WEBSOCKET: 0.85, WEBSOCKETS: 1.25},
+            takes_turns=True,
         ),
         Workload(
             "memory, an idle connection of a WebSocket server",
