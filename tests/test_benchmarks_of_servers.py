@@ -85,7 +85,7 @@ while True:
     [
         (partial(websocket_load.echo, 32, 1), "something else than the echo"),
         (partial(websocket_load.broadcast, 1), "something else than the message"),
-        (websocket_load.visit, "did not answer 10 of 10 closes"),
+        (websocket_load.visit, "did not answer the close"),
     ],
     ids=["echo", "broadcast", "visit"],
 )
