@@ -24,12 +24,12 @@ def main() -> None:
     if options.child:
         _run_side(*options.child)
         return
-    workloads = _select_workloads(options.only)
+    workloads = _select_workloads(options.only, options.without)
     if options.list:
-        print("\n".join(workload.name for workload in (workloads if options.only else _every())))
+        print("\n".join(workload.name for workload in (workloads if options.only or options.without else _every())))
         return
     if not workloads:
-        sys.exit(f"no benchmark has {' or '.join(options.only)} in its name or group; see --list")
+        sys.exit("no benchmark is left of those that --only and --without name; see --list")
     if options.instructions:
         _count_instructions(workloads)
         return
@@ -51,13 +51,14 @@ def _every() -> list[Workload]:
     return [workload for topic in TOPICS for workload in topic.WORKLOADS]
 
 
-def _select_workloads(only: list[str]) -> list[Workload]:
-    return [
+def _select_workloads(only: list[str], without: list[str]) -> list[Workload]:
+    selected = [
         workload
         for workload in _every()
         if workload.name in only
         or (not workload.on_request and (not only or any(_is_meant(text, workload) for text in only)))
     ]
+    return [workload for workload in selected if not any(_is_meant(text, workload) for text in without)]
 
 
 def _is_meant(text: str, workload: Workload) -> bool:
@@ -97,6 +98,13 @@ def _parse() -> argparse.Namespace:
         default=[],
         metavar="NAME",
         help="the rows with NAME in their name or as their group; may be repeated",
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="not the rows with NAME in their name or as their group; may be repeated",
     )
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
     parser.add_argument(

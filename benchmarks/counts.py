@@ -108,9 +108,7 @@ ROWS: Mapping[str, Row] = {
     "WebSocket ping-pong, 32 B": Row(websocket_counted.ping_pong),
     "WebSocket server, echo 32 B": Row(websocket_served_counted.echo),
     "WebSocket server, accept and close": Row(websocket_served_counted.accept_and_close, 64),
-    f"WebSocket server, one message to {websocket_served_counted.MEMBERS}": Row(
-        websocket_served_counted.broadcast, 64
-    ),
+    f"WebSocket server, one message to {websocket_served_counted.MEMBERS}": Row(websocket_served_counted.broadcast, 64),
 }
 
 

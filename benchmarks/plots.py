@@ -40,7 +40,7 @@ _FAN_IN_PEERS = {"clones": "Trio clones", "anyio clones": "anyio clones"}
 _FAN_IN_VERSIONS = ("trio", "anyio", "aiochan", "Go")
 _WEBSOCKET_VERSIONS = ("trio-websocket", "websockets", "uvloop", "aiohttp", "picows")
 _VERSIONS = {"fan_in": _FAN_IN_VERSIONS, "websocket_served": (*_WEBSOCKET_VERSIONS, "hypercorn")}
-_SERVER_PANELS = {
+SERVER_PANELS = {
     "WebSocket server, echo 32 B, 32 in flight": "Echo 32 B, 32 in flight",
     "WebSocket server, echo 32 B, 1 in flight": "Echo 32 B, 1 in flight",
     "WebSocket server, echo 16 KiB, 8 in flight": "Echo 16 KiB, 8 in flight",
@@ -250,7 +250,7 @@ def draw(figures: Figures, directory: Path) -> list[Path]:
         for way in _WAYS
         for size in _SIZES_IN_BYTES
     }
-    servers = {title: ratios(figures.results, row) for row, title in _SERVER_PANELS.items()}
+    servers = {title: ratios(figures.results, row) for row, title in SERVER_PANELS.items()}
     plots: dict[str, Callable[[Any, Theme, str], Any]] = {}
     if fan_in:
         plots["fan_in"] = lambda pyplot, theme, footer: _draw_fan_in(pyplot, theme, footer, fan_in)

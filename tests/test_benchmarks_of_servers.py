@@ -55,7 +55,9 @@ def a_program(program: str) -> Served:
     ],
     ids=["blocks", "large", "visits", "idle", "broadcast", "one by one"],
 )
-def test_a_load_has_a_server_do_its_work_as_often_as_is_asked_or_a_little_more(work: str, load: Load, done: int) -> None:
+def test_a_load_has_a_server_do_its_work_as_often_as_is_asked_or_a_little_more(
+    work: str, load: Load, done: int
+) -> None:
     with csp_server(work)() as server:
         assert load(server.port, 33, nullcontext()) == done
 
@@ -125,7 +127,7 @@ def test_the_memory_is_that_of_the_server() -> None:
 def test_a_measure_is_of_one_operation_in_a_new_server() -> None:
     ports: list[int] = []
 
-    def load(port: int, count: int, meter: object) -> int:  # noqa: ARG001  # the server only waits
+    def load(port: int, count: int, meter: object) -> int:  # the server only waits
         ports.append(port)
         with meter:  # type: ignore[attr-defined]
             return 2 * count

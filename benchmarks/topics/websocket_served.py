@@ -48,11 +48,7 @@ _SENDING_TO_ALL = {
     **{name: (name, "broadcast") for name in _PEERS},
     **({f"{WEBSOCKETS}, a send each": (WEBSOCKETS, "loop")} if WEBSOCKETS in _PEERS else {}),
 }
-_NOT_WAITING = {
-    name: serving
-    for name, serving in _SENDING_TO_ALL.items()
-    if name in {"csp", WEBSOCKETS, "picows"}
-}
+_NOT_WAITING = {name: serving for name, serving in _SENDING_TO_ALL.items() if name in {"csp", WEBSOCKETS, "picows"}}
 """Those that do not wait for a connection that takes nothing: it would hold up all others for ever."""
 
 
@@ -78,9 +74,7 @@ def _time_row(
         for side, serving in sides.items()
     }
     ours = times.pop("csp")
-    return Workload(
-        name, ours, times, count=count, ratio_targets=ratio_targets, group=GROUP, on_request=on_request
-    )
+    return Workload(name, ours, times, count=count, ratio_targets=ratio_targets, group=GROUP, on_request=on_request)
 
 
 def _to_all(connections: int, *, one_in_ten_stalls: bool = False) -> Load:
