@@ -1,4 +1,4 @@
-"""What measures servers in `benchmarks`: they run in processes of their own, under a load that checks what they send."""
+"""What measures servers in `benchmarks`: they run in processes of their own, and the load checks what they send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-benchmarks = pytest.importorskip("benchmarks", reason="the benchmarks are in the checkout only")
+pytest.importorskip("benchmarks", reason="the benchmarks are in the checkout only")
 
 from benchmarks.__main__ import TOPICS
 from benchmarks.design import BOUNDS, format_design
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from benchmarks.meters.served import Load
 
-CHECKOUT = Path(benchmarks.__file__).parent.parent
+CHECKOUT = Path(__file__).parent.parent
 SERVERS = "benchmarks.peers.websocket_servers"
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="this system does not tell the CPU time of another process")

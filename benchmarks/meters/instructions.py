@@ -76,7 +76,7 @@ def count_an_operation(workload: Workload, side: str) -> float:
 
 
 def format_instructions(workloads: Sequence[Workload], *, elsewhere: Sequence[str]) -> str:
-    """Return the table of the instructions of what is measured in time, but for servers and peers that run elsewhere."""
+    """Return the table of the instructions of what is measured in time, but for what runs in other processes."""
     lines = [("workload", "side", "instructions", "csp / peer")]
     for workload in workloads:
         if workload.unit != "us" or isinstance(workload.csp, ServerTime):

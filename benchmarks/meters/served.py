@@ -1,4 +1,4 @@
-"""A server in a process and on a core of its own: its CPU time and its memory, as the system counts them. Linux only."""
+"""A server in a process of its own: its CPU time and its memory, as the system counts them. Linux only."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ class ServerTime:
     Attributes:
         serve: makes the server.
         load: has it do its work.
-        takes_turns: whether one of server and load always waits for the other. They are on one core then: to wake from
-            sleeping on a core of its own costs more than most servers do, on a virtual machine, and is no server's work.
+        takes_turns: whether one of server and load always waits for the other. They are on one core then: a core that
+            sleeps and wakes for each message costs more than most servers do, on a virtual machine.
         busy: of every measurement the part of the time that the server did not wait.
     """
 
