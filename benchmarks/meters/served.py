@@ -74,6 +74,8 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that all of its threads have used, in its own code and in the system."""
+        if sys.platform != "linux":
+            raise NotImplementedError
         clock = ctypes.c_int()
         error = ctypes.CDLL(None).clock_getcpuclockid(self._process.pid, ctypes.byref(clock))
         if error:
@@ -123,6 +125,8 @@ Load: TypeAlias = "Callable[[int, int, Meter], int]"
 @contextmanager
 def _on_a_core(*, of_server: bool = False) -> Generator[None]:
     """Keep this process, which loads the server, on the first core, or on the last, where the server is."""
+    if sys.platform != "linux":
+        raise NotImplementedError
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores) if of_server else min(cores)})
     try:
@@ -133,7 +137,8 @@ def _on_a_core(*, of_server: bool = False) -> Generator[None]:
 
 def stay_on_the_last_core() -> None:
     """Keep this process, which serves, on the last core."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 @dataclass

@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, TypeAlias
 
 import trio
@@ -38,10 +37,11 @@ async def _csp(listener: socket.socket, work: str) -> None:
     import csp  # noqa: PLC0415  # the processes of the others do not have it
     from csp import websocket  # noqa: PLC0415
 
-    hub = websocket.Hub() if work == "broadcast" else None
+    hub = websocket.Hub()
     members: dict[object, websocket.ServerConnection] = {}
     async with websocket.listen(sockets=[listener]) as server:
-        with csp.Selector(server.channel()) as selector:
+        with csp.Selector[object]() as selector:
+            selector.add(server.channel())
             async for r in selector:
                 if isinstance(r.value, websocket.ServerConnection):
                     await r.value.accept()
@@ -236,7 +236,7 @@ async def _hypercorn(listener: socket.socket, work: str) -> None:
 
 
 def _on_trio(main: Callable[[socket.socket, str], Awaitable[None]]) -> Serve:
-    return partial(trio.run, main)
+    return lambda listener, work: trio.run(main, listener, work)
 
 
 def _on_asyncio(main: Callable[[socket.socket, str], Any]) -> Serve:
