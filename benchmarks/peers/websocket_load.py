@@ -108,7 +108,7 @@ class _Blocks:
                 if not more:
                     raise RuntimeError("the server has closed the connection")
                 taken += more
-            if received != echo:
+            if room != echo:
                 raise RuntimeError("the server sent something else than the echo")
 
 
@@ -131,11 +131,11 @@ def visit(port: int, count: int, meter: Meter) -> int:
         for _ in range(times):
             with _connect(port) as stream:
                 stream.sendall(CLOSE)
-                received = bytearray()
+                received = b""
                 while data := stream.recv(4096):
                     received += data
                 if received != answer:
-                    raise RuntimeError(f"the server did not answer the close, but sent {bytes(received)!r}")
+                    raise RuntimeError(f"the server did not answer the close, but sent {received!r}")
 
     come_and_go(_WARM_UP_VISITS)
     with meter:

@@ -205,7 +205,11 @@ async def _picows(listener: socket.socket, work: str) -> None:
                 member.send(frame.msg_type, payload)
 
     listener_type = type("Listener", (Echoing if work == "echo" else Broadcasting, picows.WSListener), {})
-    server = await picows.ws_create_server(lambda _request: listener_type(), sock=listener)
+
+    def listener_for(_request: Any) -> Any:
+        return listener_type()
+
+    server = await picows.ws_create_server(listener_for, sock=listener)
     await server.serve_forever()
 
 
