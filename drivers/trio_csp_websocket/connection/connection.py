@@ -317,7 +317,8 @@ class Connection:
                 self.followers = None
 
     def close_soon(self, code: int, reason: str) -> None:
-        """Have it closed by a task of its own."""
+        """Have it closed by a task of its own. Nothing more is sent from now on, also until that task runs."""
+        self.writer.refuse()
         self._nursery.start_soon(self.close, code, reason, name="csp.websocket close")
 
     async def _leave(self, code: int, reason: str, ending: Ending) -> None:

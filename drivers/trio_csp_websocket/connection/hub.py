@@ -87,6 +87,8 @@ class Hub:
         self._capacity_bytes = parse_whole_number("capacity_bytes", capacity_bytes, 1, _MAX_CAPACITY_BYTES)
         # In the order in which they were added.
         self._members: dict[Connection, _Member] = {}
+        # Owns the outboxes. If the hub did, it would refer to itself, and only the collector would free it.
+        self._owner = object()
 
     @enable_ki_protection
     def add(self, connection: Endpoint, *, overflow: HubOverflow | None = None, capacity: int | None = None) -> None:
@@ -109,13 +111,13 @@ class Hub:
         most = self._capacity if capacity is None else parse_whole_number("capacity", capacity, 1, _MAX_CAPACITY)
         plane = _plane(connection)
         connection.channel()  # raises if it is unanswered
-        if plane.ending is not None or plane.closing:
+        if plane.closing or not plane.writer.accepting:
             return
         member = self._members.get(plane)
         # What was sent when it was a member before may still wait, and counts.
-        outbox = plane.writer.outbox_of(self) if member is None else member.outbox
+        outbox = plane.writer.outbox_of(self._owner) if member is None else member.outbox
         if outbox is None:
-            outbox = Outbox(self, most, self._capacity_bytes)
+            outbox = Outbox(self._owner, most, self._capacity_bytes)
         outbox.capacity = most
         self._members[plane] = _Member(connection, outbox, policy)
         plane.follow(self)
@@ -190,7 +192,7 @@ class Hub:
         self._members.pop(connection, None)
 
     def __repr__(self) -> str:
-        return f"<csp.websocket.Hub, {len(self)} members>"
+        return f"<csp.websocket.Hub, {len(self)} {'member' if len(self) == 1 else 'members'}>"
 
 
 def _checked_policy(overflow: object) -> HubOverflow:
@@ -199,9 +201,9 @@ def _checked_policy(overflow: object) -> HubOverflow:
     return cast("HubOverflow", overflow)
 
 
-def _plane(connection: object) -> Connection:
+def _plane(connection: object, name: str = "connection") -> Connection:
     if not isinstance(connection, Endpoint):
-        raise InvalidTypeError(f"connection must be a ServerConnection or a Client, not {connection!r}")
+        raise InvalidTypeError(f"{name} must be a ServerConnection or a Client, not {connection!r}")
     return connection._connection  # noqa: SLF001  # a hub works below what users hold
 
 
@@ -210,7 +212,7 @@ def _planes(exclude: Endpoint | Iterable[Endpoint]) -> set[Connection]:
         return {_plane(exclude)}
     if not isinstance(exclude, Iterable):
         raise InvalidTypeError(f"exclude must be a connection or an iterable of connections, not {exclude!r}")
-    return {_plane(connection) for connection in exclude}
+    return {_plane(connection, "each connection in exclude") for connection in exclude}
 
 
 def _close(plane: Connection, outbox: Outbox) -> None:

@@ -52,7 +52,7 @@ class PiecesSender:
         self._type = type
         self._turn = Turn()
         # Around the waiting for the next piece.
-        self._waiting: trio.CancelScope | None = None
+        self._waiting = trio.CancelScope()
         # Checks text that comes as bytes, which may be cut anywhere.
         self._utf8 = _Utf8Decoder()
         self._begun = False
@@ -62,8 +62,7 @@ class PiecesSender:
 
     def ended(self, connection: Connection) -> None:
         """Wait no longer for the next piece, because the connection has ended."""
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._waiting.cancel()
 
     async def send(self) -> None:
         """Send the message; raise what `Writer.send` does, `InvalidError`, and what the iterable raises."""

@@ -432,7 +432,8 @@ class Writer:
             await self._wait_idle()
 
     async def _wait_idle(self) -> None:
-        self._idle = self._idle or trio.Event()
+        if self._idle is None:
+            self._idle = trio.Event()
         await self._idle.wait()
 
     @enable_ki_protection
@@ -483,6 +484,11 @@ class Writer:
         self._task_exists = False
         self._free = self._transport.synchronous and self._turn is None
         self._became_idle()
+
+    @property
+    def accepting(self) -> bool:
+        """Whether data frames and pings are still accepted."""
+        return self._accepting
 
     @property
     def busy(self) -> bool:
