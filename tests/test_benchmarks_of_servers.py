@@ -162,6 +162,11 @@ def test_a_row_of_thousands_of_connections_is_run_only_if_its_name_is_given() ->
     assert run("--list", "--only", row).splitlines() == [row]
 
 
+def test_rows_can_be_left_out() -> None:
+    left = set(run("--list").splitlines()) - set(run("--list", "--without", "server").splitlines())
+    assert left == {workload.name for workload in websocket_served.WORKLOADS}
+
+
 def test_instructions_are_not_counted_in_other_processes() -> None:
     rows = [workload for workload in websocket_served.WORKLOADS if workload.unit == "us"]
     assert format_instructions(rows, elsewhere=()).count("\n") == 1  # a table without rows
