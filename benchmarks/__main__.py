@@ -10,10 +10,10 @@ from benchmarks.design import format_design
 from benchmarks.meters.instructions import NoToolError, format_instructions
 from benchmarks.meters.measure import Workload, missing_peers, run
 from benchmarks.meters.report import describe_environment, format_busy, format_results, write_json
-from benchmarks.topics import channels, compression, fan_in, memory, timers, websocket
+from benchmarks.topics import channels, compression, fan_in, memory, timers, websocket, websocket_served
 
 # A topic is a module with WORKLOADS; add new ones here.
-TOPICS = (channels, fan_in, timers, memory, websocket, compression)
+TOPICS = (channels, fan_in, timers, memory, websocket, websocket_served, compression)
 
 _ROUNDS = 9
 
@@ -24,12 +24,12 @@ def main() -> None:
     if options.child:
         _run_side(*options.child)
         return
-    workloads = _select_workloads(options.only)
+    workloads = _select_workloads(options.only, options.without)
     if options.list:
-        print("\n".join(workload.name for workload in workloads))
+        print("\n".join(workload.name for workload in (workloads if options.only or options.without else _every())))
         return
     if not workloads:
-        sys.exit(f"no benchmark has {' or '.join(options.only)} in its name or group; see --list")
+        sys.exit("no benchmark is left of those that --only and --without name; see --list")
     if options.instructions:
         _count_instructions(workloads)
         return
@@ -42,7 +42,7 @@ def main() -> None:
     print(format_results(results))
     busy = format_busy(results)
     if busy:
-        print(f"\nThe part of its time that a client was not waiting for its server:\n\n{busy}")
+        print(f"\nThe part of its time that a client, or a server, was not waiting for the other end:\n\n{busy}")
     if options.json:
         write_json(options.json, results, environment=environment, quick=options.quick)
 
@@ -51,12 +51,18 @@ def _every() -> list[Workload]:
     return [workload for topic in TOPICS for workload in topic.WORKLOADS]
 
 
-def _select_workloads(only: list[str]) -> list[Workload]:
-    return [
+def _select_workloads(only: list[str], without: list[str]) -> list[Workload]:
+    selected = [
         workload
         for workload in _every()
-        if not only or any(text in workload.name or text == workload.group for text in only)
+        if workload.name in only
+        or (not workload.on_request and (not only or any(_is_meant(text, workload) for text in only)))
     ]
+    return [workload for workload in selected if not any(_is_meant(text, workload) for text in without)]
+
+
+def _is_meant(text: str, workload: Workload) -> bool:
+    return text in workload.name or text == workload.group
 
 
 def _print_environment(environment: dict[str, str]) -> None:
@@ -92,6 +98,13 @@ def _parse() -> argparse.Namespace:
         default=[],
         metavar="NAME",
         help="the rows with NAME in their name or as their group; may be repeated",
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="not the rows with NAME in their name or as their group; may be repeated",
     )
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
     parser.add_argument(

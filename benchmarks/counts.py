@@ -26,7 +26,7 @@ import trio
 
 from benchmarks.meters.counters import Allocations, Counter, Instructions, Passes, SystemCalls, TaskSteps
 from benchmarks.meters.report import format_table
-from benchmarks.topics import websocket_counted
+from benchmarks.topics import websocket_counted, websocket_served_counted
 from benchmarks.topics.channels import CAPACITY, one_to_one, ping_pong
 from benchmarks.topics.fan_in import select, select_parked, selector
 from benchmarks.topics.timers import select_after
@@ -106,6 +106,9 @@ ROWS: Mapping[str, Row] = {
     "WebSocket send, 32 B": Row(partial(websocket_counted.send, 1)),
     "WebSocket send, 32 B, 16 tasks": Row(partial(websocket_counted.send, 16)),
     "WebSocket ping-pong, 32 B": Row(websocket_counted.ping_pong),
+    "WebSocket server, echo 32 B": Row(websocket_served_counted.echo),
+    "WebSocket server, accept and close": Row(websocket_served_counted.accept_and_close, 64),
+    f"WebSocket server, one message to {websocket_served_counted.MEMBERS}": Row(websocket_served_counted.broadcast, 64),
 }
 
 

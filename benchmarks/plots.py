@@ -3,6 +3,7 @@
 - ``fan_in``: what a value costs against the number of channels it is received from, one of them busy
 - ``websocket``: messages a second of CPU time against their size
 - ``websocket_relative``: what a message costs other clients, in multiples of what it costs csp
+- ``websocket_served``: what other servers cost, in multiples of what csp's costs
 
 Each is drawn for a light page and, as ``NAME_dark``, for a dark one. What was not measured is left out.
 """
@@ -15,6 +16,7 @@ import re
 import statistics
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,7 +39,23 @@ _SIZES_IN_BYTES = {"32 B": 32, "1 KiB": 1024, "16 KiB": 16 * 1024, "1 MiB": 1024
 _FAN_IN_PEERS = {"clones": "Trio clones", "anyio clones": "anyio clones"}
 _FAN_IN_VERSIONS = ("trio", "anyio", "aiochan", "Go")
 _WEBSOCKET_VERSIONS = ("trio-websocket", "websockets", "uvloop", "aiohttp", "picows")
+_VERSIONS = {"fan_in": _FAN_IN_VERSIONS, "websocket_served": (*_WEBSOCKET_VERSIONS, "hypercorn")}
+SERVER_PANELS = {
+    "WebSocket server, echo 32 B, 32 in flight": "Echo 32 B, 32 in flight",
+    "WebSocket server, echo 32 B, 1 in flight": "Echo 32 B, 1 in flight",
+    "WebSocket server, echo 16 KiB, 8 in flight": "Echo 16 KiB, 8 in flight",
+    "WebSocket server, echo 16 KiB, 1 in flight": "Echo 16 KiB, 1 in flight",
+    "WebSocket server, accept and close": "Accept and close",
+    "memory, an idle connection of a WebSocket server": "Memory, idle connection",
+    "WebSocket server, one message to 500 connections": "One to 500 connections",
+    "WebSocket server, one message to 500 connections, one in ten not reading": "The same, 1 in 10 stalled",
+}
 _LABEL_GAP_POINTS = 12.5
+_COLUMNS = 4
+_WHICH_WAY = (
+    "right of csp costs more, left of it less; less is better.\n"
+    "Thin lines: the lowest to the highest round. Grey: the rounds disagree about which costs less."
+)
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "trio-csp",
@@ -117,6 +135,7 @@ class Theme:
             "websockets (uvloop)": Look(self.red, "P"),
             "aiohttp": Look(self.green, "^"),
             "picows": Look(self.grey, "X"),
+            "hypercorn": Look(self.sky, "*"),
         }
 
 
@@ -195,10 +214,10 @@ def websocket_points(results: Sequence[Result], way: str) -> Points:
     return _in_order(points)
 
 
-def websocket_ratios(results: Sequence[Result], way: str, size: str) -> Ratios:
-    """Return what a message costs each peer."""
+def ratios(results: Sequence[Result], row: str) -> Ratios:
+    """Return what an operation costs each peer."""
     for result in results:
-        if result.workload.name == f"WebSocket {way}, {size}":
+        if result.workload.name == row:
             return {name: [1 / ratio for ratio in result.ratios(name)] for name in _ORDER if name in result.peers}
     return {}
 
@@ -226,13 +245,24 @@ def draw(figures: Figures, directory: Path) -> list[Path]:
     """Draw the plots there are figures for, and return the files written."""
     fan_in = fan_in_points(figures.results)
     rates = {way: websocket_points(figures.results, way) for way in _WAYS}
-    ratios = {(way, size): websocket_ratios(figures.results, way, size) for way in _WAYS for size in _SIZES_IN_BYTES}
+    clients = {
+        f"{way.capitalize()} {size}": ratios(figures.results, f"WebSocket {way}, {size}")
+        for way in _WAYS
+        for size in _SIZES_IN_BYTES
+    }
+    servers = {title: ratios(figures.results, row) for row, title in SERVER_PANELS.items()}
     plots: dict[str, Callable[[Any, Theme, str], Any]] = {}
     if fan_in:
         plots["fan_in"] = lambda pyplot, theme, footer: _draw_fan_in(pyplot, theme, footer, fan_in)
     if any(rates.values()):
         plots["websocket"] = lambda pyplot, theme, footer: _draw_rates(pyplot, theme, footer, rates)
-        plots["websocket_relative"] = lambda pyplot, theme, footer: _draw_ratios(pyplot, theme, footer, ratios)
+        title = "What a message costs other WebSocket clients"
+        explanation = f"CPU time in multiples of csp's: {_WHICH_WAY}"
+        plots["websocket_relative"] = partial(_draw_ratios, title, explanation, clients)
+    if any(servers.values()):
+        title = "What other WebSocket servers cost"
+        explanation = f"CPU time of the server's process, or its memory, in multiples of csp's: {_WHICH_WAY}"
+        plots["websocket_served"] = partial(_draw_ratios, title, explanation, servers)
     if not plots:
         raise NotFiguresError("nothing to draw: neither '1 busy of' rows nor WebSocket rows were measured")
     pyplot = load("matplotlib.pyplot")
@@ -242,7 +272,7 @@ def draw(figures: Figures, directory: Path) -> list[Path]:
     for theme in (_LIGHT, _DARK):
         pyplot.rcParams.update(theme.settings())
         for name, plot in plots.items():
-            versions = _FAN_IN_VERSIONS if name == "fan_in" else _WEBSOCKET_VERSIONS
+            versions = _VERSIONS.get(name, _WEBSOCKET_VERSIONS)
             figure = plot(pyplot, theme, _describe(figures.environment, versions))
             drawn.append(directory / f"{name}{theme.suffix}.svg")
             # The same figures give the same bytes.
@@ -351,17 +381,16 @@ def _bottom(group: Sequence[float]) -> float:
     return statistics.fmean(group) - (len(group) - 1) * _LABEL_GAP_POINTS / 2
 
 
-def _draw_ratios(pyplot: Any, theme: Theme, footer: str, ratios: dict[tuple[str, str], Ratios]) -> Any:
+def _draw_ratios(
+    title: str, explanation: str, ratios: Mapping[str, Ratios], pyplot: Any, theme: Theme, footer: str
+) -> Any:
+    """Draw a panel for each row, four beside one another; panels by their titles."""
     figure, panels = pyplot.subplots(
-        len(_WAYS), len(_SIZES_IN_BYTES), figsize=(9.4, 6.2), sharex=True, sharey=True, layout="constrained"
+        len(ratios) // _COLUMNS, _COLUMNS, figsize=(9.4, 6.2), sharex=True, sharey=True, layout="constrained"
     )
-    explanation = (
-        "CPU time in multiples of csp's: right of csp costs more, left of it less; less is better.\n"
-        "Thin lines: the lowest to the highest round. Grey: the rounds disagree about which costs less."
-    )
-    _entitle(figure, theme, "What a message costs other WebSocket clients", explanation, footer)
-    for axes, ((way, size), peers) in zip(panels.flat, ratios.items(), strict=True):
-        axes.set_title(f"{way.capitalize()} {size}")
+    _entitle(figure, theme, title, explanation, footer)
+    for axes, (panel, peers) in zip(panels.flat, ratios.items(), strict=True):
+        axes.set_title(panel)
         _draw_bars(axes, theme, peers)
     names = [name for name in _ORDER if any(name in peers for peers in ratios.values())]
     panels.flat[0].set_yticks([-_ORDER.index(name) for name in names], names)

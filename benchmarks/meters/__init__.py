@@ -6,6 +6,7 @@ From the bottom:
 - `counters`: steps, passes, allocations, instructions and system calls, counted for the guard
 - `report`: the environment, the table and the JSON
 - `figures`: what was written as JSON, read back
-- `instructions`: instructions instead of time, counted in child processes
 - `rig`: what the WebSocket benchmarks run on; it starts the server, `peers/websocket_server.py`
+- `served`: a server in a process of its own, and what measures it
+- `instructions`: instructions instead of time, counted in child processes
 """

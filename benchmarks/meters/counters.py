@@ -193,6 +193,7 @@ class SystemCalls(Counter):
     _OWNERS = (socket.socket, *([select.epoll] if hasattr(select, "epoll") else []))
     _NAMES = frozenset(
         (
+            "_accept",
             "recv",
             "recv_into",
             "recvmsg",

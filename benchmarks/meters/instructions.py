@@ -16,6 +16,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from benchmarks.meters.report import format_ratio, format_table
+from benchmarks.meters.served import ServerTime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,10 +76,10 @@ def count_an_operation(workload: Workload, side: str) -> float:
 
 
 def format_instructions(workloads: Sequence[Workload], *, elsewhere: Sequence[str]) -> str:
-    """Return the table of the instructions of what is measured in time, but for peers that run elsewhere."""
+    """Return the table of the instructions of what is measured in time, but for what runs in other processes."""
     lines = [("workload", "side", "instructions", "csp / peer")]
     for workload in workloads:
-        if workload.unit != "us":
+        if workload.unit != "us" or isinstance(workload.csp, ServerTime):
             continue
         ours = count_an_operation(workload, "csp")
         lines.append((workload.name, "csp", f"{ours:.0f}", ""))

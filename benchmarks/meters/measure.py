@@ -139,6 +139,7 @@ class Workload:
         ratio_targets: the design's bounds on csp's cost over a peer's, by the peer's name.
         cost_target: the design's bound on csp's cost, if there is one.
         group: what the row is about; ``--only`` also goes by it.
+        on_request: whether it is run only if its whole name is asked for.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Workload:
     ratio_targets: Mapping[str, float] = field(default_factory=dict[str, float])
     cost_target: float | None = None
     group: str = ""
+    on_request: bool = False
 
 
 @dataclass

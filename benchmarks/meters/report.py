@@ -71,7 +71,7 @@ def format_results(results: Sequence[Result]) -> str:
 
 
 def format_busy(results: Sequence[Result]) -> str:
-    """Return how busy the clients were, where a server works on another core: 1 if that never kept them waiting."""
+    """Return how busy a client was, or a server, whose other end is on another core: 1 if it never had to wait."""
     rows = [
         (result.workload.name, *(f"{name} {_busy(result, name):.2f}" for name in ("csp", *result.peers)))
         for result in results

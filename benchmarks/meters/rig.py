@@ -117,13 +117,13 @@ def differences(times: list[float]) -> list[float]:
     return [after - before for before, after in pairwise(times)]
 
 
-def raise_file_limit() -> None:
-    """Let this process have as many connections as the system allows it, up to 4096."""
+def raise_file_limit(most: int = 4096) -> None:
+    """Let this process have as many connections as the system allows it, up to ``most``."""
     if sys.platform != "win32":
         import resource  # noqa: PLC0415  # not on Windows
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 

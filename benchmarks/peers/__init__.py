@@ -1,4 +1,4 @@
-"""What csp is compared with, and what the WebSocket clients talk to.
+"""What csp is compared with, and what WebSocket clients and servers talk to.
 
 From the bottom:
 
@@ -11,4 +11,6 @@ From the bottom:
 - `websocket_bomb`: a client that takes a bomb, a process of its own
 - `websocket_picows`: picows' own interface
 - `websocket_clients`: the clients
+- `websocket_load`: what loads the servers that are compared
+- `websocket_servers`: these servers, each a process of its own
 """

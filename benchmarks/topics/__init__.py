@@ -9,5 +9,7 @@ From the bottom:
 - `compression`: compressing and inflating messages
 - `websocket_many`: many connections of which one task receives
 - `websocket`: WebSocket clients against one server
+- `websocket_served`: WebSocket servers under one load
 - `websocket_counted`: a connection whose operations can be counted, for the guard
+- `websocket_served_counted`: a server whose operations can be counted, for the guard
 """

@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("benchmarks", reason="the benchmarks are in the checkout only")
 
+from benchmarks import plots
 from benchmarks.design import BOUNDS, format_design
-from benchmarks.meters.figures import NotFiguresError, read_figures
+from benchmarks.meters.figures import Figures, NotFiguresError, read_figures
 from benchmarks.meters.report import format_busy, format_results
 from tests.docs._pages import PAGES, ROOT
 from tests.docs._statements import SIZES, Statements, unmarked
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 PAGE = (ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
 RECORD = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-figures = read_figures(ROOT / "benchmarks" / "figures.json")
+without_servers = read_figures(ROOT / "benchmarks" / "figures.json")
+of_servers = read_figures(ROOT / "benchmarks" / "served.json")
+figures = Figures(
+    {**of_servers.environment, **without_servers.environment}, [*without_servers.results, *of_servers.results]
+)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +40,8 @@ def test_every_comparison_of_the_page_is_held() -> None:
     assert list(unmarked(measured)) == []
 
 
-def test_the_record_has_the_tables_of_the_figures() -> None:
+@pytest.mark.parametrize("figures", [without_servers, of_servers], ids=["without servers", "of servers"])
+def test_the_record_has_the_tables_of_the_figures(figures: Figures) -> None:
     assert format_design(figures.results) in RECORD
     assert format_results(figures.results) in RECORD
     assert format_busy(figures.results) in RECORD
@@ -52,12 +58,21 @@ def test_the_record_explains_each_bound_that_is_not_met_and_no_other() -> None:
     assert [item for item in section.split("\n- ")[1:] if " is: missed(" not in item] == []
 
 
+def test_servers_were_measured_with_the_same_versions() -> None:
+    # A machine's system is brought up to date, and they were measured at another commit.
+    changing = {"system", "trio-csp"}
+    common = without_servers.environment.keys() & of_servers.environment.keys() - changing
+    assert {"machine", "python", "trio", "trio-websocket", "websockets", "picows"} < common
+    assert [name for name in common if without_servers.environment[name] != of_servers.environment[name]] == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "plots").glob("*.svg")), ids=lambda path: path.name)
 def test_a_plot_tells_its_machine_its_versions_and_which_way_is_better(path: Path) -> None:
     plot = path.read_text(encoding="utf-8")
     environment = figures.environment
     assert f"{environment['machine']}, {environment['python']}, csp " in plot
-    for name in ("trio", "anyio", "Go") if "fan_in" in path.name else ("trio-websocket", "websockets", "aiohttp"):
+    versions = ("trio-websocket", "websockets", "aiohttp", *(["hypercorn"] if "served" in path.name else []))
+    for name in ("trio", "anyio", "Go") if "fan_in" in path.name else versions:
         assert re.search(rf"\b{name} {environment[name]}\b", plot), name
     assert re.search(r"(lower|higher|less) is better", plot)
 
@@ -65,12 +80,15 @@ def test_a_plot_tells_its_machine_its_versions_and_which_way_is_better(path: Pat
 def test_the_plots_of_ratios_have_those_of_the_figures() -> None:
     results = {result.workload.name: result for result in figures.results}
     statements = Statements(figures)
-    for suffix in ("", "_dark"):
-        plot = (ROOT / "benchmarks" / "plots" / f"websocket_relative{suffix}.svg").read_text(encoding="utf-8")
-        shown = re.findall(r">([\d.]+)</text>", plot)
-        rows = [f"WebSocket {way}, {size}" for way in ("receive", "send") for size in SIZES]
-        asked = [f"{1 / statements.ratio(row, peer):#.2g}".rstrip(".") for row in rows for peer in results[row].peers]
-        assert [number for number in shown if number in asked] == asked
+    clients = [f"WebSocket {way}, {size}" for way in ("receive", "send") for size in SIZES]
+    for name, rows in {"websocket_relative": clients, "websocket_served": list(plots.SERVER_PANELS)}.items():
+        drawn = [(row, peer) for row in rows for peer in plots.ratios([results[row]], row)]
+        assert {peer for _, peer in drawn} > {"trio-websocket", "websockets (asyncio)", "aiohttp", "picows"}
+        asked = [f"{1 / statements.ratio(row, peer):#.2g}".rstrip(".") for row, peer in drawn]
+        for suffix in ("", "_dark"):
+            plot = (ROOT / "benchmarks" / "plots" / f"{name}{suffix}.svg").read_text(encoding="utf-8")
+            shown = re.findall(r">([\d.]+)</text>", plot)
+            assert [number for number in shown if number in asked] == asked
 
 
 def test_statements_can_be_wrong() -> None:
