@@ -82,7 +82,7 @@ class Hub:
     """
 
     def __init__(self, *, overflow: HubOverflow = "close", capacity: int = 64, capacity_bytes: int = 1 << 20) -> None:
-        self._overflow = _checked_policy(overflow)
+        self._overflow: HubOverflow = _checked_policy(overflow)
         self._capacity = parse_whole_number("capacity", capacity, 1, _MAX_CAPACITY)
         self._capacity_bytes = parse_whole_number("capacity_bytes", capacity_bytes, 1, _MAX_CAPACITY_BYTES)
         # In the order in which they were added.
