@@ -41,14 +41,14 @@ _FAN_IN_VERSIONS = ("trio", "anyio", "aiochan", "Go")
 _WEBSOCKET_VERSIONS = ("trio-websocket", "websockets", "uvloop", "aiohttp", "picows")
 _VERSIONS = {"fan_in": _FAN_IN_VERSIONS, "websocket_served": (*_WEBSOCKET_VERSIONS, "hypercorn")}
 SERVER_PANELS = {
-    "WebSocket server, echo 32 B, 32 in flight": "Echo 32 B, 32 in flight",
-    "WebSocket server, echo 32 B, 1 in flight": "Echo 32 B, 1 in flight",
-    "WebSocket server, echo 16 KiB, 8 in flight": "Echo 16 KiB, 8 in flight",
-    "WebSocket server, echo 16 KiB, 1 in flight": "Echo 16 KiB, 1 in flight",
+    "WebSocket server, echo 32 B, 32 in flight": "Echo 32 B, by 32",
+    "WebSocket server, echo 32 B, 1 in flight": "Echo 32 B, by 1",
+    "WebSocket server, echo 16 KiB, 8 in flight": "Echo 16 KiB, by 8",
+    "WebSocket server, echo 16 KiB, 1 in flight": "Echo 16 KiB, by 1",
     "WebSocket server, accept and close": "Accept and close",
-    "memory, an idle connection of a WebSocket server": "Memory, idle connection",
-    "WebSocket server, one message to 500 connections": "One to 500 connections",
-    "WebSocket server, one message to 500 connections, one in ten not reading": "The same, 1 in 10 stalled",
+    "memory, an idle connection of a WebSocket server": "Idle connection",
+    "WebSocket server, one message to 500 connections": "One to 500",
+    "WebSocket server, one message to 500 connections, one in ten not reading": "With 50 stalled",
 }
 _LABEL_GAP_POINTS = 12.5
 _COLUMNS = 4
@@ -261,7 +261,7 @@ def draw(figures: Figures, directory: Path) -> list[Path]:
         plots["websocket_relative"] = partial(_draw_ratios, title, explanation, clients)
     if any(servers.values()):
         title = "What other WebSocket servers cost"
-        explanation = f"CPU time of the server's process, or its memory, in multiples of csp's: {_WHICH_WAY}"
+        explanation = f"CPU time of the server, or its memory, in multiples of csp's: {_WHICH_WAY}"
         plots["websocket_served"] = partial(_draw_ratios, title, explanation, servers)
     if not plots:
         raise NotFiguresError("nothing to draw: neither '1 busy of' rows nor WebSocket rows were measured")
@@ -389,15 +389,16 @@ def _draw_ratios(
         len(ratios) // _COLUMNS, _COLUMNS, figsize=(9.4, 6.2), sharex=True, sharey=True, layout="constrained"
     )
     _entitle(figure, theme, title, explanation, footer)
+    names = [name for name in _ORDER if any(name in peers for peers in ratios.values())]
+    heights = {name: -place for place, name in enumerate(names)}
     for axes, (panel, peers) in zip(panels.flat, ratios.items(), strict=True):
         axes.set_title(panel)
-        _draw_bars(axes, theme, peers)
-    names = [name for name in _ORDER if any(name in peers for peers in ratios.values())]
-    panels.flat[0].set_yticks([-_ORDER.index(name) for name in names], names)
+        _draw_bars(axes, theme, peers, heights)
+    panels.flat[0].set_yticks(list(heights.values()), list(heights))
     return figure
 
 
-def _draw_bars(axes: Any, theme: Theme, peers: Ratios) -> None:
+def _draw_bars(axes: Any, theme: Theme, peers: Ratios, heights: Mapping[str, int]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(0.12, 34)
     axes.minorticks_off()
@@ -408,7 +409,7 @@ def _draw_bars(axes: Any, theme: Theme, peers: Ratios) -> None:
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     for name, values in peers.items():
-        height = -_ORDER.index(name)
+        height = heights[name]
         spread = Spread.of(values)
         # Where rounds disagree, which is cheaper is not told by a colour.
         color = theme.sky if spread.lowest > 1 else theme.orange if spread.highest < 1 else theme.grey
