@@ -25,7 +25,6 @@ from trio_csp_websocket.client.feed_counts import FeedStatistics
 from trio_csp_websocket.client.options import ConnectOptions
 from trio_csp_websocket.client.reconnecting import reconnecting
 from trio_csp_websocket.client.user_functions import Retry, Subscribe
-from trio_csp_websocket.connection.hub import BroadcastResult, Hub, HubOverflow
 from trio_csp_websocket.connection.message_stream import MessageStream
 from trio_csp_websocket.connection.settings import Timeout
 from trio_csp_websocket.connection.statistics import Statistics
@@ -45,6 +44,7 @@ from trio_csp_websocket.protocol.constants import (
 )
 from trio_csp_websocket.protocol.headers import Headers
 from trio_csp_websocket.protocol.messages import Message
+from trio_csp_websocket.server.hub import BroadcastResult, Hub, HubOverflow
 from trio_csp_websocket.server.inherited import inherited_sockets
 from trio_csp_websocket.server.listen import Listening, listen
 from trio_csp_websocket.server.options import ListenOptions, ServeOptions

@@ -8,7 +8,7 @@ The rooms, from the bottom; each lists its files:
 - `connection`: one open connection, for either role
 - `network`: the ways through a network to a server
 - `client`: `connect`, `Client`, `reconnecting`
-- `server`: `listen`, `serve`, `ServerConnection`
+- `server`: `listen`, `serve`, `ServerConnection`, `Hub`
 - `testing`: servers in memory
 - `telemetry`: spans and metrics of OpenTelemetry; not loaded unless it is asked for
 - `command_line`: a client for the shell

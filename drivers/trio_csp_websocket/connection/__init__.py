@@ -21,5 +21,4 @@ From the bottom:
 - `statistics`: counts of a connection
 - `report`: tells how a connection has ended
 - `endpoint`: what an application holds
-- `hub`: one message to many connections
 """

@@ -16,6 +16,7 @@ From the bottom:
 - `register`: who is here, and the counts
 - `opening`: a request that waits for its answer
 - `server_connection`: what an application holds of a connection
+- `hub`: one message to many connections
 - `visit`: a stream until its request is answered
 - `reading`: reads requests
 - `reception`: takes in streams, and has their requests answered

@@ -26,7 +26,7 @@ from csp.errors import ConnectionFailedError
 from csp.websocket import Gap, Hub
 from tests.websocket._peers import driver_tasks, open_sockets
 from tests.websocket._server_sweep import CLIENT, Steps
-from tests.websocket.connection._crowd import Crowd, Link, Member, crowded
+from tests.websocket.server._crowd import Crowd, Link, Member, crowded
 from tests.websocket.server._lobby import CLOSE, Lobby, close_frame
 
 if TYPE_CHECKING:

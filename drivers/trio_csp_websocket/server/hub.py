@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from trio_csp_websocket.client.client import Client
     from trio_csp_websocket.connection.connection import Connection
+    from trio_csp_websocket.server.server_connection import ServerConnection
 
 HubOverflow: TypeAlias = Literal["close", "drop_oldest", "drop_newest"]
 """What a hub does when a message would have to wait, and too many do.
@@ -49,7 +51,7 @@ class BroadcastResult(NamedTuple):
 
 
 class _Member(NamedTuple):
-    endpoint: Endpoint
+    endpoint: ServerConnection | Client
     outbox: Outbox
     overflow: HubOverflow
 
@@ -91,7 +93,13 @@ class Hub:
         self._owner = object()
 
     @enable_ki_protection
-    def add(self, connection: Endpoint, *, overflow: HubOverflow | None = None, capacity: int | None = None) -> None:
+    def add(
+        self,
+        connection: ServerConnection | Client,
+        *,
+        overflow: HubOverflow | None = None,
+        capacity: int | None = None,
+    ) -> None:
         """Add a connection: from now on it gets every message.
 
         One that is a member already stays one, with what is said here. One that has ended, or is being closed, is not
@@ -123,7 +131,7 @@ class Hub:
         plane.follow(self)
 
     @enable_ki_protection
-    def discard(self, connection: Endpoint) -> None:
+    def discard(self, connection: ServerConnection | Client) -> None:
         """Remove a connection, if it is a member. What waits for it already is still sent."""
         plane = _plane(connection)
         if self._members.pop(plane, None) is not None:
@@ -135,12 +143,12 @@ class Hub:
         data: str | Buffer,
         type: int | None = None,  # noqa: A002  # as in `send`
         *,
-        exclude: Endpoint | Iterable[Endpoint] = (),
+        exclude: ServerConnection | Client | Iterable[ServerConnection | Client] = (),
     ) -> BroadcastResult:
         """Send a message to all members, without waiting for anything.
 
         Members that are being closed get nothing, and are counted nowhere. No other task runs meanwhile: to write to
-        thousands takes some milliseconds.
+        thousands takes some tens of milliseconds.
 
         Args:
             data: a str is sent as a text message, anything bytes-like as a binary one.
@@ -185,7 +193,7 @@ class Hub:
     def __contains__(self, connection: object) -> bool:
         return isinstance(connection, Endpoint) and connection._connection in self._members  # noqa: SLF001
 
-    def __iter__(self) -> Iterator[Endpoint]:
+    def __iter__(self) -> Iterator[ServerConnection | Client]:
         """Iterate over the members as they are now."""
         return iter([member.endpoint for member in self._members.values()])
 
@@ -208,7 +216,7 @@ def _plane(connection: object, name: str = "connection") -> Connection:
     return connection._connection  # noqa: SLF001  # a hub works below what users hold
 
 
-def _planes(exclude: Endpoint | Iterable[Endpoint]) -> set[Connection]:
+def _planes(exclude: object) -> set[Connection]:
     if isinstance(exclude, Endpoint):
         return {_plane(exclude)}
     if not isinstance(exclude, Iterable):

@@ -20,7 +20,7 @@ from csp.errors import ConnectionFailedError, InvalidError, InvalidTypeError, No
 from csp.websocket import BINARY, COMPRESSION, TEXT, BroadcastResult, Hub
 from tests.websocket._peers import driver_tasks
 from tests.websocket._server import Frame, Server, connecting
-from tests.websocket.connection._crowd import Crowd, Link, Member, crowded
+from tests.websocket.server._crowd import Crowd, Link, Member, crowded
 from tests.websocket.server._lobby import PING, PONG, RawClient, close_frame, connected, masked
 from trio_csp_websocket.protocol import encoder
 from trio_csp_websocket.protocol.deflate import Deflater
