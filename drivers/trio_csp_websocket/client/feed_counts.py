@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from trio_csp_websocket.connection.statistics import NOTHING, Statistics, total, without_waiting
+from trio_csp_websocket.connection.statistics import Statistics, Totals
 
 if TYPE_CHECKING:
     from trio_csp_websocket.client.client import Client
+    from trio_csp_websocket.connection.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +31,25 @@ class FeedStatistics(Statistics):
 class FeedCounts:
     """Counts."""
 
-    __slots__ = ("_client", "_earlier", "attempts", "connections", "missed")
+    __slots__ = ("_connection", "_totals", "attempts", "connections", "missed")
 
     def __init__(self) -> None:
         self.attempts: int = 0
         self.connections: int = 0
         self.missed: int = 0
-        # Of the connections that have ended.
-        self._earlier = NOTHING
-        # The one whose counts are not among those yet.
-        self._client: Client | None = None
+        self._totals = Totals()
+        # The one that has not ended there.
+        self._connection: Connection | None = None
 
     def begin(self, client: Client) -> None:
         """Count a connection."""
-        self._client = client
+        self._connection = client._connection  # noqa: SLF001  # what is counted is below what users hold
 
     def end(self) -> None:
         """Keep the counts of the connection, which has ended."""
-        if self._client is not None:
-            client, self._client = self._client, None
-            self._earlier = Statistics(**total((self._earlier, without_waiting(client.statistics()))))
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            self._totals.end(connection)
 
     def statistics(self, *, waiting: int) -> FeedStatistics:
         """Return all counts.
@@ -57,6 +57,6 @@ class FeedCounts:
         Args:
             waiting: how many messages and gaps were not received.
         """
-        parts = (self._earlier,) if self._client is None else (self._earlier, self._client.statistics())
-        counts = {**total(parts), "messages_waiting_receive": waiting}
+        still_open = () if self._connection is None else (self._connection,)
+        counts = {**self._totals.with_open(still_open), "messages_waiting_receive": waiting}
         return FeedStatistics(**counts, attempts=self.attempts, connections=self.connections, missed=self.missed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,10 +43,6 @@ class Statistics:
     """What waits to be written, control frames included. What the system has taken does not wait here any more."""
 
 
-NAMES = tuple(field.name for field in fields(Statistics))
-NOTHING = Statistics(0, 0, 0, 0, 0, 0)
-
-
 def statistics_of(connection: Connection) -> Statistics:
     """Return the counts of a connection."""
     return Statistics(**counted(connection), **waiting(connection))
@@ -80,15 +76,27 @@ def waiting(connection: Connection) -> dict[str, int]:
     }
 
 
-def total(parts: Iterable[Statistics]) -> dict[str, int]:
-    """Return the sum of each count, by its name."""
-    sums = dict.fromkeys(NAMES, 0)
-    for part in parts:
-        for name in NAMES:
-            sums[name] += getattr(part, name)
-    return sums
+class Totals:
+    """The counts of several connections together, of which most have ended."""
+
+    __slots__ = ("_ended",)
+
+    def __init__(self) -> None:
+        self._ended: dict[str, int] = {}
+
+    def end(self, connection: Connection) -> None:
+        """Keep what a connection has counted that counts nothing more."""
+        _add(self._ended, counted(connection))
+
+    def with_open(self, connections: Iterable[Connection]) -> dict[str, int]:
+        """Return the sums of all, these included, which have not ended. Only of these something waits."""
+        sums = {field.name: self._ended.get(field.name, 0) for field in fields(Statistics)}
+        for connection in connections:
+            _add(sums, counted(connection))
+            _add(sums, waiting(connection))
+        return sums
 
 
-def without_waiting(counts: Statistics) -> Statistics:
-    """Return counts without what waits: those of a connection that has ended, for the sum with others."""
-    return replace(counts, messages_waiting_receive=0, messages_waiting_send=0, bytes_waiting_send=0)
+def _add(sums: dict[str, int], counts: dict[str, int]) -> None:
+    for name, count in counts.items():
+        sums[name] = sums.get(name, 0) + count

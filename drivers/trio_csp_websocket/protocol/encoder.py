@@ -65,32 +65,36 @@ class Encoder:
 
     def encode_shared(self, message: SharedMessage) -> bytes:
         """Return a whole frame, as `encode` does, of a message that others may have encoded in the same form."""
-        payload, deflater = message.payload, self.deflater
-        window_bits = 0
-        if deflater is not None and len(payload) >= self.compression_threshold_bytes:
-            if deflater.takeover:
-                return self.encode(message.opcode, payload)
-            window_bits = deflater.window_bits
-            if window_bits in message.compressed:
-                deflater.count(payload, message.compressed[window_bits])
-            else:
-                message.compressed[window_bits] = deflater.deflate(payload)
-        frame = self._shared_frame(message, window_bits)
+        deflater = self.deflater
+        if deflater is None or len(message.payload) < self.compression_threshold_bytes:
+            frame = message.frame or self._plain_frame(message)
+        elif deflater.takeover:
+            return self.encode(message.opcode, message.payload)
+        else:
+            frame = self._compressed_frame(message, deflater)
         self.messages_sent += 1
-        self.payload_bytes_sent += len(payload)
+        self.payload_bytes_sent += len(message.payload)
         return frame
 
-    def _shared_frame(self, message: SharedMessage, window_bits: int) -> bytes:
-        """Return the frame of a message, compressed unless the bits of the window are 0."""
-        frame = message.frames.get(window_bits)
+    def _plain_frame(self, message: SharedMessage) -> bytes:
+        frame = message.frame = self._frame(FIN | message.opcode, message.payload)
+        return frame
+
+    def _compressed_frame(self, message: SharedMessage, deflater: Deflater) -> bytes:
+        compressed = self._compressed(message, deflater)
+        frame = message.compressed_frames.get(deflater.window_bits)
         if frame is None:
-            frame = message.frames[window_bits] = self._frame_of(message, window_bits)
+            frame = self._frame(FIN | COMPRESSED | message.opcode, compressed)
+            message.compressed_frames[deflater.window_bits] = frame
         return frame
 
-    def _frame_of(self, message: SharedMessage, window_bits: int) -> bytes:
-        if window_bits:
-            return self._frame(FIN | COMPRESSED | message.opcode, message.compressed[window_bits])
-        return self._frame(FIN | message.opcode, message.payload)
+    def _compressed(self, message: SharedMessage, deflater: Deflater) -> bytes:
+        compressed = message.compressed.get(deflater.window_bits)
+        if compressed is None:
+            compressed = message.compressed[deflater.window_bits] = deflater.deflate(message.payload)
+        else:
+            deflater.count(message.payload, compressed)
+        return compressed
 
     def encode_first_piece(self, opcode: int, payload: bytes | bytearray) -> bytes:
         """Return the first frame of a message in pieces; until `encode_end`, no other data frame may be encoded."""
@@ -127,8 +131,16 @@ class MaskingEncoder(Encoder):
         super().__init__()
         self._next_key = _random_keys().__next__
 
-    def _shared_frame(self, message: SharedMessage, window_bits: int) -> bytes:
-        return self._frame_of(message, window_bits)
+    # Each frame has a key of its own.
+
+    def encode_shared(self, message: SharedMessage) -> bytes:
+        deflater, payload = self.deflater, message.payload
+        if deflater is None or deflater.takeover or len(payload) < self.compression_threshold_bytes:
+            return self.encode(message.opcode, payload)
+        frame = self._frame(FIN | COMPRESSED | message.opcode, self._compressed(message, deflater))
+        self.messages_sent += 1
+        self.payload_bytes_sent += len(payload)
+        return frame
 
     def _frame(self, head: int, payload: bytes | bytearray | memoryview) -> bytes:
         length = len(payload)

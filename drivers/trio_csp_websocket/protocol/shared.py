@@ -11,12 +11,14 @@ class SharedMessage:
         payload: what it holds, uncompressed. It must not be changed any more.
     """
 
-    __slots__ = ("compressed", "frames", "opcode", "payload")
+    __slots__ = ("compressed", "compressed_frames", "frame", "opcode", "payload")
 
     def __init__(self, opcode: int, payload: bytes) -> None:
         self.opcode = opcode
         self.payload = payload
         self.compressed: dict[int, bytes] = {}
         """The payload as a compressor without context makes it, by the bits of its window."""
-        self.frames: dict[int, bytes] = {}
-        """Unmasked frames: by those bits, and by 0 the frame that is not compressed."""
+        self.compressed_frames: dict[int, bytes] = {}
+        """Unmasked frames of that, by the same bits."""
+        self.frame: bytes | None = None
+        """The unmasked frame of the payload as it is."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from trio_csp_websocket.connection.statistics import NOTHING, Statistics, statistics_of, total, without_waiting
+from trio_csp_websocket.connection.statistics import Statistics, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,8 +72,8 @@ class Register:
         """How many complete requests wait for room in the channel."""
         self.pages: int = 0
         """How many requests that want no WebSocket are being answered by the application."""
-        # The counts of connections that were accepted, and whose transport is closed.
-        self._ended = NOTHING
+        # Of connections that were accepted; those whose transport is closed have ended there.
+        self._totals = Totals()
         self.accepted: int = 0
         self.rejected: Counter[int] = Counter()
         self.timed_out: int = 0
@@ -142,11 +142,11 @@ class Register:
     def finished(self, connection: Connection) -> None:
         """Take note of the counts of a connection whose transport is closed: nothing more is counted."""
         if self.open.pop(connection, None) is not None:
-            self._ended = Statistics(**total((self._ended, without_waiting(statistics_of(connection)))))
+            self._totals.end(connection)
 
     def statistics(self) -> ServerStatistics:
         return ServerStatistics(
-            **total((self._ended, *map(statistics_of, self.open))),
+            **self._totals.with_open(self.open),
             accepted=self.accepted,
             rejected=MappingProxyType(dict(self.rejected)),
             timed_out=self.timed_out,
