@@ -79,6 +79,7 @@ class Delivery:
         "finished",
         "stopped",
         "stream",
+        "streams",
         "unmeasured_bytes",
     )
 
@@ -89,6 +90,8 @@ class Delivery:
         """Set when the channel is closed, after every message was delivered or discarded."""
         self.stopped: bool = False
         """Whether messages are discarded instead of delivered."""
+        self.streams: bool = False
+        """Whether the application has ever taken a message piece by piece."""
         self.stream: Incoming | None = None
         """The message that the application takes piece by piece, while it does, and while it waits for it."""
         self._decoder = decoder

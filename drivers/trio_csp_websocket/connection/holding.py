@@ -1,9 +1,9 @@
 """For how long a message above the read limit is held, so that the application can take it piece by piece.
 
-It is refused at once if a task waits for a message, or if it is the first one of a connection that the application has
-already. Otherwise the application may be on its way to `Endpoint.receive_stream`. So the message is held until all
-before it are received and the stream before it is left, and for a second after that; but only until a task waits for a
-message. Nothing tells when one begins to, and nobody else needs it, so that is looked at again and again.
+It is refused at once if a task waits for a message, if it is the first one of a connection that the application has
+already, or if it stands behind one that was not received and the application has never used `Endpoint.receive_stream`.
+Otherwise the application may be on its way there. So the message is held until all before it are received and the
+stream before it is left, and for a second after that; but only until a task waits for a message. Nothing tells when one begins to, and nobody else needs it, so that is looked at again and again.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Hold:
         self._decoder = decoder
         self._delivery = delivery
         self._unexpected = in_use and not decoder.messages_received
+        if not delivery.streams:
+            self._unexpected = self._unexpected or delivery.unread > 0
         # Since when nothing stands before it; None while something does.
         self._since: float | None = None
 
@@ -42,7 +44,7 @@ class Hold:
         delivery = self._delivery
         if self._decoder.held is None:
             return math.inf
-        if not delivery.stopped and (delivery.stream is not None or delivery.unread):
+        if not (delivery.stopped or self._unexpected) and (delivery.stream is not None or delivery.unread):
             self._since = None
             return math.inf
         if self._since is None:

@@ -83,7 +83,7 @@ class MessageStream:
         if delivery.stream is not None:
             raise NoContextError("another receive_stream of this connection is open: a connection has one at a time")
         self._entered = True
-        delivery.stream = self._incoming
+        delivery.stream, delivery.streams = self._incoming, True
         try:
             await self._prepare()
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -508,7 +508,7 @@ async def test_it_may_be_cancelled_before_any_of_its_steps(autojump_clock: MockC
     step = 1
     while await cancelled_before(step):
         step += 1
-    assert step > 3
+    assert step > 2  # how many there are depends on the order of the tasks
 
 
 # One at a time, and others --------------------------------------------------------------------------------------------
@@ -625,6 +625,12 @@ async def test_its_repr_tells_that_it_waits(nursery: trio.Nursery, autojump_cloc
 # Above the limit ------------------------------------------------------------------------------------------------------
 
 
+async def has_used_streams(client: Client, server: Server) -> None:
+    """Take a message as a stream: large ones behind unread ones are held from then on."""
+    server.send(text("the first"))
+    assert await taken(client) == ("text", ["the first"])
+
+
 @pytest.mark.parametrize("mode", ["plain", "fragments", "compressed", "compressed frame", "compressed, a little"])
 @pytest.mark.parametrize("waits", [True, False], ids=["waiting for the header", "header received before"])
 async def test_a_header_and_a_large_message_in_one_block(mode: str, waits: bool, autojump_clock: MockClock) -> None:
@@ -651,6 +657,7 @@ async def test_a_header_and_a_large_message_in_one_block(mode: str, waits: bool,
                 tasks.start_soon(send)
                 assert (await client.receive_value()).data == "header"
         else:
+            await has_used_streams(client, server)
             server.send(text("header"), large, text("next"))
             await trio.sleep(100)
             assert (await client.receive_value()).data == "header"
@@ -691,11 +698,22 @@ async def test_where_nothing_was_received_it_is_refused_at_once(autojump_clock: 
         await refused(client, 0)
 
 
+async def test_behind_an_unread_message_it_is_refused_at_once_if_no_stream_was_ever_used(
+    autojump_clock: MockClock,
+) -> None:
+    server = Server()
+    async with connecting(server, read_limit=KIB) as client:
+        server.send(text("a"), frame(BINARY, bytes(5000)))
+        await refused(client, 0)
+        assert (await client.receive_value()).data == "a"
+
+
 async def test_it_is_refused_when_somebody_waits_for_a_message(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     server = Server()
     async with connecting(server, read_limit=KIB) as client:
+        await has_used_streams(client, server)
         server.send(text("a"), frame(BINARY, bytes(5000)))
         await trio.sleep(100)
         assert client.close_code is None
@@ -731,6 +749,7 @@ async def test_a_selector_may_have_the_channel_while_its_task_takes_a_stream(aut
 async def test_it_is_refused_a_second_after_all_before_it_is_received(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, read_limit=KIB) as client:
+        await has_used_streams(client, server)
         server.send(text("a"), frame(BINARY, bytes(5000)))
         await trio.sleep(100)
         assert (await client.receive_value()).data == "a"
@@ -752,6 +771,7 @@ async def test_it_is_refused_a_second_after_the_stream_before_it_is_left(autojum
 async def test_closing_refuses_it(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, read_limit=KIB) as client:
+        await has_used_streams(client, server)
         server.send(text("a"), frame(BINARY, bytes(5000)))
         await wait_all_tasks_blocked()
         await client.close()
@@ -762,6 +782,7 @@ async def test_closing_refuses_it(autojump_clock: MockClock) -> None:
 async def test_a_connection_that_breaks_drops_it(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, read_limit=KIB) as client:
+        await has_used_streams(client, server)
         server.send(text("a"), frame(BINARY, bytes(5000)))
         await wait_all_tasks_blocked()
         server.broken = True
