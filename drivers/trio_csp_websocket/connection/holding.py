@@ -3,7 +3,8 @@
 It is refused at once if a task waits for a message, if it is the first one of a connection that the application has
 already, or if it stands behind one that was not received and the application has never used `Endpoint.receive_stream`.
 Otherwise the application may be on its way there. So the message is held until all before it are received and the
-stream before it is left, and for a second after that; but only until a task waits for a message. Nothing tells when one begins to, and nobody else needs it, so that is looked at again and again.
+stream before it is left, and for a second after that; but only until a task waits for a message. Nothing tells when one
+begins to, and nobody else needs it, so that is looked at again and again.
 """
 
 from __future__ import annotations
