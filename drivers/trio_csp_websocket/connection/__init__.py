@@ -13,7 +13,7 @@ From the bottom:
 - `outgoing`: what waits to be written
 - `outbox`: of that, what a hub sends to one of its members
 - `writer`: the one place where frames are written
-- `timer`: calls a function at a time, without a task
+- `timers`: calls functions at their times
 - `liveness`: how long a connection waits for its peer
 - `connection`: the data plane of one connection
 - `message_stream`: what an application holds of a message that it takes piece by piece

@@ -59,6 +59,7 @@ from trio_csp_websocket.connection.holding import Hold
 from trio_csp_websocket.connection.liveness import Liveness
 from trio_csp_websocket.connection.pings import Pings
 from trio_csp_websocket.connection.state import MOVES, State
+from trio_csp_websocket.connection.timers import Timers
 from trio_csp_websocket.connection.writer import Writer, WriteTimeoutError
 from trio_csp_websocket.events import Events
 from trio_csp_websocket.protocol.close import close_payload, parse_close
@@ -103,6 +104,7 @@ class Connection:
         nursery: where its tasks run. After cancelling it, call `abort`.
         decoder: parses the peer's frames.
         encoder: makes our frames.
+        timers: those that it shares with others; None if it has its own.
     """
 
     __slots__ = (
@@ -138,6 +140,7 @@ class Connection:
         *,
         decoder: Decoder,
         encoder: Encoder,
+        timers: Timers | None = None,
     ) -> None:
         self.transport: Transport = transport
         self.decoder: Decoder = decoder
@@ -180,6 +183,7 @@ class Connection:
                 self.pings,
                 read_timeout_seconds=settings.read_timeout_seconds,
                 keepalive_seconds=settings.keepalive_seconds,
+                timers=timers or Timers(nursery),
                 stop_waiting=self._stop_reading,
             )
         # What `read` will return.

@@ -4,9 +4,9 @@ The peer is not to blame while messages wait for room in the channel: what it ha
 that time does not count, and keepalive goes on pinging without asking for pongs. Nor is the peer to blame if this
 program was busy when a deadline passed. So the socket is read once more before the peer is found to have stalled.
 
-A deadline for each read would cost more than all else that a small message does. So all connections of a Trio run share
-one timer, with the channels of `csp.after`. A read only notes when it began. When a connection's time may have come,
-`Liveness` looks at it, and is called again when it may come next: seldom more than once in each interval.
+A deadline for each read would cost more than all else that a small message does. So a read only notes when it began.
+When a connection's time may have come, a timer has `Liveness` look at it, and again when it may come next: seldom more
+than once in each interval.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_csp_websocket.connection.timer import Timer
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_csp_websocket.connection.delivery import Delivery
     from trio_csp_websocket.connection.pings import Pings
+    from trio_csp_websocket.connection.timers import Timers
     from trio_csp_websocket.connection.writer import Writer
     from trio_csp_websocket.protocol.decoder import Decoder
     from trio_csp_websocket.transport.base import Transport
@@ -74,6 +73,7 @@ class Liveness:
         *,
         read_timeout_seconds: float,
         keepalive_seconds: float,
+        timers: Timers,
         stop_waiting: Callable[[], None],
     ) -> None:
         """Watch nothing yet.
@@ -86,6 +86,7 @@ class Liveness:
             pings: notes them.
             read_timeout_seconds: the first limit.
             keepalive_seconds: the second one.
+            timers: have it look.
             stop_waiting: ends the read that is under way, because it has taken too long. Whoever reads is to look at
                 `stalled` then.
         """
@@ -117,7 +118,7 @@ class Liveness:
         # one interval ago, whether frames waited to be written, and how much was.
         self._probed = self._awaiting_pong = self._busy = False
         self._sent = 0
-        self._timer = Timer(self._look)
+        self._timer = timers.add(self._look)
 
     # What the task that reads calls ----------------------------------------------------------------------------------
 

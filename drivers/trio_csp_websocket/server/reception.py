@@ -24,6 +24,7 @@ import csp
 from csp.errors import InvalidError, shown
 from trio_csp_websocket.connection.connection import Connection
 from trio_csp_websocket.connection.report import tell_end_of
+from trio_csp_websocket.connection.timers import Timers
 from trio_csp_websocket.events import Events, fields_of, inside
 from trio_csp_websocket.protocol.answer import text_answer
 from trio_csp_websocket.protocol.encoder import Encoder
@@ -83,6 +84,7 @@ class Reception:
         self._hosts = hosts
         self._register = register
         self._nursery = nursery
+        self._timers = Timers(nursery, lasting=True)
         self._connection_class = connection_class
         self._decoder_class = decoder_class
         self._encoder_class = encoder_class
@@ -195,6 +197,7 @@ class Reception:
                 self._nursery,
                 decoder=self._decoder_class(options.connection.read_limit_bytes),
                 encoder=self._encoder_class(),
+                timers=self._timers,
             )
             opening = Opening(connection, request, url, visit.remote, options, register)
             opening.rest = rest
