@@ -64,9 +64,8 @@ def test_the_extra_docs_brings_what_the_site_is_built_with() -> None:
     (theme,) = re.findall(r'^html_theme = "(\w+)"', text, re.MULTILINE)
     extensions: list[str] = re.findall(r'"([\w.]+)"', listed)
     modules = {extension.split(".")[0] for extension in (*extensions, theme)}
-    assert {module.replace("sphinxcontrib_", "sphinxcontrib-").replace("_", "-") for module in modules} == required(
-        "docs"
-    )
+    wanted = {module.replace("sphinxcontrib_", "sphinxcontrib-").replace("_", "-") for module in modules}
+    assert wanted == required("docs") - {"trio-csp"}
 
 
 @pytest.mark.parametrize(

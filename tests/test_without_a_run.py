@@ -140,9 +140,10 @@ OTHERS = {
     "csp.errors": "Kind is_kind shown wrap",
     "csp.security": "Actor Condition Policy Scope can context",
     "csp.testing": "Handler ServerConnection",
-    "csp.websocket": "Client CloseCode CLOSE_CODES COMPRESSION Compression ConnectOptions Connecting Feed FeedOptions "
-    "Gap Headers ListenOptions Listening Message Request Response ServeOptions Server ServerConnection "
-    "ServerStatistics State Statistics default_retry inherited_sockets",
+    "csp.websocket": "BroadcastResult Client CloseCode CLOSE_CODES COMPRESSION Compression ConnectOptions Connecting "
+    "Feed FeedOptions FeedStatistics Gap Headers Hub ListenOptions Listening Message MessageStream Request Response "
+    "ServeOptions Server ServerConnection ServerStatistics State Statistics default_retry inherited_sockets",
+    "csp.websocket.telemetry": "Instrumentation instrument",
 }
 # Entering an end waits for nothing; a PullSource gives nothing before its block.
 OTHER_METHODS = {

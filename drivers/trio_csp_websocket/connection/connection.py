@@ -336,11 +336,11 @@ class Connection:
         self.followers.add(follower)
 
     def unfollow(self, follower: Follower) -> None:
-        """Have somebody told no more."""
-        if self.followers is not None:
-            self.followers.discard(follower)
-            if not self.followers:
-                self.followers = None
+        """Have somebody told no more who was to be told."""
+        assert self.followers is not None
+        self.followers.discard(follower)
+        if not self.followers:
+            self.followers = None
 
     def close_soon(self, code: int, reason: str) -> None:
         """Have it closed by a task of its own. Nothing more is sent from now on, also until that task runs."""

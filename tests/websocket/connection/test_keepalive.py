@@ -322,3 +322,19 @@ async def test_a_ping_that_waits_is_not_overtaken_by_one_of_keepalive(autojump_c
         assert client.close_code is None
         await trio.sleep(2)
         assert client.close_code == 1011
+
+
+async def test_a_connection_that_breaks_as_it_is_given_up_is_lost(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    async with connecting(server, keepalive="10s") as client:
+
+        async def break_down(max_bytes: int) -> bytes | None:
+            raise trio.BrokenResourceError("it broke just now")
+
+        monkeypatch.setattr(client._connection.transport, "receive_now", break_down)
+        await client.wait_closed()
+        assert trio.current_time() == pytest.approx(20)
+        assert client.close_code == 1006
+        assert str(client.error) == "the connection was lost: it broke just now"

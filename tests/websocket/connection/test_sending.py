@@ -576,6 +576,32 @@ async def test_the_iterable_is_not_waited_for_once_the_connection_has_ended(way:
         assert all(failure.kind is Kind.INTERNAL for failure in failures)
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["before the first piece", "in the middle"])
+async def test_a_piece_that_comes_once_we_have_closed_is_not_sent(begun: bool, autojump_clock: MockClock) -> None:
+    closing = trio.Event()
+
+    async def late() -> AsyncIterator[str]:
+        if begun:
+            yield "first"
+        await closing.wait()
+        yield "late"
+
+    async with joined(MEMORY, keepalive=None) as (connection, client), trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            with pytest.raises(ConnectionFailedError, match="is being closed"):
+                await connection.send(late())
+
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(connection.close)
+        await wait_all_tasks_blocked()
+        closing.set()
+        if begun:
+            assert await client.frame() == (TEXT, b"first")
+        assert await client.closed() == (1000, "")
+
+
 @WAYS
 async def test_after_the_end_the_iterable_is_not_asked(way: Way) -> None:
     async def never() -> AsyncIterator[str]:

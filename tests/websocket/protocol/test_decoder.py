@@ -839,3 +839,14 @@ def test_a_block_that_comes_while_parsing_is_paused_is_put_behind() -> None:
     decoder.feed(compressed(BINARY, bytes(MIB)) + text("ab")[:2])
     decoder.feed(text("ab")[2:] + text("c"))
     assert taken(decoder) == [MIB, 2, 1]
+
+
+def test_parsing_pauses_behind_many_small_messages_too() -> None:
+    decoder = inflating()
+    decoder.feed(b"".join(compressed(BINARY, bytes(100_000 + number)) for number in range(25)))
+    for count in (11, 11):
+        assert decoder.paused
+        assert len(taken(decoder)) == count
+        assert decoder.feed(b"") == []
+    assert not decoder.paused
+    assert taken(decoder) == [100_022, 100_023, 100_024]

@@ -292,3 +292,14 @@ def test_parsing_pauses_and_goes_on_as_without_masks() -> None:
     assert not decoder.paused
     assert decoder.feed(masked(TEXT, b"b")[3:]) == []
     assert [message.data for message in decoder.messages] == ["1", "a", "b"]
+
+
+def test_parsing_pauses_behind_many_small_messages_too() -> None:
+    small = masked(BINARY, deflated(bytes(100_000)), reserved=COMPRESSED)  # it refers to nothing before it
+    decoder = decoder_of(LIMIT, inflates=True)
+    decoder.feed(small * 25)
+    for count in (11, 11):
+        assert (decoder.paused, len(decoder.messages)) == (True, count)
+        decoder.messages.clear()
+        decoder.feed(b"")
+    assert (decoder.paused, len(decoder.messages)) == (False, 3)

@@ -189,3 +189,12 @@ async def test_no_more_than_a_bound_is_taken_in_of_those_who_wait(
         with pytest.raises(trio.BrokenResourceError):
             await second.answer()
     assert server.statistics().rejected == {503: 1}
+
+
+async def test_who_is_taken_in_as_it_closes_is_told_so_and_not_waited_for() -> None:
+    with trio.fail_after(30):
+        async with websocket.listen(0, host="127.0.0.1") as server:
+            with socket.create_connection(("127.0.0.1", server.port)) as waiting:
+                await server.close()
+                waiting.settimeout(10)
+                assert waiting.recv(1000).startswith(b"HTTP/1.1 503 ")
