@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from csp.errors import shown
 from trio_csp_websocket.command_line.format import Format, agreed, closed
 from trio_csp_websocket.command_line.lines import Line, escaped
-from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.transport.base import shown_address
 
+_SLOW = "it did not read what was sent, and was closed with code 1013 (TRY_AGAIN_LATER)"
 # What the server tells of options, and what stands for it here. For hosts there are no arguments.
 _OF_OPTIONS = {
     "the option origins=": "--origin",
@@ -17,8 +17,6 @@ _OF_OPTIONS = {
 }
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from trio_csp_websocket.command_line.news import Came, Left, Refused
 
 
@@ -47,14 +45,14 @@ class GuestFormat(Format):
 
     def left(self, left: Left, *, count: int) -> list[Line]:
         """Return what says how a connection has ended, and how many there are yet."""
-        number, connection = left
+        number, connection, slow = left
         code, reason, error = connection.close_code, connection.close_reason, connection.error
-        how = closed(code, reason, ours=connection.closing, other="client") if error is None else str(error)
+        why = str(error) if error is not None else _SLOW if slow else None
+        how = why or closed(code, reason, ours=connection.closing, other="client")
         lines = [Line("note", f"#{number} disconnected: {how} ({count} connected)")]
         if not self.json:
             return lines
-        text = None if error is None else str(error)
-        return [*lines, self.members(type="close", connection=number, code=code, reason=reason, error=text)]
+        return [*lines, self.members(type="close", connection=number, code=code, reason=reason, error=why)]
 
     def refused(self, refused: Refused) -> Line:
         """Return what says that the server has let somebody not in."""
@@ -62,9 +60,3 @@ class GuestFormat(Format):
         for said, here in _OF_OPTIONS.items():
             why = why.replace(said, here)
         return Line("note", escaped(f"refused {remote} with status {status}: {why}"))
-
-    def too_slow(self, numbers: Iterable[int]) -> list[Line]:
-        """Return what says who is closed because messages come faster than they are read."""
-        code = CloseCode.TRY_AGAIN_LATER
-        text = f"does not read what is sent, and is closed with code {code:d} ({code.name})"
-        return [Line("error", f"#{number} {text}") for number in numbers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import trio
 
@@ -11,17 +12,17 @@ import csp
 from csp.errors import ConnectionFailedError
 from trio_csp_websocket.command_line.news import Came, Left, News, Said
 from trio_csp_websocket.command_line.refusals import Refusals
+from trio_csp_websocket.connection.endpoint import Endpoint
 from trio_csp_websocket.connection.hub import Hub
 from trio_csp_websocket.events import add_observer, remove_observer
 from trio_csp_websocket.protocol.constants import CloseCode
 
 if TYPE_CHECKING:
-    from trio_csp_websocket.connection.endpoint import Endpoint
     from trio_csp_websocket.server.server import Server
     from trio_csp_websocket.server.server_connection import ServerConnection
 
 PATIENCE_SECONDS = 10
-"""How long the input is held up by a client that does not read; then it is closed."""
+"""How long a client that does not read holds up the input; then it is closed."""
 TOO_SLOW = "messages come faster than they are read"
 
 
@@ -40,6 +41,7 @@ class Guests:
         self._echo = echo
         self._hub = Hub()
         self._numbers: dict[Endpoint, int] = {}
+        self._slow = WeakSet[Endpoint]()  # those that were closed because they do not read; some may just be broken
         self._arrived = trio.Event()  # set, and replaced, when there is one more
         self.came = 0
         """How many connections there were."""
@@ -92,7 +94,7 @@ class Guests:
                 with contextlib.suppress(ConnectionFailedError):
                     await connection.send(r.value.data)
         del self._numbers[connection]
-        await self.states.send(Left(number, connection))
+        await self.states.send(Left(number, connection, slow=connection in self._slow and connection.closing))
 
     # What goes --------------------------------------------------------------------------------------------------------
 
@@ -101,28 +103,23 @@ class Guests:
         while not self.open:
             await self._arrived.wait()
 
-    def post(self, text: str) -> list[int]:
-        """Send a text to all, without waiting; return the numbers of those that are closed because they do not read."""
-        members = self.open
+    def post(self, text: str) -> None:
+        """Send a text to all without waiting; close those that have not read what was sent before."""
+        members = list(self._hub)
         self._hub.broadcast(text)
-        return [self._numbers[member] for member in members if member not in self._hub and member.closing]
+        self._slow.update(member for member in members if member not in self._hub)
 
-    async def send(self, text: str) -> list[int]:
-        """Send a text to all, waiting until all have taken it, or are closed because they do not read.
-
-        Returns the numbers of those.
-        """
-        slow: list[int] = []
+    async def send(self, text: str) -> None:
+        """Send a text to all, and wait until they have taken it; close those that do not in `PATIENCE_SECONDS`."""
         async with trio.open_nursery() as nursery:
-            for connection, number in self._numbers.items():
-                nursery.start_soon(self._send_to, connection, number, text, slow)
-        return slow
+            for connection in self.open:
+                nursery.start_soon(self._send_to, connection, text)
 
-    async def _send_to(self, connection: Endpoint, number: int, text: str, slow: list[int]) -> None:
+    async def _send_to(self, connection: Endpoint, text: str) -> None:
         with trio.move_on_after(PATIENCE_SECONDS) as patience, contextlib.suppress(ConnectionFailedError):
             await connection.send(text)
         if patience.cancelled_caught:
-            slow.append(number)
+            self._slow.add(connection)
             await connection.close(CloseCode.TRY_AGAIN_LATER, TOO_SLOW)
 
     async def close(self, code: int, reason: str) -> None:

@@ -34,10 +34,10 @@ and the exit status is 1. A server that vanishes is noticed after a minute.
 The server has two seconds to answer a close.
 With --listen, each message that is shown begins with the number of its
 connection, but for standard output that is no terminal. What is typed or piped
-in goes to all who are connected, and waits until somebody is. A client that does
-not read it is closed with 1013. Web pages of elsewhere are refused: --origin.
-The program ends with --count, --wait, Ctrl-D, /close or a signal; then all are
-told 1001.
+in goes to all who are connected, and waits until somebody is. A client that
+does not read it is closed with 1013. Web pages of elsewhere are refused:
+--origin lets them in. The program ends with --count, --wait, Ctrl-D, /close or
+a signal; then all are told 1001.
 A DURATION is written 300ms, 10s or 1m30s.
 Other users of this machine may see the command line, and credentials in it.
 A proxy's credentials may be in the environment instead: https_proxy.
@@ -56,9 +56,10 @@ examples:
 
 exit status:
   0    closed from here, or by the server with 1000, 1001 or no code
-  1    no connection, or no server that listens, or it ended with an error, or before --count messages or
-       the message for --after-first had come, or a line may be lost, or input
-       or output failed; standard error says which
+  1    no connection, or it ended with an error, or before --count messages or
+       the message for --after-first had come, or a line may be lost, or there
+       was no port to listen on, or input or output failed; standard error says
+       which
   2    wrong usage
   130  Ctrl-C (but 0 on a terminal, where it closes the connection); 143 after
        SIGTERM; a second signal does not wait for the server to close

@@ -22,6 +22,8 @@ class Left(NamedTuple):
 
     number: int
     connection: ServerConnection
+    slow: bool
+    """Whether it was closed because it did not read what was sent."""
 
 
 class Refused(NamedTuple):

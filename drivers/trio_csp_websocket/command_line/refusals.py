@@ -26,8 +26,8 @@ class Refusals:
     def told(self, event: Event, /) -> None:
         if event.name == "server.refused":
             fields = event.fields
-            status, why = fields.get("status"), fields.get("error")
-            self.channel.send_nowait(Refused(str(fields.get("remote")), int(str(status)), str(why)))
+            remote, status, why = (fields.get(name) for name in ("remote", "status", "error"))
+            self.channel.send_nowait(Refused(str(remote or "somebody"), int(str(status)), str(why)))
 
     def enter(self, about: object, /) -> object:
         return about
