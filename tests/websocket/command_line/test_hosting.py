@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.websocket.command_line._host import hosting
-from tests.websocket.server._lobby import BINARY, PING, PONG, TEXT, close_frame, handshake, masked
+from tests.websocket.server._lobby import BINARY, CLOSE, PING, PONG, TEXT, close_frame, handshake, masked
 from trio_csp_websocket.command_line.conversation import Stop
 from trio_csp_websocket.command_line.guests import PATIENCE_SECONDS, TOO_SLOW
 from trio_csp_websocket.command_line.output import MAX_LINES
