@@ -360,7 +360,7 @@ async def test_a_person_is_not_held_up_by_who_does_not_read(autojump_clock: Mock
     async with hosting(interactive=True) as host:
         slow, client = await host.come_without_buffers(), await host.come()
         before = trio.current_time()
-        lines = [f"line {number}" for number in range(80)]
+        lines = [f"line {number}" for number in range(300)]
         await host.type(*lines)
         assert [await client.text() for _ in lines] == lines
         assert trio.current_time() == before
