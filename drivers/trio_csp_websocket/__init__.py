@@ -11,5 +11,5 @@ The rooms, from the bottom; each lists its files:
 - `server`: `listen`, `serve`, `ServerConnection`, `Hub`
 - `testing`: servers in memory
 - `telemetry`: spans and metrics of OpenTelemetry; not loaded unless it is asked for
-- `command_line`: a client for the shell
+- `command_line`: a client and a server for the shell
 """

@@ -1,14 +1,15 @@
-"""What to try where there is no connection, as far as that is known."""
+"""What to try where there is no connection, or no server, as far as that is known."""
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from csp.errors import ConnectionFailedError
+from csp.errors import ConnectionFailedError, ListenFailedError
 
 if TYPE_CHECKING:
     from trio_csp_websocket.command_line.request import Request
@@ -25,8 +26,11 @@ def told(error: BaseException) -> str:
 
 
 def advice(error: BaseException | None, request: Request) -> str:
-    """Return what to try after connecting has failed, as the rest of a sentence; "" where nothing is known."""
+    """Return what to try after connecting or listening has failed, as the rest of a sentence; "" for nothing."""
     of_proxy = is_of_proxy(error)
+    if isinstance(error, ListenFailedError):
+        in_use = error.details.get("errno") == errno.EADDRINUSE
+        return "; --listen 0 takes a free port" if in_use else ""
     if isinstance(error, ConnectionFailedError) and error.status is not None:
         return "" if of_proxy else _of_status(error, request)  # the text says what a proxy wants
     cause = error

@@ -40,23 +40,24 @@ class Format:
     """Whether there may be many connections, so that programs are told of each."""
     request: Request = field(default_factory=Request)
 
-    def message(self, message: Message) -> Line:
-        """Return the line of a message."""
+    def message(self, message: Message, number: int | None = None) -> Line:
+        """Return the line of a message, and where somebody reads it, of which connection it is."""
         data = message.data
         if self.json:
             text = data if isinstance(data, str) else base64.b64encode(data).decode()
-            return self._members(type=message.type, data=text)
+            return self.members(type=message.type, data=text, **_of(number))
+        of = "" if number is None else f"#{number}: "
         if isinstance(data, bytes):
-            return Line("received", _preview(data) if self.terminal else data.hex())
+            return Line("received", f"{of}{_preview(data)}" if self.terminal else data.hex())
         if self.terminal:
-            return Line("received", "\n".join(escaped(line) for line in _LINE_BREAK.split(data)))
+            return Line("received", of + "\n".join(escaped(line) for line in _LINE_BREAK.split(data)))
         return Line("received", _LINE_BREAK.sub(" ", data))
 
-    def pong(self, seconds: float) -> Line:
+    def pong(self, seconds: float, number: int | None = None) -> Line:
         """Return the line of a ping's answer."""
         if self.json:
-            return self._members(type="pong", seconds=seconds)
-        return Line("note", f"pong after {1000 * seconds:.2f} ms")
+            return self.members(type="pong", seconds=seconds, **_of(number))
+        return Line("note", f"{'' if number is None else f'#{number}: '}pong after {1000 * seconds:.2f} ms")
 
     # The connection ---------------------------------------------------------------------------------------------------
 
@@ -73,13 +74,9 @@ class Format:
         said = [f"connected {'again ' * again}to {place}{through}"]
         if redirected:
             said.append(f"redirected from {self.request.shown}")
-        protocol = client.subprotocol
-        if protocol is not None:
-            said.append("a protocol that looks like a secret" if looks_secret(protocol) else f"protocol {protocol}")
-        if "permessage-deflate" in client.response_headers.get("Sec-WebSocket-Extensions", ""):
-            said.append("compressed")
-        lines = [Line("note", ", ".join(said))]
-        return [*lines, self._members(type="open")] if self.json and self.reconnect else lines
+        compressed = "permessage-deflate" in client.response_headers.get("Sec-WebSocket-Extensions", "")
+        lines = [Line("note", ", ".join([*said, *agreed(client.subprotocol, compressed=compressed)]))]
+        return [*lines, self.members(type="open")] if self.json and self.reconnect else lines
 
     def waiting(self, state: csp.ConnectionState, client: Client | None, *, attempt: int) -> list[Line]:
         """Return what says why there is no connection, and when the next attempt begins.
@@ -101,7 +98,7 @@ class Format:
         error = None if state.error is None else told(state.error)
         if not self.json:
             return [line]
-        return [line, self._members(type="waiting", seconds=state.seconds, attempt=attempt, error=error)]
+        return [line, self.members(type="waiting", seconds=state.seconds, attempt=attempt, error=error)]
 
     def gap(self, gap: csp.Gap) -> list[Line]:
         """Return what says that messages may be missing."""
@@ -111,7 +108,7 @@ class Format:
             return [line]
         error = None if gap.error is None else str(gap.error)
         size = {"seconds": gap.seconds, "attempts": gap.attempts, "missed": gap.missed}
-        return [line, self._members(type="gap", **size, code=gap.code, reason=gap.reason, error=error)]
+        return [line, self.members(type="gap", **size, code=gap.code, reason=gap.reason, error=error)]
 
     def end(self, ending: Ending, *, ours: bool) -> list[Line]:
         """Return what says how it ended; ``ours`` if it was closed from here."""
@@ -120,14 +117,12 @@ class Format:
             line = Line("error", f"{told(error)}{advice(error, self.request)}")
             return [self.no_connection(error), line] if self.json and isinstance(error, Error) else [line]
         if self.json:
-            return [self._members(type="close", code=code, reason=reason, error=None if error is None else str(error))]
+            return [self.members(type="close", code=code, reason=reason, error=None if error is None else str(error))]
         if error is not None:
             return [Line("error", str(error))]
         if code is None:
             return [Line("note", "ended; there was no connection")]
-        if ours and code == CloseCode.ABNORMAL_CLOSURE:
-            return [Line("note", "closed; the server did not answer the close")]
-        return [Line("note", f"closed{'' if ours else ' by the server'}{_with_code(code, reason)}")]
+        return [Line("note", closed(code, reason, ours=ours, other="server"))]
 
     def no_connection(self, error: Error) -> Line:
         """Return the JSON object that says why there is no connection, without the secrets of the request."""
@@ -135,13 +130,13 @@ class Format:
         why = {"error": told(error), "retryable": error.retryable}
         status = error.status if isinstance(error, ConnectionFailedError) else None
         if status in (None, _SWITCHING_PROTOCOLS) or is_of_proxy(error):
-            return self._members(type="error", **why)
+            return self.members(type="error", **why)
         headers = dict(cast("dict[str, str]", error.details["headers"]))
         if "location" in headers:
             headers["location"] = without_secrets(headers["location"])
         raw = cast("bytes", error.details["body"])
         body = _text(raw)
-        return self._members(
+        return self.members(
             type="refused",
             status=status,
             headers={secrets.hidden(name): secrets.hidden(value) for name, value in headers.items()},
@@ -149,10 +144,32 @@ class Format:
             **why,
         )
 
-    def _members(self, **members: object) -> Line:
+    def members(self, **members: object) -> Line:
         """Return the line of a JSON object."""
         text = json.dumps(members, ensure_ascii=False)
         return Line("received", escaped(text) if self.terminal else text)
+
+
+def agreed(protocol: str | None, *, compressed: bool) -> list[str]:
+    """Return what says what was agreed on for a connection."""
+    said: list[str] = []
+    if protocol is not None:
+        said.append("a protocol that looks like a secret" if looks_secret(protocol) else f"protocol {protocol}")
+    if compressed:
+        said.append("compressed")
+    return said
+
+
+def closed(code: int | None, reason: str | None, *, ours: bool, other: str) -> str:
+    """Return what says how a connection was closed; ``ours`` if from here, and ``other`` is who else could."""
+    if ours and code == CloseCode.ABNORMAL_CLOSURE:
+        return f"closed; the {other} did not answer the close"
+    return f"closed{'' if ours else f' by the {other}'}{_with_code(code, reason)}"
+
+
+def _of(number: int | None) -> dict[str, int]:
+    """Return the member of a JSON object that says which connection it is about."""
+    return {} if number is None else {"connection": number}
 
 
 def _with_code(code: int | None, reason: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The command line client as a program: connecting, signals, and the exit status."""
+"""The command line as a program: connecting or listening, signals, and the exit status."""
 
 from __future__ import annotations
 
@@ -7,33 +7,27 @@ import math
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
 import csp
-from csp.errors import Error, InvalidError
-from trio_csp_websocket.client.client import Client
-from trio_csp_websocket.client.connect import connect
-from trio_csp_websocket.command_line.advice import advice, told
-from trio_csp_websocket.command_line.arguments import DEMO_URL, parse, program_name
+from csp.errors import InvalidError
+from trio_csp_websocket.command_line.arguments import demo_options, lead_to, parse
+from trio_csp_websocket.command_line.conversation import Stop
 from trio_csp_websocket.command_line.format import Format
+from trio_csp_websocket.command_line.guest_format import GuestFormat
+from trio_csp_websocket.command_line.guests import Guests
 from trio_csp_websocket.command_line.history import history_file, open_history
-from trio_csp_websocket.command_line.lines import escaped, on_screen
-from trio_csp_websocket.command_line.link import Link, ManyConnections, OneConnection
+from trio_csp_websocket.command_line.hosting import Hosting
+from trio_csp_websocket.command_line.link import Link, ManyConnections
+from trio_csp_websocket.command_line.opening import Opening
 from trio_csp_websocket.command_line.prompt import prompt
 from trio_csp_websocket.command_line.request import request
-from trio_csp_websocket.command_line.session import Session, Stop
-from trio_csp_websocket.command_line.streams import (
-    is_console,
-    is_typed,
-    read_lines,
-    screen_columns,
-    streams,
-    write_text,
-)
-from trio_csp_websocket.protocol.messages import Message
-from trio_csp_websocket.testing.memory import websocket_server
+from trio_csp_websocket.command_line.saying import say
+from trio_csp_websocket.command_line.session import Session
+from trio_csp_websocket.command_line.streams import is_console, is_typed, read_lines, screen_columns, streams
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +36,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
     from trio_csp_websocket.command_line.lines import Show
-    from trio_csp_websocket.testing.server_connection import ServerConnection
+    from trio_csp_websocket.server.server import Server
 
 # Ctrl-C, and on Windows Ctrl-Break.
 INTERRUPTS = frozenset({signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGINT)})
@@ -59,13 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def run(parsed: argparse.Namespace) -> int:
-    """Connect, carry the session through, and return the exit status."""
+    """Connect or listen, carry the session through, and return the exit status."""
     terminal = screen_columns(1) is not None
     interactive = terminal and is_typed(0)
     if interactive and (parsed.delay or parsed.after_first):
         say("--delay and --after-first are for input from a pipe or a file, and not for what is typed")
         return 2
-    form = Format(json=parsed.json, terminal=terminal, reconnect=parsed.reconnect, request=request(parsed))
     show = streams(interactive=interactive)
     stops = csp.Channel[Stop](math.inf)
     interrupted, signalled = 0, trio.Event()
@@ -84,78 +77,47 @@ async def run(parsed: argparse.Namespace) -> int:
     with trio.CancelScope() as scope:
         async with csp.BackgroundNursery() as nursery, contextlib.AsyncExitStack() as stack:
             await nursery.start(receive_signals)
-            if parsed.demo:
-                await stack.enter_async_context(websocket_server(demo, DEMO_URL))
-            link: Link | None
-            if parsed.reconnect:
-                link = many = ManyConnections(parsed.url or DEMO_URL, parsed.options)
-                await stack.enter_async_context(many.feed)
-            else:
-                link = await open_connection(nursery, parsed, stops, form, show, interactive=interactive)
-            if link is None:
+            opening = Opening(nursery, stops, show, interactive=interactive)
+            opened = await open_end(opening, stack, parsed, terminal=terminal)
+            if opened is None:
                 return interrupted or 1
+            end, form = opened
             lines = csp.Channel[str | None](math.inf if interactive else 0)
             above_prompt = await open_prompt(stack, lines, parsed) if interactive else None
             if above_prompt is None:
                 nursery.start_soon(read_input, lines, stops, signalled)
-            session = Session(
-                link,
-                lines,
-                above_prompt or show,
-                stops,
-                form,
-                interactive=interactive,
-                count=parsed.count or math.inf,
-                ping=parsed.ping,
-                wait=parsed.wait,
-                delay=parsed.delay,
-                first_within=parsed.timeout if parsed.after_first else None,
-            )
-            return await session.run()
+            options = {name: getattr(parsed, name) for name in ("ping", "wait", "delay")}
+            options |= {"interactive": interactive, "count": parsed.count or math.inf}
+            shared = lines, above_prompt or show, stops
+            if isinstance(end, Link):
+                first_within = parsed.timeout if parsed.after_first else None
+                return await Session(end, *shared, form, first_within=first_within, **options).run()
+            guests = Guests(end, echo=parsed.echo)
+            nursery.start_soon(guests.run)
+            return await Hosting(guests, end.url, *shared, GuestFormat(parsed.json, terminal), **options).run()
     return interrupted
 
 
-async def open_connection(
-    nursery: trio.Nursery,
-    parsed: argparse.Namespace,
-    stops: csp.Channel[Stop],
-    form: Format,
-    show: Show,
-    *,
-    interactive: bool,
-) -> OneConnection | None:
-    """Connect; return None if that fails, which is told, or if a signal comes first."""
-    opened = csp.Channel[Client | Error](1)
-
-    async def open_it() -> None:
-        try:
-            await opened.send(await connect(parsed.url or DEMO_URL, nursery=nursery, **parsed.options))
-        except Error as error:
-            await opened.send(error)
-
-    nursery.start_soon(open_it)
-    # Connecting may take half a minute: a person is told what is happening.
-    slow = csp.after("1s") if interactive else csp.never()
-    cases = stops.case_receive(), opened.case_receive(), slow.case_receive()
-    while (r := await csp.select(*cases)).channel is slow:
-        await show([form.connecting()])
-    if isinstance(r.value, Client):
-        return OneConnection(r.value)
-    if isinstance(r.value, Error):
-        await tell_failure(r.value, form, show)
-    return None
-
-
-async def tell_failure(error: Error, form: Format, show: Show) -> None:
-    """Say why there is no connection, on standard error; if JSON was asked for, also on standard output."""
-    if form.json:
-        try:
-            await show([form.no_connection(error)])
-        except BrokenPipeError:
-            pass  # its reader has ended
-        except OSError as failed:
-            say(f"cannot write the output: {failed.strerror}")
-    say(f"{told(error)}{advice(error, form.request)}")
+async def open_end(
+    opening: Opening, stack: contextlib.AsyncExitStack, parsed: argparse.Namespace, *, terminal: bool
+) -> tuple[Link | Server, Format] | None:
+    """Connect or listen; return what became of it, and how it is told of. None if that fails, or a signal comes."""
+    form = Format(json=parsed.json, terminal=terminal, reconnect=parsed.reconnect, request=request(parsed))
+    if parsed.demo:
+        demo = await opening.demo(demo_options(parsed), form)
+        if demo is None:
+            return None
+        lead_to(parsed, demo.url)
+        form = replace(form, request=request(parsed))
+    end: Link | Server | None
+    if parsed.listen:
+        end = await opening.server(parsed.listen.port, parsed.options, form)
+    elif parsed.reconnect:
+        end = many = ManyConnections(parsed.url, parsed.options)
+        await stack.enter_async_context(many.feed)
+    else:
+        end = await opening.connection(parsed.url, parsed.options, form)
+    return None if end is None else (end, form)
 
 
 async def open_prompt(
@@ -196,24 +158,3 @@ async def read_input(lines: csp.Channel[str | None], stops: csp.Channel[Stop], s
     except (InvalidError, OSError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         await stops.send(Stop(1, f"standard input: {said}"))
-
-
-def say(text: str) -> None:
-    """Print something about the program on standard error."""
-    line, columns = f"{program_name()}: {escaped(text)}", screen_columns(2)
-    with contextlib.suppress(OSError):
-        write_text(2, f"{line if columns is None else on_screen('', line, columns)}\n")
-
-
-async def demo(connection: ServerConnection) -> None:
-    """Serve one client of ``--demo``."""
-    await connection.send("Welcome! What you send comes back, and every five seconds a tick.")
-    messages, ticks = connection.channel(), csp.tick("5s")
-    while True:
-        r = await csp.select(messages.case_receive(), ticks.case_receive())
-        if r.channel is ticks:
-            await connection.send("tick")
-        elif isinstance(r.value, Message):
-            await connection.send(r.value.data)
-        else:
-            return

@@ -37,6 +37,8 @@ class Request:
 
 def request(parsed: argparse.Namespace) -> Request:
     """Return what was asked for."""
+    if parsed.target is None:  # --listen
+        return Request(pieces=given_secrets([], [], parsed.protocol or ()))
     target, protocols, proxies = parsed.target, parsed.protocol or (), list(_proxies(parsed.proxy))
     secret = [
         *parsed.header,

@@ -10,10 +10,11 @@ import trio.testing
 
 import csp
 from csp import testing, websocket
+from trio_csp_websocket.command_line.conversation import Stop
 from trio_csp_websocket.command_line.format import Format
 from trio_csp_websocket.command_line.link import ManyConnections, OneConnection
 from trio_csp_websocket.command_line.request import Request
-from trio_csp_websocket.command_line.session import Session, Stop
+from trio_csp_websocket.command_line.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,6 +6,8 @@ import codecs
 import os
 import select
 import struct
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -111,3 +113,29 @@ def standard_terminal() -> Generator[Terminal]:
             os.close(fd)
         os.close(ours)
         os.close(theirs)
+
+
+@contextmanager
+def at_terminal(
+    *arguments: str, columns: int = 80, term: str = "xterm"
+) -> Generator[tuple[Terminal, subprocess.Popen[bytes]]]:
+    """Start Python at a pseudo-terminal; at the end of the block, wait for its end."""
+    # Where nothing is installed, the checkout must be found by the child as it was by this process.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "TERM": term,
+    }
+    ours, theirs = open_terminal()
+    set_columns(theirs, columns)
+    command = [sys.executable, "-W", "error", *arguments]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        terminal = Terminal(ours)
+        try:
+            yield terminal, process
+            while terminal.read(20):
+                pass
+        finally:
+            process.kill()
+    os.close(ours)

@@ -15,7 +15,8 @@ import trustme
 import csp
 from csp import websocket
 from trio_csp_websocket.command_line import program
-from trio_csp_websocket.command_line.arguments import duration, parse
+from trio_csp_websocket.command_line.arguments import parse
+from trio_csp_websocket.command_line.values import duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,8 +64,8 @@ def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "give either a URL or --demo"),
-        (["ws://h/", "--demo"], "give either a URL or --demo"),
+        ([], "give either a URL, --listen or --demo"),
+        (["ws://h/", "--demo"], "give either a URL, --listen or --demo"),
         (["http://h/"], 'url must start with "ws://" or "wss://", not "http:"'),
         (["localhost:8765"], 'url must start with "ws://" or "wss://"'),
         (["ws://h/", "--nonsense"], "there is no option --nonsense"),
@@ -162,8 +163,9 @@ def test_usage_help_and_mistakes_name_the_command_that_was_used(
         with pytest.raises(SystemExit):
             program.main(arguments)
     out, err = capsys.readouterr()
-    assert err.splitlines() == [f"usage: {name} [options] URL", f"{name}: error: give either a URL or --demo"]
-    assert out.startswith(f"usage: {name} [options] URL\n")
+    usage = [f"usage: {name} [options] URL", f"       {name} [options] --listen [HOST:]PORT"]
+    assert err.splitlines() == [*usage, f"{name}: error: give either a URL, --listen or --demo"]
+    assert out.splitlines()[:2] == usage
     assert f"  {name} --demo\n" in out
     (other,) = {"csp-websocket", "python -m csp.websocket"} - {name}
     assert other not in out

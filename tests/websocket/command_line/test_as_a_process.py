@@ -98,7 +98,7 @@ def test_the_installed_command_is_the_same_program(library: LibraryServer) -> No
     assert (result.returncode, result.stdout, result.stderr) == (0, "a\n", said)
     wrong = subprocess.run([command], stderr=subprocess.PIPE, text=True, timeout=30, check=False)
     assert wrong.returncode == 2
-    assert wrong.stderr.endswith("csp-websocket: error: give either a URL or --demo\n")
+    assert wrong.stderr.endswith("csp-websocket: error: give either a URL, --listen or --demo\n")
 
 
 def test_in_a_pipe_nothing_is_needed_that_only_unix_has(library: LibraryServer) -> None:

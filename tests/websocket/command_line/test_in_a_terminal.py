@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import select
 import signal
-import subprocess
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,11 +22,9 @@ from tests.websocket.command_line._site import Site
 from tests.websocket.command_line._terminal import (
     CTRL_C,
     CTRL_D,
-    Terminal,
+    at_terminal,
     keyboard,
-    open_terminal,
     rows_on_screen,
-    set_columns,
     standard_terminal,
 )
 from trio_csp_websocket.command_line import program
@@ -37,7 +32,7 @@ from trio_csp_websocket.command_line.arguments import parse
 from trio_csp_websocket.command_line.lines import on_screen
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -106,31 +101,6 @@ async def test_what_is_typed_is_not_held_back(capfd: pytest.CaptureFixture[str],
 
 
 # As a process --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def at_terminal(
-    *arguments: str, columns: int = 80, term: str = "xterm"
-) -> Generator[tuple[Terminal, subprocess.Popen[bytes]]]:
-    # Where nothing is installed, the checkout must be found by the child as it was by this process.
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "TERM": term,
-    }
-    ours, theirs = open_terminal()
-    set_columns(theirs, columns)
-    command = [sys.executable, "-W", "error", *arguments]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        terminal = Terminal(ours)
-        try:
-            yield terminal, process
-            while terminal.read(20):
-                pass
-        finally:
-            process.kill()
-    os.close(ours)
 
 
 def test_a_person_at_a_terminal_types_and_sees(library: LibraryServer, state: Path) -> None:

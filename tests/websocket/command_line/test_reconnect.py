@@ -21,7 +21,7 @@ from tests.websocket.command_line._roles import (
     silent,
 )
 from tests.websocket.command_line._session import URL, Run, echo
-from trio_csp_websocket.command_line.session import Stop
+from trio_csp_websocket.command_line.conversation import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ import trio
 import csp
 from csp import testing, websocket
 from tests.websocket.command_line._session import URL, Run
-from trio_csp_websocket.command_line.session import Stop
+from trio_csp_websocket.command_line.conversation import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
