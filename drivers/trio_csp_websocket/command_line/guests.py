@@ -13,9 +13,9 @@ from csp.errors import ConnectionFailedError
 from trio_csp_websocket.command_line.news import Came, Left, News, Said
 from trio_csp_websocket.command_line.refusals import Refusals
 from trio_csp_websocket.connection.endpoint import Endpoint
-from trio_csp_websocket.connection.hub import Hub
 from trio_csp_websocket.events import add_observer, remove_observer
 from trio_csp_websocket.protocol.constants import CloseCode
+from trio_csp_websocket.server.hub import Hub
 
 if TYPE_CHECKING:
     from trio_csp_websocket.server.server import Server

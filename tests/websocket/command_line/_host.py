@@ -87,8 +87,10 @@ async def hosting(
     **options: Any,
 ) -> AsyncGenerator[Host]:
     """Be a server for the length of a block."""
+    settings: websocket.ListenOptions = {"close_timeout": "2s"}
+    settings.update(server or {})
     async with (
-        listening(**{"close_timeout": "2s", **(server or {})}) as (listens, lobby),
+        listening(**settings) as (listens, lobby),
         csp.BackgroundNursery() as nursery,
     ):
         host = Host(lobby)

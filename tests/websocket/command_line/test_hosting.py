@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from csp import websocket
     from trio_csp_websocket.command_line.lines import Line
 
 SLOW = "it did not read what was sent, and was closed with code 1013 (TRY_AGAIN_LATER)"
@@ -56,7 +57,11 @@ async def test_what_was_agreed_on_is_told(autojump_clock: MockClock) -> None:
         "Sec-WebSocket-Protocol: chat",
         "Sec-WebSocket-Extensions: permessage-deflate",
     )
-    options = {"origins": "*", "protocols": ["chat"], "compression": Compression.CONTEXT_TAKEOVER}
+    options: websocket.ListenOptions = {
+        "origins": "*",
+        "protocols": ["chat"],
+        "compression": Compression.CONTEXT_TAKEOVER,
+    }
     async with hosting(server=options) as host:
         await host.come(request)
     said = "path /, a page of https://app.example.com, protocol chat, compressed"

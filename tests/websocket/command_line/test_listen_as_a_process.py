@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -137,8 +138,7 @@ def test_input_that_is_not_utf_8_ends_it_and_all_are_told() -> None:
         say(client, "here\n")
         assert heard(host) == "here\n"
         assert host.stdin is not None
-        host.stdin.buffer.write(b"\xff\n")
-        host.stdin.buffer.flush()
+        os.write(host.stdin.fileno(), b"\xff\n")
         _, said = host.communicate(timeout=30)
         _, err = client.communicate(timeout=30)
     assert host.returncode == 1
