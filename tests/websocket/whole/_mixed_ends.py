@@ -425,6 +425,7 @@ class _Pieces:
             elif self._how == "whole":
                 break
             else:
+                await trio.sleep(1)
                 self.given += 1
                 yield b"more" if as_bytes else "more"
         self.complete = True

@@ -13,9 +13,9 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair
 from csp import websocket
 from csp.errors import ConnectionFailedError
 from csp.websocket import Compression
+from tests.websocket._entrance import Entrance
 from tests.websocket._links import SMALL_BUFFER_BYTES, contexts
 from tests.websocket._peers import driver_tasks
-from tests.websocket.server._lobby import Lobby
 from tests.websocket.whole._mixed_ends import SIZES, End, OwnError, Room
 from tests.websocket.whole._mixed_notes import FIN, Ledger, outcome_of
 
@@ -54,7 +54,7 @@ class Program:
         self.keepalive = self.chance.choice([None, "1s", "20s"])
         self.rooms = {side: Room(self.chance.choice([100, 100_000, 1 << 20])) for side in ("server", "client")}
         self.pairs: dict[str, Pair] = {}
-        self.lobby = Lobby()
+        self.entrance = Entrance()
         self.server: websocket.Server
 
     def _options(self) -> ConnectOptions:
@@ -75,6 +75,8 @@ class Program:
 
     async def _dial(self, _host: str, _port: int) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
+        if self.entrance.closed:
+            raise OSError("nobody listens")
         near: trio.abc.Stream
         far: trio.abc.Stream
         if self.link == "memory":
@@ -86,7 +88,7 @@ class Program:
             for one in pair:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER_BYTES)
             near, far = (trio.SocketStream(trio.socket.from_stdlib_socket(one)) for one in pair)
-        self.lobby.bring(far)
+        self.entrance.put(far)
         return near
 
     async def run(self) -> None:
@@ -127,7 +129,7 @@ class Program:
     # The ends ---------------------------------------------------------------------------------------------------------
 
     async def _serve(self, *, task_status: trio.TaskStatus[websocket.Server]) -> None:
-        options: ListenOptions = {**self._options(), "sockets": [self.lobby], "hosts": "*"}  # type: ignore[typeddict-item]
+        options: ListenOptions = {**self._options(), "sockets": [self.entrance], "hosts": "*"}  # type: ignore[typeddict-item]
         if self.link == "tls":
             options["ssl_context"] = contexts()[0]
         with trio.CancelScope() as self._scope:
@@ -193,8 +195,8 @@ class Program:
             assert outcome.error is None or outcome.code in theirs.codes
             assert outcome.code in ours.codes | theirs.codes, outcome
         final = outcome.statistics
-        assert (final.messages_waiting_send, final.bytes_waiting_send) == (0, 0)
-        assert final.bytes_received <= other.statistics.bytes_sent
+        assert (final.messages_waiting_send, final.bytes_waiting_send) == (0, 0), (ours.endpoint, theirs.endpoint, final)
+        assert final.bytes_received <= other.statistics.bytes_sent, (ours.endpoint, theirs.endpoint, ours.endpoint.error, theirs.endpoint.error, final.bytes_received, other.statistics.bytes_sent)
         assert final.messages_received <= other.statistics.messages_sent
         saw_close = not outcome.closing and not outcome.stalled and outcome.code not in LOST_OR_FAILED
         if saw_close:

@@ -82,7 +82,8 @@ def run(seed: int, ear: Ear) -> None:
         if seed % 10 == 3:
             with instrumented() as exported:
                 trio.run(program.run, clock=MockClock(autojump_threshold=0))
-            assert len(exported.spans()) == 2 * len(program.pairs)
+            opened = sum(len(pair.ends) for pair in program.pairs.values())
+            assert len(exported.spans("client connection")) + len(exported.spans("server connection")) >= opened
         else:
             trio.run(program.run, clock=MockClock(autojump_threshold=0))
         program.check()
