@@ -279,7 +279,7 @@ class End:
         try:
             await self.chance.choice(ways)(reader)
         except (EndOfChannelError, ConnectionFailedError):
-            assert self.endpoint.close_code is not None
+            assert self.endpoint.close_code is not None or self.endpoint.closing
             self.drained = True
 
     async def _receive_in_time(self, reader: Reader) -> None:

@@ -34,6 +34,8 @@ class Pair(NamedTuple):
     down: Ledger
     up: Ledger
     ends: dict[str, End]
+    over: trio.Event
+    """Set when the handler has returned."""
 
 
 class Program:
@@ -105,6 +107,9 @@ class Program:
                             await self._finish()
                     telling.cancel_scope.cancel()
                 if self.end == "after":
+                    if self.mood == "calm":
+                        for pair in self.pairs.values():
+                            await pair.over.wait()
                     await self.server.close()
         assert driver_tasks() == []
 
@@ -141,10 +146,13 @@ class Program:
         end = self._end("server", connection, pair.down, pair.up, random.Random(self.chance.random()))
         pair.ends["server"] = end
         end.codes |= {1000, 1001, 1011, SERVER_CODE}
-        await _live(end)
+        try:
+            await _live(end)
+        finally:
+            pair.over.set()
 
     async def _be_a_client(self, name: str, chance: random.Random) -> None:
-        pair = self.pairs[name] = Pair(Ledger(), Ledger(), {})
+        pair = self.pairs[name] = Pair(Ledger(), Ledger(), {}, trio.Event())
         await trio.sleep(chance.choice([0, 0, 0.1, 3]))
         secure = self.link == "tls"
         with contextlib.suppress(ConnectionFailedError, OwnError), trio.CancelScope() as scope:
@@ -193,16 +201,18 @@ class Program:
         if self.mood == "calm":
             assert FIN in ours.theirs.received or FIN in ours.theirs.left
             assert outcome.error is None or outcome.code in theirs.codes
-            assert outcome.code in ours.codes | theirs.codes, outcome
+            # An end whose reader is slow may answer the other's close too late.
+            assert outcome.code in ours.codes | theirs.codes or (outcome.closing and outcome.code == 1006), outcome
         final = outcome.statistics
         assert (final.messages_waiting_send, final.bytes_waiting_send) == (0, 0), (ours.endpoint, theirs.endpoint, final)
-        assert final.bytes_received <= other.statistics.bytes_sent, (ours.endpoint, theirs.endpoint, ours.endpoint.error, theirs.endpoint.error, final.bytes_received, other.statistics.bytes_sent)
         assert final.messages_received <= other.statistics.messages_sent
         saw_close = not outcome.closing and not outcome.stalled and outcome.code not in LOST_OR_FAILED
         if saw_close:
             assert outcome.code in theirs.codes or (other.stalled and outcome.code == 1011) or (
                 other.code == 1009 and outcome.code == 1009
             ), f"{outcome.code} came, but {theirs.codes} were sent"
+            # Of a frame that was given up in the middle nobody knows how much was taken.
+            assert theirs.cut or final.bytes_received == other.statistics.bytes_sent, (final, other)
             if not theirs.cut:
                 assert final.messages_received == other.statistics.messages_sent
                 assert final.payload_bytes_received == other.statistics.payload_bytes_sent
