@@ -240,7 +240,8 @@ class End:
     # Everything else --------------------------------------------------------------------------------------------------
 
     async def _pause(self) -> None:
-        await trio.sleep(self.chance.choice(PAUSE_SECONDS))
+        # A reader that rests for longer would let the peer's close time out.
+        await trio.sleep(self.chance.choice(PAUSE_SECONDS[:3] if self.calm else PAUSE_SECONDS))
 
     async def _look(self) -> None:
         statistics = self.endpoint.statistics()
@@ -334,7 +335,7 @@ class End:
     async def _stream(self, reader: Reader) -> None:
         stream = self.endpoint.receive_stream()
         if self.chance.random() < 0.2:
-            await self._pause()
+            await self._pause()  # it is entered late
         whole = entered = False
         way = "full" if self.calm else self.chance.choice(["full", "full", "full", "break", "raise", "cancel"])
         parts: list[str | bytes] = []
@@ -363,7 +364,7 @@ class End:
             if way in ("break", "raise") and count > 1 + self.chance.randrange(3):
                 break
             if self.chance.random() < 0.2:
-                await trio.sleep(self.chance.choice([0, 0.01, 3]))
+                await trio.sleep(self.chance.choice([0, 0.01] if self.calm else [0, 0.01, 3]))
         if way == "break":
             return
         if way == "raise":

@@ -216,7 +216,7 @@ class Program:
             if not theirs.cut:
                 assert final.messages_received == other.statistics.messages_sent
                 assert final.payload_bytes_received == other.statistics.payload_bytes_sent
-        return ours.theirs.check(complete=saw_close and ours.drained and not ours.stopped)
+        return ours.theirs.check(complete=saw_close and ours.drained and not (ours.stopped or theirs.cut))
 
 
 async def _live(end: End) -> None:

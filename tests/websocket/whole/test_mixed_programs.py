@@ -87,8 +87,8 @@ def run(seed: int, ear: Ear) -> None:
         else:
             trio.run(program.run, clock=MockClock(autojump_threshold=0))
         program.check()
-        assert ear.faults == []
-        assert open_sockets() == before
+        assert ear.faults == [], ear.faults
+        assert open_sockets() == before, (open_sockets(), before)
     except BaseException as error:
         error.add_note(f"of the program with the seed {seed}, {program.link}, {program.mood}, {program.end}")
         raise
