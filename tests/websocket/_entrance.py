@@ -27,6 +27,10 @@ class Entrance(trio.abc.Listener[trio.abc.Stream]):
         self._closed = False
         self._send, self._receive = trio.open_memory_channel[_Stream](math.inf)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     async def accept(self) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
         if self.errors:

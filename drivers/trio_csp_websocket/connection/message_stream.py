@@ -109,7 +109,7 @@ class MessageStream:
             if incoming.cut or delivery.stopped or delivery.channel.closed:
                 await self._missing()
             else:
-                await incoming.wait()
+                await incoming.wait_to_begin(lambda: self._connection.decoder.disarm(incoming))
 
     def _take_whole(self, message: Message) -> None:
         self._incoming.begin(message.type)

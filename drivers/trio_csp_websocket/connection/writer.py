@@ -458,6 +458,7 @@ class Writer:
         self._first = None
         self._ping = None
         self._pongs.clear()
+        self._close_frame = None
         self._rest = None
         self._writing = False
         for outgoing in waiting:

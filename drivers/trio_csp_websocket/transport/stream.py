@@ -81,6 +81,7 @@ class StreamTransport(Transport):
             # Busy while a cancelled task has not left the stream yet: then a frame has been cut in two anyway.
             with contextlib.suppress(*_ENDED), self._in_words(), contextlib.suppress(trio.BusyResourceError):
                 await self._stream.send_all(frame)
+                self.bytes_sent += len(frame)
 
         await _without_waiting(send)
 

@@ -210,6 +210,7 @@ class TlsTransport(Transport):
             if not self.pending and self._encrypt(frame):
                 self._finished = True
                 await self._inner.send_last(self._outgoing.read())
+                self.bytes_sent += len(frame)
 
     async def send_eof(self) -> None:
         # A closure alert comes before the end (RFC 8446, section 6.1), but cannot follow part of a record.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from trio._core import _run as trio_run
 from trio.testing import wait_all_tasks_blocked
 
 import csp
@@ -502,6 +503,32 @@ async def cancelled_before(step: int) -> bool:
         assert "firstsecond".startswith("".join(map(str, pieces_taken)))
         assert cancelling.scope.cancelled_caught or pieces_taken == ["first", "sec", "ond"]
         return cancelling.scope.cancelled_caught
+
+
+@pytest.mark.parametrize("order", range(8))
+async def test_a_message_that_comes_right_after_a_cancellation_is_not_lost(
+    order: int, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    server = Server()
+    entered = False
+    async with connecting(server) as client:
+        waiting = trio.CancelScope()
+
+        async def wait() -> None:
+            nonlocal entered
+            with waiting:
+                async with client.receive_stream():
+                    entered = True
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        trio_run._r.seed(order)  # it decides whether the cancelled task runs first, or the one that reads
+        waiting.cancel()
+        server.send(text("first"))
+        await wait_all_tasks_blocked()
+        assert not entered
+        with trio.fail_after(60):
+            assert (await client.receive_value()).data == "first"
 
 
 async def test_it_may_be_cancelled_before_any_of_its_steps(autojump_clock: MockClock) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
-from csp import testing, websocket
-from tests.websocket.server._lobby import handshake, listening, masked
+from csp import errors, testing, websocket
+from tests.websocket.server._lobby import RawClient, close_frame, handshake, listening, masked
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -101,6 +101,53 @@ async def test_what_waits_is_counted_until_it_is_taken(autojump_clock: MockClock
         await trio.sleep(200)
         counts = client.statistics()
         assert (counts.messages_waiting_send, counts.bytes_waiting_send) == (0, 0)
+
+
+async def test_the_close_frame_of_an_end_that_is_given_up_is_counted(autojump_clock: MockClock) -> None:
+    async with listening() as (server, lobby):
+        client = lobby.connect()
+        await client.send(handshake())
+        connection = await server.receive_value()
+        received = await _received_at_the_end(connection, client)
+        assert connection.statistics().bytes_sent == len(received)
+        assert received.endswith(b"\x88\x02\x03\xe9")  # 1001
+
+
+async def _received_at_the_end(connection: websocket.ServerConnection, client: RawClient) -> bytes:
+    with trio.CancelScope() as scope:
+        async with connection:
+            await connection.accept()
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    received = b""
+    while block := await client.stream.receive_some():
+        received += block
+    return received
+
+
+async def test_a_close_frame_that_was_never_written_waits_no_more(autojump_clock: MockClock) -> None:
+    near, far = lockstep_stream_pair()
+    async with listening(close_timeout="2s", write_timeout=None, keepalive=None) as (server, lobby):
+        lobby.bring(far)
+        client = RawClient(near)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.ask)
+            connection = await server.receive_value()
+            await connection.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_into_nothing, connection)
+            await wait_all_tasks_blocked()
+            await client.stream.send_all(close_frame(1000))
+            await wait_all_tasks_blocked()
+            assert connection.statistics().bytes_waiting_send > 4
+            await connection.wait_closed()
+        assert connection.close_code == 1000
+        assert connection.statistics().bytes_waiting_send == 0
+
+
+async def _send_into_nothing(connection: websocket.ServerConnection) -> None:
+    with pytest.raises(errors.ConnectionFailedError):
+        await connection.send("x" * 100)
 
 
 @pytest.mark.parametrize("how", ["close", "leave"])

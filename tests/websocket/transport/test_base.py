@@ -195,6 +195,7 @@ async def test_a_last_frame_arrives_if_there_is_room(pair: Pair, nursery: trio.N
     await transport.send_last(b"last")
     await wait_all_tasks_blocked()
     assert received == [b"last"]
+    assert transport.bytes_sent == len(b"last")
     await transport.aclose()
     await peer.aclose()
 

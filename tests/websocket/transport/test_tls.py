@@ -765,6 +765,7 @@ async def test_a_last_frame_is_followed_by_nothing(over: type[OverMemory | OverS
             written += block
         assert link.server.decrypt(written) == b"last"
         assert len(written) < 50
+        assert link.transport.bytes_sent == len(b"last")
 
 
 async def test_an_end_does_not_wait_and_comes_without_an_alert_behind_part_of_a_record(
