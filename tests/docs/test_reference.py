@@ -236,5 +236,6 @@ def test_the_defaults_of_the_command_line_are_those_of_the_table() -> None:
     described = {row[0]: row[1] for row in table("command-line.md", "| option | |")}
     parsed = arguments.parse(["--demo"])
     assert described["`--timeout DURATION`"].endswith(parsed.timeout)
-    assert f"; {parsed.wait}, and with `--count` forever" in described["`--wait DURATION`"]
+    assert f"; {parsed.wait}, and with `--count` or `--listen` forever" in described["`--wait DURATION`"]
     assert arguments.parse(["--demo", "--count", "1"]).wait is None
+    assert arguments.parse(["--listen", "0"]).wait is None

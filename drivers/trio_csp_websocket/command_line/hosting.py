@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 import csp
 from trio_csp_websocket.command_line.conversation import Conversation, Stop
 from trio_csp_websocket.command_line.lines import Line
@@ -104,6 +106,8 @@ class Hosting(Conversation[Said, News]):
         # A person is not made to wait; an input is, so that those who do read get all of it.
         if self.typed:
             self.guests.post(text)
+            # Where writing needs a task, that has its turn before the next line of what was pasted.
+            await trio.lowlevel.checkpoint()
         else:
             await self.guests.send(text)
 

@@ -7,6 +7,7 @@ import errno
 import os
 import ssl
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,6 +55,66 @@ def test_arguments_become_options() -> None:
     assert waits == {"": "1s", "--count 3": None, "--count 3 --wait 5s": "5s"}
 
 
+def test_arguments_become_options_of_a_server() -> None:
+    parsed = parse(["--listen", "8765"])
+    assert parsed.listen == ("localhost", 8765)
+    assert parsed.options == {"host": "localhost", "protocols": None, "close_timeout": "2s"}
+    assert (parsed.echo, parsed.wait, parsed.count) == (False, None, None)
+    assert parse(["--listen", "0", "--wait", "5s"]).wait == "5s"
+    places = ["0.0.0.0:0", "[::1]:65535", "example.com:80"]
+    assert [tuple(parse(["--listen", place]).listen) for place in places] == [
+        ("0.0.0.0", 0),
+        ("::1", 65535),
+        ("example.com", 80),
+    ]
+    parsed = parse(["--listen", "0", "--echo", "--protocol", "p", "--compress", "--origin", "https://a.test"])
+    assert parsed.echo
+    assert parsed.options["protocols"] == ["p"]
+    assert parsed.options["compression"] == websocket.COMPRESSION.CONTEXT_TAKEOVER
+    assert parsed.options["origins"] == ["https://a.test"]
+    two = parse(["--listen", "0", "--origin", "https://a.test", "--origin", "https://*.b.test"])
+    assert two.options["origins"] == ["https://a.test", "https://*.b.test"]
+    for word in ("*", "same"):
+        assert parse(["--listen", "0", "--origin", word]).options["origins"] == word
+
+
+def test_certificate_and_key_may_stand_in_two_files(tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    context = parse(["--listen", "0", "--cert", str(cert), "--key", str(key)]).options["ssl_context"]
+    assert isinstance(context, ssl.SSLContext)
+
+
+ENCRYPTED = """\
+-----BEGIN RSA PRIVATE KEY-----
+Proc-Type: 4,ENCRYPTED
+DEK-Info: AES-128-CBC,00000000000000000000000000000000
+
+AAAAAAAAAAAAAAAAAAAAAA==
+-----END RSA PRIVATE KEY-----
+"""
+
+
+def test_keys_that_cannot_be_used_are_told_of(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    authority = trustme.CA()
+    cert, key, encrypted = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "encrypted.pem"
+    authority.issue_cert("localhost").cert_chain_pems[0].write_to_path(cert)
+    authority.issue_cert("localhost").private_key_pem.write_to_path(key)
+    encrypted.write_text(ENCRYPTED)
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for name, said in {
+        key: f"--cert {cert}, --key {key}: the key is not that of the certificate",
+        encrypted: f"--key {encrypted}: the key is encrypted, and there is nobody to ask for its password",
+        empty: f"--cert {cert}, --key {empty}: is that PEM?",
+    }.items():
+        with pytest.raises(SystemExit):
+            parse(["--listen", "0", "--cert", str(cert), "--key", str(name)])
+        assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {said}")
+
+
 def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(file)
@@ -66,6 +127,35 @@ def test_authorities_of_your_own_replace_the_systems(tmp_path: Path) -> None:
     [
         ([], "give either a URL, --listen or --demo"),
         (["ws://h/", "--demo"], "give either a URL, --listen or --demo"),
+        (["ws://h/", "--listen", "0"], "argument URL: not allowed with argument --listen"),
+        (["--demo", "--listen", "0"], "argument --demo: not allowed with argument --listen"),
+        (["--listen", "0", "--reconnect"], "argument --reconnect: not allowed with argument --listen"),
+        (["--listen", "0", "--after-first"], "argument --after-first: not allowed with argument --listen"),
+        (["--listen", "0", "-H", "A: hunter2"], "argument -H/--header: not allowed with argument --listen"),
+        (["--listen", "0", "--max-redirects", "0"], "argument --max-redirects: not allowed with argument --listen"),
+        (["--listen", "0", "--timeout", "30s"], "argument --timeout: not allowed with argument --listen"),
+        (["--listen", "0", "--no-proxy"], "argument --no-proxy: not allowed with argument --listen"),
+        (["--listen", "0", "-k"], "argument -k/--insecure: not allowed with argument --listen"),
+        (["--listen", "0", "--key", "x"], "argument --key: only with argument --cert"),
+        (["--listen", "0", "--cert", "/no/such/file"], f"--cert /no/such/file: {os.strerror(errno.ENOENT)}"),
+        (
+            ["--listen", "0", "--origin", "a.test"],
+            "argument --origin: must have a scheme, as 'https://app.example.com'",
+        ),
+        (
+            ["--listen", "0", "--origin", "*", "--origin", "x://y"],
+            "argument --origin: must have '*' alone, not in a list",
+        ),
+        (["--listen", "x y:0"], "argument --listen: must "),
+        (["--listen", ""], "argument --listen: must be a port of 0 to 65535, or HOST:PORT, not ''"),
+        (["--listen", ":8765"], "argument --listen: must be a port of 0 to 65535, or HOST:PORT, not ':8765'"),
+        (["--listen", "65536"], "argument --listen: must be a port of 0 to 65535, or HOST:PORT, not '65536'"),
+        (["--listen", "::1"], "argument --listen: must be a port of 0 to 65535, or HOST:PORT, not '::1'"),
+        (["--listen", "host"], "argument --listen: must be a port of 0 to 65535, or HOST:PORT, not 'host'"),
+        (["ws://h/", "--echo"], "argument --echo: only with argument --listen"),
+        (["--demo", "--origin", "*"], "argument --origin: only with argument --listen"),
+        (["ws://h/", "--cert", "x"], "argument --cert: only with argument --listen"),
+        (["--demo", "--ca", __file__], "--ca and --insecure need a wss:// URL"),
         (["http://h/"], 'url must start with "ws://" or "wss://", not "http:"'),
         (["localhost:8765"], 'url must start with "ws://" or "wss://"'),
         (["ws://h/", "--nonsense"], "there is no option --nonsense"),

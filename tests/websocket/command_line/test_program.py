@@ -19,7 +19,7 @@ import trio
 import trustme
 
 import csp
-from csp import testing
+from csp import security, testing
 from tests.websocket._peers import Peer, raw_server
 from tests.websocket.command_line._session import URL, Run
 from trio_csp_websocket.command_line import program
@@ -72,6 +72,22 @@ async def test_the_demo_is_served_to_many_connections_too(capfd: pytest.CaptureF
     out, err = capfd.readouterr()
     assert out.splitlines()[1:] == ["hello"]
     assert re.fullmatch("connected to ws://localhost:[0-9]+/\nclosed with code 1000 \\(NORMAL\\)\n", err)
+
+
+async def test_a_demo_that_may_not_listen_is_status_1(capfd: pytest.CaptureFixture[str]) -> None:
+    with security.context(actor=security.Actor("me"), scope=security.Scope([])):
+        assert await run_program("--demo") == 1
+    assert "websocket.listen is denied" in capfd.readouterr().err
+
+
+async def test_the_demo_is_not_reached_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert await run_program("--demo", "--compress", "--protocol", "p", "--wait", "50ms", given=b"hello\n") == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines()[1:] == ["hello"]
+    assert err.splitlines()[0].endswith("/, protocol p, compressed")
 
 
 async def test_the_demo_ticks(autojump_clock: MockClock) -> None:
