@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
 import csp
-from csp.errors import ConnectionFailedError, EndOfChannelError, InvalidError, InvalidTypeError, NoContextError
 from csp import websocket
+from csp.errors import ConnectionFailedError, EndOfChannelError, InvalidError, InvalidTypeError, NoContextError
 from csp.websocket import BINARY, TEXT, Client, ServerConnection
 from tests.websocket.whole._mixed_notes import FIN, Ledger, Reader, content, name_of
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from csp.websocket import Hub, HubOverflow, MessageStream
+    from csp.websocket import HubOverflow, MessageStream
 
     Operation: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -107,6 +108,8 @@ class End:
 
     async def live(self) -> None:
         """Do things in several tasks; then close, or wait for the peer to."""
+        if self.chance.random() < 0.5:
+            await self._join()
         async with trio.open_nursery() as nursery:
             receiving = trio.CancelScope()
             if self.attentive:
@@ -416,7 +419,7 @@ class _Pieces:
                 self.name = name_of(text)
                 data: str | bytes = text.encode() if as_bytes else text
                 places = sorted({0, len(data), *(chance.randint(0, len(data)) for _ in range(cuts))})
-                parts = [data[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+                parts = [data[begin:end] for begin, end in pairwise(places)]
                 if chance.random() < 0.3:
                     parts.insert(chance.randrange(len(parts) + 1), data[:0])
                 parts.reverse()
