@@ -141,7 +141,7 @@ class End:
         receiving.cancel()
 
     async def _attend(self, scope: trio.CancelScope) -> None:
-        """Receive, in ever other ways, until the connection ends."""
+        """Receive, in ever different ways, until the connection ends."""
         reader = Reader(self.theirs)
         with scope:
             while not self.drained:
@@ -374,10 +374,13 @@ class End:
             raise OwnError
 
     def _note_stream(self, reader: Reader, parts: list[str | bytes], *, whole: bool) -> None:
-        text = "".join(part if isinstance(part, str) else part.decode("utf-8", "ignore") for part in parts)
+        text = "".join(part for part in parts if isinstance(part, str))
+        # Bytes that are not whole characters would not be as they were sent.
+        text += b"".join(part for part in parts if isinstance(part, bytes)).decode(
+            "utf-8", "strict" if whole else "ignore"
+        )
         if whole:
-            data = "".join(parts) if isinstance(parts[0], str) else b"".join(parts)  # type: ignore[arg-type]  # of one type
-            self._took(reader, data)
+            self._took(reader, text if isinstance(parts[0], str) else text.encode())
         elif (name := name_of(text)) is not None:
             reader.note(name, whole=False)
             if name == FIN:
@@ -405,6 +408,7 @@ class _Pieces:
         size = chance.choice(SIZES)
         as_bytes = self._type == BINARY or chance.random() < 0.4
         cuts = chance.randint(0, 5)
+        parts: list[str | bytes] = []
         while True:
             await self._pause(pause)
             if self._how == "raises" and self.given and chance.random() < 0.4:
