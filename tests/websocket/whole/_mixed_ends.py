@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
 import csp
-from csp.errors import ConnectionFailedError, EndOfChannelError, InvalidError, InvalidTypeError, NoContextError
 from csp import websocket
+from csp.errors import ConnectionFailedError, EndOfChannelError, InvalidError, InvalidTypeError, NoContextError
 from csp.websocket import BINARY, TEXT, Client, ServerConnection
 from tests.websocket.whole._mixed_notes import FIN, Ledger, Reader, content, name_of
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from csp.websocket import Hub, HubOverflow, MessageStream
+    from csp.websocket import HubOverflow, MessageStream
 
     Operation: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -107,6 +108,8 @@ class End:
 
     async def live(self) -> None:
         """Do things in several tasks; then close, or wait for the peer to."""
+        if self.chance.random() < 0.5:
+            await self._join()
         async with trio.open_nursery() as nursery:
             receiving = trio.CancelScope()
             if self.attentive:
@@ -138,7 +141,7 @@ class End:
         receiving.cancel()
 
     async def _attend(self, scope: trio.CancelScope) -> None:
-        """Receive, in ever other ways, until the connection ends."""
+        """Receive, in ever different ways, until the connection ends."""
         reader = Reader(self.theirs)
         with scope:
             while not self.drained:
@@ -371,10 +374,13 @@ class End:
             raise OwnError
 
     def _note_stream(self, reader: Reader, parts: list[str | bytes], *, whole: bool) -> None:
-        text = "".join(part if isinstance(part, str) else part.decode("utf-8", "ignore") for part in parts)
+        text = "".join(part for part in parts if isinstance(part, str))
+        # Bytes that are not whole characters would not be as they were sent.
+        text += b"".join(part for part in parts if isinstance(part, bytes)).decode(
+            "utf-8", "strict" if whole else "ignore"
+        )
         if whole:
-            data = "".join(parts) if isinstance(parts[0], str) else b"".join(parts)  # type: ignore[arg-type]  # of one type
-            self._took(reader, data)
+            self._took(reader, text if isinstance(parts[0], str) else text.encode())
         elif (name := name_of(text)) is not None:
             reader.note(name, whole=False)
             if name == FIN:
@@ -402,6 +408,7 @@ class _Pieces:
         size = chance.choice(SIZES)
         as_bytes = self._type == BINARY or chance.random() < 0.4
         cuts = chance.randint(0, 5)
+        parts: list[str | bytes] = []
         while True:
             await self._pause(pause)
             if self._how == "raises" and self.given and chance.random() < 0.4:
@@ -416,7 +423,7 @@ class _Pieces:
                 self.name = name_of(text)
                 data: str | bytes = text.encode() if as_bytes else text
                 places = sorted({0, len(data), *(chance.randint(0, len(data)) for _ in range(cuts))})
-                parts = [data[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+                parts = [data[begin:end] for begin, end in pairwise(places)]
                 if chance.random() < 0.3:
                     parts.insert(chance.randrange(len(parts) + 1), data[:0])
                 parts.reverse()

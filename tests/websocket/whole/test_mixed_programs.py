@@ -8,7 +8,7 @@ and in order, nothing is lost but what was cut, dropped by a hub or left, both e
 nothing but what the program raises is logged as an error, and nothing is left.
 
 ``CSP_PROGRAMS=20000 pytest tests/websocket/whole/test_mixed_programs.py`` runs as many programs, other ones each time;
-a failure shows its seed.
+a failure shows its seed, and ``CSP_SEED`` is that of the first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +41,8 @@ LONG_RUN = os.environ.get("CSP_PROGRAMS")
 FIRST = int(os.environ.get("CSP_SEED") or (time.time_ns() // 1000 if LONG_RUN else 0))
 PARTS = 10
 PROGRAMS = int(LONG_RUN or 300) // PARTS
+# What was done: programs that do nothing show nothing.
+counts: Counter[str] = Counter()
 
 
 class Ear(logging.Filter):
@@ -60,9 +63,8 @@ class Ear(logging.Filter):
 @pytest.fixture
 def ear() -> Generator[Ear]:
     ear = Ear()
-    loggers = [
-        logging.getLogger(f"csp.websocket{name}") for name in ("", ".server", ".frames", ".telemetry", ".reconnecting")
-    ]
+    names = ("", ".client", ".server", ".frames", ".telemetry")
+    loggers = [logging.getLogger(f"csp.websocket{name}") for name in names]
     for logger in loggers:
         logger.addFilter(ear)
     yield ear
@@ -89,6 +91,7 @@ def run(seed: int, ear: Ear) -> None:
         program.check()
         assert ear.faults == [], ear.faults
         assert open_sockets() == before, (open_sockets(), before)
+        program.count(counts)
     except BaseException as error:
         error.add_note(f"of the program with the seed {seed}, {program.link}, {program.mood}, {program.end}")
         raise
@@ -98,3 +101,27 @@ def run(seed: int, ear: Ear) -> None:
 def test_whatever_users_mix_nothing_hangs_is_lost_or_left(part: int, ear: Ear) -> None:
     for number in range(PROGRAMS):
         run(FIRST + part * PROGRAMS + number, ear)
+
+
+def test_the_programs_have_shown_something(ear: Ear) -> None:
+    for seed in range(60):
+        run(seed, ear)
+    for what in (
+        "sent",
+        "doomed",
+        "posted",
+        "droppable",
+        "received whole",
+        "left early",
+        "1000",
+        "1001",
+        "1006",
+        "1011",
+    ):
+        assert counts[what] > 0, what
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _summary() -> Generator[None]:
+    yield
+    print("\nprograms:", ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))  # shown by -s
