@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from csp import websocket
 from tests.websocket.command_line._host import hosting
 from tests.websocket.server._lobby import BINARY, CLOSE, PING, PONG, TEXT, close_frame, handshake, masked
 from trio_csp_websocket.command_line.conversation import Stop
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from csp import websocket
     from trio_csp_websocket.command_line.lines import Line
 
 SLOW = "it did not read what was sent, and was closed with code 1013 (TRY_AGAIN_LATER)"
@@ -329,6 +329,30 @@ async def test_a_page_of_elsewhere_is_refused_and_told_of(autojump_clock: MockCl
         f"refused somebody with status 403: {said}",
         "refused somebody with status 426: this server speaks WebSocket only",
     ]
+
+
+async def test_what_is_no_refusal_is_not_told(autojump_clock: MockClock) -> None:
+    async def page(_request: websocket.Request) -> websocket.Response:
+        return websocket.Response(404)
+
+    async with hosting(server={"http": page}) as host:
+        client = host.lobby.connect()
+        assert (await client.ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")).status == 404
+        await client.leave()
+        await wait_all_tasks_blocked()
+    assert host.texts("note") == ["listening on ws://here/"]
+
+
+async def test_a_name_that_only_leads_here_is_told_without_options_that_are_not_here(
+    autojump_clock: MockClock,
+) -> None:
+    async with hosting(server={"hosts": ["localhost"]}) as host:
+        client = host.lobby.connect()
+        assert (await client.ask(handshake(host="evil.example"))).status == 421
+        await client.leave()
+        await wait_all_tasks_blocked()
+    said = "this server does not serve the host 'evil.example'"
+    assert host.texts("note")[1:] == [f"refused somebody with status 421: {said}"]
 
 
 async def test_refusals_without_end_are_not_all_told(autojump_clock: MockClock) -> None:

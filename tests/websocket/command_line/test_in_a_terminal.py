@@ -91,6 +91,29 @@ async def test_who_waits_for_a_connection_is_told(monkeypatch: pytest.MonkeyPatc
             assert await program.run(parse(["ws://user:password@server.test/"])) == 0
 
 
+async def test_a_person_may_be_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with standard_terminal() as terminal, trio.fail_after(10):
+        terminal.type("hello\n\x04")
+        assert await program.run(parse(["--listen", "0"])) == 0
+        terminal.wait_for("- stopped listening\r\n")
+    assert "- what you type is sent to all; /help tells more, Ctrl-D ends" in terminal.shown.splitlines()
+    assert "- it is sent once somebody has connected" in terminal.shown.splitlines()
+
+
+async def test_what_a_server_is_given_is_kept_out_of_the_history(monkeypatch: pytest.MonkeyPatch, state: Path) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    with standard_terminal(), keyboard() as keys, trio.fail_after(10):
+        keys.send_text(f"of hunter2\rof nobody\r{CTRL_D}")
+        assert await program.run(parse(["--listen", "0", "--protocol", "bearer.hunter2", "--protocol", "hunter2"])) == 0
+    assert "+of nobody" in _kept(state)
+    assert "hunter2" not in _kept(state)
+
+
+def _kept(history: Path) -> str:
+    return history.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("arguments", [["--delay", "1s"], ["--after-first"]])
 async def test_what_is_typed_is_not_held_back(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with standard_terminal() as terminal:

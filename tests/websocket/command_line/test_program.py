@@ -98,6 +98,30 @@ async def test_the_demo_ticks(autojump_clock: MockClock) -> None:
     assert trio.current_time() == pytest.approx(10, abs=0.1)
 
 
+async def test_a_server_ends_when_its_input_cannot_be_read(capfd: pytest.CaptureFixture[str]) -> None:
+    assert await run_program("--listen", "0", given=b"\xff\n") == 1
+    listening, why, stopped = capfd.readouterr().err.splitlines()
+    assert re.fullmatch("listening on ws://localhost:[0-9]+/", listening)
+    assert (why, stopped) == ("standard input: line 1 is not UTF-8: its byte 1 is 0xff", "stopped listening")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_a_port_that_cannot_be_had_is_status_1(capfd: pytest.CaptureFixture[str], as_json: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert await run_program("--listen", url, *["--json"] * as_json) == 1
+    out, err = capfd.readouterr()
+    assert err.startswith(f"python -m csp.websocket: cannot listen on ws://{url}/: ")
+    assert err.endswith("; --listen 0 takes a free port\n")
+    assert err.count("\n") == 1
+    assert ('"retryable": true' in out) == as_json
+
+
+async def test_an_address_that_is_not_here_gets_no_advice_about_ports(capfd: pytest.CaptureFixture[str]) -> None:
+    assert await run_program("--listen", "192.0.2.1:0") == 1
+    assert "--listen" not in capfd.readouterr().err
+
+
 async def test_input_that_is_not_utf_8_is_an_error(echoing: None, capfd: pytest.CaptureFixture[str]) -> None:
     assert await run_program(URL, given=b"a\n\xff\n") == 1
     assert "standard input: line 2 is not UTF-8: its byte 1 is 0xff" in capfd.readouterr().err.splitlines()
