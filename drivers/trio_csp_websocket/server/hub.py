@@ -56,6 +56,17 @@ class _Member(NamedTuple):
     overflow: HubOverflow
 
 
+class _Members:
+    """The members of a hub, which follows their connections: those that end leave."""
+
+    def __init__(self) -> None:
+        # In the order in which they were added.
+        self.by_connection: dict[Connection, _Member] = {}
+
+    def ended(self, connection: Connection) -> None:
+        self.by_connection.pop(connection, None)
+
+
 @final
 class Hub:
     """Sends messages to many connections at once, and waits for none of them.
@@ -87,8 +98,7 @@ class Hub:
         self._overflow: HubOverflow = _checked_policy(overflow)
         self._capacity = parse_whole_number("capacity", capacity, 1, _MAX_CAPACITY)
         self._capacity_bytes = parse_whole_number("capacity_bytes", capacity_bytes, 1, _MAX_CAPACITY_BYTES)
-        # In the order in which they were added.
-        self._members: dict[Connection, _Member] = {}
+        self._members = _Members()
         # Owns the outboxes. If the hub did, it would refer to itself, and only the collector would free it.
         self._owner = object()
 
@@ -121,21 +131,21 @@ class Hub:
         connection.channel()  # raises if it is unanswered
         if plane.closing or not plane.writer.accepting:
             return
-        member = self._members.get(plane)
+        member = self._members.by_connection.get(plane)
         # What was sent when it was a member before may still wait, and counts.
         outbox = plane.writer.outbox_of(self._owner) if member is None else member.outbox
         if outbox is None:
             outbox = Outbox(self._owner, most, self._capacity_bytes)
         outbox.capacity = most
-        self._members[plane] = _Member(connection, outbox, policy)
-        plane.follow(self)
+        self._members.by_connection[plane] = _Member(connection, outbox, policy)
+        plane.follow(self._members)
 
     @enable_ki_protection
     def discard(self, connection: ServerConnection | Client) -> None:
         """Remove a connection, if it is a member. What waits for it already is still sent."""
         plane = _plane(connection)
-        if self._members.pop(plane, None) is not None:
-            plane.unfollow(self)
+        if self._members.by_connection.pop(plane, None) is not None:
+            plane.unfollow(self._members)
 
     @enable_ki_protection
     def broadcast(
@@ -164,7 +174,7 @@ class Hub:
         message = SharedMessage(opcode, bytes(payload))
         excluded = _planes(exclude)
         written = queued = dropped = closed = 0
-        for plane, member in list(self._members.items()):
+        for plane, member in list(self._members.by_connection.items()):
             if plane in excluded:
                 continue
             posting = plane.writer.post(message, member.outbox)
@@ -188,17 +198,14 @@ class Hub:
         return BroadcastResult(written, queued, dropped, closed)
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._members.by_connection)
 
     def __contains__(self, connection: object) -> bool:
-        return isinstance(connection, Endpoint) and connection._connection in self._members  # noqa: SLF001
+        return isinstance(connection, Endpoint) and connection._connection in self._members.by_connection  # noqa: SLF001
 
     def __iter__(self) -> Iterator[ServerConnection | Client]:
         """Iterate over the members as they are now."""
-        return iter([member.endpoint for member in self._members.values()])
-
-    def ended(self, connection: Connection) -> None:
-        self._members.pop(connection, None)
+        return iter([member.endpoint for member in self._members.by_connection.values()])
 
     def __repr__(self) -> str:
         return f"<csp.websocket.Hub, {len(self)} {'member' if len(self) == 1 else 'members'}>"
