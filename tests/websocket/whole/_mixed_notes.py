@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from csp.errors import ConnectionTimeoutError
-from csp.websocket import Client, ServerConnection, Statistics
+
+if TYPE_CHECKING:
+    from csp.websocket import Client, ServerConnection, Statistics
 
 Fate: TypeAlias = Literal["begun", "sent", "doomed", "posted", "droppable"]
 """What is known of a message: its sending has begun, and may have failed; or it returned. Not all of it was given to be
