@@ -120,7 +120,7 @@ class Events:
             for observer in _observers:
                 try:
                     observer.told(event)
-                except Exception:
+                except Exception:  # noqa: BLE001  # it is logged
                     _log(_logger, logging.ERROR, "an observer of %s has failed", name, exc_info=True)
 
 
@@ -141,7 +141,7 @@ def inside(about: object) -> Generator[None]:
     for observer in _observers:
         try:
             entered.append((observer, observer.enter(about)))
-        except Exception:
+        except Exception:  # noqa: BLE001  # it is logged
             _log(_logger, logging.ERROR, "an observer has failed at the beginning of a part", exc_info=True)
     try:
         yield
@@ -149,7 +149,7 @@ def inside(about: object) -> Generator[None]:
         for observer, token in reversed(entered):
             try:
                 observer.leave(token)
-            except Exception:
+            except Exception:  # noqa: BLE001  # it is logged
                 _log(_logger, logging.ERROR, "an observer has failed at the end of a part", exc_info=True)
 
 

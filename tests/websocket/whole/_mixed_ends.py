@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 import csp
-from csp import websocket
 from csp.errors import ConnectionFailedError, EndOfChannelError, InvalidError, InvalidTypeError, NoContextError
+from csp import websocket
 from csp.websocket import BINARY, TEXT, Client, ServerConnection
 from tests.websocket.whole._mixed_notes import FIN, Ledger, Reader, content, name_of
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from csp.websocket import HubOverflow, MessageStream
+    from csp.websocket import Hub, HubOverflow, MessageStream
 
     Operation: TypeAlias = Callable[[], Awaitable[None]]
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from csp.errors import ConnectionTimeoutError
-
-if TYPE_CHECKING:
-    from csp.websocket import Client, ServerConnection, Statistics
+from csp.websocket import Client, ServerConnection, Statistics
 
 Fate: TypeAlias = Literal["begun", "sent", "doomed", "posted", "droppable"]
 """What is known of a message: its sending has begun, and may have failed; or it returned. Not all of it was given to be

@@ -204,18 +204,12 @@ class Program:
             # An end whose reader is slow may answer the other's close too late.
             assert outcome.code in ours.codes | theirs.codes or (outcome.closing and outcome.code == 1006), outcome
         final = outcome.statistics
-        assert (final.messages_waiting_send, final.bytes_waiting_send) == (0, 0), (
-            ours.endpoint,
-            theirs.endpoint,
-            final,
-        )
+        assert (final.messages_waiting_send, final.bytes_waiting_send) == (0, 0), (ours.endpoint, theirs.endpoint, final)
         assert final.messages_received <= other.statistics.messages_sent
         saw_close = not outcome.closing and not outcome.stalled and outcome.code not in LOST_OR_FAILED
         if saw_close:
-            assert (
-                outcome.code in theirs.codes
-                or (other.stalled and outcome.code == 1011)
-                or (other.code == 1009 and outcome.code == 1009)
+            assert outcome.code in theirs.codes or (other.stalled and outcome.code == 1011) or (
+                other.code == 1009 and outcome.code == 1009
             ), f"{outcome.code} came, but {theirs.codes} were sent"
             # Of a frame that was given up in the middle nobody knows how much was taken.
             assert theirs.cut or final.bytes_received == other.statistics.bytes_sent, (final, other)
