@@ -9,6 +9,8 @@ import trio
 from trio_csp_websocket.protocol.streamed import Streamed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_csp_websocket.protocol.constants import MessageType
 
 MAX_WAITING_BYTES = 256 * 1024
