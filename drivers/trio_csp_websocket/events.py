@@ -4,6 +4,9 @@ An event is told by one call of `Events.tell`. The logger gets a text, and what 
 record, whose names begin with ``websocket_``. Observers get the same fields; the telemetry is one. While there is
 none, and the level of the logger is higher, an event costs a comparison.
 
+A log or an observer that raises must not harm a connection, nor the task of all timers, which sends pings. So what it
+raises goes no further than to standard error, or to the log.
+
 Nothing told here may be secret: no query of a URL, no value of a header, no credentials, no data of a message. What a
 peer has said goes through `csp.errors.shown`.
 """
@@ -11,7 +14,8 @@ peer has said goes through `csp.errors.shown`.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+import traceback
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from csp.errors import Error, shown
@@ -110,14 +114,24 @@ class Events:
         if level is not None and self._logger.isEnabledFor(level):
             extra = {PREFIX + field: value for field, value in fields.items() if value is not None}
             extra[f"{PREFIX}event"] = name
-            self._logger.log(level, text, *arguments, exc_info=exc_info, extra=extra, stacklevel=2)
+            _log(self._logger, level, text, *arguments, exc_info=exc_info, extra=extra, stacklevel=3)
         if _observers:
             event = Event(name, about, fields, subject)
             for observer in _observers:
                 try:
                     observer.told(event)
-                except Exception:
-                    _logger.exception("an observer of %s has failed", name)
+                except Exception:  # noqa: BLE001  # it is logged
+                    _log(_logger, logging.ERROR, "an observer of %s has failed", name, exc_info=True)
+
+
+def _log(logger: logging.Logger, level: int, text: str, *arguments: object, **options: Any) -> None:
+    """Log a record. What a filter or a handler raises is printed as `logging.Handler.handleError` does it."""
+    try:
+        logger.log(level, text, *arguments, **options)
+    except Exception:  # noqa: BLE001  # a filter or a handler may raise anything
+        if logging.raiseExceptions:
+            with suppress(OSError):
+                traceback.print_exc()
 
 
 @contextmanager
@@ -127,16 +141,16 @@ def inside(about: object) -> Generator[None]:
     for observer in _observers:
         try:
             entered.append((observer, observer.enter(about)))
-        except Exception:
-            _logger.exception("an observer has failed at the beginning of a part")
+        except Exception:  # noqa: BLE001  # it is logged
+            _log(_logger, logging.ERROR, "an observer has failed at the beginning of a part", exc_info=True)
     try:
         yield
     finally:
         for observer, token in reversed(entered):
             try:
                 observer.leave(token)
-            except Exception:
-                _logger.exception("an observer has failed at the end of a part")
+            except Exception:  # noqa: BLE001  # it is logged
+                _log(_logger, logging.ERROR, "an observer has failed at the end of a part", exc_info=True)
 
 
 def text_of(error: BaseException) -> str:

@@ -112,6 +112,7 @@ class Endpoint(trio.abc.AsyncResource):
         A message above ``read_limit`` that arrives while there is no such block ends the connection with code 1009 when
         a task waits for a message. While none does, it is not read, nor is what follows it, so that it can still be
         taken as a stream: until all messages before it are received, and for a second after that.
+        In the ``subscribe`` function of a feed a task always waits: the feed's own.
         """
         return MessageStream(self._connection, prepare=self._prepare, missing=self.receive_value, cut=self._cut_short)
 

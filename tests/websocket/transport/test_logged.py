@@ -10,7 +10,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from csp import testing, websocket
-from tests.websocket._peers import CLOSE, Peer, close_frame, raw_server
+from tests.websocket._peers import CLOSE, PING, PONG, Peer, close_frame, frame, raw_server
 from tests.websocket._server import BINARY, accepting
 from tests.websocket.server._lobby import handshake, listening, masked
 from trio_csp_websocket.transport.base import Transport
@@ -147,6 +147,32 @@ async def test_frames_over_a_socket_are_told(caplog: pytest.LogCaptureFixture) -
     told = lines(caplog, url)
     assert told[0] == "sent binary, 300000 bytes"
     assert "received close, 2 bytes, code 1000" in told
+
+
+async def test_a_log_that_raises_does_not_harm_the_task_that_sends_pings(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(record: logging.LogRecord) -> bool:
+        if vars(record)["websocket_opcode"] == "ping":
+            raise LookupError("mine")
+        return True
+
+    async def serve(peer: Peer) -> None:
+        await peer.accept()
+        await peer.send(frame(PONG, await peer.expect(PING)) + frame(BINARY, b"a"))
+        while (received := await peer.read_frame()) is not None and received.opcode == PING:
+            pass  # on a slow machine
+        assert peer.closes == [1000]
+        await peer.send(close_frame(1000))
+
+    caplog.set_level(logging.DEBUG, FRAMES)
+    logging.getLogger(FRAMES).addFilter(fail)
+    try:
+        async with raw_server(serve) as url, websocket.connect(url, keepalive="200ms") as client:
+            assert (await client.receive_value()).data == b"a"
+    finally:
+        logging.getLogger(FRAMES).removeFilter(fail)
+    assert "LookupError: mine" in capsys.readouterr().err
 
 
 async def test_all_that_a_transport_has_is_that_of_the_one_inside(

@@ -194,6 +194,41 @@ async def test_an_end_that_came_before_anybody_could_be_told_is_told_at_once(
     assert told(caplog, "client")["late"]["code"] == 1000
 
 
+@pytest.mark.parametrize("shown", [True, False])
+async def test_a_log_that_raises_harms_no_connection(
+    shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], autojump_clock: MockClock
+) -> None:
+    async def echo(connection: testing.ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message.data)
+
+    def fail(record: logging.LogRecord) -> bool:
+        failed.add(record.name)
+        raise LookupError("mine")
+
+    failed: set[str] = set()
+    monkeypatch.setattr(logging, "raiseExceptions", shown)
+    loggers = [logging.getLogger(f"csp.websocket.{name}") for name in ("client", "server", "feed", "frames")]
+    for logger in loggers:
+        logger.addFilter(fail)
+    try:
+        async with testing.websocket_server(echo), websocket.reconnecting(URL) as feed:
+            await feed.send("a")
+            assert isinstance(message := (await feed.receive()).value, websocket.Message)
+            assert message.data == "a"
+        async with listening() as (server, lobby):
+            client = lobby.connect()
+            await client.send(handshake("/x"))
+            await (await server.receive_value()).accept()
+            await client.answer()
+            await client.close(4000)
+    finally:
+        for logger in loggers:
+            logger.removeFilter(fail)
+    assert failed == {logger.name for logger in loggers}
+    assert ("LookupError: mine" in capsys.readouterr().err) == shown
+
+
 async def test_no_field_is_one_of_a_records_own(caplog: pytest.LogCaptureFixture, autojump_clock: MockClock) -> None:
     plain = vars(logging.makeLogRecord({}))
 
