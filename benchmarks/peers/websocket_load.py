@@ -108,7 +108,7 @@ class _Blocks:
                 if not more:
                     raise RuntimeError("the server has closed the connection")
                 taken += more
-            if room != echo:
+            if bytes(room) != echo:
                 raise RuntimeError("the server sent something else than the echo")
 
 

@@ -89,7 +89,7 @@ class Hosting(Conversation[Said, News]):
         if self.input_ended and self.wait and self.guests.came:
             self.silence = csp.after(self.wait)
 
-    def too_long(self, _timer: object) -> Stop | None:
+    def too_long(self, timer: object) -> Stop | None:
         return None
 
     def say_end(self) -> None:

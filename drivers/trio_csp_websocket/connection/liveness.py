@@ -117,7 +117,7 @@ class Liveness:
         # In it: whether a ping was sent that nobody can answer while messages wait; whether its pong is awaited; and
         # one interval ago, whether frames waited to be written, and how much was.
         self._probed = self._awaiting_pong = self._busy = False
-        self._sent = 0
+        self._sent: int = 0
         self._timer = timers.add(self._look)
 
     # What the task that reads calls ----------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast, final
 
 from trio.lowlevel import enable_ki_protection
 
@@ -228,7 +228,7 @@ def _planes(exclude: object) -> set[Connection]:
         return {_plane(exclude)}
     if not isinstance(exclude, Iterable):
         raise InvalidTypeError(f"exclude must be a connection or an iterable of connections, not {exclude!r}")
-    return {_plane(connection, "each connection in exclude") for connection in exclude}
+    return {_plane(connection, "each connection in exclude") for connection in cast("Iterable[object]", exclude)}
 
 
 def _close(plane: Connection, outbox: Outbox) -> None:
