@@ -430,6 +430,9 @@ class Connection:
     async def _send_close_frame(self, code: int, reason: str) -> None:
         """Send our close frame, by `send_close` if the role has set it."""
         self.closing = True
+        # Now, and not only with the frame, which the role's own way may make a little later: if a message in pieces is
+        # cut meanwhile, those behind it must not follow.
+        self.writer.refuse()
         with self._sending_close:
             if self.send_close is not None:
                 await self.send_close(code, reason)

@@ -202,11 +202,13 @@ class End:
         end = "whole" if self.calm else self.chance.choice(["whole", "whole", "whole", "raises", "endless", "wrong"])
         type_ = self.chance.choice([None, None, TEXT, BINARY])
         pieces = _Pieces(self, end, type_)
+        failed = False
         try:
             with trio.move_on_after(self.chance.choice([5, 40]) if end == "endless" else float("inf")):
                 await self.endpoint.send(pieces.give(), type_)
         except ConnectionFailedError:
             assert not self.calm
+            failed = True  # it has ended, or will in a moment
         except OwnError:
             assert end == "raises"
         except (InvalidTypeError, InvalidError):
@@ -220,7 +222,7 @@ class End:
                 self.cut = True
                 if not pieces.complete:
                     self.ours.fates[pieces.name] = "doomed"
-            if not pieces.complete and pieces.given > 1:
+            if not pieces.complete and pieces.given > 1 and not failed:
                 ended = self.endpoint.close_code is not None or self.endpoint.closing
                 assert ended, "a message was cut, and the connection goes on"
 
@@ -231,8 +233,9 @@ class End:
             assert not self.calm
             return
         if self.chance.random() < 0.8:
-            # However little patience there was to send it: the wait ends by itself.
-            received = await pong.receive()
+            # However little patience there was to send it: the wait ends by itself, also where nobody else receives.
+            with trio.CancelScope(shield=self.chance.random() < 0.5), trio.fail_after(HANGS_AFTER_SECONDS):
+                received = await pong.receive()
             assert not received.ok or received.value >= 0
 
     async def _several(self) -> None:
