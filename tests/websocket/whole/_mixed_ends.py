@@ -236,7 +236,7 @@ class End:
             # However little patience there was to send it: the wait ends by itself, also where nobody else receives.
             with trio.CancelScope(shield=self.chance.random() < 0.5), trio.fail_after(HANGS_AFTER_SECONDS):
                 received = await pong.receive()
-            assert not received.ok or received.value >= 0
+                assert not received.ok or received.value >= 0
 
     async def _several(self) -> None:
         async with trio.open_nursery() as nursery:
