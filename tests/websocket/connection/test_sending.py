@@ -13,6 +13,7 @@ from trio.testing import Sequencer, lockstep_stream_pair, memory_stream_pair, wa
 import csp
 from csp import testing, websocket
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, InvalidTypeError, Kind
+from tests.websocket._server import Server, connecting
 from tests.websocket.server._lobby import (
     BINARY,
     CLOSE,
@@ -43,6 +44,11 @@ LOCKSTEP: Way = "lockstep"
 TCP: Way = "tcp"
 WAYS = pytest.mark.parametrize("way", [MEMORY, TCP])
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
+
+
+async def one_and_no_more() -> AsyncIterator[str]:
+    yield "begun"
+    await trio.sleep_forever()
 
 
 @contextlib.asynccontextmanager
@@ -662,6 +668,33 @@ async def test_pieces_of_a_client_that_wait_too_long_for_the_peer_end_the_connec
             await client.send(much())
         await client.wait_closed()
         assert isinstance(client.error, ConnectionTimeoutError)
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_nothing_follows_pieces_that_are_cut_while_a_client_begins_to_close(
+    steps: int, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    server = Server()
+    cutting = trio.CancelScope()
+
+    async def begin() -> None:
+        with cutting, contextlib.suppress(ConnectionFailedError):
+            await client.send(one_and_no_more())
+
+    async def follow() -> None:
+        with contextlib.suppress(ConnectionFailedError):
+            await client.send("behind it")
+
+    async with connecting(server) as client:
+        for task in (begin, follow):
+            nursery.start_soon(task)
+            await wait_all_tasks_blocked()
+        nursery.start_soon(client.close)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        cutting.cancel()
+        await client.wait_closed()
+        assert [frame.opcode for frame in server.frames] in ([TEXT, CLOSE], [TEXT])
 
 
 # The writer's side ----------------------------------------------------------------------------------------------------

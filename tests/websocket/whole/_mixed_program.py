@@ -229,7 +229,11 @@ class Program:
 
 
 async def _live(end: End) -> None:
+    """Raise what the program raises by itself, also if its tasks were cancelled meanwhile."""
+    failed = False
     try:
         await end.live()
     except* OwnError:
-        raise OwnError from None
+        failed = True
+    if failed:
+        raise OwnError
