@@ -51,10 +51,13 @@ LONG = {
     "peers/test_real_clients.py": 0,
     "peers/test_real_fronts.py": 0,
     "peers/test_real_peers.py": 4,
-    "test_examples.py": 3,
+    "test_benchmarks_of_servers.py": 3,
+    "test_examples.py": 5,
     "websocket/protocol/test_round_trips.py": 4,
-    "websocket/whole/test_hub_members.py": 3,
+    "websocket/server/test_rolling_restart.py": 2,
+    "websocket/whole/test_hub_members.py": 6,
     "websocket/whole/test_memory.py": 3,
+    "websocket/whole/test_mixed_programs.py": 3,
     "websocket/whole/test_server_cancellation.py": 4,
 }
 

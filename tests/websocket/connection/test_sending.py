@@ -192,6 +192,7 @@ async def test_an_unanswered_connection_is_accepted_by_pieces() -> None:
         await connection.send(pieces("a"))
         assert (await client.answer()).status == 101
         assert await frames_of_message(client) == [(TEXT, b"a"), (FIN, b"")]
+        await client.leave()
 
 
 @pytest.mark.parametrize("way", [LOCKSTEP, TCP])
