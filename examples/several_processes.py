@@ -85,7 +85,8 @@ async def start(nursery: trio.Nursery, command: list[str], own: socket.socket) -
 
 async def replace_all(how: str, nursery: trio.Nursery, done: csp.Channel[None]) -> None:
     """Start processes and clients, and replace each process by one that listens before the old one stops."""
-    assert sys.platform != "win32", "processes share a port in neither way there"
+    if sys.platform == "win32":
+        raise OSError("here, processes can share a port in neither way")
     end, told = csp.Latest(float("inf")), list[str]()
     with done, socket.socket() as own:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, how == "--reuse-port")
