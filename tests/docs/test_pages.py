@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,26 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+HOW_TO = [page for page in PAGES if page.parent.name == "how-to"]
+
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 async def test_every_block_of_a_page_runs(path: Path, autojump_clock: MockClock) -> None:
     await Page(path).run()
+
+
+@pytest.mark.parametrize("path", HOW_TO, ids=lambda path: path.name)
+def test_a_how_to_page_imports_what_it_uses(path: Path) -> None:
+    """A reader begins with the page that a search found, and has no names of pages before it."""
+    imported: set[str] = set()
+    for block in blocks(path.read_text(encoding="utf-8")):
+        nodes = list(ast.walk(ast.parse(block.code)))
+        for node in nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                imported.update((name.asname or name.name).partition(".")[0] for name in node.names)
+        used = {node.id for node in nodes if isinstance(node, ast.Name)}
+        missing = used.intersection({"csp", "errors", "testing", "trio", "websocket"}) - imported
+        assert not missing, f"line {block.line}"
 
 
 @pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="not the whole project is here")
