@@ -31,6 +31,7 @@ from trio.testing import MockClock
 
 import csp
 from csp import errors, testing, websocket
+from csp.websocket import telemetry
 from tests.docs._network import Network
 
 if TYPE_CHECKING:
@@ -112,7 +113,14 @@ class Page:
         self._servers = contextlib.AsyncExitStack()
         self._servers.callback(self._folder.cleanup)
         self._servers.callback(self._patch.undo)
+        self._servers.callback(self._uninstrument)
         self._handlers: list[tuple[testing.Handler, str]] = []
+
+    def _uninstrument(self) -> None:
+        """Undo what a page leaves to the end of its process."""
+        for value in self._names.values():
+            if isinstance(value, telemetry.Instrumentation):
+                value.uninstrument()
 
     async def serve(self, handler: testing.Handler, url: str = "wss://api.example.com/") -> None:
         """Serve a URL for the rest of the page."""
