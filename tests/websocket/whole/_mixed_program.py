@@ -173,7 +173,9 @@ class Program:
         self, side: str, endpoint: Client | ServerConnection, ours: Ledger, theirs: Ledger, chance: random.Random
     ) -> End:
         calm, attentive = self.mood == "calm", self.mood != "any"
-        return End(endpoint, ours, theirs, self.rooms[side], chance, calm=calm, attentive=attentive)
+        end = End(endpoint, ours, theirs, self.rooms[side], chance, calm=calm, attentive=attentive)
+        end.may_shield = self.end != "cancel"
+        return end
 
     # Afterwards -------------------------------------------------------------------------------------------------------
 
