@@ -133,6 +133,7 @@ MADE_BY_FUNCTIONS = {
     "csp.websocket.Connecting",
     "csp.websocket.Feed",
     "csp.websocket.Listening",
+    "csp.websocket.MessageStream",
     "csp.websocket.Server",
     "csp.websocket.ServerConnection",
     "csp.websocket.telemetry.Instrumentation",

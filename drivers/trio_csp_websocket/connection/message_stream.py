@@ -30,7 +30,7 @@ class MessageStream:
     piece is empty, and so an empty message has none. Where the peer or the network cut a message into pieces says
     nothing. Pieces of text are whole characters: one whose bytes arrive apart comes with the last of them.
 
-    A message that was received before comes as one piece. Otherwise it may have any size: `read_limit` does not hold,
+    A message that was received before comes as one piece. Otherwise it may have any size: ``read_limit`` does not hold,
     and reading rests while 256 KiB of it wait to be taken, as measured in memory. Messages behind it go into the
     channel, from where other tasks may receive them meanwhile.
 
@@ -57,7 +57,7 @@ class MessageStream:
 
     @property
     def type(self) -> MessageType:
-        """The type of the message: ``"text"``, of which the pieces are str, or ``"binary"``, of which they are bytes.
+        """Return ``"text"`` if the pieces are str, and ``"binary"`` if they are bytes.
 
         Raises:
             NoContextError: the block was not entered.
