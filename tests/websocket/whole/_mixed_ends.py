@@ -100,7 +100,7 @@ class End:
         self.stopped = False
         """Whether it was closed here before all was received."""
         self.may_shield = True
-        """Whether it may wait for a pong although it is cancelled: not where a whole server is, which reads nothing then."""
+        """Whether it may wait for a pong although it is cancelled: a server that is cancelled reads nothing."""
         self.cut = False
         """Whether a message in pieces was cut here, which may have ended the connection."""
         self.over = False
