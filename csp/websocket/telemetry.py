@@ -11,10 +11,10 @@ from csp._home import publish
 
 try:
     from trio_csp_websocket.telemetry.instrument import Instrumentation, instrument
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
-        "csp.websocket.telemetry needs OpenTelemetry's API: python -m pip install 'trio-csp[otel]'", name=error.name
-    ) from error
+        "csp.websocket.telemetry needs OpenTelemetry's API: python -m pip install 'trio-csp[otel]'", name=_error.name
+    ) from _error
 
 __all__ = ["Instrumentation", "instrument"]
 

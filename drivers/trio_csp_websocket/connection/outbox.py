@@ -21,9 +21,9 @@ class Outbox:
     __slots__ = ("_bytes", "_waiting", "capacity", "capacity_bytes", "owner")
 
     def __init__(self, owner: object, capacity: int, capacity_bytes: int) -> None:
-        self.owner = owner
-        self.capacity = capacity
-        self.capacity_bytes = capacity_bytes
+        self.owner: object = owner
+        self.capacity: int = capacity
+        self.capacity_bytes: int = capacity_bytes
         # In the order of the calls.
         self._waiting: dict[Posted, None] = {}
         self._bytes = 0
@@ -61,8 +61,8 @@ class Posted:
     __slots__ = ("message", "outbox")
 
     def __init__(self, message: SharedMessage, outbox: Outbox) -> None:
-        self.message = message
-        self.outbox = outbox
+        self.message: SharedMessage = message
+        self.outbox: Outbox = outbox
 
     @property
     def opcode(self) -> int:

@@ -42,10 +42,10 @@ class Awaited:
     __slots__ = ("done", "failure", "opcode", "payload", "started")
 
     def __init__(self, opcode: int, payload: bytes, *, started: bool = False) -> None:
-        self.opcode = opcode
-        self.payload = payload
-        self.started = started
-        self.done = trio.Event()
+        self.opcode: int = opcode
+        self.payload: bytes = payload
+        self.started: bool = started
+        self.done: trio.Event = trio.Event()
         self.failure: Exception | None = None
 
     @property

@@ -66,7 +66,7 @@ class WriteTimeoutError(Exception):
             super().__init__(f"not written: the peer took nothing {within}")
         else:
             super().__init__(f"not {'written' if started else 'begun'} {within}")
-        self.started = started or of_progress
+        self.started: bool = started or of_progress
 
 
 class Posting(Enum):

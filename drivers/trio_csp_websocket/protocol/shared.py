@@ -14,8 +14,8 @@ class SharedMessage:
     __slots__ = ("compressed", "compressed_frames", "frame", "opcode", "payload")
 
     def __init__(self, opcode: int, payload: bytes) -> None:
-        self.opcode = opcode
-        self.payload = payload
+        self.opcode: int = opcode
+        self.payload: bytes = payload
         self.compressed: dict[int, bytes] = {}
         """The payload as a compressor without context makes it, by the bits of its window."""
         self.compressed_frames: dict[int, bytes] = {}
