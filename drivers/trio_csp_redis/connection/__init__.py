@@ -1,0 +1,10 @@
+"""Connections to one server, which come back.
+
+- `settings`: what can be set for a bus, checked
+- `counts`: what a bus has done
+- `backoff`: how long to wait before the next attempt
+- `permission`: what the policies say
+- `link`: one open connection
+- `line`: one connection after another
+- `commands`: the connection for commands, and the end of a bus
+"""

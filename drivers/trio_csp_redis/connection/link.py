@@ -1,0 +1,176 @@
+"""One open connection to the server: requests and their answers.
+
+coredis has the socket, the parser, and the matching of answers to requests. Its limits are of time only, and an answer
+that is late breaks the connection here, so that a server that has vanished is noticed.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast, final
+
+import trio
+from coredis import exceptions as reported
+from coredis.connection import TCPConnection, TCPLocation
+
+import csp
+from csp.errors import ConnectionTimeoutError, Error, Kind
+from trio_csp_redis.protocol import failures
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Sequence
+
+    from trio_csp_redis.connection.settings import Settings
+    from trio_csp_redis.protocol.script import Script
+
+_OLDEST = (7, 0)
+
+
+@final
+class Link:
+    """One open connection. Made by `connected`."""
+
+    def __init__(self, connection: TCPConnection, settings: Settings) -> None:
+        self._connection = connection
+        self._timeout_seconds = settings.timeout_seconds
+        self._url = settings.target.url
+        self._broken: Error | None = None
+        self.run_id: bytes = b""
+        """Of the server's process: another one after a restart."""
+        self.lost: trio.Event = trio.Event()
+        """Set when the connection is no more."""
+
+    @property
+    def client_id(self) -> int:
+        """The number by which the server knows this connection."""
+        assert self._connection.client_id is not None
+        return self._connection.client_id
+
+    @property
+    def usable(self) -> bool:
+        """Whether requests can be written."""
+        return self._connection.usable
+
+    def why_lost(self) -> Error:
+        """Return what broke the connection."""
+        return self._broken or failures.unavailable(f"the connection to {self._url} was lost")
+
+    def break_off(self, error: Error) -> None:
+        """Close the connection at once; the first error tells why."""
+        self._broken = self._broken or error
+        self._connection.invalidate()
+
+    async def call(self, command: bytes, *arguments: bytes | str | int, doing: str, seconds: float = 0.0) -> object:
+        """Write a request, and wait for its answer.
+
+        If cancelled, the request may be carried out all the same; its answer is dropped when it comes.
+
+        Args:
+            command: the command.
+            arguments: its arguments.
+            doing: what errors say is being done.
+            seconds: for how long the server may hold the answer back, beside the timeout.
+
+        Raises:
+            Error: what the server answered; see `failures.answered`.
+            ConnectionTimeoutError: no answer in time. The connection is closed.
+        """
+        return await self._answer(command, arguments, doing, self._timeout_seconds + seconds)
+
+    async def run(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | int], doing: str) -> object:
+        """Have the server run a script, and wait for what it returns. As `call`."""
+        rest = (len(keys), *keys, *arguments)
+        try:
+            return await self._answer(b"EVALSHA", (script.sha, *rest), doing, self._timeout_seconds)
+        except reported.NoScriptError:  # so it has not run
+            return await self._answer(b"EVAL", (script.code, *rest), doing, self._timeout_seconds)
+
+    async def _answer(self, command: bytes, arguments: Sequence[bytes | str | int], doing: str, seconds: float) -> object:
+        try:
+            request: Awaitable[Any] = self._connection.create_request(command, *arguments, decode=False, timeout=seconds)
+            return cast("object", await request)
+        except reported.NoScriptError:
+            raise
+        except TimeoutError:
+            error = failures.late(f"{doing}: no answer within {seconds:g} s")
+            self.break_off(error)
+            raise error from None
+        except Exception as error:  # noqa: BLE001  # the library's connection ends with whatever its tasks raised
+            if self._broken is not None:
+                raise failures.unavailable(f"{doing}: the connection was lost: {self._broken.message}") from None
+            raise failures.answered(error, doing) from None
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncGenerator[Link]:
+    """Connect; the connection is closed at the end of the block.
+
+    Raises:
+        Error: connecting failed; see `failures.not_connected`.
+        ConnectionTimeoutError: it took longer than ``dial_timeout``.
+    """
+    target = settings.target
+    async with csp.BackgroundNursery() as nursery:
+        connection = TCPConnection(
+            TCPLocation(target.host, target.port),
+            ssl_context=settings.ssl_context,
+            # Without a user, a password is that of the user "default".
+            username=target.user or ("default" if target.password else None),
+            password=target.password,
+            db=target.database,
+        )
+        link = Link(connection, settings)
+        await _dial(nursery, link, connection, settings)
+        yield link
+
+
+async def _dial(nursery: trio.Nursery, link: Link, connection: TCPConnection, settings: Settings) -> None:
+    url = settings.target.url
+    # It must not be cancelled before its first step, or inside: it raises an error of its own in place of Cancelled.
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        with trio.move_on_after(settings.dial_seconds) as scope:
+            await nursery.start(_run, link, connection)
+            await _look(link, connection, url)
+            return
+    except Exception as error:  # noqa: BLE001  # see there
+        if not scope.cancel_called:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise (error if isinstance(error, Error) else failures.not_connected(error, url)) from None
+    await trio.lowlevel.checkpoint_if_cancelled()
+    raise ConnectionTimeoutError(
+        f"connecting to {url} failed: no answer within dial_timeout, {settings.dial_seconds:g} s",
+        kind=Kind.TIMEOUT,
+        retryable=True,
+    )
+
+
+async def _run(link: Link, connection: TCPConnection, task_status: trio.TaskStatus[None]) -> None:
+    try:
+        await connection.run(task_status=task_status)
+    finally:
+        link.lost.set()
+
+
+async def _look(link: Link, connection: TCPConnection, url: str) -> None:
+    """Learn which server it is, and whether it can serve."""
+    doing = f"connecting to {url} failed"
+    version = connection.server_version or ""
+    if _parsed(version) < _OLDEST:
+        raise failures.too_old(f"version {version}")
+    server = _fields(await link.call(b"INFO", b"server", doing=doing))
+    link.run_id = server.get(b"run_id", b"")
+    state = _fields(await link.call(b"INFO", b"persistence", doing=doing))
+    if state.get(b"loading") == b"1":
+        raise failures.unavailable(f"{doing}: the server is still loading its data")
+
+
+def _parsed(version: str) -> tuple[int, ...]:
+    numbers = version.split(".")[:2]
+    return tuple(int(number) if number.isdecimal() else 0 for number in numbers)
+
+
+def _fields(info: object) -> dict[bytes, bytes]:
+    """Return the fields of what INFO answers: lines of ``name:value``."""
+    lines = info.splitlines() if isinstance(info, bytes) else []
+    return {name: value for name, mark, value in (line.partition(b":") for line in lines) if mark}

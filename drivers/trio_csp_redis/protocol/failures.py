@@ -1,0 +1,123 @@
+"""What the server and the client library report, as errors of `csp.errors`.
+
+The texts of a server go through `csp.errors.shown`, and those that name a user are told without it.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import TYPE_CHECKING, cast
+
+from coredis import exceptions as reported
+
+from csp.errors import (
+    ConnectionFailedError,
+    ConnectionTimeoutError,
+    Error,
+    InvalidError,
+    Kind,
+    PermissionDeniedError,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Conditions of a server that pass.
+_UNAVAILABLE = re.compile(r"(LOADING|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|BUSY|TRYAGAIN|CLUSTERDOWN)\b")
+_NOT_PERMITTED = re.compile(r"(NOPERM\b|DENIED\b|.*The user executing the script can't)")
+_USER = re.compile(r"\bUser \S+ has no permissions\b")
+_OF_SCRIPT = re.compile(r"(,? script: [0-9a-f]{40}.*|: @user_script:.*)$", re.DOTALL)
+
+
+def answered(error: Exception, doing: str) -> Error:
+    """Return the error for what an open connection reports.
+
+    Args:
+        error: what the client library raised.
+        doing: what was being done, as ``"sending to queue 'jobs'"``.
+    """
+    text = _text(error)
+    match error:
+        case reported.AuthenticationError():
+            return PermissionDeniedError(f"{doing}: the server wants another user or password: {text}")
+        case reported.AuthorizationError():
+            return PermissionDeniedError(f"{doing}: the server does not permit it: {text}")
+        case reported.WrongTypeError():
+            return Error(f"{doing}: a key holds something else: {text}", kind=Kind.CONFLICT, retryable=False)
+        case reported.BusyLoadingError() | reported.ReadOnlyError():
+            return unavailable(f"{doing}: the server cannot serve now: {text}")
+        case reported.ConnectionError() | reported.InvalidResponse():
+            return unavailable(f"{doing}: the connection was lost: {_innermost(error)}")
+        case reported.ResponseError():
+            return _of_response(str(error), text, doing)
+        case _:
+            return unavailable(f"{doing}: the connection was lost: {_innermost(error)}")
+
+
+def not_connected(error: BaseException, url: str) -> Error:
+    """Return the error for an attempt to connect that failed."""
+    doing = f"connecting to {url} failed"
+    for inner in _chain(error):
+        if isinstance(inner, reported.UnknownCommandError):
+            return too_old("of before version 6")
+        if isinstance(inner, reported.ResponseError | reported.BusyLoadingError):
+            found = answered(inner, doing)
+            return found if found.kind is not Kind.UNKNOWN else InvalidError(f"{doing}: {_text(inner)}")
+    error_text = _innermost(error)
+    return ConnectionFailedError(f"{doing}: {error_text}", kind=Kind.INTERNAL, retryable=True)
+
+
+def too_old(version: str) -> InvalidError:
+    """Return the error for a server that is too old."""
+    return InvalidError(f"the server is {shown(version, 40)}: Redis 7.0 or Valkey 7.2 is needed, or newer")
+
+
+def unavailable(text: str) -> ConnectionFailedError:
+    """Return the error for a connection that was lost, or a server that cannot serve now."""
+    return ConnectionFailedError(text, kind=Kind.UNAVAILABLE, retryable=True)
+
+
+def late(text: str) -> ConnectionTimeoutError:
+    """Return the error for an answer that did not come in time."""
+    return ConnectionTimeoutError(text, kind=Kind.TIMEOUT, retryable=True)
+
+
+def _of_response(code: str, text: str, doing: str) -> Error:
+    if code.startswith("OOM"):
+        return Error(f"{doing}: the server is out of memory: {text}", kind=Kind.RATE_LIMITED, retryable=True)
+    if _NOT_PERMITTED.match(code):
+        return PermissionDeniedError(f"{doing}: the server does not permit it: {text}")
+    if _UNAVAILABLE.match(code):
+        return unavailable(f"{doing}: the server cannot serve now: {text}")
+    return Error(f"{doing}: the server answered with an error: {text}", kind=Kind.UNKNOWN, retryable=None)
+
+
+def _text(error: BaseException) -> str:
+    """Return what a server said, without names of users and of scripts."""
+    return shown(_USER.sub("the user has no permissions", _OF_SCRIPT.sub("", str(error))), 200)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Go from an error to what caused it, through groups."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+                yield from _chain(inner)
+            return
+        error = error.__cause__
+
+
+def _innermost(error: BaseException) -> str:
+    """Return what is most telling of an error and its causes."""
+    inner = [each for each in _chain(error) if not isinstance(each, BaseExceptionGroup)]
+    for each in reversed(inner):
+        if isinstance(each, reported.InvalidResponse | AssertionError | ValueError) and not isinstance(each, OSError):
+            return "what answers there is no Redis server"
+    for each in reversed(inner):
+        if isinstance(each, ssl.SSLError | OSError) and str(each):
+            return shown(str(each), 200)
+    last = inner[-1] if inner else error
+    return _text(last) or type(last).__name__

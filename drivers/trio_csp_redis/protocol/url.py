@@ -1,0 +1,108 @@
+"""Where a URL leads: ``redis://user:password@host:port/db``, or ``rediss:`` for TLS.
+
+https://www.iana.org/assignments/uri-schemes/prov/redis
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+
+import idna
+
+from csp.errors import InvalidError, InvalidTypeError
+
+_DEFAULT_PORT = 6379
+_MAX_CHARACTERS = 64 * 1024
+_MAX_DATABASE = 2**31 - 1
+_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\ud800-\udfff\\]")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a URL leads."""
+
+    url: str
+    """Host, port and database; no user."""
+    secure: bool
+    host: str
+    port: int
+    database: int
+    user: str | None = field(repr=False)
+    password: str | None = field(repr=False)
+
+
+def parse_url(url: object) -> Target:
+    """Parse a URL. Errors show no user and no password.
+
+    Raises:
+        InvalidError: it is malformed, or has another scheme, a query or a fragment.
+        InvalidTypeError: it is no string.
+    """
+    if not isinstance(url, str):
+        raise InvalidTypeError(f"url must be a string, not {type(url).__name__}")
+    if len(url) > _MAX_CHARACTERS or _NOT_IN_URLS.search(url):
+        raise InvalidError("url must have at most 65536 characters, and no spaces, control characters or backslashes")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise InvalidError("url is malformed: it needs a host and a port of 1 to 65535") from None
+    if parts.scheme not in ("redis", "rediss") or "://" not in url:
+        raise InvalidError('url must start with "redis://" or "rediss://"')
+    if "?" in url or "#" in url:
+        raise InvalidError("url must have no query and no fragment: options are arguments of Bus")
+    if port == 0:
+        raise InvalidError("url must have a port of 1 to 65535, not 0")
+    host = _host(parts)
+    port = port or _DEFAULT_PORT
+    database = _database(parts.path)
+    bracketed = f"[{host}]" if ":" in host else host
+    return Target(
+        url=f"{parts.scheme}://{bracketed}:{port}/{database}",
+        secure=parts.scheme == "rediss",
+        host=host,
+        port=port,
+        database=database,
+        user=_decoded(parts.username),
+        password=_decoded(parts.password),
+    )
+
+
+def _host(parts: SplitResult) -> str:
+    host = (parts.hostname or "").removesuffix(".")
+    try:
+        if ":" in host:
+            return str(IPv6Address(host))
+        if re.fullmatch(r"[0-9.]+", host):
+            return str(IPv4Address(host))
+        if not host.isascii():
+            host = idna.encode(host, uts46=True).decode()
+    except (AddressValueError, idna.IDNAError, UnicodeError):
+        raise InvalidError("url has a host that is neither a name nor an address") from None
+    if not _HOST.fullmatch(host) or len(host) > 253 or any(not 1 <= len(label) <= 63 for label in host.split(".")):
+        raise InvalidError("url has a host that is neither a name nor an address")
+    return host
+
+
+def _database(path: str) -> int:
+    number = path.removeprefix("/")
+    if not re.fullmatch(r"[0-9]{0,10}", number) or int(number or 0) > _MAX_DATABASE:
+        raise InvalidError("url must have nothing after host and port but the number of a database, as in /0")
+    return int(number or 0)
+
+
+def _decoded(text: str | None) -> str | None:
+    """Return a percent-decoded user or password; None if there is none, or it is empty."""
+    if not text:
+        return None
+    if _ESCAPE.search(text):
+        raise InvalidError("url has a % in its user or password that is not followed by two hexadecimal digits")
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise InvalidError("url has a user or password that is not UTF-8 once it is percent-decoded") from None
