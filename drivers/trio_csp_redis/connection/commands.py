@@ -96,6 +96,11 @@ class Commands:
         if not self.entered:
             raise NoContextError("a bus is a block: write `async with redis.Bus(url) as bus`")
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._link is not None and self._link.usable
+
     async def link(self) -> Link:
         """Wait for a connection.
 

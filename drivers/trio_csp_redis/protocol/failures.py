@@ -46,6 +46,8 @@ def answered(error: Exception, doing: str) -> Error:
             return PermissionDeniedError(f"{doing}: the server does not permit it: {text}")
         case reported.WrongTypeError():
             return Error(f"{doing}: a key holds something else: {text}", kind=Kind.CONFLICT, retryable=False)
+        case reported.StreamConsumerGroupError() | reported.UnblockedError():
+            return Error(f"{doing}: the queue is gone: {text}", kind=Kind.NOT_FOUND, retryable=True)
         case reported.BusyLoadingError() | reported.ReadOnlyError():
             return unavailable(f"{doing}: the server cannot serve now: {text}")
         case reported.ConnectionError() | reported.InvalidResponse():

@@ -1,0 +1,4 @@
+"""What an application holds of a server.
+
+- `bus`: `Bus`
+"""

@@ -1,0 +1,44 @@
+"""A value that a worker has, and its lease."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar, final
+
+from trio_csp_redis.queue import clock
+
+T = TypeVar("T")
+
+
+@final
+class Hold(Generic[T]):
+    """A value that a worker has, and its lease.
+
+    Args:
+        entry: the id of the entry.
+        attempt: how often it was delivered, this time included.
+        data: the value.
+        size_bytes: of the value as it was written.
+        leased_at: when the request was written that began the lease; on the clock of `clock`.
+        lease_seconds: how long it lasts.
+    """
+
+    __slots__ = ("attempt", "data", "entry", "gone", "lease_seconds", "leased_at", "settled", "size_bytes")
+
+    def __init__(
+        self, entry: bytes, attempt: int, data: T, size_bytes: int, leased_at: float, lease_seconds: float
+    ) -> None:
+        self.entry = entry
+        self.attempt = attempt
+        self.data = data
+        self.size_bytes = size_bytes
+        self.leased_at = leased_at
+        self.lease_seconds = lease_seconds
+        self.gone: bool = False
+        """Whether it is known to be another's, or the server's again."""
+        self.settled: bool = False
+        """Whether it was said what becomes of it."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether another may have it: its lease may have run out."""
+        return self.gone or clock.now() - self.leased_at >= self.lease_seconds

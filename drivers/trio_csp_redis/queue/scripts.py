@@ -1,0 +1,191 @@
+"""What the server does in one step.
+
+A queue is a stream with one consumer group, ``workers``. An entry is acknowledged and deleted in one step, so the
+stream has just what is not done: what waits, and what is in the hands of workers, the group's pending entries. Of a
+pending entry Redis keeps who has it, for how long ("idle"), and how often it was delivered. Each script that changes one
+checks that it is the worker's who asks, and that it was not delivered again: XACK and XCLAIM check neither.
+
+A value that is given back keeps its last worker, with an idle time above the lease: so every worker may claim it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from trio_csp_redis.protocol.script import Script
+
+GROUP: Final = b"workers"
+DATA: Final = b"d"
+"""The field of an entry that has the value."""
+
+ACK: Final = b"ack"
+RETRY: Final = b"retry"
+RETURN: Final = b"return"
+REJECT: Final = b"reject"
+
+# Arguments: the capacity, milliseconds that keys are kept, the values. Keys: the queue; if there are keys, one for each
+# value. Returns an id for each value, nil for those that there is no room for.
+SEND: Final = Script("""
+local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
+local ids = {}
+for i = 3, #ARGV do
+  local once = KEYS[i - 1]
+  local id = once and redis.call('GET', once)
+  if not id and room > 0 then
+    id = redis.call('XADD', KEYS[1], '*', 'd', ARGV[i])
+    room = room - 1
+    if once then redis.call('SET', once, id, 'PX', ARGV[2]) end
+  end
+  ids[#ids + 1] = id or false
+end
+return ids
+""")
+
+# Makes the group, if there is none. Returns 1 if it did.
+JOIN: Final = Script("""
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], 'workers', '0', 'MKSTREAM')
+if type(made) == 'table' and made.err then
+  if string.find(made.err, 'BUSYGROUP', 1, true) then return 0 end
+  return made
+end
+return 1
+""")
+
+# Arguments: the worker, the idle time of what is given back, then for each: what to do, id, attempt, reason. Keys: the
+# queue, its dead letters. Returns 1 for each that was done, 0 for what is not this worker's any more.
+SETTLE: Final = Script("""
+local queue, dead, me = KEYS[1], KEYS[2], ARGV[1]
+local results = {}
+for i = 3, #ARGV, 4 do
+  local what, id, attempt = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local pending = redis.call('XPENDING', queue, 'workers', id, id, 1, me)[1]
+  local own = pending ~= nil and pending[4] == attempt
+  if own then
+    if what == 'ack' or what == 'reject' then
+      if what == 'reject' then
+        local entry = redis.call('XRANGE', queue, id, id)[1]
+        if entry then
+          local fields = entry[2]
+          for _, field in ipairs({'id', id, 'attempts', attempt, 'reason', ARGV[i + 3]}) do
+            fields[#fields + 1] = field
+          end
+          redis.call('XADD', dead, '*', unpack(fields))
+        end
+      end
+      redis.call('XACK', queue, 'workers', id)
+      redis.call('XDEL', queue, id)
+    else
+      local count = what == 'retry' and attempt or attempt - 1
+      redis.call('XCLAIM', queue, 'workers', me, 0, id, 'IDLE', ARGV[2], 'RETRYCOUNT', count, 'JUSTID')
+    end
+  end
+  results[#results + 1] = own and 1 or 0
+end
+return results
+""")
+
+# Arguments: the worker, the lease in milliseconds, how many, the most deliveries, and whose: "others" for what has run
+# out or was given back; "first" for what a worker of this name had before it was started; "again" for what was on its way
+# to this worker when a connection was lost. Then the ids of what the worker knows of. Keys: the queue, its dead letters.
+# Returns what was claimed, each as id, attempt, fields; and how many became dead letters.
+CLAIM: Final = Script("""
+local queue, dead, me = KEYS[1], KEYS[2], ARGV[1]
+local lease, room, most, whose = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local known = {}
+for i = 6, #ARGV do known[ARGV[i]] = true end
+local pending
+if whose == 'others' then
+  pending = redis.call('XPENDING', queue, 'workers', 'IDLE', lease, '-', '+', room + #ARGV)
+else
+  pending = redis.call('XPENDING', queue, 'workers', '-', '+', room + #ARGV, me)
+end
+local claimed, dropped = {}, 0
+for _, entry in ipairs(pending) do
+  local id, count = entry[1], entry[4]
+  if #claimed >= room then break end
+  if not known[id] then
+    -- What never came out of a connection that was lost was not delivered.
+    local delivered = whose ~= 'again' or entry[3] >= lease
+    if delivered and count >= most then
+      local found = redis.call('XRANGE', queue, id, id)[1]
+      if found then
+        local fields = found[2]
+        for _, field in ipairs({'id', id, 'attempts', count, 'reason', 'it was delivered ' .. count .. ' times'}) do
+          fields[#fields + 1] = field
+        end
+        redis.call('XADD', dead, '*', unpack(fields))
+        dropped = dropped + 1
+      end
+      redis.call('XACK', queue, 'workers', id)
+      redis.call('XDEL', queue, id)
+    else
+      if delivered then count = count + 1 end
+      local found = redis.call('XCLAIM', queue, 'workers', me, 0, id, 'RETRYCOUNT', count)[1]
+      if found then claimed[#claimed + 1] = {id, count, found[2]} end
+    end
+  end
+end
+return {claimed, dropped}
+""")
+
+# Arguments: the worker, then for each id and attempt. Returns 1 for each whose lease begins again, 0 for what is not this
+# worker's any more.
+RENEW: Final = Script("""
+local results = {}
+for i = 2, #ARGV, 2 do
+  local id = ARGV[i]
+  local pending = redis.call('XPENDING', KEYS[1], 'workers', id, id, 1, ARGV[1])[1]
+  local own = pending ~= nil and pending[4] == tonumber(ARGV[i + 1])
+  if own then redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], 0, id, 'JUSTID') end
+  results[#results + 1] = own and 1 or 0
+end
+return results
+""")
+
+# Arguments: the worker, the lease in milliseconds, then the ids of what is in hand. Gives everything else back that this
+# worker has, without counting it as a delivery; deletes the worker if there is nothing. Returns how many were given back.
+LEAVE: Final = Script("""
+local queue, me, lease = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local kept = {}
+for i = 3, #ARGV do kept[ARGV[i]] = true end
+local pending = redis.call('XPENDING', queue, 'workers', '-', '+', 100000, me)
+local returned = 0
+for _, entry in ipairs(pending) do
+  if not kept[entry[1]] and entry[3] < lease then
+    redis.call('XCLAIM', queue, 'workers', me, 0, entry[1], 'IDLE', lease + 1, 'RETRYCOUNT', entry[4] - 1, 'JUSTID')
+    returned = returned + 1
+  end
+end
+if #pending == 0 then redis.call('XGROUP', 'DELCONSUMER', queue, 'workers', me) end
+return returned
+""")
+
+# Arguments: the worker, and for how many milliseconds. Deletes other workers that have nothing, and were not heard of
+# for that long.
+TIDY: Final = Script("""
+local deleted = 0
+for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], 'workers')) do
+  local consumer = {}
+  for i = 1, #fields, 2 do consumer[fields[i]] = fields[i + 1] end
+  if consumer.name ~= ARGV[1] and consumer.pending == 0 and consumer.idle > tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'workers', consumer.name)
+    deleted = deleted + 1
+  end
+end
+return deleted
+""")
+
+# Keys: the queue, its dead letters. Returns how many there are, how many of them are in hands, how many dead letters
+# there are, and for how many milliseconds the oldest has been there.
+BACKLOG: Final = Script("""
+local depth = redis.call('XLEN', KEYS[1])
+local pending, age = 0, 0
+if depth > 0 then
+  local found = redis.pcall('XPENDING', KEYS[1], 'workers')
+  if not found.err then pending = found[1] end
+  local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  local time = redis.call('TIME')
+  age = math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(string.match(first[1], '^%d+')))
+end
+return {depth, pending, redis.call('XLEN', KEYS[2]), age}
+""")

@@ -1,0 +1,180 @@
+"""Acks and returns on their way to the server: sent in batches, kept while there is no connection."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+
+import trio
+
+from csp.errors import ConnectionFailedError, Error, Kind
+from trio_csp_redis.queue.scripts import ACK, REJECT, RETRY, RETURN, SETTLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from trio_csp_redis.connection.commands import Commands
+    from trio_csp_redis.queue.hold import Hold
+
+_logger = logging.getLogger("csp.redis")
+
+# How long acks wait for others that go with them, and how many there are to be.
+_GATHER_SECONDS = 0.05
+_BATCH = 128
+# How long to wait after an answer of the server that may pass, such as that it is out of memory.
+_PAUSE_SECONDS = 0.25
+
+
+class _Settlement(NamedTuple):
+    """What becomes of a value."""
+
+    what: bytes
+    hold: Hold[Any]
+    reason: bytes
+
+
+@final
+class Settling:
+    """Sends what becomes of values.
+
+    Args:
+        commands: of the bus.
+        keys: of the queue, and its dead letters.
+        consumer: the worker.
+        lease_milliseconds: of the worker.
+        doing: what errors say is being done.
+        returned: called when values have been given back.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        keys: tuple[bytes, bytes],
+        consumer: bytes,
+        lease_milliseconds: int,
+        doing: str,
+        returned: Callable[[], object],
+    ) -> None:
+        self._commands = commands
+        self._keys = keys
+        self._head = (consumer, lease_milliseconds + 1)
+        self._doing = doing
+        self._returned = returned
+        # What is to be sent, by entry; the first ones may have been written already.
+        self._waiting: OrderedDict[bytes, _Settlement] = OrderedDict()
+        # Set while there is something to send, and while that is not to wait for more.
+        self._wanted = trio.Event()
+        self._urgent = trio.Event()
+        # How many were added, and how many the server has answered. Set, and replaced, when that changes.
+        self._added = self._answered = 0
+        self._changed = trio.Event()
+        self._ended = False
+
+    @property
+    def entries(self) -> Collection[bytes]:
+        """The ids of what the server has not answered yet."""
+        return self._waiting.keys()
+
+    def add(self, what: bytes, hold: Hold[Any], reason: str = "") -> None:
+        """Say what becomes of a value."""
+        hold.settled = True
+        self._waiting[hold.entry] = _Settlement(what, hold, reason.encode(errors="replace"))
+        self._added += 1
+        self._wanted.set()
+        if what in (RETRY, RETURN) or len(self._waiting) >= _BATCH:
+            self._urgent.set()
+
+    def forget(self, entry: bytes) -> None:
+        """Drop what concerns an entry, if anything does: its id is that of another value now."""
+        if self._waiting.pop(entry, None) is not None:
+            self._answered += 1
+            self._tell()
+
+    def forget_all(self) -> None:
+        """Drop all that waits: the server has lost the values."""
+        self._answered += len(self._waiting)
+        self._waiting.clear()
+        self._tell()
+
+    async def flush(self) -> None:
+        """Wait until the server has answered what was added so far.
+
+        Raises:
+            ConnectionFailedError: the bus has ended before.
+        """
+        await trio.lowlevel.checkpoint()
+        until = self._added
+        while self._answered < until:
+            if self._ended:
+                raise self._commands.why_ended()
+            self._urgent.set()
+            await self._changed.wait()
+
+    def end(self) -> None:
+        """Note that nothing more is sent."""
+        self._ended = True
+        self._tell()
+
+    async def run(self) -> None:
+        """Send what is added; raises `csp.errors.Error` where the server does not permit it."""
+        while True:
+            await self._wanted.wait()
+            with trio.move_on_after(_GATHER_SECONDS):
+                await self._urgent.wait()
+            await self._send()
+            if not self._waiting:
+                self._wanted = trio.Event()
+                self._urgent = trio.Event()
+
+    async def _send(self) -> None:
+        batch = list(islice(self._waiting.values(), _BATCH))
+        if not batch:
+            return
+        arguments: list[bytes | int] = [*self._head]
+        for what, hold, reason in batch:
+            arguments += (what, hold.entry, hold.attempt, reason)
+        try:
+            answer = await self._commands.run_script(SETTLE, self._keys, arguments, self._doing)
+        except Error as error:
+            if error.kind is Kind.NOT_FOUND:
+                self.forget_all()  # the queue is gone
+            elif not error.retryable:
+                raise
+            elif not isinstance(error, ConnectionFailedError) or self._commands.connected:
+                await trio.sleep(_PAUSE_SECONDS)
+            return
+        self._note(batch, cast("list[int]", answer))
+
+    def _note(self, batch: list[_Settlement], answer: list[int]) -> None:
+        counts = self._commands.counts
+        returned = False
+        for settlement, own in zip(batch, answer, strict=True):
+            if self._waiting.get(settlement.hold.entry) is settlement:  # else it was forgotten meanwhile
+                del self._waiting[settlement.hold.entry]
+                self._answered += 1
+            what = settlement.what
+            if not own:
+                counts.lost += 1
+                _logger.info(
+                    "%s: %s of %s came too late: it is another's", self._doing, what.decode(), settlement.hold.entry.decode()
+                )
+            elif what == ACK:
+                counts.acked += 1
+            elif what == REJECT:
+                counts.rejected += 1
+            else:
+                returned = True
+                if what == RETRY:
+                    counts.retried += 1
+                else:
+                    counts.returned += 1
+        self._tell()
+        if returned:
+            self._returned()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+

@@ -1,0 +1,453 @@
+"""Fetches values of a queue, keeps their leases, and finds those of others that have run out.
+
+Four tasks, while the block of `Deliveries` lasts:
+
+- one fetches, on a connection of its own, which the server blocks until there is a value;
+- one renews the leases of what is held, at a third of each;
+- one looks for what was given back or has run out elsewhere, every second, and at once after a `retry` of this worker;
+- one sends what becomes of values: see `settling`.
+
+A lease is counted from when the request that began it was written, so that it ends here before it ends at the server.
+What the server says of a value that is held is believed: that it is another's, that the queue is gone, that the server
+was started again and may have forgotten who has what. An id that comes as a new value is one, even if it is held.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
+
+import trio
+
+import csp
+from csp.errors import Error, InvalidError, Kind
+from trio_csp_redis.connection.line import Line
+from trio_csp_redis.queue import clock
+from trio_csp_redis.queue.appetite import Appetite
+from trio_csp_redis.queue.delivery import Delivery
+from trio_csp_redis.queue.hold import Hold
+from trio_csp_redis.queue.scripts import CLAIM, DATA, GROUP, JOIN, LEAVE, REJECT, RENEW, RETRY, TIDY
+from trio_csp_redis.queue.settling import Settling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from trio_csp_redis.connection.commands import Commands
+    from trio_csp_redis.connection.link import Link
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("csp.redis")
+
+# Not the generator of the `random` module, which a program may seed.
+_chance = random.Random()
+
+_MAX_BLOCK_SECONDS = 5.0
+_SCAN_SECONDS = (0.5, 1.0)
+# Leases after which a worker that is not heard of, and has nothing, is deleted.
+_LEASES_KEPT = 10
+_RENEWED_AT_ONCE = 500
+
+
+@final
+class Worker(Generic[T]):
+    """What a `Deliveries` does.
+
+    Args:
+        commands: of the bus.
+        keys: of the queue, and its dead letters.
+        name: of the queue.
+        consumer: the name of the worker.
+        capacity: how many values are fetched ahead.
+        lease_seconds: for how long a value is this worker's.
+        max_deliveries: how often a value is handed out.
+        decode: makes a value of bytes.
+        wake: called when there are values, or there will be no more.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        keys: tuple[bytes, bytes],
+        name: str,
+        consumer: str,
+        *,
+        capacity: int,
+        lease_seconds: float,
+        max_deliveries: int,
+        decode: Callable[[bytes], T],
+        wake: Callable[[], object],
+    ) -> None:
+        self._commands = commands
+        self._keys = keys
+        self._consumer = consumer.encode()
+        self._capacity = capacity
+        self._lease_seconds = lease_seconds
+        self._lease_milliseconds = max(1, int(lease_seconds * 1000))
+        self._max_deliveries = max_deliveries
+        self._decode = decode
+        self._wake = wake
+        self._doing = f"working on queue {name!r}"
+        self._appetite = Appetite()
+        self.settling = Settling(
+            commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned
+        )
+        # What is not settled, by id: fetched, or in hand. And what of it is fetched only, in order.
+        self._held: dict[bytes, Hold[T]] = {}
+        self._fetched: deque[Hold[T]] = deque()
+        self._fetched_bytes = 0
+        # What a request is under way for.
+        self._fetching: Link | None = None
+        self._left = False
+        self._run_id: bytes | None = None
+        # Whose entries of this consumer's name are to be asked for: see CLAIM.
+        self._own = b"first"
+        # Whether the queue was gone when it was last asked.
+        self._gone = False
+        # Set, and replaced, when there is room; when it is to be looked for returned values.
+        self._room = trio.Event()
+        self._scan_now = trio.Event()
+        self.reached: bool = False
+        """Whether the server was reached, and the group made."""
+        self.joined: trio.Event = trio.Event()
+        """Set when that is so, or the worker has ended before."""
+        # What was garbage-collected unsettled; from any thread.
+        self._dropped: deque[Hold[T]] = deque()
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    # What is held ----------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether a value can be handed out. What may be another's is dropped."""
+        fetched = self._fetched
+        while fetched and fetched[0].lost:
+            self._drop_first()
+        return bool(fetched)
+
+    def _drop_first(self) -> None:
+        hold = self._take_first()
+        if self._held.get(hold.entry) is hold:
+            del self._held[hold.entry]
+            self._commands.counts.lost += 1
+
+    def _take_first(self) -> Hold[T]:
+        hold = self._fetched.popleft()
+        self._fetched_bytes -= hold.size_bytes
+        if len(self._fetched) * 2 <= self._capacity:
+            self._room.set()
+        return hold
+
+    def hand_out(self) -> Delivery[T]:
+        """Hand the first value out; `ready` must be True."""
+        hold = self._take_first()
+        counts = self._commands.counts
+        counts.delivered += 1
+        if hold.attempt > 1:
+            counts.redelivered += 1
+        return Delivery(hold, self)
+
+    @property
+    def fetched(self) -> int:
+        """How many values can be handed out."""
+        return len(self._fetched)
+
+    @property
+    def in_hand(self) -> int:
+        """How many deliveries are neither settled nor known to be lost."""
+        return len(self._held) - len(self._fetched)
+
+    def settle(self, hold: Hold[Any], what: bytes, reason: str = "") -> bool:
+        if hold.settled or self._left or hold.lost:
+            return False
+        self._held.pop(hold.entry, None)
+        self.settling.add(what, hold, reason)
+        return True
+
+    def dropped(self, hold: Hold[Any]) -> None:
+        if self._token is not None and not self._left:
+            self._dropped.append(hold)
+            try:
+                self._token.run_sync_soon(self._settle_dropped, idempotent=True)
+            except trio.RunFinishedError:
+                pass
+
+    def _settle_dropped(self) -> None:
+        while self._dropped:
+            hold = self._dropped.popleft()
+            if self.settle(hold, RETRY):
+                _logger.warning(
+                    "%s: the delivery %s was neither acked nor given back when it was garbage-collected: it is given back",
+                    self._doing,
+                    hold.entry.decode(),
+                )
+
+    def _lose(self, hold: Hold[T]) -> None:
+        """Note that a value is another's."""
+        hold.gone = True
+        if self._held.get(hold.entry) is hold:
+            del self._held[hold.entry]
+        self._commands.counts.lost += 1
+
+    def _lose_all(self) -> None:
+        for hold in list(self._held.values()):
+            self._lose(hold)
+        self._fetched.clear()
+        self._fetched_bytes = 0
+        self._room.set()
+
+    def _in_hand(self) -> list[bytes]:
+        """Return the ids of deliveries that are not settled."""
+        fetched = {hold.entry for hold in self._fetched}
+        return [entry for entry in self._held if entry not in fetched]
+
+    def _know(self) -> list[bytes]:
+        """Return the ids of what must not be claimed: it is held, or what becomes of it is on its way."""
+        return [*self._held, *self.settling.entries]
+
+    # The tasks -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> Error:
+        """Work until the bus ends, or the queue cannot be worked on; return why."""
+        self._token = trio.lowlevel.current_trio_token()
+        try:
+            async with csp.BackgroundNursery() as nursery:
+                nursery.start_soon(self.settling.run)
+                nursery.start_soon(self._renew)
+                nursery.start_soon(self._scan)
+                nursery.start_soon(self._tidy)
+                nursery.start_soon(self._keep)
+                await self._commands.ended.wait()
+        except Error as error:
+            return error
+        return self._commands.cause or self._commands.why_ended()
+
+    async def _keep(self) -> None:
+        line = Line(self._commands.settings, self._commands.counts, self._doing)
+        self._commands.end(await line.run(self._serve))
+
+    async def _serve(self, link: Link) -> None:
+        """Fetch values on a connection."""
+        await self._join(link)
+        while True:
+            if self._gone:
+                await self._join(link)
+            count = 0 if self._left else self._wanted_count()
+            if not count:
+                await self._room.wait()
+                self._room = trio.Event()
+                continue
+            try:
+                await self._fetch(link, count)
+            except Error as error:
+                if error.kind is not Kind.NOT_FOUND:
+                    raise
+                self._forget_all()
+
+    def _forget_all(self) -> None:
+        """Note that the queue is gone, and with it who has what."""
+        self._gone = True
+        self._lose_all()
+        self.settling.forget_all()
+
+    def _wanted_count(self) -> int:
+        """Return how many values to ask for: none until half of them are handed out."""
+        room = self._capacity - len(self._fetched)
+        return self._appetite.count(room, self._fetched_bytes) if room * 2 >= self._capacity else 0
+
+    async def _join(self, link: Link) -> None:
+        """Make the group if there is none, and take what this worker has that it does not know of."""
+        made = await link.run(JOIN, self._keys[:1], (), self._doing)
+        in_hand: list[bytes] = []
+        if made:
+            self._forget_all()
+        elif self._run_id is not None and link.run_id != self._run_id:
+            # A server that was started again may have forgotten who has what, and given it to others. If it has not,
+            # what is in hand stays this worker's until its lease ends: it is not to be handed out twice at a time.
+            in_hand = self._in_hand()
+            self._lose_all()
+        self._run_id = link.run_id
+        self._gone = False
+        while (room := self._capacity - len(self._fetched)) > 0:
+            if await self._claim(link, self._own, room, in_hand) < room:
+                break
+        self._own = b"again"
+        self.reached = True
+        self.joined.set()
+
+    async def _fetch(self, link: Link, count: int) -> None:
+        block = min(self._lease_seconds / 4, _MAX_BLOCK_SECONDS, self._commands.settings.timeout_seconds / 2)
+        written = clock.now()
+        self._fetching = link
+        try:
+            answer = await link.call(
+                b"XREADGROUP", b"GROUP", GROUP, self._consumer, b"COUNT", count, b"BLOCK", max(1, int(block * 1000)),
+                b"STREAMS", self._keys[0], b">", doing=self._doing, seconds=block,
+            )  # fmt: skip
+        finally:
+            self._fetching = None
+        if answer:
+            (entries,) = cast("dict[bytes, list[tuple[bytes, list[bytes]]]]", answer).values()
+            self._take(((entry, 1, fields) for entry, fields in entries), written, new=True)
+
+    async def _claim(self, link: Link, whose: bytes, room: int, others: Sequence[bytes] = ()) -> int:
+        """Claim values, but none of ``others``; return how many came, dead letters included."""
+        written = clock.now()
+        count = max(1, self._appetite.count(room, self._fetched_bytes))
+        claimed, dead = cast(
+            "tuple[list[tuple[bytes, int, list[bytes]]], int]",
+            await link.run(
+                CLAIM,
+                self._keys,
+                (self._consumer, self._lease_milliseconds, count, self._max_deliveries, whose, *self._know(), *others),
+                self._doing,
+            ),
+        )
+        self._commands.counts.rejected += dead
+        self._take(claimed, written, new=False)
+        return len(claimed) + dead
+
+    def _take(self, entries: Iterable[tuple[bytes, int, Sequence[bytes]]], written: float, *, new: bool) -> None:
+        """Hold entries that the server has given to this worker."""
+        largest = 0
+        for entry, attempt, fields in entries:
+            if new and (held := self._held.get(entry)) is not None:
+                self._lose(held)
+            if new:
+                self.settling.forget(entry)
+            raw = _data_of(fields)
+            size = 0 if raw is None else len(raw)
+            largest = max(largest, size)
+            hold = Hold(entry, attempt, cast("T", None), size, written, self._lease_seconds)
+            try:
+                if raw is None:
+                    raise InvalidError(f"the entry has no field {DATA.decode()!r}")  # noqa: TRY301
+                hold.data = self._decode(raw)
+            except Exception as error:  # noqa: BLE001  # a user's function may raise anything
+                self.settling.add(REJECT, hold, _cannot_decode(error))
+                continue
+            self._held[entry] = hold
+            self._fetched.append(hold)
+            self._fetched_bytes += size
+        if largest:
+            self._appetite.saw(largest)
+        self._wake()
+
+    async def _renew(self) -> None:
+        """Renew the leases of what is held, at a third of each."""
+        while True:
+            await trio.sleep(self._lease_seconds / 12)
+            due = clock.now() - self._lease_seconds / 3
+            holds = [hold for hold in self._held.values() if hold.leased_at <= due]
+            for first in range(0, len(holds), _RENEWED_AT_ONCE):
+                await self._renew_some(holds[first : first + _RENEWED_AT_ONCE])
+
+    async def _renew_some(self, holds: list[Hold[T]]) -> None:
+        arguments: list[bytes | int] = [self._consumer]
+        try:
+            link = await self._commands.link()
+            written = clock.now()
+            holds = [hold for hold in holds if self._held.get(hold.entry) is hold]
+            for hold in holds:
+                arguments += (hold.entry, hold.attempt)
+            own = cast("list[int]", await link.run(RENEW, self._keys[:1], arguments, self._doing))
+        except Error as error:
+            await self._passing(error)
+            return
+        for hold, is_own in zip(holds, own, strict=True):
+            if is_own:
+                hold.leased_at = written
+            elif not hold.settled:
+                self._lose(hold)
+
+    async def _scan(self) -> None:
+        """Look for what was given back, or whose lease has run out."""
+        while True:
+            with trio.move_on_after(_chance.uniform(*_SCAN_SECONDS)):
+                await self._scan_now.wait()
+            self._scan_now = trio.Event()
+            room = self._capacity - len(self._fetched)
+            if room > 0 and self.reached and not self._left:
+                try:
+                    link = await self._commands.link()
+                    if await self._claim(link, b"others", room) == room:
+                        self._scan_now.set()
+                except Error as error:
+                    await self._passing(error)
+
+    async def _tidy(self) -> None:
+        """Delete workers that are no more."""
+        milliseconds = self._lease_milliseconds * _LEASES_KEPT
+        await self.joined.wait()
+        while True:
+            try:
+                await self._commands.run_script(TIDY, self._keys[:1], (self._consumer, milliseconds), self._doing)
+            except Error as error:
+                await self._passing(error)
+            await trio.sleep(max(1.0, self._lease_seconds))
+
+    async def _passing(self, error: Error) -> None:
+        """Raise an error that does not pass; after others wait a moment."""
+        if not error.retryable and not self._commands.ended.is_set():
+            raise error
+        if error.kind is Kind.NOT_FOUND and not self._gone:
+            self._forget_all()  # the task that fetches makes it again
+        await trio.sleep(_SCAN_SECONDS[0])
+
+    def _returned(self) -> None:
+        """Look for what this worker has given back."""
+        self._scan_now.set()
+
+    # The end ---------------------------------------------------------------------------------------------------------
+
+    async def leave(self) -> None:
+        """Have the server know what becomes of everything; what is in hand stays this worker's until its lease ends."""
+        if self._left:
+            return  # it has ended
+        self._left = True
+        fetching = self._fetching
+        if fetching is not None:
+            await self._unblock(fetching)
+        try:
+            await self.settling.flush()
+            if self.reached and (self._fetched or self._commands.connected):
+                arguments = (self._consumer, self._lease_milliseconds, *self._in_hand())
+                returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
+                self._commands.counts.returned += cast("int", returned)
+        except Error as error:
+            _logger.info("%s: leaving: %s", self._doing, csp.errors.shown(str(error), None))
+
+    def leave_now(self) -> None:
+        """Forget everything: nothing more can be handed out or settled."""
+        self._left = True
+        self.joined.set()
+        self.settling.end()
+        for hold in self._held.values():
+            hold.gone = True
+        self._held.clear()
+        self._fetched.clear()
+        self._fetched_bytes = 0
+
+    async def _unblock(self, link: Link) -> None:
+        """Have the server answer the request for values that is under way."""
+        while self._fetching is link and link.usable:
+            try:
+                await self._commands.call(b"CLIENT", b"UNBLOCK", link.client_id, doing=self._doing)
+            except Error:
+                return
+            if self._fetching is link:
+                await trio.sleep(0.005)  # it may not have been blocked yet
+
+
+def _data_of(fields: Sequence[bytes]) -> bytes | None:
+    """Return the value of an entry; None if it has none."""
+    if len(fields) == 2 and fields[0] == DATA:  # each entry of ours
+        return fields[1]
+    return next((fields[index + 1] for index in range(0, len(fields) - 1, 2) if fields[index] == DATA), None)
+
+
+def _cannot_decode(error: Exception) -> str:
+    text = error.message if isinstance(error, InvalidError) else type(error).__name__
+    return f"it cannot be decoded: {text}"
