@@ -270,9 +270,11 @@ class Worker(Generic[T]):
             self._lose_all()
         self._run_id = link.run_id
         self._gone = False
-        while (room := self._capacity - len(self._fetched)) > 0:
-            if await self._claim(link, self._own, room, in_hand) < room:
-                break
+        # What others gave back is older than what waits.
+        for whose in (self._own, b"others"):
+            while (room := self._capacity - len(self._fetched)) > 0:
+                if await self._claim(link, whose, room, in_hand) < room:
+                    break
         self._own = b"again"
         self.reached = True
         self.joined.set()
