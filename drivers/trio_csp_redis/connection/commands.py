@@ -61,7 +61,6 @@ class Commands:
 
     async def _keep(self, line: Line) -> None:
         self.end(await line.run(self._serve))
-        await trio.sleep_forever()  # until the block of `run` ends
 
     async def _serve(self, link: Link) -> None:
         self._link = link

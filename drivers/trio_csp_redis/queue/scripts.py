@@ -41,45 +41,59 @@ end
 return ids
 """)
 
-# Makes the group, if there is none. Returns 1 if it did.
+# Makes the group, if there is none. Returns 1 if it did. It looks first: a server that is out of memory makes none, and
+# says so also where there is one, which workers need to make room.
 JOIN: Final = Script("""
-local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], 'workers', '0', 'MKSTREAM')
-if type(made) == 'table' and made.err then
-  if string.find(made.err, 'BUSYGROUP', 1, true) then return 0 end
-  return made
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+for _, group in ipairs(groups) do
+  if group[2] == 'workers' then return 0 end
 end
+redis.call('XGROUP', 'CREATE', KEYS[1], 'workers', '0', 'MKSTREAM')
 return 1
 """)
 
+# What the next two scripts begin with. A dead letter is the entry's own fields, and three more.
+_BURY = """
+local function bury(queue, dead, id, attempts, reason)
+  local entry = redis.call('XRANGE', queue, id, id)[1]
+  if entry then
+    local fields = entry[2]
+    for _, field in ipairs({'id', id, 'attempts', attempts, 'reason', reason}) do
+      fields[#fields + 1] = field
+    end
+    local added = redis.pcall('XADD', dead, '*', unpack(fields))
+    if type(added) == 'table' and added.err then return added end
+  end
+  redis.call('XACK', queue, 'workers', id)
+  redis.call('XDEL', queue, id)
+end
+"""
+
 # Arguments: the worker, the idle time of what is given back, then for each: what to do, id, attempt, reason. Keys: the
-# queue, its dead letters. Returns 1 for each that was done, 0 for what is not this worker's any more.
-SETTLE: Final = Script("""
+# queue, its dead letters. Returns 1 for each that was done, 0 for what is not this worker's any more, and -1 for what
+# there is no memory for now.
+SETTLE: Final = Script(_BURY + """
 local queue, dead, me = KEYS[1], KEYS[2], ARGV[1]
 local results = {}
 for i = 3, #ARGV, 4 do
   local what, id, attempt = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   local pending = redis.call('XPENDING', queue, 'workers', id, id, 1, me)[1]
-  local own = pending ~= nil and pending[4] == attempt
-  if own then
-    if what == 'ack' or what == 'reject' then
-      if what == 'reject' then
-        local entry = redis.call('XRANGE', queue, id, id)[1]
-        if entry then
-          local fields = entry[2]
-          for _, field in ipairs({'id', id, 'attempts', attempt, 'reason', ARGV[i + 3]}) do
-            fields[#fields + 1] = field
-          end
-          redis.call('XADD', dead, '*', unpack(fields))
-        end
-      end
+  local result = 0
+  if pending and pending[4] == attempt then
+    result = 1
+    if what == 'ack' then
       redis.call('XACK', queue, 'workers', id)
       redis.call('XDEL', queue, id)
+    elseif what == 'reject' then
+      local failed = bury(queue, dead, id, attempt, ARGV[i + 3])
+      if failed and string.sub(failed.err, 1, 3) ~= 'OOM' then return failed end
+      if failed then result = -1 end
     else
       local count = what == 'retry' and attempt or attempt - 1
       redis.call('XCLAIM', queue, 'workers', me, 0, id, 'IDLE', ARGV[2], 'RETRYCOUNT', count, 'JUSTID')
     end
   end
-  results[#results + 1] = own and 1 or 0
+  results[#results + 1] = result
 end
 return results
 """)
@@ -88,7 +102,7 @@ return results
 # out or was given back; "first" for what a worker of this name had before it was started; "again" for what was on its way
 # to this worker when a connection was lost. Then the ids of what the worker knows of. Keys: the queue, its dead letters.
 # Returns what was claimed, each as id, attempt, fields; and how many became dead letters.
-CLAIM: Final = Script("""
+CLAIM: Final = Script(_BURY + """
 local queue, dead, me = KEYS[1], KEYS[2], ARGV[1]
 local lease, room, most, whose = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local known = {}
@@ -99,7 +113,7 @@ if whose == 'others' then
 else
   pending = redis.call('XPENDING', queue, 'workers', '-', '+', room + #ARGV, me)
 end
-local claimed, dropped = {}, 0
+local claimed, buried, failed = {}, 0, nil
 for _, entry in ipairs(pending) do
   local id, count = entry[1], entry[4]
   if #claimed >= room then break end
@@ -107,17 +121,8 @@ for _, entry in ipairs(pending) do
     -- What never came out of a connection that was lost was not delivered.
     local delivered = whose ~= 'again' or entry[3] >= lease
     if delivered and count >= most then
-      local found = redis.call('XRANGE', queue, id, id)[1]
-      if found then
-        local fields = found[2]
-        for _, field in ipairs({'id', id, 'attempts', count, 'reason', 'it was delivered ' .. count .. ' times'}) do
-          fields[#fields + 1] = field
-        end
-        redis.call('XADD', dead, '*', unpack(fields))
-        dropped = dropped + 1
-      end
-      redis.call('XACK', queue, 'workers', id)
-      redis.call('XDEL', queue, id)
+      local error = bury(queue, dead, id, count, 'it was delivered ' .. count .. ' times')
+      if error then failed = error else buried = buried + 1 end
     else
       if delivered then count = count + 1 end
       local found = redis.call('XCLAIM', queue, 'workers', me, 0, id, 'RETRYCOUNT', count)[1]
@@ -125,7 +130,9 @@ for _, entry in ipairs(pending) do
     end
   end
 end
-return {claimed, dropped}
+-- What was claimed must come to the worker; so an error waits for the next time.
+if failed and #claimed == 0 then return failed end
+return {claimed, buried}
 """)
 
 # Arguments: the worker, then for each id and attempt. Returns 1 for each whose lease begins again, 0 for what is not this

@@ -71,6 +71,8 @@ class Settling:
         self._added = self._answered = 0
         self._changed = trio.Event()
         self._ended = False
+        # What was written, and not answered: it may have been done.
+        self._uncertain: set[bytes] = set()
 
     @property
     def entries(self) -> Collection[bytes]:
@@ -89,6 +91,7 @@ class Settling:
     def forget(self, entry: bytes) -> None:
         """Drop what concerns an entry, if anything does: its id is that of another value now."""
         if self._waiting.pop(entry, None) is not None:
+            self._uncertain.discard(entry)
             self._answered += 1
             self._tell()
 
@@ -96,6 +99,7 @@ class Settling:
         """Drop all that waits: the server has lost the values."""
         self._answered += len(self._waiting)
         self._waiting.clear()
+        self._uncertain.clear()
         self._tell()
 
     async def flush(self) -> None:
@@ -138,6 +142,7 @@ class Settling:
         try:
             answer = await self._commands.run_script(SETTLE, self._keys, arguments, self._doing)
         except Error as error:
+            self._uncertain.update(settlement.hold.entry for settlement in batch)
             if error.kind is Kind.NOT_FOUND:
                 self.forget_all()  # the queue is gone
             elif not error.retryable:
@@ -145,31 +150,36 @@ class Settling:
             elif not isinstance(error, ConnectionFailedError) or self._commands.connected:
                 await trio.sleep(_PAUSE_SECONDS)
             return
-        self._note(batch, cast("list[int]", answer))
+        results = cast("list[int]", answer)
+        self._note(batch, results)
+        if -1 in results:
+            await trio.sleep(_PAUSE_SECONDS)
 
-    def _note(self, batch: list[_Settlement], answer: list[int]) -> None:
+    def _note(self, batch: list[_Settlement], results: list[int]) -> None:
         counts = self._commands.counts
         returned = False
-        for settlement, own in zip(batch, answer, strict=True):
-            if self._waiting.get(settlement.hold.entry) is settlement:  # else it was forgotten meanwhile
-                del self._waiting[settlement.hold.entry]
+        for settlement, result in zip(batch, results, strict=True):
+            what, entry = settlement.what, settlement.hold.entry
+            if result < 0:
+                continue
+            uncertain = entry in self._uncertain
+            self._uncertain.discard(entry)
+            if self._waiting.get(entry) is settlement:  # else it was forgotten meanwhile
+                del self._waiting[entry]
                 self._answered += 1
-            what = settlement.what
-            if not own:
+            if not result and not uncertain:
                 counts.lost += 1
-                _logger.info(
-                    "%s: %s of %s came too late: it is another's", self._doing, what.decode(), settlement.hold.entry.decode()
-                )
+                text = "%s: %s of %s came too late: it is another's"
+                _logger.info(text, self._doing, what.decode(), entry.decode())
             elif what == ACK:
                 counts.acked += 1
             elif what == REJECT:
                 counts.rejected += 1
+            elif what == RETRY:
+                counts.retried += 1
             else:
-                returned = True
-                if what == RETRY:
-                    counts.retried += 1
-                else:
-                    counts.returned += 1
+                counts.returned += 1
+            returned = returned or what in (RETRY, RETURN)
         self._tell()
         if returned:
             self._returned()

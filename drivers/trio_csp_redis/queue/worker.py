@@ -104,6 +104,8 @@ class Worker(Generic[T]):
         self._run_id: bytes | None = None
         # Whose entries of this consumer's name are to be asked for: see CLAIM.
         self._own = b"first"
+        # Whether something may have been claimed that never came.
+        self._unsure = False
         # Whether the queue was gone when it was last asked.
         self._gone = False
         # Set, and replaced, when there is room; when it is to be looked for returned values.
@@ -374,9 +376,13 @@ class Worker(Generic[T]):
             if room > 0 and self.reached and not self._left:
                 try:
                     link = await self._commands.link()
+                    if self._unsure:
+                        self._unsure = False
+                        await self._claim(link, b"again", room)
                     if await self._claim(link, b"others", room) == room:
                         self._scan_now.set()
                 except Error as error:
+                    self._unsure = True
                     await self._passing(error)
 
     async def _tidy(self) -> None:
