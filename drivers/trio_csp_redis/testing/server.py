@@ -25,7 +25,7 @@ import trio
 from csp.errors import INTERNAL, NOT_FOUND, TIMEOUT, Error, InvalidError, InvalidTypeError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
     from contextlib import AbstractAsyncContextManager
 
 AppendOnly: TypeAlias = Literal["always", "everysec", "no"]
@@ -122,7 +122,6 @@ class RedisServer:
 
     async def kill(self) -> None:
         """End the server at once, with SIGKILL, and wait until it is gone. It has no effect on one that has ended."""
-        assert sys.platform != "win32"
         process = self._process
         if process is None:  # the block was cancelled before
             await trio.lowlevel.checkpoint()
@@ -130,18 +129,16 @@ class RedisServer:
         if process.returncode is None:
             # Its group: a child of the server may be writing a file. A server that has just ended has none.
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.kill(-process.pid, signal.Signals["SIGKILL"])
         await process.wait()
 
     def pause(self) -> None:
         """Stop the server where it is, with SIGSTOP: connections stay open, and nothing is read or answered."""
-        assert sys.platform != "win32"
-        self._started().send_signal(signal.SIGSTOP)
+        self._started().send_signal(signal.Signals["SIGSTOP"])
 
     def resume(self) -> None:
         """Let a server that is paused go on, with SIGCONT."""
-        assert sys.platform != "win32"
-        self._started().send_signal(signal.SIGCONT)
+        self._started().send_signal(signal.Signals["SIGCONT"])
 
     def _started(self) -> trio.Process:
         assert self._process is not None
@@ -167,8 +164,9 @@ class RedisServer:
         command = [self.binary, "--port", str(self._port), "--bind", self.host, "--dir", str(self.folder)]
         with (self.folder / "server.log").open("ab") as log:
             self._log_start = log.tell()
-            # In a session of its own, so that Ctrl-C in a terminal goes to the test alone.
-            self._process = await trio.lowlevel.open_process(
+            # In a session of its own, so that Ctrl-C in a terminal goes to the test alone. Windows has no sessions.
+            open_process: Callable[..., Awaitable[trio.Process]] = trio.lowlevel.open_process
+            self._process = await open_process(
                 [*command, *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
