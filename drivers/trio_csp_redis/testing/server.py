@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Literal, final
 
 import trio
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
     from contextlib import AbstractAsyncContextManager
 
-AppendOnly: TypeAlias = Literal["always", "everysec", "no"]
-
+_APPEND_ONLY = ("always", "everysec", "no")
 _HOST = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
 _PORT_ATTEMPTS = 20
@@ -199,7 +198,7 @@ class RedisServer:
 def redis_server(
     *,
     binary: str | os.PathLike[str] | None = None,
-    append_only: AppendOnly | None = None,
+    append_only: Literal["always", "everysec", "no"] | None = None,
     arguments: Iterable[str] = (),
 ) -> AbstractAsyncContextManager[RedisServer, bool | None]:
     """Run a real Redis or Valkey server for the length of a block, on a free port of 127.0.0.1.
@@ -223,10 +222,8 @@ def redis_server(
             it was started (kind INTERNAL; the text has the end of its output), or does not answer within 30 seconds
             (kind TIMEOUT); raised on entering.
     """
-    if append_only is not None and append_only not in get_args(AppendOnly):
-        raise InvalidError(
-            f"append_only must be None, {', '.join(map(repr, get_args(AppendOnly)))}, not {append_only!r}"
-        )
+    if append_only is not None and append_only not in _APPEND_ONLY:
+        raise InvalidError(f"append_only must be None, {', '.join(map(repr, _APPEND_ONLY))}, not {append_only!r}")
     given = (arguments,) if isinstance(arguments, str) else tuple(arguments)
     if isinstance(arguments, str) or not all(isinstance(argument, str) for argument in given):
         raise InvalidTypeError(f"arguments must be strings in a list, not {arguments!r}")
