@@ -121,7 +121,12 @@ async def worker_stopped(binary: str, size: Size) -> Figures:
     assert [line for line in late if line.what == "begin"] == []
     # What was in its hand says that it is lost.
     assert [line for line in late if line.what == "end"] == []
-    return {"values": size.values, "stopped for": f"{resumed_at - stopped_at:.1f} s", "lost": 0, "done again": journal.redone}
+    return {
+        "values": size.values,
+        "stopped for": f"{resumed_at - stopped_at:.1f} s",
+        "lost": 0,
+        "done again": journal.redone,
+    }
 
 
 def server_killed(append_only: AppendOnly | None) -> Callable[[str, Size], Awaitable[Figures]]:
@@ -362,7 +367,12 @@ async def repeated_keys(binary: str, size: Size) -> Figures:
         depth = await jobs.depth()
         statistics = bus.statistics()
     assert depth == size.values
-    return {"sent": size.values, "connections lost": statistics.connections - 1, "written again": statistics.repeated, "twice": 0}
+    return {
+        "sent": size.values,
+        "connections lost": statistics.connections - 1,
+        "written again": statistics.repeated,
+        "twice": 0,
+    }
 
 
 async def cancelled(binary: str, size: Size) -> Figures:

@@ -85,9 +85,13 @@ class Link:
         except reported.NoScriptError:  # so it has not run
             return await self._answer(b"EVAL", (script.code, *rest), doing, self._timeout_seconds)
 
-    async def _answer(self, command: bytes, arguments: Sequence[bytes | str | int], doing: str, seconds: float) -> object:
+    async def _answer(
+        self, command: bytes, arguments: Sequence[bytes | str | int], doing: str, seconds: float
+    ) -> object:
         try:
-            request: Awaitable[Any] = self._connection.create_request(command, *arguments, decode=False, timeout=seconds)
+            request: Awaitable[Any] = self._connection.create_request(
+                command, *arguments, decode=False, timeout=seconds
+            )
             return cast("object", await request)
         except reported.NoScriptError:
             raise
