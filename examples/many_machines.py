@@ -1,4 +1,4 @@
-"""Two servers and three workers on one Redis: all orders of WebSocket clients are done, though two processes are killed.
+"""Two servers and three workers share a Redis: all orders of clients are done, though a server and a worker are killed.
 
 Clients send orders to either server, which puts them into a work queue. A worker does an order, and publishes on a topic
 that it is done, which both servers broadcast to all their clients. Who is where does not matter, and who dies neither:
@@ -33,19 +33,23 @@ CLIENTS, ORDERS = 6, 100  # orders of each client
 
 async def serve(url: str, port: str) -> None:
     """Be a server: orders go into the queue, and what is published goes to all clients."""
+    latest = "0-0"  # the id of the last news that was broadcast
     async with redis.Bus(url, codec=redis.JSON) as bus, trio.open_nursery() as nursery:
         orders, news = bus.queue("orders"), bus.topic("done")
         hub = websocket.Hub()
 
         async def handle(connection: websocket.ServerConnection) -> None:
-            """Take the orders of a client, which first says which news it saw last, if any."""
+            """Take the orders of a client, which first says which news it saw last."""
             since = str((await connection.receive_value()).data)
             hub.add(connection)
-            if since:
+            until = latest  # what follows is broadcast to it
+            if place(since) < place(until):
                 async with news.subscribe(since=since) as missed:
-                    while missed.gave(r := await csp.select(missed.case_receive(), csp.after("500ms").case_receive())):
-                        if not isinstance(r.value, csp.Gap):
-                            await connection.send(told(r.value))
+                    async for update in missed:
+                        if isinstance(update, redis.Published):
+                            await connection.send(told(update))
+                            if place(update.id) >= place(until):
+                                break
             async for message in connection:
                 await orders.send(message.data, key=str(message.data))
 
@@ -54,8 +58,9 @@ async def serve(url: str, port: str) -> None:
             await nursery.start(partial(websocket.serve, handle, int(port), host="127.0.0.1", reuse_port=True))
             print("ready", flush=True)
             async for update in updates:
-                if not isinstance(update, csp.Gap):
+                if isinstance(update, redis.Published):
                     hub.broadcast(told(update))
+                    latest = update.id
 
 
 def told(update: redis.Published[Any]) -> str:
@@ -79,7 +84,7 @@ async def order(
 ) -> None:
     """Be a client: send orders, and wait for news of all those of all clients."""
     missing = {f"{name}-{number}" for number in range(ORDERS)}
-    last = ""
+    last = "0-0"
 
     async def subscribe(client: websocket.Client) -> None:
         await client.send(last)
@@ -101,8 +106,8 @@ async def order(
 
 
 def place(entry: str) -> tuple[int, ...]:
-    """Return where an id is among others; "" is before all."""
-    return tuple(int(part) for part in entry.split("-") if part)
+    """Return where an id is among others."""
+    return tuple(map(int, entry.split("-")))
 
 
 async def start(nursery: trio.Nursery, *arguments: str) -> trio.Process:
