@@ -149,11 +149,10 @@ async def main(url: str | None) -> None:
                     gaps += 1
             print(f"{gaps} clients saw a gap; each has news of all {CLIENTS * ORDERS} orders")
             async with redis.Bus(url) as bus:
-                while await bus.queue("orders").depth():  # of the killed worker: done, and not acked
-                    await trio.sleep(0.1)
-                print(
-                    f"the queue is empty, and there are {(await bus.queue('orders').backlog()).dead_letters} dead letters"
-                )
+                orders = bus.queue("orders")
+                while await orders.depth():  # what the killed worker had done, and not acked, is done again
+                    await csp.after("100ms").receive()
+                print(f"the queue is empty; dead letters: {(await orders.backlog()).dead_letters}")
 
 
 async def doing(done: dict[str, set[str]], count: int) -> None:

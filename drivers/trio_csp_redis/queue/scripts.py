@@ -24,21 +24,21 @@ RETURN: Final = b"return"
 REJECT: Final = b"reject"
 
 # Arguments: the capacity, milliseconds that keys are kept, the values. Keys: the queue; if there are keys, one for each
-# value. Returns an id for each value, nil for those that there is no room for.
+# value. Returns an id for each value, nil for those that there is no room for; and how many were added.
 SEND: Final = Script("""
 local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
-local ids = {}
+local ids, added = {}, 0
 for i = 3, #ARGV do
   local once = KEYS[i - 1]
   local id = once and redis.call('GET', once)
   if not id and room > 0 then
     id = redis.call('XADD', KEYS[1], '*', 'd', ARGV[i])
-    room = room - 1
+    room, added = room - 1, added + 1
     if once then redis.call('SET', once, id, 'PX', ARGV[2]) end
   end
   ids[#ids + 1] = id or false
 end
-return ids
+return {ids, added}
 """)
 
 # Makes the group, if there is none. Returns 1 if it did. It looks first: a server that is out of memory makes none, and
