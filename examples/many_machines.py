@@ -1,7 +1,7 @@
-"""Two servers and three workers share a Redis: all orders of clients are done, though a server and a worker are killed.
+"""Two servers and three workers share a Redis: all orders are done, although a server and a worker are killed.
 
-Clients send orders to either server, which puts them into a work queue. A worker does an order, and publishes on a topic
-that it is done, which both servers broadcast to all their clients. Who is where does not matter, and who dies neither:
+Clients send orders to either server, which puts them into a work queue. A worker does an order, and publishes on a
+topic that it is done, which both servers broadcast to all their clients. Who is where does not matter, nor who dies:
 
 - The orders that a killed worker had in hand are done by others, once its lease has run out.
 - A client whose server is killed comes to the other one, behind a gap. It says which news it saw last, and is told what
@@ -149,17 +149,16 @@ async def main(url: str | None) -> None:
                     gaps += 1
             print(f"{gaps} clients saw a gap; each has news of all {CLIENTS * ORDERS} orders")
             async with redis.Bus(url) as bus:
-                while await bus.queue("orders").depth():  # of the killed worker: done, and not acked
-                    await trio.sleep(0.1)
-                print(
-                    f"the queue is empty, and there are {(await bus.queue('orders').backlog()).dead_letters} dead letters"
-                )
+                orders = bus.queue("orders")
+                while await orders.depth():  # what the killed worker had done, and not acked, is done again
+                    await csp.after("100ms").receive()
+                print(f"the queue is empty; dead letters: {(await orders.backlog()).dead_letters}")
 
 
 async def doing(done: dict[str, set[str]], count: int) -> None:
     """Wait until all clients together have news of so many orders."""
     while len(set().union(*done.values())) < count:
-        await trio.sleep(0.01)
+        await csp.after("10ms").receive()
 
 
 if __name__ == "__main__":
