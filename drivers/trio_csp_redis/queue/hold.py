@@ -22,7 +22,7 @@ class Hold(Generic[T]):
         lease_seconds: how long it lasts.
     """
 
-    __slots__ = ("attempt", "data", "entry", "gone", "lease_seconds", "leased_at", "settled", "size_bytes")
+    __slots__ = ("after", "attempt", "data", "entry", "gone", "lease_seconds", "leased_at", "settled", "size_bytes")
 
     def __init__(
         self, entry: bytes, attempt: int, data: T, size_bytes: int, leased_at: float, lease_seconds: float
@@ -33,6 +33,8 @@ class Hold(Generic[T]):
         self.size_bytes = size_bytes
         self.leased_at = leased_at
         self.lease_seconds = lease_seconds
+        self.after: int | None = None
+        """What was settled before it was its turn: how many were added to `settling` by then."""
         self.gone: bool = False
         """Whether it is known to be another's, or the server's again."""
         self.settled: bool = False

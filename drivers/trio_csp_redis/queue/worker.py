@@ -9,8 +9,8 @@ Four tasks, while the block of `Deliveries` lasts:
 
 A lease is counted from when the request that began it was written, so that it ends here before it ends at the server.
 A value that was delivered before may be one that kills its workers. Such values are claimed one at a time: of them, at
-most one is fetched and not handed out. So one that kills does not take others along, which would have been counted as
-delivered each time, and would become dead letters with it.
+most one is fetched and not handed out, and it is handed out once the acks before it have arrived. So one that kills does
+not take others along, which would have been counted as delivered each time, and would become dead letters with it.
 
 What the server says of a value that is held is believed: that it is another's, that the queue is gone, that the server
 was started again and may have forgotten who has what. An id that comes as a new value is one, even if it is held.
@@ -95,7 +95,9 @@ class Worker(Generic[T]):
         self._wake = wake
         self._doing = f"working on queue {name!r}"
         self._appetite = Appetite()
-        self.settling = Settling(commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned)
+        self.settling = Settling(
+            commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned, self._wake
+        )
         # What is not settled, by id: fetched, or in hand. And what of it is fetched only, in order.
         self._held: dict[bytes, Hold[T]] = {}
         self._fetched: deque[Hold[T]] = deque()
@@ -135,7 +137,13 @@ class Worker(Generic[T]):
         fetched = self._fetched
         while fetched and fetched[0].spent(share):
             self._drop_first()
-        return bool(fetched)
+        return bool(fetched) and (fetched[0].attempt == 1 or self._has_turn(fetched[0]))
+
+    def _has_turn(self, hold: Hold[T]) -> bool:
+        """Return whether a value that was delivered before can be handed out: what was settled so far has arrived."""
+        if hold.after is None:
+            hold.after = self.settling.added
+        return self.settling.has_sent(hold.after)
 
     def _drop_first(self) -> None:
         hold = self._take_first()
