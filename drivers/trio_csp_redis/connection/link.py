@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast, final
 
 import trio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions as reported
 from coredis.connection import TCPConnection, TCPLocation
 
@@ -110,18 +111,28 @@ async def connected(settings: Settings) -> AsyncGenerator[Link]:
         ConnectionTimeoutError: it took longer than ``dial_timeout``.
     """
     target = settings.target
-    async with csp.BackgroundNursery() as nursery:
-        connection = TCPConnection(
-            TCPLocation(target.host, target.port),
-            ssl_context=settings.ssl_context,
-            # Without a user, a password is that of the user "default".
-            username=target.user or ("default" if target.password else None),
-            password=target.password,
-            db=target.database,
-        )
-        link = Link(connection, settings)
-        await _dial(nursery, link, connection, settings)
-        yield link
+    connection = TCPConnection(
+        TCPLocation(target.host, target.port),
+        ssl_context=settings.ssl_context,
+        # Without a user, a password is that of the user "default".
+        username=target.user or ("default" if target.password else None),
+        password=target.password,
+        db=target.database,
+    )
+    link = Link(connection, settings)
+    try:
+        async with csp.BackgroundNursery() as nursery:
+            await _dial(nursery, link, connection, settings)
+            yield link
+    finally:
+        _close_streams(connection)
+
+
+def _close_streams(connection: TCPConnection) -> None:
+    """Close what the library leaves open when it could not connect, so that Python does not warn of it."""
+    for each in vars(connection).values():
+        if isinstance(each, MemoryObjectSendStream | MemoryObjectReceiveStream):
+            each.close()
 
 
 async def _dial(nursery: trio.Nursery, link: Link, connection: TCPConnection, settings: Settings) -> None:
