@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 async def bury(server: SharedServer, data: bytes, entry: str = "5-1", *more: str) -> bytes:
     """Add a dead letter as workers do; return the id of its entry."""
-    fields = ("d", data, *more, "id", entry, "attempts", "3", "reason", "it is bad")
-    place = await _wire.command(server, "XADD", "{jobs}:dead", "*", *fields)
+    fields = (*more, "id", entry, "attempts", "3", "reason", "it is bad")
+    place = await _wire.command(server, "XADD", "{jobs}:dead", "*", "d", data, *fields)
     assert isinstance(place, bytes)
     return place
 
@@ -37,9 +37,7 @@ async def test_what_a_worker_rejects_comes_with_its_id_reason_and_attempts(share
             assert (await deliveries.receive_value()).reject("no good")
             letter = await received(letters)
         assert (letter.id, letter.data, letter.reason, letter.attempts) == (entry, {"a": 1}, "no good", 1)
-        assert repr(letter) == f"csp.redis.DeadLetter(id='{entry}', data={{'a': 1}}, reason='no good', attempts=1)" or (
-            repr(letter) == f"DeadLetter(id='{entry}', data={{'a': 1}}, reason='no good', attempts=1)"
-        )
+        assert repr(letter) == f"DeadLetter(id='{entry}', data={{'a': 1}}, reason='no good', attempts=1)"
 
 
 async def test_they_come_from_the_oldest_on_and_reading_removes_none(shared_server: SharedServer) -> None:
@@ -50,20 +48,19 @@ async def test_they_come_from_the_oldest_on_and_reading_removes_none(shared_serv
         for _ in range(2):
             async with jobs.dead_letters(capacity=2) as letters:
                 assert [(await received(letters)).data for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
-                await bury(shared_server, b"last")
+                last = await bury(shared_server, b"last")
                 assert (await received(letters)).data == b"last"
-            await _wire.command(shared_server, "XTRIM", "{jobs}:dead", "MAXLEN", 6)
-            newest = await _wire.command(shared_server, "XREVRANGE", "{jobs}:dead", "+", "-", "COUNT", 1)
-            assert isinstance(newest, list)
-            await _wire.command(shared_server, "XDEL", "{jobs}:dead", newest[0][0])
+            await _wire.command(shared_server, "XDEL", "{jobs}:dead", last)
         assert await _wire.command(shared_server, "XLEN", "{jobs}:dead") == 5
 
 
 async def test_what_cannot_be_decoded_comes_as_bytes(shared_server: SharedServer) -> None:
     await bury(shared_server, b"{")
-    async with redis.Bus(shared_server.url) as bus:
-        async with bus.queue("jobs", codec=redis.JSON).dead_letters() as letters:
-            assert (await received(letters)).data == b"{"
+    async with (
+        redis.Bus(shared_server.url) as bus,
+        bus.queue("jobs", codec=redis.JSON).dead_letters() as letters,
+    ):
+        assert (await received(letters)).data == b"{"
 
 
 async def test_an_entry_that_no_worker_wrote_is_a_letter_too(shared_server: SharedServer) -> None:
@@ -206,7 +203,7 @@ async def test_the_block_and_its_repr(shared_server: SharedServer) -> None:
                 letters.receive_nowait()
             await until(lambda: "1 held" in repr(letters))
             assert repr(letters) == "<csp.redis.DeadLetters of 'jobs': open, 1 held>"
-        assert await letters.receive() == (None, False)
+        assert not (await letters.receive()).ok
         assert letters.cause is None
         assert repr(letters) == "<csp.redis.DeadLetters of 'jobs': closed, 0 held>"
 

@@ -36,7 +36,7 @@ async def test_when_the_bus_gives_up_its_subscriptions_have_the_cause(server: te
     async with redis.Bus(server.url, max_attempts=1) as bus, bus.topic("t").subscribe() as updates:
         with pytest.raises(ConnectionFailedError, match="the server was not reached: connecting to"):
             await updates.ready()
-        assert await updates.receive() == (None, False)
+        assert not (await updates.receive()).ok
         assert updates.cause is bus.state.error
         async with bus.topic("t").subscribe() as late:
             assert late.cause is bus.state.error
@@ -50,7 +50,7 @@ async def test_the_end_of_a_bus_closes_subscriptions_that_outlive_it(shared_serv
         updates = await topic.subscribe().__aenter__()
         await updates.ready()
     with trio.fail_after(20):
-        assert await updates.receive() == (None, False)
+        assert not (await updates.receive()).ok
     assert isinstance(updates.cause, ConnectionFailedError)
     assert (updates.cause.kind, updates.cause.retryable) == (Kind.INTERNAL, False)
     await updates.__aexit__(None, None, None)
@@ -66,10 +66,9 @@ async def test_ready_says_that_the_block_was_left_before(server: testing.RedisSe
             with pytest.raises(EndOfChannelError, match="the block was left before the server was reached"):
                 await subscription.ready()
 
-        async with trio.open_nursery() as nursery:
-            async with subscription:
-                nursery.start_soon(wait)
-                await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery, subscription:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
 
 
 async def test_a_key_that_holds_something_else_fails_that_subscription_only(shared_server: SharedServer) -> None:
@@ -83,7 +82,7 @@ async def test_a_key_that_holds_something_else_fails_that_subscription_only(shar
             assert (bad.cause.kind, bad.cause.retryable) == (Kind.CONFLICT, False)
             await good.ready()
             await bus.topic("good").publish(b"x")
-            assert await good.receive_value()
+            assert isinstance(await good.receive_value(), redis.Published)
         assert bus.state.name == "open"
 
 
@@ -95,7 +94,7 @@ async def test_a_name_that_is_not_permitted_fails_that_subscription_only(server:
             await bad.ready()
         await good.ready()
         await bus.topic("good").publish(b"x")
-        assert await good.receive_value()
+        assert isinstance(await good.receive_value(), redis.Published)
         assert bus.state.name == "open"
         assert "eve" not in str(bad.cause)
 
@@ -116,6 +115,6 @@ async def test_what_comes_after_leaving_goes_nowhere(shared_server: SharedServer
         go_on.set()
         async with topic.subscribe(since="start") as others:
             with trio.fail_after(20):
-                assert await others.receive_value()
-        assert updates.receive_nowait() == (None, False)
+                assert isinstance(await others.receive_value(), redis.Published)
+        assert not updates.receive_nowait().ok
         assert "0 held" in repr(updates)

@@ -9,14 +9,13 @@ import pytest
 import trio
 
 import csp
-from csp import redis
+from csp import redis, testing
 from tests.redis import _wire
 from tests.redis.reading._relay import blocked, relay, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from csp import testing
     from tests.redis.conftest import SharedServer
 
 KEY = "{t}:topic"
@@ -311,18 +310,21 @@ async def test_a_server_that_is_started_again_is_exactly_one_gap(server: testing
 
 
 async def test_after_a_start_of_the_server_with_all_its_data_reading_goes_on(binary: str) -> None:
-    async with csp.testing.redis_server(binary=binary, append_only="always") as server:
-        async with topic_of(server.url) as (_, topic), topic.subscribe() as updates:
-            await updates.ready()
-            await publish(topic, 1)
-            assert await values(updates, 1) == [1]
-            await server.kill()
-            await server.start()
-            (gap,) = await values(updates, 1)
-            assert isinstance(gap, csp.Gap)
-            assert gap.missed is None
-            await publish(topic, 2, 3)
-            assert await values(updates, 2) == [2, 3]
+    async with (
+        testing.redis_server(binary=binary, append_only="always") as server,
+        topic_of(server.url) as (_, topic),
+        topic.subscribe() as updates,
+    ):
+        await updates.ready()
+        await publish(topic, 1)
+        assert await values(updates, 1) == [1]
+        await server.kill()
+        await server.start()
+        (gap,) = await values(updates, 1)
+        assert isinstance(gap, csp.Gap)
+        assert gap.missed is None
+        await publish(topic, 2, 3)
+        assert await values(updates, 2) == [2, 3]
 
 
 async def test_gaps_for_which_there_is_no_room_become_one(server: testing.RedisServer) -> None:
@@ -332,7 +334,8 @@ async def test_gaps_for_which_there_is_no_room_become_one(server: testing.RedisS
             await server.kill()
             await server.start()
             await until(lambda: "1 held" in repr(updates))
-            await until(lambda count=restart: bus.statistics().connections == 2 + 2 * count)
+            connections = 2 + 2 * restart
+            await until(lambda: bus.statistics().connections == connections)  # noqa: B023  # it is called at once
             await publish(topic, restart)
         (gap,) = await values(updates, 1)
         assert isinstance(gap, csp.Gap)

@@ -24,7 +24,7 @@ async def test_a_value_that_cannot_be_decoded_ends_the_subscription_after_those_
             await raw.publish(data)
         async with read.subscribe(since="start") as updates:
             assert [(await updates.receive_value()).data for _ in range(2)] == [1, 2]  # type: ignore[union-attr]
-            assert await updates.receive() == (None, False)
+            assert not (await updates.receive()).ok
             assert updates.closed
             assert isinstance(updates.cause, InvalidError)
             assert str(updates.cause).startswith("subscribing to topic 't': the entry ")
@@ -72,7 +72,7 @@ async def test_an_entry_that_no_publisher_wrote_ends_the_subscription(
         assert isinstance(entry, bytes)
         async with bus.topic("t").subscribe(since="start") as updates:
             assert (await updates.receive_value()).data == b"1"  # type: ignore[union-attr]
-            assert await updates.receive() == (None, False)
+            assert not (await updates.receive()).ok
             assert (
                 str(updates.cause)
                 == f"subscribing to topic 't': the entry {entry.decode()} was not published by csp.redis"
@@ -88,7 +88,7 @@ async def test_leaving_the_block_drops_what_was_not_received(shared_server: Shar
                 await topic.publish(b"x")
             await until(lambda: "3 held" in repr(updates))
             assert repr(updates) == "<csp.redis.Updates of 't': open, 3 held>"
-        assert await updates.receive() == (None, False)
+        assert not (await updates.receive()).ok
         assert updates.closed
         assert updates.cause is None
         assert repr(updates) == "<csp.redis.Updates of 't': closed, 0 held>"
@@ -98,13 +98,15 @@ async def test_a_block_that_fails_or_is_cancelled_is_the_cause(shared_server: Sh
     async with redis.Bus(shared_server.url) as bus:
         topic = bus.topic("t")
         failure = OSError("no")
+        updates = topic.subscribe()
         with pytest.raises(OSError, match="no"):
-            async with topic.subscribe() as updates:
+            async with updates:
                 raise failure
         assert isinstance(updates.cause, ChannelBrokenError)
         assert updates.cause.__cause__ is failure
+        updates = topic.subscribe()
         with trio.CancelScope() as scope:
-            async with topic.subscribe() as updates:
+            async with updates:
                 scope.cancel()
                 await trio.lowlevel.checkpoint()
         assert isinstance(updates.cause, ChannelBrokenError)
