@@ -177,7 +177,7 @@ async def test_a_connection_that_is_lost_leaves_open_whether_it_was_done(shared_
 async def test_dead_letters_that_were_deleted_begin_anew(shared_server: SharedServer) -> None:
     later = 10**15
     await _wire.command(shared_server, "XADD", "{jobs}:dead", f"{later}-1", "d", "old", "id", "1-1")
-    async with redis.Bus(shared_server.url, timeout="100ms") as bus, bus.queue("jobs").dead_letters() as letters:
+    async with redis.Bus(shared_server.url, timeout="1s") as bus, bus.queue("jobs").dead_letters() as letters:
         assert (await received(letters)).data == b"old"
         await _wire.command(shared_server, "DEL", "{jobs}:dead")
         await bury(shared_server, b"new")

@@ -37,10 +37,13 @@ class Relay:
         return sum(written.count(needle) for written in self.written)
 
     async def serve(self, client: trio.SocketStream) -> None:
-        async with client, await trio.open_tcp_stream("127.0.0.1", self._server_port) as server:
-            async with csp.BackgroundNursery() as nursery:
-                nursery.start_soon(self._back, server, client)
-                await self._forth(client, server)
+        async with (
+            client,
+            await trio.open_tcp_stream("127.0.0.1", self._server_port) as server,
+            csp.BackgroundNursery() as nursery,
+        ):
+            nursery.start_soon(self._back, server, client)
+            await self._forth(client, server)
 
     async def _back(self, server: trio.SocketStream, client: trio.SocketStream) -> None:
         try:
@@ -79,7 +82,7 @@ async def relay(server: _wire.Place) -> AsyncGenerator[Relay]:
 async def until(condition: Callable[[], object]) -> None:
     """Wait until something is so."""
     with trio.fail_after(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # what is waited for is not in this program
             await trio.sleep(0.002)
 
 

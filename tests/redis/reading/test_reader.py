@@ -163,44 +163,49 @@ async def test_a_request_that_had_not_arrived_is_unblocked_again(shared_server: 
 
 
 async def test_a_wake_up_whose_connection_is_lost_is_tried_again(shared_server: SharedServer) -> None:
-    async with relay(shared_server) as relayed, redis.Bus(relayed.url, timeout="1m") as bus:
-        async with bus.topic("a").subscribe() as a:
-            await a.ready()
-            await blocked(shared_server)
-            cuts = 0
+    async with (
+        relay(shared_server) as relayed,
+        redis.Bus(relayed.url, timeout="1m") as bus,
+        bus.topic("a").subscribe() as a,
+    ):
+        await a.ready()
+        await blocked(shared_server)
+        cuts = 0
 
-            async def cut(written: bytes) -> bytes | None:
-                nonlocal cuts
-                if b"UNBLOCK" not in written or cuts:
-                    return None
-                cuts += 1
-                return b""
+        async def cut(written: bytes) -> bytes | None:
+            nonlocal cuts
+            if b"UNBLOCK" not in written or cuts:
+                return None
+            cuts += 1
+            return b""
 
-            relayed.answer = cut
-            with trio.fail_after(3):
-                async with bus.topic("b").subscribe() as b:
-                    await b.ready()
-            assert cuts == 1
+        relayed.answer = cut
+        with trio.fail_after(3):
+            async with bus.topic("b").subscribe() as b:
+                await b.ready()
+        assert cuts == 1
 
 
 async def test_without_permission_to_unblock_a_subscription_waits_for_the_end_of_a_request(
     server: testing.RedisServer,
 ) -> None:
     await _wire.command(server, "ACL", "SETUSER", "eve", "on", ">pw", "~*", "+@all", "-client|unblock")
-    async with redis.Bus(f"redis://eve:pw@127.0.0.1:{server.port}/0", timeout="400ms") as bus:
-        async with bus.topic("a").subscribe() as a:
-            await a.ready()
-            await blocked(server)
-            with trio.fail_after(20):
-                async with bus.topic("b").subscribe() as b:
-                    await b.ready()
-                    assert a.cause is b.cause is None
+    async with (
+        redis.Bus(f"redis://eve:pw@127.0.0.1:{server.port}/0", timeout="1s") as bus,
+        bus.topic("a").subscribe() as a,
+    ):
+        await a.ready()
+        await blocked(server)
+        with trio.fail_after(20):
+            async with bus.topic("b").subscribe() as b:
+                await b.ready()
+                assert a.cause is b.cause is None
 
 
 async def test_a_key_that_becomes_something_else_ends_the_subscriptions_of_that_key_only(
     shared_server: SharedServer,
 ) -> None:
-    async with redis.Bus(shared_server.url, timeout="200ms") as bus:
+    async with redis.Bus(shared_server.url, timeout="1s") as bus:
         good, bad = bus.topic("good"), bus.topic("bad")
         async with good.subscribe() as first, bad.subscribe() as second, bad.subscribe() as third:
             for updates in (first, second, third):
@@ -222,7 +227,7 @@ LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
 
 
 async def test_a_shared_request_that_fails_for_one_key_is_taken_apart(shared_server: SharedServer) -> None:
-    async with relay(shared_server) as relayed, redis.Bus(relayed.url, timeout="200ms") as bus:
+    async with relay(shared_server) as relayed, redis.Bus(relayed.url, timeout="1s") as bus:
         good, bad = bus.topic("good"), bus.topic("bad")
         async with good.subscribe() as first, bad.subscribe() as second:
             await first.ready()
@@ -241,25 +246,29 @@ async def test_a_shared_request_that_fails_for_one_key_is_taken_apart(shared_ser
 
 
 async def test_a_shared_request_that_fails_for_no_key_ends_the_bus(shared_server: SharedServer) -> None:
-    async with relay(shared_server) as relayed, redis.Bus(relayed.url, timeout="200ms") as bus:
-        async with bus.topic("a").subscribe() as a, bus.topic("b").subscribe() as b:
-            await a.ready()
+    async with (
+        relay(shared_server) as relayed,
+        redis.Bus(relayed.url, timeout="1s") as bus,
+        bus.topic("a").subscribe() as a,
+        bus.topic("b").subscribe() as b,
+    ):
+        await a.ready()
 
-            async def refuse(written: bytes) -> bytes | None:
-                return b"-ERR no\r\n" if b"BLOCK" in written else None
+        async def refuse(written: bytes) -> bytes | None:
+            return b"-ERR no\r\n" if b"BLOCK" in written else None
 
-            relayed.answer = refuse
-            with trio.fail_after(20):
-                assert not (await a.receive()).ok
-                assert not (await b.receive()).ok
-            assert bus.state.name == "closed"
-            assert a.cause is b.cause is bus.state.error is not None
-            assert "reading: the server answered with an error: no" in str(a.cause)
+        relayed.answer = refuse
+        with trio.fail_after(20):
+            assert not (await a.receive()).ok
+            assert not (await b.receive()).ok
+        assert bus.state.name == "closed"
+        assert a.cause is b.cause is bus.state.error is not None
+        assert "reading: the server answered with an error: no" in str(a.cause)
 
 
 @pytest.mark.parametrize("needle", [b"BLOCK", b"XREAD\r\n$5\r\nCOUNT\r\n$2\r\n16\r\n$7\r\nSTREAMS", b"EVALSHA"])
 async def test_an_error_that_passes_makes_a_new_connection(shared_server: SharedServer, needle: bytes) -> None:
-    async with relay(shared_server) as relayed, redis.Bus(relayed.url, timeout="200ms", max_delay="100ms") as bus:
+    async with relay(shared_server) as relayed, redis.Bus(relayed.url, timeout="1s", max_delay="100ms") as bus:
         topic = bus.topic("t")
         await topic.publish(b"1")
         left = 1
@@ -307,14 +316,16 @@ async def test_a_connection_that_is_lost_in_the_middle_of_several_requests_comes
 
 async def test_what_may_not_be_looked_at_any_more_ends_its_subscription(server: testing.RedisServer) -> None:
     await _wire.command(server, "ACL", "SETUSER", "eve", "on", ">pw", "~*", "+@all")
-    async with redis.Bus(f"redis://eve:pw@127.0.0.1:{server.port}/0", timeout="200ms") as bus:
-        async with bus.topic("t").subscribe() as updates:
-            await updates.ready()
-            await _wire.command(server, "ACL", "SETUSER", "eve", "-xinfo")
-            with trio.fail_after(20):
-                assert not (await updates.receive()).ok
-            assert isinstance(updates.cause, PermissionDeniedError)
-            assert bus.state.name == "open"
+    async with (
+        redis.Bus(f"redis://eve:pw@127.0.0.1:{server.port}/0", timeout="1s") as bus,
+        bus.topic("t").subscribe() as updates,
+    ):
+        await updates.ready()
+        await _wire.command(server, "ACL", "SETUSER", "eve", "-xinfo")
+        with trio.fail_after(20):
+            assert not (await updates.receive()).ok
+        assert isinstance(updates.cause, PermissionDeniedError)
+        assert bus.state.name == "open"
 
 
 async def test_the_reader_does_not_spin_while_nothing_happens(shared_server: SharedServer) -> None:
