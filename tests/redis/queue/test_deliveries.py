@@ -281,6 +281,22 @@ async def test_leaving_with_nothing_to_say_does_not_wait_for_a_connection(server
                 await until(lambda: deliveries._worker._fetching is None and bus.state.name != "open")
 
 
+async def test_leaving_ends_with_the_bus(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "csp.redis")
+    async with a_bus(server, close_timeout="1h", max_attempts=3, min_delay="50ms", max_delay="50ms") as bus:
+        jobs = bus.queue("jobs")
+        await jobs.send(b"one")
+        with trio.fail_after(5):
+            async with jobs.work() as deliveries:
+                (delivery,) = await take(deliveries)
+                server.pause()
+                delivery.ack()
+                await server.kill()
+        assert bus.state.name == "closed"
+        assert (deliveries.closed, deliveries.cause) == (True, None)
+    assert "working on queue 'jobs': leaving: the bus has ended" in caplog.messages
+
+
 async def test_leaving_says_what_becomes_of_values_also_when_it_is_cancelled(shared_server: SharedServer) -> None:
     async with a_bus(shared_server) as bus:
         jobs = bus.queue("jobs")

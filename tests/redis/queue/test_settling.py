@@ -160,6 +160,26 @@ async def test_where_there_is_no_memory_rejects_wait_and_acks_do_not(server: Red
         assert await length(server) == 0
 
 
+@pytest.mark.parametrize("how", ["ack", "reject"])
+async def test_what_is_forgotten_while_the_server_is_asked_is_not_waited_for(server: RedisServer, how: str) -> None:
+    async with a_bus(server) as bus:
+        jobs = bus.queue("jobs")
+        await jobs.send(b"one")
+        async with jobs.work() as deliveries:
+            (delivery,) = await take(deliveries)
+            await _wire.command(server, "CONFIG", "SET", "maxmemory", 1)
+            await until(lambda: deliveries._worker._fetching is not None)
+            server.pause()
+            assert delivery.ack() if how == "ack" else delivery.reject("no")
+            await wait_all_tasks_blocked(0.1)  # acks wait for half of that before they are written
+            deliveries._worker.settling.forget_all()
+            await deliveries.flush()
+            server.resume()
+            await until(lambda: bus.statistics().acked == 1 or how == "reject")
+            await _wire.command(server, "CONFIG", "SET", "maxmemory", 0)
+        assert await length(server) == (how == "reject")
+
+
 async def test_a_server_that_cannot_serve_now_is_asked_again(server: RedisServer) -> None:
     async with a_bus(server) as bus:
         jobs = bus.queue("jobs")

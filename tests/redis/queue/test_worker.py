@@ -234,6 +234,22 @@ async def test_a_worker_that_is_stopped_past_its_lease_does_nothing_that_is_anot
             await process.wait()
 
 
+async def test_what_was_fetched_and_is_anothers_is_not_handed_out(shared_server: SharedServer) -> None:
+    async with a_bus(shared_server) as bus:
+        jobs = bus.queue("jobs")
+        sent = await jobs.send(b"one")
+        async with jobs.work(lease="150ms") as deliveries:
+            await until(lambda: deliveries._worker.fetched == 1)
+            await steal(shared_server, sent)
+            await until(lambda: deliveries._worker.fetched == 0)
+            assert repr(deliveries).startswith("<csp.redis.Deliveries open, 0 fetched, 0 in hand, ")
+            with pytest.raises(trio.WouldBlock):
+                deliveries.receive_nowait()
+            (delivery,) = await take(deliveries)  # when the thief's lease has run out
+            assert (delivery.attempt, bus.statistics().lost, bus.statistics().delivered) == (3, 1, 1)
+            delivery.ack()
+
+
 # Attempts and names ---------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +427,7 @@ async def test_what_became_of_an_old_value_is_not_done_to_a_new_one_of_its_id(sh
             assert list(settling.entries) == [b"7-1"]
             settling.forget(b"7-1")
             settling.forget(b"7-1")
+            await until(lambda: not settling._wanted.is_set())
             await deliveries.flush()
             assert len(await pending(shared_server)) == 1
     assert bus.statistics().acked == 0
