@@ -225,8 +225,8 @@ class Queue(Generic[T]):
         doing = f"looking at queue {self._name!r}"
         answer = await self._commands.run_script(BACKLOG, self._keys, (), doing)
         depth, pending, dead, age_milliseconds = cast("list[int]", answer)
-        # Somebody may have deleted entries that workers have.
-        return Backlog(max(0, depth - pending), pending, dead, age_milliseconds / 1000)
+        pending = min(pending, depth)  # somebody may have deleted entries that workers have
+        return Backlog(depth - pending, pending, dead, age_milliseconds / 1000)
 
     def dead_letters(self, *, capacity: int = 64) -> DeadLetters[T]:
         """Return a block and source of the dead letters, from the oldest on; it follows new ones. Reading removes none.

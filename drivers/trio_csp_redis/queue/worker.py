@@ -136,7 +136,7 @@ class Worker(Generic[T]):
         """Return whether a value can be handed out. Those are dropped of whose lease so much has run out."""
         fetched = self._fetched
         while fetched and fetched[0].spent(share):
-            self._drop_first()
+            self._lose(self._take_first())
         return bool(fetched) and (fetched[0].attempt == 1 or self._has_turn(fetched[0]))
 
     def _has_turn(self, hold: Hold[T]) -> bool:
@@ -144,11 +144,6 @@ class Worker(Generic[T]):
         if hold.after is None:
             hold.after = self.settling.added
         return self.settling.has_sent(hold.after)
-
-    def _drop_first(self) -> None:
-        hold = self._take_first()
-        if not hold.gone:
-            self._lose(hold)
 
     def _take_first(self) -> Hold[T]:
         hold = self._fetched.popleft()
@@ -173,12 +168,12 @@ class Worker(Generic[T]):
     @property
     def fetched(self) -> int:
         """How many values can be handed out."""
-        return len(self._fetched)
+        return sum(not hold.gone for hold in self._fetched)
 
     @property
     def in_hand(self) -> int:
         """How many deliveries are neither settled nor known to be lost."""
-        return len(self._held) - sum(not hold.gone for hold in self._fetched)
+        return len(self._held) - self.fetched
 
     def settle(self, hold: Hold[Any], what: bytes, reason: str = "") -> bool:
         if hold.settled or hold.gone or self._left:
@@ -210,11 +205,11 @@ class Worker(Generic[T]):
                 )
 
     def _lose(self, hold: Hold[T]) -> None:
-        """Note that a value is another's."""
-        hold.gone = True
-        if self._held.get(hold.entry) is hold:
+        """Note that a value is another's, unless that is known, or it was settled."""
+        if not (hold.gone or hold.settled):
+            hold.gone = True
             del self._held[hold.entry]
-        self._commands.counts.lost += 1
+            self._commands.counts.lost += 1
 
     def _lose_all(self) -> None:
         for hold in list(self._held.values()):
@@ -403,7 +398,7 @@ class Worker(Generic[T]):
         for hold, is_own in zip(holds, own, strict=True):
             if is_own:
                 hold.leased_at = written
-            elif not hold.settled:
+            else:
                 self._lose(hold)
 
     async def _scan(self) -> None:
@@ -464,12 +459,16 @@ class Worker(Generic[T]):
         try:
             async with self._claiming:  # what comes by a claim that is under way is given back too
                 await self.settling.flush()
-                if self._joins and (self._fetched or self._commands.connected):
-                    arguments = (self._consumer, self._lease_milliseconds, *self._in_hand(), *self._orphaned)
-                    returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
-                    self._commands.counts.returned += cast("int", returned)
+                await self._give_back()
         except Error as error:
             _logger.info("%s: leaving: %s", self._doing, csp.errors.shown(str(error), None))
+
+    async def _give_back(self) -> None:
+        """Give back what was not handed out; with nothing to give back, do not wait for a connection."""
+        if self._joins and (self._fetched or self._commands.connected):
+            arguments = (self._consumer, self._lease_milliseconds, *self._in_hand(), *self._orphaned)
+            returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
+            self._commands.counts.returned += cast("int", returned)
 
     def leave_now(self) -> None:
         """Forget everything: nothing more can be handed out or settled."""
