@@ -47,9 +47,15 @@ class Place:
         """How many connections there are."""
         self.connections = 0
         """How many there have been."""
+        self.streams: set[trio.SocketStream] = set()
         self.commands: list[list[bytes]] = []
         self.answers: dict[str, bytes | None] = {}
         """What `answering` says; a test may change it."""
+
+    async def cut(self) -> None:
+        """End all connections."""
+        for stream in list(self.streams):
+            await trio.aclose_forcefully(stream)
 
 
 async def _words(stream: trio.abc.Stream, read: bytearray) -> list[bytes] | None:
@@ -88,6 +94,7 @@ async def serving(
 
     async def serve(stream: trio.SocketStream) -> None:
         place.open += 1
+        place.streams.add(stream)
         place.connections += 1
         served: trio.abc.Stream = stream
         if ssl_context is not None:
@@ -96,6 +103,7 @@ async def serving(
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await handle(served)
         finally:
+            place.streams.discard(stream)
             await trio.aclose_forcefully(stream)
             place.open -= 1
 
@@ -164,7 +172,7 @@ async def relay(port: int, ssl_context: ssl.SSLContext | None = None) -> AsyncGe
     """Pass bytes on to a server on loopback, from connections that may have TLS, which it has not."""
 
     async def copy(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, scope: trio.CancelScope) -> None:
-        with suppress(trio.BrokenResourceError):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for piece in source:
                 await sink.send_all(piece)
         scope.cancel()

@@ -167,6 +167,6 @@ async def test_a_password_that_is_changed_ends_the_bus_as_it_connects_again(serv
         await _wire.command(server, "ACL", "SETUSER", "alice7", "resetpass", ">other9")
         await _wire.command(server, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         with trio.fail_after(10):
-            await bus._commands.ended.wait()  # noqa: SLF001
+            await bus._commands.ended.wait()
         assert isinstance(bus.state.error, PermissionDeniedError)
         assert "secret8" not in str(bus.state.error)
