@@ -117,7 +117,11 @@ async def serving(
 
 @asynccontextmanager
 async def answering(
-    answers: Mapping[str, bytes | None] | None = None, *, then: bytes | None = None, close: bool = False
+    answers: Mapping[str, bytes | None] | None = None,
+    *,
+    then: bytes | None = None,
+    close: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[Place]:
     """Serve what speaks Redis: each command gets the answer of the longest text it begins with.
 
@@ -125,6 +129,7 @@ async def answering(
         answers: beside `ANSWERS`, or instead of them; None says nothing.
         then: the answer to other commands; None says nothing.
         close: whether other commands end the connection, after ``then``.
+        ssl_context: for TLS.
     """
 
     async def handle(stream: trio.abc.Stream) -> None:
@@ -140,7 +145,7 @@ async def answering(
             if found is None and close:
                 return
 
-    async with serving(handle) as place:
+    async with serving(handle, ssl_context=ssl_context) as place:
         place.answers.update({**ANSWERS, **(answers or {})})
         yield place
 

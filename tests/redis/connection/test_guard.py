@@ -25,7 +25,7 @@ async def test_the_library_logs_nothing_of_our_connections(caplog: pytest.LogCap
             await state_named(bus, "closed")
         assert {record.name for record in caplog.records} == {"csp.redis"}
         # It does of those of others.
-        with pytest.raises(Exception, match="Unable to establish a connection|Unknown RESP"):
+        with pytest.raises(Exception, match=r"Unable to establish a connection|Unknown RESP"):
             await TCPConnection(TCPLocation("127.0.0.1", place.port)).run()
         logging.getLogger("coredis").info("something else")
     assert "something else" in caplog.messages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import random
 import ssl
 from typing import TYPE_CHECKING
@@ -100,8 +100,8 @@ async def test_a_certificate_of_another_name(shared_server: SharedServer) -> Non
 
 
 async def test_a_certificate_that_has_expired(shared_server: SharedServer) -> None:
-    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    certificate = CA.issue_cert("127.0.0.1", not_before=past, not_after=past + datetime.timedelta(days=1))
+    past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    certificate = CA.issue_cert("127.0.0.1", not_before=past, not_after=past + dt.timedelta(days=1))
     async with relay(shared_server.port, of_server(certificate)) as place:
         assert "certificate has expired" in await refusal(place.url, of_client())
 

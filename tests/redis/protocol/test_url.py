@@ -173,6 +173,7 @@ odd_urls = st.builds(
 
 def test_whatever_a_url_is_it_is_taken_in_its_normal_form_or_refused() -> None:
     counts = {"taken": 0, "refused": 0}
+    shown: set[bool] = set()
 
     @given(st.one_of(odd_urls, st.text(), st.text(string.printable)))
     @settings(max_examples=1500, deadline=None, derandomize=True, database=None)
@@ -181,7 +182,7 @@ def test_whatever_a_url_is_it_is_taken_in_its_normal_form_or_refused() -> None:
             target = parse_url(url)
         except InvalidError as error:
             counts["refused"] += 1
-            assert error.__context__ is None or error.__suppress_context__
+            shown.add(error.__suppress_context__ or error.__context__ is None)
             return
         counts["taken"] += 1
         again = parse_url(target.url)
@@ -194,6 +195,7 @@ def test_whatever_a_url_is_it_is_taken_in_its_normal_form_or_refused() -> None:
 
     check()
     assert min(counts.values()) >= 50, counts
+    assert shown == {True}
 
 
 @pytest.mark.parametrize(
