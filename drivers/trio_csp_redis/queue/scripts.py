@@ -45,6 +45,7 @@ return {ids, added}
 # says so also where there is one, which workers need to make room.
 JOIN: Final = Script("""
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err and not string.find(groups.err, 'no such key', 1, true) then return groups end
 for _, group in ipairs(groups) do
   if group[2] == 'workers' then return 0 end
 end
@@ -215,7 +216,11 @@ local depth = redis.call('XLEN', KEYS[1])
 local pending, age = 0, 0
 if depth > 0 then
   local found = redis.pcall('XPENDING', KEYS[1], 'workers')
-  if not found.err then pending = found[1] end
+  if not found.err then
+    pending = found[1]
+  elseif not string.find(found.err, 'NOGROUP', 1, true) then
+    return found
+  end
   local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
   local time = redis.call('TIME')
   age = math.max(0, time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(string.match(first[1], '^%d+')))
