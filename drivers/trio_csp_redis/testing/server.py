@@ -18,18 +18,17 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Literal, final
 
 import trio
 
 from csp.errors import INTERNAL, NOT_FOUND, TIMEOUT, Error, InvalidError, InvalidTypeError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
     from contextlib import AbstractAsyncContextManager
 
-AppendOnly: TypeAlias = Literal["always", "everysec", "no"]
-
+_APPEND_ONLY = ("always", "everysec", "no")
 _HOST = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
 _PORT_ATTEMPTS = 20
@@ -122,7 +121,6 @@ class RedisServer:
 
     async def kill(self) -> None:
         """End the server at once, with SIGKILL, and wait until it is gone. It has no effect on one that has ended."""
-        assert sys.platform != "win32"
         process = self._process
         if process is None:  # the block was cancelled before
             await trio.lowlevel.checkpoint()
@@ -130,18 +128,16 @@ class RedisServer:
         if process.returncode is None:
             # Its group: a child of the server may be writing a file. A server that has just ended has none.
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.kill(-process.pid, signal.Signals["SIGKILL"])
         await process.wait()
 
     def pause(self) -> None:
         """Stop the server where it is, with SIGSTOP: connections stay open, and nothing is read or answered."""
-        assert sys.platform != "win32"
-        self._started().send_signal(signal.SIGSTOP)
+        self._started().send_signal(signal.Signals["SIGSTOP"])
 
     def resume(self) -> None:
         """Let a server that is paused go on, with SIGCONT."""
-        assert sys.platform != "win32"
-        self._started().send_signal(signal.SIGCONT)
+        self._started().send_signal(signal.Signals["SIGCONT"])
 
     def _started(self) -> trio.Process:
         assert self._process is not None
@@ -167,8 +163,9 @@ class RedisServer:
         command = [self.binary, "--port", str(self._port), "--bind", self.host, "--dir", str(self.folder)]
         with (self.folder / "server.log").open("ab") as log:
             self._log_start = log.tell()
-            # In a session of its own, so that Ctrl-C in a terminal goes to the test alone.
-            self._process = await trio.lowlevel.open_process(
+            # In a session of its own, so that Ctrl-C in a terminal goes to the test alone. Windows has no sessions.
+            open_process: Callable[..., Awaitable[trio.Process]] = trio.lowlevel.open_process
+            self._process = await open_process(
                 [*command, *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -201,7 +198,7 @@ class RedisServer:
 def redis_server(
     *,
     binary: str | os.PathLike[str] | None = None,
-    append_only: AppendOnly | None = None,
+    append_only: Literal["always", "everysec", "no"] | None = None,
     arguments: Iterable[str] = (),
 ) -> AbstractAsyncContextManager[RedisServer, bool | None]:
     """Run a real Redis or Valkey server for the length of a block, on a free port of 127.0.0.1.
@@ -225,10 +222,8 @@ def redis_server(
             it was started (kind INTERNAL; the text has the end of its output), or does not answer within 30 seconds
             (kind TIMEOUT); raised on entering.
     """
-    if append_only is not None and append_only not in get_args(AppendOnly):
-        raise InvalidError(
-            f"append_only must be None, {', '.join(map(repr, get_args(AppendOnly)))}, not {append_only!r}"
-        )
+    if append_only is not None and append_only not in _APPEND_ONLY:
+        raise InvalidError(f"append_only must be None, {', '.join(map(repr, _APPEND_ONLY))}, not {append_only!r}")
     given = (arguments,) if isinstance(arguments, str) else tuple(arguments)
     if isinstance(arguments, str) or not all(isinstance(argument, str) for argument in given):
         raise InvalidTypeError(f"arguments must be strings in a list, not {arguments!r}")
