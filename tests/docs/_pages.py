@@ -9,7 +9,9 @@ What a block needs and a reader does not stands in comments above it, which the 
     <!-- not run: REASON -->    the block is only compiled
     <!-- real clock: REASON --> anywhere on a page: its clock does not jump; ``await start(block)`` in what is run
                                 before enters an async context manager for the rest of the page, and returns what it
-                                gives; pages with it are left out where there is no Redis or Valkey server
+                                gives, and ``await redis_server()`` starts a server that is at ``redis://localhost:6379``
+                                for the rest of the page; pages with it are left out where there is no Redis or Valkey
+                                server
 
 Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a
 program of its own, and has the same servers. Tests that a block defines are run after it, if they need no fixture but a
@@ -36,6 +38,7 @@ import csp
 from csp import errors, testing, websocket
 from csp.websocket import telemetry
 from tests.docs._network import Network
+from trio_csp_redis.connection import link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -46,6 +49,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # PyCF_ALLOW_TOP_LEVEL_AWAIT
 _TOP_LEVEL_AWAIT = 0x2000
 _LONGEST_SECONDS = 100_000
+_HOME_OF_REDIS = ("localhost", 6379)
 
 _PART = re.compile(
     r"<!-- (?P<kind>before:|not run:|prints)(?P<text>.*?)-->|^```(?P<language>[^\n`]*)\n(?P<code>.*?)^```$",
@@ -114,6 +118,7 @@ class Page:
             "errors": errors,
             "network": self._network,
             "patch": self._patch,
+            "redis_server": self.redis_server,
             "testing": testing,
             "trio": trio,
             "websocket": websocket,
@@ -135,6 +140,17 @@ class Page:
         """Serve a URL for the rest of the page."""
         self._handlers.append((handler, url))
         await self._servers.enter_async_context(testing.websocket_server(handler, url))
+
+    async def redis_server(self) -> testing.RedisServer:
+        """Start a Redis server for the rest of the page: it is where ``redis://localhost:6379`` leads."""
+        server = await self._servers.enter_async_context(testing.redis_server(append_only="always"))
+        real_location = link.TCPLocation
+
+        def location(host: str, port: int) -> object:
+            return real_location(server.host, server.port) if (host, port) == _HOME_OF_REDIS else real_location(host, port)
+
+        self._patch.setattr(link, "TCPLocation", location)
+        return server
 
     async def run(self) -> None:
         """Run all blocks."""
