@@ -35,8 +35,9 @@ from trio_csp_redis.queue.deliveries import Deliveries
 from trio_csp_redis.queue.delivery import Delivery
 from trio_csp_redis.queue.queue import Queue
 from trio_csp_redis.queue.sender import QueueOverflow
+from trio_csp_redis.topic.published import Published
 from trio_csp_redis.topic.topic import Topic
-from trio_csp_redis.topic.updates import Published, Updates
+from trio_csp_redis.topic.updates import Updates
 
 State = ConnectionState
 """What a bus is doing: `csp.ConnectionState`."""

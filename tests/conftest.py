@@ -44,7 +44,7 @@ NOT_MEASURED = [
 LONG = {
     "conformance": 0,
     "fuzz": 0,
-    "hostile": 6,
+    "hostile": 10,
     "hostile/test_hub_crowd.py": 0,
     "peers/test_browser.py": 0,
     "peers/test_own_protocols.py": 0,
@@ -53,11 +53,15 @@ LONG = {
     "peers/test_real_peers.py": 4,
     "test_benchmarks_of_servers.py": 3,
     "test_examples.py": 5,
+    "websocket/client/test_reconnecting_model.py": 4,
+    "websocket/client/test_reconnecting_random.py": 4,
     "websocket/protocol/test_round_trips.py": 4,
+    "websocket/server/test_random_programs.py": 4,
     "websocket/server/test_rolling_restart.py": 2,
+    "websocket/whole/test_cancellation.py": 4,
     "websocket/whole/test_hub_members.py": 6,
     "websocket/whole/test_memory.py": 3,
-    "websocket/whole/test_mixed_programs.py": 3,
+    "websocket/whole/test_mixed_programs.py": 5,
     "websocket/whole/test_server_cancellation.py": 4,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, final, overload
 
+import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
@@ -131,6 +132,8 @@ class Bus(Generic[T]):
         self._commands = Commands(settings)
         self._reader = Reader(self._commands)
         self._background = csp.BackgroundNursery()
+        # Around what the bus does: where all is cancelled, workers still say what becomes of their values.
+        self._scope = trio.CancelScope(shield=True)
 
     @property
     def url(self) -> str:
@@ -146,15 +149,21 @@ class Bus(Generic[T]):
         check_connect(self.url)
         nursery = await self._background.__aenter__()
         self._commands.entered = True
-        nursery.start_soon(self._commands.run, name="csp.redis commands")
-        nursery.start_soon(self._reader.run, name="csp.redis reader")
+        nursery.start_soon(self._run, name="csp.redis bus")
         return self
+
+    async def _run(self) -> None:
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._commands.run, name="csp.redis commands")
+                nursery.start_soon(self._reader.run, name="csp.redis reader")
 
     @enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         self._commands.end(None)
+        self._scope.cancel()
         return await self._background.__aexit__(exc_type, exc, traceback)
 
     # Queues and topics -----------------------------------------------------------------------------------------------

@@ -81,6 +81,11 @@ def unavailable(text: str) -> ConnectionFailedError:
     return ConnectionFailedError(text, kind=Kind.UNAVAILABLE, retryable=True)
 
 
+def may_have_arrived(error: ConnectionFailedError) -> ConnectionFailedError:
+    """Return an error that also says that what was sent may have arrived."""
+    return type(error)(f"{error.message}; what was sent may have arrived", kind=error.kind, retryable=error.retryable)
+
+
 def late(text: str) -> ConnectionTimeoutError:
     """Return the error for an answer that did not come in time."""
     return ConnectionTimeoutError(text, kind=Kind.TIMEOUT, retryable=True)

@@ -37,7 +37,7 @@ class Deliveries(csp.Source[Delivery[T]]):
     more: their values come back after the lease.
     """
 
-    __slots__ = ("_background", "_cause", "_closed", "_commands", "_entered", "_place", "_worker")
+    __slots__ = ("_background", "_cause", "_closed", "_commands", "_entered", "_place", "_scope", "_worker")
 
     def __init__(
         self,
@@ -50,6 +50,8 @@ class Deliveries(csp.Source[Delivery[T]]):
         self._place = place
         self._worker = worker(self.wake)
         self._background = csp.BackgroundNursery()
+        # Around what the worker does: where the block is cancelled, it has to say what becomes of its values.
+        self._scope = trio.CancelScope(shield=True)
         self._entered = False
         self._closed = False
         self._cause: BaseException | None = None
@@ -83,18 +85,20 @@ class Deliveries(csp.Source[Delivery[T]]):
             self._worker.leave_now()
             _working.discard(self._place)
             self.wake()
+            self._scope.cancel()
             caught = await self._background.__aexit__(exc_type, exc, traceback)
         return caught
 
     async def _run(self) -> None:
-        try:
-            cause = await self._worker.run()
-        finally:
-            self._worker.leave_now()
-        if not self._closed:
-            self._closed = True
-            self._cause = cause
-        self.wake()
+        with self._scope:
+            try:
+                cause = await self._worker.run()
+            finally:
+                self._worker.leave_now()
+            if not self._closed:
+                self._closed = True
+                self._cause = cause
+            self.wake()
 
     async def ready(self) -> None:
         """Wait until the server is reached, and values can come.

@@ -170,8 +170,14 @@ return returned
 # Arguments: the worker, and for how many milliseconds. Deletes other workers that have nothing, and were not heard of
 # for that long.
 TIDY: Final = Script("""
+local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], 'workers')
+if consumers.err then
+  -- Without the queue or its group there are none.
+  if string.find(consumers.err, 'no such key') or string.find(consumers.err, 'NOGROUP') then return 0 end
+  return consumers
+end
 local deleted = 0
-for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], 'workers')) do
+for _, fields in ipairs(consumers) do
   local consumer = {}
   for i = 1, #fields, 2 do consumer[fields[i]] = fields[i + 1] end
   if consumer.name ~= ARGV[1] and consumer.pending == 0 and consumer.idle > tonumber(ARGV[2]) then

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast, final
 import trio
 
 from csp.errors import ConnectionFailedError, Error, Kind
+from trio_csp_redis.protocol.failures import may_have_arrived
 from trio_csp_redis.protocol.names import once_key
 from trio_csp_redis.queue.scripts import SEND
 
@@ -95,7 +96,7 @@ class Sender:
                 if link.usable:  # it is what the server says
                     raise
                 if not keys:
-                    raise _unknown(error) from None
+                    raise may_have_arrived(error) from None
                 counts.repeated += len(keys)
                 continue
             ids = cast("list[bytes | None]", answer)
@@ -133,10 +134,3 @@ class Waiting:
             )
         self._bound_seconds = min(_MAX_WAIT_SECONDS, 2 * self._bound_seconds)
         await trio.sleep(_chance.uniform(_MIN_WAIT_SECONDS, self._bound_seconds))
-
-
-def _unknown(error: ConnectionFailedError) -> ConnectionFailedError:
-    """Return an error for what may have arrived."""
-    return type(error)(
-        f"{error.message}; what was sent may have arrived", kind=error.kind, retryable=error.retryable
-    )
