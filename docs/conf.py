@@ -115,6 +115,7 @@ UNDESCRIBED = {
     "T",
     "T_co",
     "TracerProvider",
+    "U",
     "ErrorT",
     "EllipsisType",
     "_OneKindError",
