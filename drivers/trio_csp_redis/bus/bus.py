@@ -237,7 +237,9 @@ class Bus(Generic[T]):
             InvalidError: an argument is malformed or out of range.
             InvalidTypeError: an argument has the wrong type.
         """
-        return Topic(self._commands, self._reader, name, keep, cast("Codec[Any]", self._codec if codec is None else codec))
+        return Topic(
+            self._commands, self._reader, name, keep, cast("Codec[Any]", self._codec if codec is None else codec)
+        )
 
     # State -----------------------------------------------------------------------------------------------------------
 

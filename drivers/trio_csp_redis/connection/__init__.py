@@ -5,6 +5,7 @@
 - `counts`: what a bus has done
 - `backoff`: how long to wait before the next attempt
 - `permission`: what the policies say
+- `guard`: what a server can make the client keep
 - `link`: one open connection
 - `line`: one connection after another
 - `commands`: the connection for commands, and the end of a bus

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import trio
 from coredis import exceptions as reported
-from coredis.connection import TCPConnection, TCPLocation
 
 import csp
 from csp.errors import ConnectionTimeoutError, Error, Kind
+from trio_csp_redis.connection.guard import dialled
 from trio_csp_redis.protocol import failures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Sequence
 
+    from trio_csp_redis.connection.guard import GuardedConnection
     from trio_csp_redis.connection.settings import Settings
     from trio_csp_redis.protocol.script import Script
 
@@ -30,7 +31,7 @@ _OLDEST = (7, 0)
 class Link:
     """One open connection. Made by `connected`."""
 
-    def __init__(self, connection: TCPConnection, settings: Settings) -> None:
+    def __init__(self, connection: GuardedConnection, settings: Settings) -> None:
         self._connection = connection
         self._timeout_seconds = settings.timeout_seconds
         self._url = settings.target.url
@@ -47,9 +48,21 @@ class Link:
         return self._connection.client_id
 
     @property
+    def version(self) -> str:
+        """What the server says its version is."""
+        return self._connection.server_version or ""
+
+    @property
     def usable(self) -> bool:
         """Whether requests can be written."""
         return self._connection.usable
+
+    async def keep(self, task_status: trio.TaskStatus[None]) -> None:
+        """Log in, and keep the connection until it is lost."""
+        try:
+            await self._connection.run(task_status=task_status)
+        finally:
+            self.lost.set()
 
     def why_lost(self) -> Error:
         """Return what broke the connection."""
@@ -81,24 +94,41 @@ class Link:
         """Have the server run a script, and wait for what it returns. As `call`."""
         rest = (len(keys), *keys, *arguments)
         try:
-            return await self._answer(b"EVALSHA", (script.sha, *rest), doing, self._timeout_seconds)
+            return await self._asked(b"EVALSHA", (script.sha, *rest), doing, self._timeout_seconds)
         except reported.NoScriptError:  # so it has not run
-            return await self._answer(b"EVAL", (script.code, *rest), doing, self._timeout_seconds)
+            pass
+        return await self._answer(b"EVAL", (script.code, *rest), doing, self._timeout_seconds)
 
-    async def _answer(self, command: bytes, arguments: Sequence[bytes | str | int], doing: str, seconds: float) -> object:
+    async def _answer(
+        self, command: bytes, arguments: Sequence[bytes | str | int], doing: str, seconds: float
+    ) -> object:
         try:
-            request: Awaitable[Any] = self._connection.create_request(command, *arguments, decode=False, timeout=seconds)
+            return await self._asked(command, arguments, doing, seconds)
+        except reported.NoScriptError as error:
+            failure = failures.answered(error, doing)
+        raise failure
+
+    async def _asked(
+        self, command: bytes, arguments: Sequence[bytes | str | int], doing: str, seconds: float
+    ) -> object:
+        """As `call`, but that `NoScriptError` comes out as it is."""
+        try:
+            request: Awaitable[Any] = self._connection.create_request(
+                command, *arguments, decode=False, timeout=seconds
+            )
             return cast("object", await request)
         except reported.NoScriptError:
             raise
         except TimeoutError:
-            error = failures.late(f"{doing}: no answer within {seconds:g} s")
-            self.break_off(error)
-            raise error from None
+            failure: Error = failures.late(f"{doing}: no answer within {seconds:g} s")
+            self.break_off(failure)
         except Exception as error:  # noqa: BLE001  # the library's connection ends with whatever its tasks raised
             if self._broken is not None:
-                raise failures.unavailable(f"{doing}: the connection was lost: {self._broken.message}") from None
-            raise failures.answered(error, doing) from None
+                failure = failures.unavailable(f"{doing}: the connection was lost: {self._broken.message}")
+            else:
+                failure = failures.answered(error, doing)
+        # Out here, where it does not refer to what was caught: a text of the server's may show who logs in.
+        raise failure
 
 
 @asynccontextmanager
@@ -109,53 +139,36 @@ async def connected(settings: Settings) -> AsyncGenerator[Link]:
         Error: connecting failed; see `failures.not_connected`.
         ConnectionTimeoutError: it took longer than ``dial_timeout``.
     """
-    target = settings.target
     async with csp.BackgroundNursery() as nursery:
-        connection = TCPConnection(
-            TCPLocation(target.host, target.port),
-            ssl_context=settings.ssl_context,
-            # Without a user, a password is that of the user "default".
-            username=target.user or ("default" if target.password else None),
-            password=target.password,
-            db=target.database,
-        )
-        link = Link(connection, settings)
-        await _dial(nursery, link, connection, settings)
-        yield link
+        yield await _dialled(nursery, settings)
 
 
-async def _dial(nursery: trio.Nursery, link: Link, connection: TCPConnection, settings: Settings) -> None:
+async def _dialled(nursery: trio.Nursery, settings: Settings) -> Link:
     url = settings.target.url
-    # It must not be cancelled before its first step, or inside: it raises an error of its own in place of Cancelled.
+    failure: Error | None = None
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
         with trio.move_on_after(settings.dial_seconds) as scope:
-            await nursery.start(_run, link, connection)
-            await _look(link, connection, url)
-            return
-    except Exception as error:  # noqa: BLE001  # see there
+            link = Link(await dialled(settings.target, settings.ssl_context), settings)
+            await nursery.start(link.keep)
+            await _look(link, url)
+            return link
+    except Exception as error:  # noqa: BLE001  # the library raises what it likes, also in place of Cancelled
         if not scope.cancel_called:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            raise (error if isinstance(error, Error) else failures.not_connected(error, url)) from None
+            failure = error if isinstance(error, Error) else failures.not_connected(error, url)
     await trio.lowlevel.checkpoint_if_cancelled()
-    raise ConnectionTimeoutError(
+    # Out here, where it does not refer to what was caught: a text of the server's may show who logs in.
+    raise failure or ConnectionTimeoutError(
         f"connecting to {url} failed: no answer within dial_timeout, {settings.dial_seconds:g} s",
         kind=Kind.TIMEOUT,
         retryable=True,
     )
 
 
-async def _run(link: Link, connection: TCPConnection, task_status: trio.TaskStatus[None]) -> None:
-    try:
-        await connection.run(task_status=task_status)
-    finally:
-        link.lost.set()
-
-
-async def _look(link: Link, connection: TCPConnection, url: str) -> None:
+async def _look(link: Link, url: str) -> None:
     """Learn which server it is, and whether it can serve."""
     doing = f"connecting to {url} failed"
-    version = connection.server_version or ""
+    version = link.version
     if _parsed(version) < _OLDEST:
         raise failures.too_old(f"version {version}")
     server = _fields(await link.call(b"INFO", b"server", doing=doing))

@@ -11,8 +11,8 @@ from csp.errors import InvalidError, InvalidTypeError, shown
 T = TypeVar("T")
 
 Codec: TypeAlias = tuple[Callable[[T], bytes | str], Callable[[bytes], T]]
-"""Two plain functions: one that makes bytes, or a str that is written as UTF-8, of a value; and one that makes the value
-of the bytes. What they raise means that the value cannot be sent, or cannot be read."""
+"""Two plain functions: one that makes bytes, or a str that is written as UTF-8, of a value; and one that makes the
+value of the bytes. What they raise means that the value cannot be sent, or cannot be read."""
 
 MAX_BYTES = 512 * 1024 * 1024
 """The longest string that Redis takes (``proto-max-bulk-len``)."""

@@ -6,9 +6,9 @@ The texts of a server go through `csp.errors.shown`, and those that name a user 
 from __future__ import annotations
 
 import re
-import ssl
 from typing import TYPE_CHECKING, cast
 
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from coredis import exceptions as reported
 
 from csp.errors import (
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 # Conditions of a server that pass.
 _UNAVAILABLE = re.compile(r"(LOADING|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|BUSY|TRYAGAIN|CLUSTERDOWN)\b")
-_NOT_PERMITTED = re.compile(r"(NOPERM\b|DENIED\b|.*The user executing the script can't)")
+# Where a script may not run a command or use a key, servers say so in words of their own.
+_NOT_PERMITTED = re.compile(r"(NOPERM|DENIED|ACL failure in script|The user executing the script can't)\b")
 _USER = re.compile(r"\bUser \S+ has no permissions\b")
-_OF_SCRIPT = re.compile(r"(,? script: [0-9a-f]{40}.*|: @user_script:.*)$", re.DOTALL)
+_TOO_MANY_CLIENTS = "max number of clients reached"
+_OF_SCRIPT = re.compile(r"(,? script: [^:]*@user_script:[0-9]+\.?|: @user_script:.*)$")
 
 
 def answered(error: Exception, doing: str) -> Error:
@@ -41,34 +43,37 @@ def answered(error: Exception, doing: str) -> Error:
     text = _text(error)
     match error:
         case reported.AuthenticationError():
-            return PermissionDeniedError(f"{doing}: the server wants another user or password: {text}")
+            found: Error = PermissionDeniedError(f"{doing}: the server wants another user or password: {text}")
         case reported.AuthorizationError():
-            return PermissionDeniedError(f"{doing}: the server does not permit it: {text}")
+            found = PermissionDeniedError(f"{doing}: the server does not permit it: {text}")
         case reported.WrongTypeError():
-            return Error(f"{doing}: a key holds something else: {text}", kind=Kind.CONFLICT, retryable=False)
+            found = Error(f"{doing}: a key holds something else: {text}", kind=Kind.CONFLICT, retryable=False)
         case reported.StreamConsumerGroupError() | reported.UnblockedError():
-            return Error(f"{doing}: the queue is gone: {text}", kind=Kind.NOT_FOUND, retryable=True)
+            found = Error(f"{doing}: the queue is gone: {text}", kind=Kind.NOT_FOUND, retryable=True)
         case reported.BusyLoadingError() | reported.ReadOnlyError():
-            return unavailable(f"{doing}: the server cannot serve now: {text}")
-        case reported.ConnectionError() | reported.InvalidResponse():
-            return unavailable(f"{doing}: the connection was lost: {_innermost(error)}")
+            found = unavailable(f"{doing}: the server cannot serve now: {text}")
         case reported.ResponseError():
-            return _of_response(str(error), text, doing)
+            found = _of_response(str(error), text, doing)
         case _:
-            return unavailable(f"{doing}: the connection was lost: {_innermost(error)}")
+            found = unavailable(f"{doing}: the connection was lost: {_why(error)}")
+    return found
 
 
 def not_connected(error: BaseException, url: str) -> Error:
     """Return the error for an attempt to connect that failed."""
     doing = f"connecting to {url} failed"
     for inner in _chain(error):
-        if isinstance(inner, reported.UnknownCommandError):
-            return too_old("of before version 6")
-        if isinstance(inner, reported.ResponseError | reported.BusyLoadingError):
-            found = answered(inner, doing)
-            return found if found.kind is not Kind.UNKNOWN else InvalidError(f"{doing}: {_text(inner)}")
-    error_text = _innermost(error)
-    return ConnectionFailedError(f"{doing}: {error_text}", kind=Kind.INTERNAL, retryable=True)
+        match inner:
+            case reported.UnknownCommandError():
+                return too_old("of before version 6")
+            case reported.ResponseError() | reported.BusyLoadingError():
+                found = answered(inner, doing)
+                return found if found.kind is not Kind.UNKNOWN else InvalidError(f"{doing}: {_text(inner)}")
+            case reported.ConnectionError() if str(inner) == _TOO_MANY_CLIENTS:
+                return unavailable(f"{doing}: the server cannot serve now: {_TOO_MANY_CLIENTS}")
+            case _:
+                pass
+    return ConnectionFailedError(f"{doing}: {_why(error)}", kind=Kind.INTERNAL, retryable=True)
 
 
 def too_old(version: str) -> InvalidError:
@@ -117,14 +122,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _innermost(error: BaseException) -> str:
-    """Return what is most telling of an error and its causes."""
-    inner = [each for each in _chain(error) if not isinstance(each, BaseExceptionGroup)]
-    for each in reversed(inner):
-        if isinstance(each, reported.InvalidResponse | AssertionError | ValueError) and not isinstance(each, OSError):
-            return "what answers there is no Redis server"
-    for each in reversed(inner):
-        if isinstance(each, ssl.SSLError | OSError) and str(each):
+def _why(error: BaseException) -> str:
+    """Return why there is no connection, from what its tasks raised."""
+    found = [each for each in _chain(error) if not isinstance(each, BaseExceptionGroup)]
+    for each in reversed(found):
+        if isinstance(each, OSError) and str(each):
             return shown(str(each), 200)
-    last = inner[-1] if inner else error
-    return _text(last) or type(last).__name__
+    if any(isinstance(each, EndOfStream | BrokenResourceError | ClosedResourceError) for each in found):
+        return "the server closed it"
+    if isinstance(found[-1], reported.ConnectionError):
+        return _text(found[-1])
+    # What the parser raises, and what takes the answer to HELLO apart: of many types.
+    return "what answers there is no Redis server"

@@ -137,9 +137,10 @@ class DeadLetters(Entries[DeadLetter[T]]):
         """
         self._check_entered()
         reading = self._reading
-        if reading.held:
-            place, fields = cast("Entry", reading.held.popleft())
-            if len(reading.held) == reading.low:
+        held = self._held
+        if held:
+            place, fields = cast("Entry", held.popleft())
+            if len(held) == reading.low:
                 reading.nudge()
             return csp.Received(self._letter(place, fields), True)
         if reading.ended:

@@ -32,13 +32,14 @@ class Entries(csp.Source[T_co]):
         doing: what errors say is being done.
     """
 
-    __slots__ = ("_commands", "_doing", "_entered", "_method", "_reader", "_reading")
+    __slots__ = ("_commands", "_doing", "_entered", "_held", "_method", "_reader", "_reading")
 
     def __init__(self, commands: Commands, reader: Reader, reading: Reading, method: str, doing: str) -> None:
         super().__init__()
         self._commands = commands
         self._reader = reader
         self._reading = reading
+        self._held = reading.held
         self._method = method
         self._doing = doing
         self._entered = False
@@ -60,8 +61,7 @@ class Entries(csp.Source[T_co]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._reader.remove(self._reading)
-        self._reading.held.clear()
-        self._reading.end(ended_early(self._method, exc))
+        self._reading.leave(ended_early(self._method, exc))
 
     async def ready(self) -> None:
         """Wait until the server is reached, and it is known where reading begins.
@@ -88,7 +88,7 @@ class Entries(csp.Source[T_co]):
     def is_ready(self, moment: csp.Moment) -> bool:
         """Tell whether a value is there, or the source closed."""
         self._check_entered()
-        return bool(self._reading.held) or self._reading.ended
+        return bool(self._held) or self._reading.ended
 
     def _check_entered(self) -> None:
         if not self._entered:
@@ -109,4 +109,4 @@ class Entries(csp.Source[T_co]):
     def _state(self) -> str:
         """Return what a repr shows."""
         state = "closed" if self._reading.ended else "open" if self._reading.reached else "connecting"
-        return f"{state}, {len(self._reading.held)} held"
+        return f"{state}, {len(self._held)} held"

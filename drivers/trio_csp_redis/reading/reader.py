@@ -122,16 +122,16 @@ class Reader:
         async with csp.BackgroundNursery() as nursery:
             nursery.start_soon(self._interrupt)
             while True:
-                await self._open(link, outage)
                 if trio.current_time() >= self._look_at:
                     await self._look(link)
                     self._look_at = trio.current_time() + self._block_seconds / 2
+                await self._open(link, outage)
                 await self._round(link)
 
     # What is known of the streams ------------------------------------------------------------------------------------
 
     async def _open(self, link: Link, outage: Outage | None) -> None:
-        """Have those readings that do not know yet learn where to read on."""
+        """Have those readings that do not know yet learn where to read on; then all do, and no checkpoint follows."""
 
         async def open_one(reading: Reading) -> None:
             try:
@@ -148,17 +148,18 @@ class Reader:
         """Look for streams that were deleted: what comes next may then come before what was read."""
 
         async def look_at(key: bytes) -> None:
-            readings = [reading for reading in self._readings if reading.key == key]
             try:
                 last = id_of(cast("bytes", await link.run(LAST, (key,), (), _DOING)))
             except Error as error:
-                self._fail(readings, error)
+                self._fail(known(key), error)
             else:
-                for reading in readings:
-                    if reading.link is link:
-                        reading.check(last)
+                for reading in known(key):
+                    reading.check(last)
 
-        keys = list(dict.fromkeys(reading.key for reading in self._readings))
+        def known(key: bytes) -> list[Reading]:
+            return [reading for reading in self._readings if reading.key == key and reading.link is link]
+
+        keys = list(dict.fromkeys(reading.key for reading in self._readings if reading.link is link))
         for start in range(0, len(keys), _AT_ONCE):
             await _all(partial(look_at, key) for key in keys[start : start + _AT_ONCE])
 
@@ -174,14 +175,11 @@ class Reader:
 
     async def _round(self, link: Link) -> None:
         changed = self._changed = trio.Event()
-        ready = [reading for reading in self._readings if reading.link is link]
-        if len(ready) != len(self._readings):
-            return
-        for reading in ready:
+        for reading in self._readings:
             if not reading.behind and not reading.count:
                 reading.set_behind(True)
-        behind = [reading for reading in ready if reading.readable]
-        current = [reading for reading in ready if not reading.behind]
+        behind = [reading for reading in self._readings if reading.readable]
+        current = [reading for reading in self._readings if not reading.behind]
         if behind:
             reads = [partial(self._read_one, link, reading) for reading in behind]
             await _all([*reads, partial(self._read_shared, link, current, 0.0)] if current else reads)

@@ -138,8 +138,6 @@ class Reading(ABC):
             entries: what follows the cursor.
             asked: how many were asked for.
         """
-        if self.ended:
-            return
         room = self.count
         behind = len(entries) >= asked or len(entries) > room
         entries = entries[:room]
@@ -163,6 +161,12 @@ class Reading(ABC):
         """Note that the server was reached, and the cursor is known."""
         self.reached = True
         self.settled.set()
+
+    def leave(self, cause: BaseException | None) -> None:
+        """Drop what is held, and note that nothing more is read."""
+        self.held.clear()
+        self.held = deque()  # for what an answer that is on its way still brings
+        self.end(cause)
 
     def end(self, cause: BaseException | None) -> None:
         """Note that nothing more is read; what is held can still be received."""

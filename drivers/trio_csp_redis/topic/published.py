@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -18,13 +22,13 @@ class Published(Generic[T_co]):
     data: T_co
 
 
-_new = Published.__new__
+_new = cast("Callable[[type[Published[Any]]], Published[Any]]", object.__new__)
 _set_id = Published.__dict__["id"].__set__
 _set_data = Published.__dict__["data"].__set__
 
 
-def published(entry: str, data: Any) -> Published[Any]:
-    """Make a `Published` at half of what its constructor costs, which asks whether it may set what is frozen."""
+def published(entry: str, data: T) -> Published[T]:
+    """Make a `Published` at half of what its constructor costs, which goes through `object.__setattr__`."""
     made = _new(Published)
     _set_id(made, entry)
     _set_data(made, data)

@@ -100,8 +100,8 @@ class Topic(Generic[T]):
 
         - behind a subscriber that was too slow: ``missed`` says how many, without an error
         - behind a lost connection, if anything was missed: ``missed`` says how many; if not, there is none
-        - when the server was started again, or the topic deleted: ``missed`` is None, because the server may have
-          lost what it had
+        - when the server was started again, or the topic deleted: ``missed`` is None, for the server may have lost
+          values
 
         A value that cannot be decoded closes the source, with an `csp.errors.InvalidError`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A tuple's own constructor costs half of what a NamedTuple's does.
-_received = cast("Callable[[type[csp.Received[T]], tuple[object, bool]], csp.Received[T]]", tuple.__new__)
+_new_tuple = cast(
+    "Callable[[type[tuple[object, ...]], tuple[object, ...]], Any]",
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
+)
 
 
 @final
@@ -35,7 +38,7 @@ class Updates(Entries["Published[T] | csp.Gap"]):
     ``cause`` tells why.
     """
 
-    __slots__ = ("_counts", "_decode", "_held", "_name")
+    __slots__ = ("_counts", "_decode", "_name")
 
     def __init__(
         self,
@@ -48,7 +51,6 @@ class Updates(Entries["Published[T] | csp.Gap"]):
         super().__init__(commands, reader, reading, "subscribe", f"subscribing to topic {name!r}")
         self._name = name
         self._decode = decode
-        self._held = reading.held
         self._counts = commands.counts
 
     @enable_ki_protection
@@ -78,7 +80,8 @@ class Updates(Entries["Published[T] | csp.Gap"]):
         except Exception as error:  # noqa: BLE001  # a user's function may raise anything
             return self._end(entry, error, of_topic=bool(fields))
         self._counts.received += 1
-        return _received(csp.Received, (published(entry.decode(), data), True))
+        received: csp.Received[Published[T]] = _new_tuple(csp.Received, (published(entry.decode(), data), True))
+        return received
 
     def _end(self, entry: bytes, error: Exception, *, of_topic: bool) -> csp.Received[Published[T] | csp.Gap]:
         """Close the source at an entry that is no value."""
@@ -86,8 +89,7 @@ class Updates(Entries["Published[T] | csp.Gap"]):
         cause = InvalidError(f"{self._doing}: the entry {entry.decode()} {why}")
         cause.__cause__ = error if of_topic else None
         self._reader.remove(self._reading)
-        self._held.clear()
-        self._reading.end(cause)
+        self._reading.leave(cause)
         return csp.Received(cast("csp.Gap", None), False)
 
     def __repr__(self) -> str:
