@@ -140,8 +140,8 @@ OTHERS = {
     "csp": "Broadcast Case ChannelStatistics ConnectionState Gap Latest Overflow ReceiveCase Received SelectResult "
     "SendCase never parse_duration schedule_point_due",
     "csp.errors": "Kind is_kind shown wrap",
-    "csp.redis": "BYTES JSON Backlog BusStatistics Codec DeadLetter DeadLetters Deliveries Delivery Gap Published Queue "
-    "QueueOverflow State Topic Updates",
+    "csp.redis": "BYTES JSON Backlog BusStatistics Codec DeadLetter DeadLetters Deliveries Delivery Gap Published "
+    "Queue QueueOverflow State Topic Updates",
     "csp.security": "Actor Condition Policy Scope can context",
     "csp.testing": "Handler RedisServer ServerConnection",
     "csp.websocket": "BroadcastResult Client CloseCode CLOSE_CODES COMPRESSION Compression ConnectOptions Connecting "

@@ -64,8 +64,7 @@ class Network:
     def is_real(self) -> None:
         """Connect to the ports and Unix sockets of this machine for the rest of the page.
 
-        The clock, unless it is the real one, jumps once all tasks have waited for a moment: what was sent has arrived by
-        then.
+        A clock that jumps does so once all tasks have waited for a moment: what was sent has arrived by then.
         """
         self._patch.setattr(dial, "memory_servers", trio.lowlevel.RunVar("none", default=()))
         self.jump_seconds = _REAL_JUMP_SECONDS

@@ -147,7 +147,9 @@ class Page:
         real_location = link.TCPLocation
 
         def location(host: str, port: int) -> object:
-            return real_location(server.host, server.port) if (host, port) == _HOME_OF_REDIS else real_location(host, port)
+            return (
+                real_location(server.host, server.port) if (host, port) == _HOME_OF_REDIS else real_location(host, port)
+            )
 
         self._patch.setattr(link, "TCPLocation", location)
         return server
