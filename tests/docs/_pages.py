@@ -21,6 +21,7 @@ clock. The clock jumps ahead when all tasks wait, so that an hour takes millisec
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import json
@@ -38,10 +39,12 @@ import csp
 from csp import errors, testing, websocket
 from csp.websocket import telemetry
 from tests.docs._network import Network
-from trio_csp_redis.connection import link
+from trio_csp_redis.connection import settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    from trio_csp_redis.protocol.url import Target
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -144,14 +147,15 @@ class Page:
     async def redis_server(self) -> testing.RedisServer:
         """Start a Redis server for the rest of the page: it is where ``redis://localhost:6379`` leads."""
         server = await self._servers.enter_async_context(testing.redis_server(append_only="always"))
-        real_location = link.TCPLocation
+        parse_url = settings.parse_url
 
-        def location(host: str, port: int) -> object:
-            return (
-                real_location(server.host, server.port) if (host, port) == _HOME_OF_REDIS else real_location(host, port)
-            )
+        def parsed(url: object) -> Target:
+            target = parse_url(url)
+            if (target.host, target.port) != _HOME_OF_REDIS:
+                return target
+            return dataclasses.replace(target, host=server.host, port=server.port)
 
-        self._patch.setattr(link, "TCPLocation", location)
+        self._patch.setattr(settings, "parse_url", parsed)
         return server
 
     async def run(self) -> None:
