@@ -8,6 +8,10 @@ Four tasks, while the block of `Deliveries` lasts:
 - one sends what becomes of values: see `settling`.
 
 A lease is counted from when the request that began it was written, so that it ends here before it ends at the server.
+A value that was delivered before may be one that kills its workers. Such values are claimed one at a time: of them, at
+most one is fetched and not handed out. So one that kills does not take others along, which would have been counted as
+delivered each time, and would become dead letters with it.
+
 What the server says of a value that is held is believed: that it is another's, that the queue is gone, that the server
 was started again and may have forgotten who has what. An id that comes as a new value is one, even if it is held.
 """
@@ -28,7 +32,7 @@ from trio_csp_redis.queue import clock
 from trio_csp_redis.queue.appetite import Appetite
 from trio_csp_redis.queue.delivery import Delivery
 from trio_csp_redis.queue.hold import Hold
-from trio_csp_redis.queue.scripts import CLAIM, DATA, GROUP, JOIN, LEAVE, REJECT, RENEW, RETRY, TIDY
+from trio_csp_redis.queue.scripts import CLAIM, DATA, GROUP, JOIN, LEAVE, REJECT, RELEASE, RENEW, RETRY, TIDY
 from trio_csp_redis.queue.settling import Settling
 
 if TYPE_CHECKING:
@@ -96,12 +100,13 @@ class Worker(Generic[T]):
         self._held: dict[bytes, Hold[T]] = {}
         self._fetched: deque[Hold[T]] = deque()
         self._fetched_bytes = 0
+        # Of what is fetched: how many were delivered before. And whether there are more of them to be claimed.
+        self._suspects = 0
+        self._more_suspects = False
         # What a request is under way for.
         self._fetching: Link | None = None
         self._left = False
         self._run_id: bytes | None = None
-        # Whose entries of this consumer's name are to be asked for: see CLAIM.
-        self._own = b"first"
         # Claims go one after another: what one gets is known to the next.
         self._claiming = trio.Lock()
         # Whether something may have been claimed that never came.
@@ -140,6 +145,10 @@ class Worker(Generic[T]):
     def _take_first(self) -> Hold[T]:
         hold = self._fetched.popleft()
         self._fetched_bytes -= hold.size_bytes
+        if hold.attempt > 1:
+            self._suspects -= 1
+            if self._more_suspects:
+                self._scan_now.set()
         if len(self._fetched) * 2 <= self._capacity:
             self._room.set()
         return hold
@@ -203,7 +212,7 @@ class Worker(Generic[T]):
         for hold in list(self._held.values()):
             self._lose(hold)
         self._fetched.clear()
-        self._fetched_bytes = 0
+        self._fetched_bytes = self._suspects = 0
         self._room.set()
 
     def _in_hand(self) -> list[bytes]:
@@ -283,11 +292,11 @@ class Worker(Generic[T]):
             self._lose_all()
         self._run_id = link.run_id
         self._gone = self._unsure = False
-        # What others gave back is older than what waits.
-        for whose in (self._own, b"others"):
-            while await self._claim(link, whose):
-                pass
-        self._own = b"again"
+        if self.reached:
+            await self._claim_all(link, b"again")
+        else:
+            await link.run(RELEASE, self._keys[:1], (self._consumer, self._lease_milliseconds), self._doing)
+        await self._claim_all(link, b"others")  # it is older than what waits
         self.reached = True
         self.joined.set()
 
@@ -306,6 +315,10 @@ class Worker(Generic[T]):
             (entries,) = cast("dict[bytes, list[tuple[bytes, list[bytes]]]]", answer).values()
             self._take(((entry, 1, fields) for entry, fields in entries), written, new=True)
 
+    async def _claim_all(self, link: Link, whose: bytes) -> None:
+        while await self._claim(link, whose):
+            pass
+
     async def _claim(self, link: Link, whose: bytes) -> bool:
         """Claim values, if there is room; return whether there may be more."""
         async with self._claiming:
@@ -313,17 +326,19 @@ class Worker(Generic[T]):
             if count <= 0 or self._left:
                 return False
             known = self._know() if whose == b"others" else [*self._know(), *self._orphaned]
+            suspects = 0 if self._suspects else 1
             written = clock.now()
-            claimed, buried = cast(
-                "tuple[list[tuple[bytes, int, list[bytes]]], int]",
+            claimed, buried, more = cast(
+                "tuple[list[tuple[bytes, int, list[bytes]]], int, int]",
                 await link.run(
                     CLAIM,
                     self._keys,
-                    (self._consumer, self._lease_milliseconds, count, self._max_deliveries, whose, *known),
+                    (self._consumer, self._lease_milliseconds, count, suspects, self._max_deliveries, whose, *known),
                     self._doing,
                 ),
             )
             self._commands.counts.rejected += buried
+            self._more_suspects = bool(more)
             self._take(claimed, written, new=False)
             return len(claimed) + buried >= count
 
@@ -349,6 +364,7 @@ class Worker(Generic[T]):
             self._held[entry] = hold
             self._fetched.append(hold)
             self._fetched_bytes += size
+            self._suspects += attempt > 1
         if sizes:
             self._appetite.saw(max(sizes))
         self._wake()
@@ -456,7 +472,7 @@ class Worker(Generic[T]):
             hold.gone = True
         self._held.clear()
         self._fetched.clear()
-        self._fetched_bytes = 0
+        self._fetched_bytes = self._suspects = 0
 
     async def _unblock(self, link: Link) -> None:
         """Have the server answer the request for values that is under way."""
