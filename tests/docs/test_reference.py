@@ -9,7 +9,7 @@ import math
 import re
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from coredis import exceptions as reported
@@ -17,6 +17,7 @@ from coredis import exceptions as reported
 from csp import errors, redis, security, testing, websocket
 from tests.across._scenarios import SCENARIOS
 from tests.docs._pages import ROOT
+from tests.redis import _wire
 from tests.redis._binaries import binaries
 from trio_csp_redis.connection.commands import Commands
 from trio_csp_redis.protocol import failures, names
@@ -410,3 +411,32 @@ def test_the_promises_name_scenarios_that_exist() -> None:
     named = [re.findall(r"`([^`]+)`", row[2]) for row in rows]
     assert all(named)
     assert {name for each in named for name in each} <= set(SCENARIOS) | {"tests/redis"}
+
+
+@pytest.mark.parametrize("binary", binaries().values(), ids=binaries())
+async def test_a_user_with_the_permissions_of_the_page_may_do_everything(binary: str) -> None:
+    page = (ROOT / "docs" / "how-to" / "operating-redis.md").read_text(encoding="utf-8")
+    found = re.search(r"^ACL SETUSER [^`]*", page, re.MULTILINE)
+    assert found is not None
+    async with testing.redis_server(binary=binary) as server:
+        async with _wire.connected(server) as wire:
+            assert await wire.command(*found[0].split()) == "OK"
+        url = server.url.replace("redis://", "redis://shop:secret@")
+        async with redis.Bus(url, prefix="shop:") as bus:
+            jobs, prices = bus.queue("jobs"), bus.topic("prices")
+            async with prices.subscribe() as updates, jobs.work() as deliveries, jobs.dead_letters() as letters:
+                await updates.ready()
+                await prices.publish("a price")
+                assert isinstance(await updates.receive_value(), redis.Published)
+                await jobs.send("a job", key="job-1")
+                (await deliveries.receive_value()).reject("no")
+                await jobs.requeue(await letters.receive_value())
+                (await deliveries.receive_value()).retry()
+                (await deliveries.receive_value()).reject("no")
+                await jobs.discard(await letters.receive_value())
+            assert await jobs.depth() == 0
+            assert bus.state.error is None
+        async with _wire.connected(server) as wire:
+            denied = cast("list[list[bytes]]", await wire.command("ACL", "LOG"))
+            # The client library names itself to the server, and does without.
+            assert {entry[entry.index(b"object") + 1] for entry in denied} <= {b"client|setinfo"}
