@@ -40,6 +40,7 @@ from csp import errors, testing, websocket
 from csp.websocket import telemetry
 from tests.docs._network import Network
 from trio_csp_redis.connection import settings
+from trio_csp_redis.protocol.url import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -147,7 +148,6 @@ class Page:
     async def redis_server(self) -> testing.RedisServer:
         """Start a Redis server for the rest of the page: it is where ``redis://localhost:6379`` leads."""
         server = await self._servers.enter_async_context(testing.redis_server(append_only="always"))
-        parse_url = settings.parse_url
 
         def parsed(url: object) -> Target:
             target = parse_url(url)

@@ -301,10 +301,10 @@ def values_of_range(option: str, values: str) -> tuple[list[object], list[object
             return ["x" * least, "x" * most], ["x" * (least - 1), "x" * (most + 1)]
         return [least, most], [least - 1, most + 1]
     if found := re.fullmatch(r"duration(?:, at least (\d+) ms)?(, at least `min_delay`)?", values):
-        least = timedelta(milliseconds=float(found[1] or (50 if found[2] else 0.001)))
+        shortest = timedelta(milliseconds=float(found[1] or (50 if found[2] else 0.001)))
         longest = timedelta(days=366)
-        right: list[object] = [least] if option == "min_delay" else [least, longest]
-        return right, [least - timedelta(microseconds=1), longest + timedelta(seconds=1), 1.5]
+        right: list[object] = [shortest] if option == "min_delay" else [shortest, longest]
+        return right, [shortest - timedelta(microseconds=1), longest + timedelta(seconds=1), 1.5]
     if found := re.fullmatch(r"up to (\d+) characters, no braces", values):
         most = int(found[1])
         return ["", "x" * most], ["x" * (most + 1), "{", "}"]
@@ -340,7 +340,7 @@ ERRORS: dict[str, Callable[[], errors.Error]] = {
     "the server is too old": lambda: failures.too_old("version 6.2"),
     "a URL, a name": lambda: refused(lambda: redis.Bus("http://localhost")),
     "the same of a wrong type": lambda: refused(lambda: redis.Bus("redis://localhost", max_attempts="1")),  # type: ignore[call-overload]
-    "a value cannot be encoded": lambda: refused(lambda: encoded((bad_data, bytes), 1)),
+    "a value cannot be encoded": lambda: refused(lambda: encoded((bad_data, bytes), b"")),
     "a call after the end": lambda: Commands(BUS._commands.settings).why_ended(),
     "a call before the block": lambda: refused(Commands(BUS._commands.settings).check_entered),
 }
