@@ -267,8 +267,8 @@ async def test_one_that_is_forgotten_is_retried_and_logged(
     assert (
         texts
         == [
-            f"working on queue 'jobs': the delivery {sent} was neither acked nor given back when it was "
-            "garbage-collected: it is given back"
+            f"working on queue 'jobs': delivery {sent} was garbage-collected, and neither acked nor given back: "
+            "it is given back"
         ]
         * 2
     )
@@ -313,7 +313,7 @@ def test_one_that_is_forgotten_when_the_run_has_crashed_does_nothing(running_ser
     deliveries = trio.run(main)
     # As if nobody had told the worker: a run that ends by an internal error of Trio's does not.
     deliveries._worker._left = False
-    deliveries._worker.dropped(Hold(b"1-1", 1, b"", 0, 0.0, 1.0))
+    deliveries._worker.dropped(Hold(b"1-1", 1, b"", 0.0, 1.0))
     assert len(deliveries._worker._dropped) == 1
 
 

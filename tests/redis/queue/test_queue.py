@@ -57,7 +57,7 @@ async def test_any_text_is_a_name_and_each_is_a_queue_of_its_own(shared_server: 
         ({"capacity": 0}, InvalidError, "capacity must be 1 to 1000000000, not 0"),
         ({"capacity": 10**9 + 1}, InvalidError, "capacity must be 1 to 1000000000"),
         ({"capacity": True}, InvalidTypeError, "capacity must be a whole number, not bool"),
-        ({"overflow": "drop"}, InvalidError, "overflow must be \"wait\" or \"error\", not 'drop'"),
+        ({"overflow": "drop"}, InvalidError, 'overflow must be "wait" or "error", not \'drop\''),
         ({"overflow": ["wait"]}, InvalidError, 'overflow must be "wait" or "error"'),
         ({"codec": 5}, InvalidTypeError, "codec must be a pair of functions"),
         ({"codec": (str, 5)}, InvalidTypeError, "codec must be a pair of functions"),
@@ -136,9 +136,7 @@ async def test_nothing_is_done_before_the_bus_is_entered(call: Callable[[Any], A
 
 
 @pytest.mark.parametrize("call", CALLS[:4])
-async def test_after_the_bus_calls_fail(
-    shared_server: SharedServer, call: Callable[[Any], Awaitable[object]]
-) -> None:
+async def test_after_the_bus_calls_fail(shared_server: SharedServer, call: Callable[[Any], Awaitable[object]]) -> None:
     async with a_bus(shared_server) as bus:
         jobs = bus.queue("jobs")
         await jobs.send(b"one")
