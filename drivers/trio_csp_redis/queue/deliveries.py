@@ -176,4 +176,3 @@ class Deliveries(csp.Source[Delivery[T]]):
         state = "closed" if self._closed else "open" if self._worker.reached else "connecting"
         counts = f"{self._worker.fetched} fetched, {self._worker.in_hand} in hand"
         return f"<csp.redis.Deliveries {state}, {counts}, consumer {self.consumer!r}>"
-

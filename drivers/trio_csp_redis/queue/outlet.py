@@ -8,7 +8,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
-from csp.errors import Error, NoContextError
+from csp.errors import NoContextError
 from trio_csp_redis.protocol.checks import parse_text
 from trio_csp_redis.protocol.codec import encoded
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast, final
 
 import trio
 
-import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_redis.connection.permission import check_receive, check_send
 from trio_csp_redis.protocol.checks import parse_seconds, parse_text, parse_whole_number
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
+    import csp
     from trio_csp_redis.connection.commands import Commands
     from trio_csp_redis.protocol.codec import Codec
     from trio_csp_redis.reading.reader import Reader

@@ -72,7 +72,9 @@ end
 # Arguments: the worker, the idle time of what is given back, then for each: what to do, id, attempt, reason. Keys: the
 # queue, its dead letters. Returns 1 for each that was done, 0 for what is not this worker's any more, and -1 for what
 # there is no memory for now.
-SETTLE: Final = Script(_BURY + """
+SETTLE: Final = Script(
+    _BURY
+    + """
 local queue, dead, me = KEYS[1], KEYS[2], ARGV[1]
 local results = {}
 for i = 3, #ARGV, 4 do
@@ -96,13 +98,16 @@ for i = 3, #ARGV, 4 do
   results[#results + 1] = result
 end
 return results
-""")
+"""
+)
 
 # Arguments: the worker, the lease in milliseconds, how many, the most deliveries, and whose: "others" for what has run
 # out or was given back; "first" for what a worker of this name had before it was started; "again" for what was on its way
 # to this worker when a connection was lost. Then the ids of what the worker knows of. Keys: the queue, its dead letters.
 # Returns what was claimed, each as id, attempt, fields; and how many became dead letters.
-CLAIM: Final = Script(_BURY + """
+CLAIM: Final = Script(
+    _BURY
+    + """
 local queue, dead, me = KEYS[1], KEYS[2], ARGV[1]
 local lease, room, most, whose = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local known = {}
@@ -133,7 +138,8 @@ end
 -- What was claimed must come to the worker; so an error waits for the next time.
 if failed and #claimed == 0 then return failed end
 return {claimed, buried}
-""")
+"""
+)
 
 # Arguments: the worker, then for each id and attempt. Returns 1 for each whose lease begins again, 0 for what is not this
 # worker's any more.

@@ -191,4 +191,3 @@ class Settling:
     def _tell(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
-

@@ -91,9 +91,7 @@ class Worker(Generic[T]):
         self._wake = wake
         self._doing = f"working on queue {name!r}"
         self._appetite = Appetite()
-        self.settling = Settling(
-            commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned
-        )
+        self.settling = Settling(commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned)
         # What is not settled, by id: fetched, or in hand. And what of it is fetched only, in order.
         self._held: dict[bytes, Hold[T]] = {}
         self._fetched: deque[Hold[T]] = deque()
@@ -338,7 +336,7 @@ class Worker(Generic[T]):
             hold = Hold(entry, attempt, cast("T", None), size, written, self._lease_seconds)
             try:
                 if raw is None:
-                    raise InvalidError(f"the entry has no field {DATA.decode()!r}")  # noqa: TRY301
+                    raise InvalidError(f"the entry has no field {DATA.decode()!r}")
                 hold.data = self._decode(raw)
             except Exception as error:  # noqa: BLE001  # a user's function may raise anything
                 self.settling.add(REJECT, hold, _cannot_decode(error))

@@ -31,7 +31,7 @@ class Steps(trio.abc.Instrument):
         self._left = at
         self._scope = scope
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
         self._left -= 1
         if self._left == 0:
             self._scope.cancel()
@@ -119,7 +119,7 @@ async def test_a_worker_from_its_beginning_to_its_end(shared_server: SharedServe
         async def work(name: str) -> None:
             async with bus.queue(name).work(lease="1h", capacity=4) as deliveries:
                 for _ in range(2):
-                    with (await deliveries.receive_value()) as delivery:
+                    with await deliveries.receive_value() as delivery:
                         await trio.lowlevel.checkpoint()
                         acked.append(delivery.data)
                 await deliveries.flush()
@@ -181,7 +181,7 @@ async def test_a_bus_from_its_beginning_to_its_end(shared_server: SharedServer) 
             with trio.CancelScope(shield=True):
                 await other.queue(name).send(b"one")
             async with a_bus(shared_server) as bus, bus.queue(name).work(lease="1h") as deliveries:
-                with (await deliveries.receive_value()) as delivery:
+                with await deliveries.receive_value() as delivery:
                     await trio.lowlevel.checkpoint()
                     acked.append(delivery.data)
 

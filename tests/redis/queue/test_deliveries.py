@@ -82,16 +82,15 @@ async def test_entering_does_not_wait_for_the_server(server: RedisServer) -> Non
 
 async def test_ready_tells_when_the_block_was_left_before(server: RedisServer) -> None:
     await server.kill()
-    async with a_bus(server) as bus, trio.open_nursery() as nursery:
-        async with bus.queue("jobs").work() as deliveries:
+    async with a_bus(server) as bus, trio.open_nursery() as nursery, bus.queue("jobs").work() as deliveries:
 
-            async def wait() -> None:
-                with pytest.raises(ConnectionFailedError, match="not reached before its block was left") as caught:
-                    await deliveries.ready()
-                assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, False)
+        async def wait() -> None:
+            with pytest.raises(ConnectionFailedError, match="not reached before its block was left") as caught:
+                await deliveries.ready()
+            assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, False)
 
-            nursery.start_soon(wait)
-            await wait_all_tasks_blocked()
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
 
 
 # Receiving ------------------------------------------------------------------------------------------------------------
@@ -187,7 +186,7 @@ async def test_leaving_sends_what_is_settled_and_deletes_the_worker(shared_serve
         assert await length(shared_server) == 0
         assert await consumers(shared_server) == {}
         assert (deliveries.closed, deliveries.cause) == (True, None)
-        assert await deliveries.receive() == (None, False)
+        assert not (await deliveries.receive()).ok
         await deliveries.flush()
         await deliveries.ready()
 

@@ -3,18 +3,18 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
-from csp import redis
 from csp.errors import InvalidTypeError
 from tests.redis.queue._workers import LEASE, a_bus, dead_letters, length, pending, steal, take, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from csp import redis
     from tests.redis.conftest import SharedServer
 
 
@@ -264,14 +264,18 @@ async def test_one_that_is_forgotten_is_retried_and_logged(
             assert delivery.attempt == 3
             delivery.ack()
     texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert texts == [
-        f"working on queue 'jobs': the delivery {sent} was neither acked nor given back when it was "
-        "garbage-collected: it is given back"
-    ] * 2
+    assert (
+        texts
+        == [
+            f"working on queue 'jobs': the delivery {sent} was neither acked nor given back when it was "
+            "garbage-collected: it is given back"
+        ]
+        * 2
+    )
     assert bus.statistics().retried == 2
 
 
-def drop(references: list[object]) -> None:
+def drop(references: list[Any]) -> None:
     references.clear()
     gc.collect()
 

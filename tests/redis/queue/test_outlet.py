@@ -21,7 +21,7 @@ from csp.errors import (
     PermissionDeniedError,
 )
 from tests.redis import _wire
-from tests.redis.queue._workers import KEY, a_bus, cut, length, take, until
+from tests.redis.queue._workers import KEY, a_bus, cut, length, until
 
 if TYPE_CHECKING:
     from csp.testing import RedisServer
@@ -66,7 +66,7 @@ async def test_it_waits_while_the_queue_is_full(shared_server: SharedServer) -> 
         async def work() -> None:
             async with jobs.work() as deliveries:
                 while len(done) < 12:
-                    with (await deliveries.receive_value()) as delivery:
+                    with await deliveries.receive_value() as delivery:
                         done.append(delivery.data)
                     assert await length(shared_server) <= 3
 

@@ -57,7 +57,7 @@ async def test_any_text_is_a_name_and_each_is_a_queue_of_its_own(shared_server: 
         ({"capacity": 0}, InvalidError, "capacity must be 1 to 1000000000, not 0"),
         ({"capacity": 10**9 + 1}, InvalidError, "capacity must be 1 to 1000000000"),
         ({"capacity": True}, InvalidTypeError, "capacity must be a whole number, not bool"),
-        ({"overflow": "drop"}, InvalidError, "overflow must be \"wait\" or \"error\", not 'drop'"),
+        ({"overflow": "drop"}, InvalidError, 'overflow must be "wait" or "error", not \'drop\''),
         ({"overflow": ["wait"]}, InvalidError, 'overflow must be "wait" or "error"'),
         ({"codec": 5}, InvalidTypeError, "codec must be a pair of functions"),
         ({"codec": (str, 5)}, InvalidTypeError, "codec must be a pair of functions"),
@@ -114,7 +114,7 @@ def test_each_worker_has_a_name_of_its_own() -> None:
 
 # The bus --------------------------------------------------------------------------------------------------------------
 
-LETTER = redis.DeadLetter("1-1", b"one", "no", 1, b"1-1")
+LETTER: redis.DeadLetter[bytes] = redis.DeadLetter("1-1", b"one", "no", 1, b"1-1")
 
 CALLS: list[Callable[[redis.Queue[bytes]], Awaitable[object]]] = [
     lambda jobs: jobs.send(b"one"),
@@ -130,15 +130,13 @@ CALLS: list[Callable[[redis.Queue[bytes]], Awaitable[object]]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_nothing_is_done_before_the_bus_is_entered(call: Callable[[Any], Awaitable[object]]) -> None:
+async def test_nothing_is_done_before_the_bus_is_entered(call: Callable[[redis.Queue[bytes]], Awaitable[object]]) -> None:
     with pytest.raises(NoContextError, match="a bus is a block: write"):
         await call(redis.Bus("redis://127.0.0.1:1").queue("jobs"))
 
 
 @pytest.mark.parametrize("call", CALLS[:4])
-async def test_after_the_bus_calls_fail(
-    shared_server: SharedServer, call: Callable[[Any], Awaitable[object]]
-) -> None:
+async def test_after_the_bus_calls_fail(shared_server: SharedServer, call: Callable[[redis.Queue[bytes]], Awaitable[object]]) -> None:
     async with a_bus(shared_server) as bus:
         jobs = bus.queue("jobs")
         await jobs.send(b"one")
@@ -165,7 +163,7 @@ async def test_after_the_bus_a_worker_ends_at_once(shared_server: SharedServer) 
         jobs = bus.queue("jobs")
     with trio.fail_after(5):
         async with jobs.work() as deliveries:
-            assert await deliveries.receive() == (None, False)
+            assert not (await deliveries.receive()).ok
             with pytest.raises(ConnectionFailedError, match="the queue was not reached: the bus has ended"):
                 await deliveries.ready()
         with pytest.raises(ConnectionFailedError, match="the bus has ended"):
