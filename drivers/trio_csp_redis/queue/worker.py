@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 import trio
@@ -172,17 +173,16 @@ class Worker(Generic[T]):
     def dropped(self, hold: Hold[Any]) -> None:
         if self._token is not None and not self._left:
             self._dropped.append(hold)
-            try:
+            with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._settle_dropped, idempotent=True)
-            except trio.RunFinishedError:
-                pass
 
     def _settle_dropped(self) -> None:
         while self._dropped:
             hold = self._dropped.popleft()
             if self.settle(hold, RETRY):
                 _logger.warning(
-                    "%s: the delivery %s was neither acked nor given back when it was garbage-collected: it is given back",
+                    "%s: the delivery %s was neither acked nor given back when it was garbage-collected: "
+                    "it is given back",
                     self._doing,
                     hold.entry.decode(),
                 )
@@ -442,7 +442,8 @@ class Worker(Generic[T]):
     async def _give_back(self) -> None:
         """Give back what was not handed out; with nothing to give back, do not wait for a connection."""
         if self._joins and (self._fetched or self._commands.connected):
-            arguments = (self._consumer, self._lease_milliseconds, *self._in_hand(), *self._orphaned)
+            kept = (*self._in_hand(), *self._orphaned)
+            arguments: list[bytes | int] = [self._consumer, self._lease_milliseconds, *kept]
             returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
             self._commands.counts.returned += cast("int", returned)
 
