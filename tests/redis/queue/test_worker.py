@@ -569,6 +569,26 @@ async def test_a_restart_of_the_server(binary: str, append_only: Literal["always
             await deliveries.flush()
 
 
+async def test_what_was_in_hand_at_a_restart_is_not_handed_out_beside_it(binary: str) -> None:
+    async with testing.redis_server(binary=binary, append_only="always") as server, a_bus(server) as bus:
+        jobs = bus.queue("jobs")
+        await jobs.send(b"one")
+        async with jobs.work(lease="1h", consumer="me") as deliveries:
+            (one,) = await take(deliveries)
+            await server.kill()
+            await server.start()
+            await until(lambda: one.lost)
+            for name in ("two", "three", "four"):
+                await jobs.send(name, key=name)
+                (delivery,) = await take(deliveries)
+                assert delivery.data == name.encode()
+                delivery.ack()
+                deliveries._worker._unsure = True  # as after a claim whose answer was lost
+        (entry,) = await pending(server)
+        assert (entry.id, entry.consumer, entry.count) == (one.id, "me", 1)
+        assert entry.idle_milliseconds < 3_600_000
+
+
 # What ends a worker ---------------------------------------------------------------------------------------------------
 
 
