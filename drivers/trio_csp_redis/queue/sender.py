@@ -55,7 +55,7 @@ class Sender:
         self._key = key
         self._name = name
         self.capacity = capacity
-        self._overflow = overflow
+        self._overflow: QueueOverflow = overflow
         self._key_ttl_milliseconds = key_ttl_milliseconds
         self._doing = f"sending to queue {name!r}"
 

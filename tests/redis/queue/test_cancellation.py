@@ -31,7 +31,7 @@ class Steps(trio.abc.Instrument):
         self._left = at
         self._scope = scope
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # the interface has it
         self._left -= 1
         if self._left == 0:
             self._scope.cancel()
@@ -146,7 +146,7 @@ async def test_a_flush(shared_server: SharedServer) -> None:
                 with trio.CancelScope(shield=True):
                     await jobs.send(b"one")
                     (delivery,) = await take(deliveries)
-                delivery.ack()
+                    delivery.ack()
                 await deliveries.flush()
 
         async for name in swept("flush", 10, flush, stride=2):
@@ -164,6 +164,7 @@ async def test_an_outlet(shared_server: SharedServer) -> None:
                     await channel.send(data)
                     accepted.append(data)
 
+        values: list[bytes] = []
         async for name in swept("outlet", 8, send):
             values = [data for data, _ in await rest(bus, name)]
             assert values == [b"1", b"2", b"3", b"4"][: len(values)]

@@ -1,12 +1,12 @@
 """Random programs of workers on one queue, while connections are cut and the server is killed and started again.
 
-Workers take values, ack, retry and reject them, raise, are cancelled, forget what they have, leave in every way and come
-back, some by the name they had before. Whatever they do: every value is acked or becomes a dead letter, none is lost, and
-none is in the hands of two workers of which neither could know that it has lost it.
+Workers take values, ack, retry and reject them, raise, are cancelled, forget what they have, leave in every way and
+come back, some by the name they had before. Whatever they do: every value is acked or becomes a dead letter, none is
+lost, and none is in the hands of two workers of which neither could know that it has lost it.
 
 ``CSP_PROGRAMS=500 pytest tests/redis/queue/test_random_work.py`` runs as many programs, other ones each time; a failure
-shows its seed, and ``CSP_SEED`` is that of the first. What a program does follows from its seed; what comes of it depends
-on real servers and the real clock.
+shows its seed, and ``CSP_SEED`` is that of the first. What a program does follows from its seed; what comes of it
+depends on real servers and the real clock.
 """
 
 from __future__ import annotations

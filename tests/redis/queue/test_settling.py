@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from csp import redis
+from csp import redis, testing
 from csp.errors import ConnectionFailedError, Kind
 from tests.redis import _wire
 from tests.redis.queue._workers import KEY, LEASE, a_bus, dead_letters, length, take, until
@@ -99,7 +99,7 @@ async def test_flush_tells_that_the_bus_has_ended(server: RedisServer) -> None:
 
 
 async def test_acks_are_kept_until_the_server_is_back(binary: str) -> None:
-    async with csp.testing.redis_server(binary=binary, append_only="always") as server, a_bus(server) as bus:
+    async with testing.redis_server(binary=binary, append_only="always") as server, a_bus(server) as bus:
         jobs = bus.queue("jobs")
         await jobs.send(b"one")
         await jobs.send(b"two")

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import trio
 
 import csp
-from csp import redis
+from csp import redis, testing
 from csp.errors import Error, Kind, PermissionDeniedError
 from tests.redis import _wire
 from tests.redis.queue._workers import (
@@ -31,7 +31,9 @@ from tests.redis.queue._workers import (
     take,
     until,
 )
+from trio_csp_redis.queue import clock
 from trio_csp_redis.queue import worker as module
+from trio_csp_redis.queue.scripts import TIDY
 
 if TYPE_CHECKING:
     from csp.testing import RedisServer
@@ -154,14 +156,14 @@ async def test_what_is_offered_can_be_taken(shared_server: SharedServer, monkeyp
         await jobs.send(b"two")
         async with jobs.work() as deliveries:
             await until(lambda: deliveries._worker.fetched == 2)
-            real, ahead = module.clock.now, 30 * 0.9501
+            real, ahead = clock.now, 30 * 0.9501
             # The clock reaches the end of what is offered between the look at the source and the taking.
-            monkeypatch.setattr(module.clock, "now", lambda: real() + 30 * 0.94)
+            monkeypatch.setattr(clock, "now", lambda: real() + 30 * 0.94)
             assert deliveries.is_ready(csp.Moment())
-            monkeypatch.setattr(module.clock, "now", lambda: real() + ahead)
+            monkeypatch.setattr(clock, "now", lambda: real() + ahead)
             deliveries.receive_nowait().value.ack()
             assert not deliveries.is_ready(csp.Moment())
-            monkeypatch.setattr(module.clock, "now", real)
+            monkeypatch.setattr(clock, "now", real)
 
 
 async def test_a_lost_delivery_that_was_to_be_settled_is_not_renewed(shared_server: SharedServer) -> None:
@@ -180,7 +182,7 @@ async def test_a_lost_delivery_that_was_to_be_settled_is_not_renewed(shared_serv
 WORKER = """
 import sys, time
 import trio
-from csp import redis
+from csp import redis, testing
 
 async def main():
     async with redis.Bus(sys.argv[1]) as bus, bus.queue("jobs").work(lease="300ms", capacity=4) as deliveries:
@@ -266,7 +268,7 @@ async def test_a_worker_of_the_name_it_had_before_gets_at_once_what_it_had(share
         async with jobs.work(consumer="me", lease="1h") as deliveries:
             again = await take(deliveries, 3)
             assert sorted((each.id, each.attempt) for each in again) == [(ids[0], 2), (ids[1], 2), (ids[3], 1)]
-            assert all([each.ack() for each in again])
+            assert [each.ack() for each in again] == [True] * 3
     assert bus.statistics().redelivered == 2
 
 
@@ -534,9 +536,9 @@ async def test_a_scan_that_fails_is_made_up_for_by_the_task_that_fetches(server:
 
 
 @pytest.mark.parametrize("append_only", ["always", None])
-async def test_a_restart_of_the_server(binary: str, append_only: csp.testing.AppendOnly | None) -> None:
+async def test_a_restart_of_the_server(binary: str, append_only: Literal["always"] | None) -> None:
     async with (
-        csp.testing.redis_server(binary=binary, append_only=append_only) as server,
+        testing.redis_server(binary=binary, append_only=append_only) as server,
         a_bus(server) as bus,
     ):
         jobs = bus.queue("jobs")
@@ -552,7 +554,7 @@ async def test_a_restart_of_the_server(binary: str, append_only: csp.testing.App
             await until(lambda: one.lost)
             assert not one.ack()
             await jobs.send(b"four")
-            data = []
+            data: list[bytes] = []
             while b"four" not in data:
                 (delivery,) = await take(deliveries)
                 data.append(delivery.data)
@@ -565,6 +567,26 @@ async def test_a_restart_of_the_server(binary: str, append_only: csp.testing.App
                     data.append((await take(deliveries))[0].data)
                 assert sorted(data) == [b"four", b"one", b"three"]
             await deliveries.flush()
+
+
+async def test_what_was_in_hand_at_a_restart_is_not_handed_out_beside_it(binary: str) -> None:
+    async with testing.redis_server(binary=binary, append_only="always") as server, a_bus(server) as bus:
+        jobs = bus.queue("jobs")
+        await jobs.send(b"one")
+        async with jobs.work(lease="1h", consumer="me") as deliveries:
+            (one,) = await take(deliveries)
+            await server.kill()
+            await server.start()
+            await until(lambda: one.lost)
+            for name in ("two", "three", "four"):
+                await jobs.send(name, key=name)
+                (delivery,) = await take(deliveries)
+                assert delivery.data == name.encode()
+                delivery.ack()
+                deliveries._worker._unsure = True  # as after a claim whose answer was lost
+        (entry,) = await pending(server)
+        assert (entry.id, entry.consumer, entry.count) == (one.id, "me", 1)
+        assert entry.idle_milliseconds < 3_600_000
 
 
 # What ends a worker ---------------------------------------------------------------------------------------------------
@@ -580,7 +602,7 @@ async def test_a_key_that_holds_something_else_ends_it(shared_server: SharedServ
         with pytest.raises(Error, match="the queue was not reached: working on queue 'jobs'") as caught:
             await deliveries.ready()
         assert caught.value.kind is Kind.CONFLICT
-        assert await deliveries.receive() == (None, False)
+        assert not (await deliveries.receive()).ok
         assert isinstance(deliveries.cause, Error)
         assert deliveries.cause.kind is Kind.CONFLICT
         assert repr(deliveries).startswith("<csp.redis.Deliveries closed, ")
@@ -618,7 +640,7 @@ async def test_the_end_of_the_bus_ends_it(shared_server: SharedServer) -> None:
         async with jobs.work() as deliveries:
             (delivery,) = await take(deliveries)
             leave.set()
-            assert await deliveries.receive() == (None, False)
+            assert not (await deliveries.receive()).ok
             assert isinstance(deliveries.cause, csp.errors.ConnectionFailedError)
             assert deliveries.cause.message == "the bus has ended"
             assert delivery.lost
@@ -645,7 +667,7 @@ async def test_workers_that_are_no_more_are_deleted_unless_something_of_theirs_i
             async with jobs.work(lease="1h", consumer="me", max_deliveries=100) as second:
                 worker = second._worker
                 await until(lambda: worker._fetching is not None)
-                await bus._commands.run_script(module.TIDY, (KEY.encode(),), (worker._consumer, 10), "a test")
+                await bus._commands.run_script(TIDY, (KEY.encode(),), (worker._consumer, 10), "a test")
                 assert "idle" not in await consumers(shared_server)
                 assert "dead" in await consumers(shared_server)
                 (again,) = await take(first)
@@ -671,5 +693,5 @@ async def test_tidying_goes_on_when_the_queue_was_gone(
 
 
 def test_each_worker_looks_at_least_every_second() -> None:
-    source = Path(cast("str", module.__file__)).read_text(encoding="utf-8")
+    source = Path(module.__file__).read_text(encoding="utf-8")
     assert "_SCAN_SECONDS = (0.5, 1.0)" in source
