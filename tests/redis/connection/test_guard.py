@@ -76,3 +76,12 @@ async def test_an_answer_that_nobody_asked_for_ends_a_connection(shared_server: 
     # It has ended by itself.
     assert not connection.usable
     assert not connection.transport_healthy
+
+
+async def test_the_sending_side_can_be_ended(shared_server: SharedServer) -> None:
+    connection = await dialled(parse_url(shared_server.url), None)
+    stream = await connection._connect()  # noqa: SLF001  # what the library calls
+    async with stream:
+        await stream.send(b"PING\r\n")
+        await stream.send_eof()
+        assert await stream.receive() == b"+PONG\r\n"
