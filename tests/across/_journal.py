@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Journal:
                 begun[line.value].append(line)
         found: list[tuple[Line, Line]] = []
         for beginnings in begun.values():
-            for first, second in zip(beginnings, beginnings[1:], strict=False):
+            for first, second in pairwise(beginnings):
                 key = (first.value, first.attempt, first.worker)
                 if second.moment < ends.get(key, self.died.get(first.worker, float("inf"))):
                     found.append((first, second))

@@ -43,7 +43,7 @@ async def _bus(server: testing.RedisServer) -> AsyncGenerator[redis.Bus[bytes]]:
 
 async def _until(condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
     with trio.fail_after(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  # others bring it about
             await trio.sleep(0.02)
 
 
@@ -96,7 +96,7 @@ async def workers_killed(binary: str, size: Size) -> Figures:
 
 
 async def worker_stopped(binary: str, size: Size) -> Figures:
-    """A worker is stopped (SIGSTOP) for longer than its lease: what it had goes to others, and it hands none of it out."""
+    """A worker is stopped (SIGSTOP) beyond its lease: what it had goes to others, and it hands none of it out."""
     async with testing.redis_server(binary=binary) as server, _bus(server) as bus:
         jobs = bus.queue("jobs")
         values = _values(size.values, 20)
@@ -121,7 +121,12 @@ async def worker_stopped(binary: str, size: Size) -> Figures:
     assert [line for line in late if line.what == "begin"] == []
     # What was in its hand says that it is lost.
     assert [line for line in late if line.what == "end"] == []
-    return {"values": size.values, "stopped for": f"{resumed_at - stopped_at:.1f} s", "lost": 0, "done again": journal.redone}
+    return {
+        "values": size.values,
+        "stopped for": f"{resumed_at - stopped_at:.1f} s",
+        "lost": 0,
+        "done again": journal.redone,
+    }
 
 
 def server_killed(append_only: AppendOnly | None) -> Callable[[str, Size], Awaitable[Figures]]:
@@ -212,7 +217,7 @@ async def poison(binary: str, size: Size) -> Figures:
 
 
 async def flushed(binary: str, size: Size) -> Figures:
-    """The server's data is deleted (FLUSHALL) in the middle of work: what is in hand is lost, and all that follows is done."""
+    """The server's data is deleted (FLUSHALL) in the middle of work: what is in hand is lost, what follows is done."""
     after = {f"after-{number}" for number in range(size.values)}
     done: set[str] = set()
     async with testing.redis_server(binary=binary) as server, _bus(server) as bus:
@@ -297,7 +302,7 @@ async def slow_subscriber(binary: str, size: Size) -> Figures:
                     async with trio.open_nursery() as publishing:
                         for number in range(first, first + 100):
                             publishing.start_soon(prices.publish, f"{number}")
-                    while fast < first + 100 - 500:
+                    while fast < first + 100 - 500:  # noqa: ASYNC110  # it is a count
                         await trio.sleep(0.005)
             with trio.fail_after(30):
                 while received + missed < size.values:
@@ -362,7 +367,12 @@ async def repeated_keys(binary: str, size: Size) -> Figures:
         depth = await jobs.depth()
         statistics = bus.statistics()
     assert depth == size.values
-    return {"sent": size.values, "connections lost": statistics.connections - 1, "written again": statistics.repeated, "twice": 0}
+    return {
+        "sent": size.values,
+        "connections lost": statistics.connections - 1,
+        "written again": statistics.repeated,
+        "twice": 0,
+    }
 
 
 async def cancelled(binary: str, size: Size) -> Figures:

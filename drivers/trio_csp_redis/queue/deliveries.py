@@ -8,7 +8,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
-from csp.errors import InvalidError, NoContextError
+from csp.errors import ConnectionFailedError, InvalidError, Kind, NoContextError
 from trio_csp_redis.connection.blocks import ended_early
 from trio_csp_redis.queue.delivery import Delivery
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from trio_csp_redis.queue.worker import Worker
 
 T = TypeVar("T")
+
+# How much of its lease a value may have used up when it is offered. The rest is for taking it, which follows at once.
+_OFFERED_UNTIL = 0.95
 
 # The workers of this process, by server, queue and name: two of one name would take each other's values.
 _working: set[tuple[str, bytes, str]] = set()
@@ -104,19 +107,23 @@ class Deliveries(csp.Source[Delivery[T]]):
         """Wait until the server is reached, and values can come.
 
         Raises:
-            Error: the source was closed before, with this cause.
+            Error: the source was closed before, with this cause; or its block was left (ConnectionFailedError, kind
+                INTERNAL).
             NoContextError: the block has not been entered.
         """
         self._check_entered()
         await self._worker.joined.wait()
         if not self._worker.reached:
-            raise csp.errors.wrap(self._cause or self._commands.why_ended(), "the queue was not reached")
+            text = "the queue was not reached"
+            if self._cause is None:
+                raise ConnectionFailedError(f"{text} before its block was left", kind=Kind.INTERNAL, retryable=False)
+            raise csp.errors.wrap(self._cause, text)
 
     async def flush(self) -> None:
         """Wait until the server has what was settled so far; while there is no connection, wait for one.
 
         Raises:
-            ConnectionFailedError: the bus has ended. What was not sent is done again.
+            ConnectionFailedError: the bus has ended, or the block was left. What was not sent is done again.
             NoContextError: the block has not been entered.
         """
         self._check_entered()
@@ -128,7 +135,7 @@ class Deliveries(csp.Source[Delivery[T]]):
     def is_ready(self, moment: csp.Moment) -> bool:
         """Tell whether a value is there, or the source closed."""
         self._check_entered()
-        return self._closed or self._worker.ready
+        return self._closed or self._worker.ready(_OFFERED_UNTIL)
 
     @enable_ki_protection
     def receive_nowait(self) -> csp.Received[Delivery[T]]:
@@ -142,7 +149,7 @@ class Deliveries(csp.Source[Delivery[T]]):
         self._check_entered()
         if self._closed:
             return csp.Received(cast("Delivery[T]", None), False)
-        if self._worker.ready:
+        if self._worker.ready():
             return csp.Received(self._worker.hand_out(), True)
         raise trio.WouldBlock
 
@@ -169,4 +176,3 @@ class Deliveries(csp.Source[Delivery[T]]):
         state = "closed" if self._closed else "open" if self._worker.reached else "connecting"
         counts = f"{self._worker.fetched} fetched, {self._worker.in_hand} in hand"
         return f"<csp.redis.Deliveries {state}, {counts}, consumer {self.consumer!r}>"
-

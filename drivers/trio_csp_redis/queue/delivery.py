@@ -71,7 +71,8 @@ class Delivery(Generic[T]):
         """Whether another worker may have the value, because its lease may have run out.
 
         That happens where it was not renewed in time: there was no connection, or the program was stopped. It stays so
-        once the value is known to be another's; else it may become False again, with the next renewal.
+        once the value is known to be another's, and once it was to be settled; else it may become False again, with the
+        next renewal.
         """
         return self._hold.lost
 

@@ -41,4 +41,8 @@ class Hold(Generic[T]):
     @property
     def lost(self) -> bool:
         """Whether another may have it: its lease may have run out."""
-        return self.gone or clock.now() - self.leased_at >= self.lease_seconds
+        return self.spent()
+
+    def spent(self, share: float = 1.0) -> bool:
+        """Return whether so much of its lease has run out, or it is another's."""
+        return self.gone or clock.now() - self.leased_at >= share * self.lease_seconds

@@ -8,7 +8,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 import csp
-from csp.errors import Error, NoContextError
+from csp.errors import NoContextError
 from trio_csp_redis.protocol.checks import parse_text
 from trio_csp_redis.protocol.codec import encoded
 
@@ -92,9 +92,16 @@ class Outlet(Generic[T]):
                 values = await self._next()
                 if not values:
                     break
-                data = [encoded(self._codec, value) for value in values]
-                keys = [] if self._key is None else [_checked(self._key(value)) for value in values]
-                await self._sender.send(data, keys)
+                data: list[bytes] = []
+                keys: list[str] = []
+                try:
+                    for value in values:
+                        encoding = encoded(self._codec, value)
+                        if self._key is not None:
+                            keys.append(parse_text("key", self._key(value), MAX_KEY_CHARACTERS))
+                        data.append(encoding)
+                finally:  # what came before one that cannot be sent
+                    await self._sender.send(data, keys)
         except Exception as error:  # noqa: BLE001  # a user's function may raise anything
             self._failure = error
             self._channel.close(error)
@@ -114,7 +121,3 @@ class Outlet(Generic[T]):
             except trio.WouldBlock:
                 break
         return values
-
-
-def _checked(key: object) -> str:
-    return parse_text("key", key, MAX_KEY_CHARACTERS)

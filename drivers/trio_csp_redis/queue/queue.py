@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast, final
 
 import trio
 
-import csp
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_redis.connection.permission import check_receive, check_send
 from trio_csp_redis.protocol.checks import parse_seconds, parse_text, parse_whole_number
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
+    import csp
     from trio_csp_redis.connection.commands import Commands
     from trio_csp_redis.protocol.codec import Codec
     from trio_csp_redis.reading.reader import Reader
@@ -225,7 +225,8 @@ class Queue(Generic[T]):
         doing = f"looking at queue {self._name!r}"
         answer = await self._commands.run_script(BACKLOG, self._keys, (), doing)
         depth, pending, dead, age_milliseconds = cast("list[int]", answer)
-        return Backlog(depth - pending, pending, dead, age_milliseconds / 1000)
+        # Somebody may have deleted entries that workers have.
+        return Backlog(max(0, depth - pending), pending, dead, age_milliseconds / 1000)
 
     def dead_letters(self, *, capacity: int = 64) -> DeadLetters[T]:
         """Return a block and source of the dead letters, from the oldest on; it follows new ones. Reading removes none.

@@ -24,21 +24,21 @@ RETURN: Final = b"return"
 REJECT: Final = b"reject"
 
 # Arguments: the capacity, milliseconds that keys are kept, the values. Keys: the queue; if there are keys, one for each
-# value. Returns an id for each value, nil for those that there is no room for.
+# value. Returns an id for each value, nil for those that there is no room for; and how many were added.
 SEND: Final = Script("""
 local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
-local ids = {}
+local ids, added = {}, 0
 for i = 3, #ARGV do
   local once = KEYS[i - 1]
   local id = once and redis.call('GET', once)
   if not id and room > 0 then
     id = redis.call('XADD', KEYS[1], '*', 'd', ARGV[i])
-    room = room - 1
+    room, added = room - 1, added + 1
     if once then redis.call('SET', once, id, 'PX', ARGV[2]) end
   end
   ids[#ids + 1] = id or false
 end
-return ids
+return {ids, added}
 """)
 
 # Makes the group, if there is none. Returns 1 if it did. It looks first: a server that is out of memory makes none, and
@@ -73,7 +73,9 @@ end
 # Arguments: the worker, the idle time of what is given back, then for each: what to do, id, attempt, reason. Keys: the
 # queue, its dead letters. Returns 1 for each that was done, 0 for what is not this worker's any more, and -1 for what
 # there is no memory for now.
-SETTLE: Final = Script(_BURY + """
+SETTLE: Final = Script(
+    _BURY
+    + """
 local queue, dead, me = KEYS[1], KEYS[2], ARGV[1]
 local results = {}
 for i = 3, #ARGV, 4 do
@@ -97,24 +99,29 @@ for i = 3, #ARGV, 4 do
   results[#results + 1] = result
 end
 return results
-""")
+"""
+)
 
-# Arguments: the worker, the lease in milliseconds, how many, the most deliveries, and whose: "others" for what has run
-# out or was given back; "first" for what a worker of this name had before it was started; "again" for what was on its way
-# to this worker when a connection was lost. Then the ids of what the worker knows of. Keys: the queue, its dead letters.
-# Returns what was claimed, each as id, attempt, fields; and how many became dead letters.
-CLAIM: Final = Script(_BURY + """
+# Arguments: the worker, the lease in milliseconds, how many, how many of them that were delivered before, the most
+# deliveries, and whose: "others" for what has run out or was given back; "again" for what was on its way to this worker
+# when a connection was lost. Then the ids of what the worker knows of. Keys: the queue, its dead letters. Returns what
+# was claimed, each as id, attempt, fields; how many became dead letters; and 1 if there is more that was delivered
+# before.
+CLAIM: Final = Script(
+    _BURY
+    + """
 local queue, dead, me = KEYS[1], KEYS[2], ARGV[1]
-local lease, room, most, whose = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local lease, room, suspects, most = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local whose = ARGV[6]
 local known = {}
-for i = 6, #ARGV do known[ARGV[i]] = true end
+for i = 7, #ARGV do known[ARGV[i]] = true end
 local pending
 if whose == 'others' then
   pending = redis.call('XPENDING', queue, 'workers', 'IDLE', lease, '-', '+', room + #ARGV)
 else
   pending = redis.call('XPENDING', queue, 'workers', '-', '+', room + #ARGV, me)
 end
-local claimed, buried, failed = {}, 0, nil
+local claimed, buried, more, failed = {}, 0, 0, nil
 for _, entry in ipairs(pending) do
   local id, count = entry[1], entry[4]
   if #claimed >= room then break end
@@ -124,7 +131,10 @@ for _, entry in ipairs(pending) do
     if delivered and count >= most then
       local error = bury(queue, dead, id, count, 'it was delivered ' .. count .. ' times')
       if error then failed = error else buried = buried + 1 end
+    elseif delivered and count > 0 and suspects <= 0 then
+      more = 1
     else
+      if delivered and count > 0 then suspects = suspects - 1 end
       if delivered then count = count + 1 end
       local found = redis.call('XCLAIM', queue, 'workers', me, 0, id, 'RETRYCOUNT', count)[1]
       if found then claimed[#claimed + 1] = {id, count, found[2]} end
@@ -133,7 +143,17 @@ for _, entry in ipairs(pending) do
 end
 -- What was claimed must come to the worker; so an error waits for the next time.
 if failed and #claimed == 0 then return failed end
-return {claimed, buried}
+return {claimed, buried, more}
+"""
+)
+
+# Arguments: the worker, the lease in milliseconds. Gives back what a worker of this name had before it was started.
+RELEASE: Final = Script("""
+for _, entry in ipairs(redis.call('XPENDING', KEYS[1], 'workers', '-', '+', 100000, ARGV[1])) do
+  local idle = math.max(entry[3], ARGV[2] + 1)
+  redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], 0, entry[1], 'IDLE', idle, 'RETRYCOUNT', entry[4], 'JUSTID')
+end
+return 1
 """)
 
 # Arguments: the worker, then for each id and attempt. Returns 1 for each whose lease begins again, 0 for what is not this

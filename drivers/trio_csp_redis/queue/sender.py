@@ -99,8 +99,8 @@ class Sender:
                     raise may_have_arrived(error) from None
                 counts.repeated += len(keys)
                 continue
-            ids = cast("list[bytes | None]", answer)
-            counts.sent += sum(1 for entry in ids if entry is not None)
+            ids, added = cast("tuple[list[bytes | None], int]", answer)
+            counts.sent += added
             return ids
 
 

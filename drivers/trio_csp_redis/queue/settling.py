@@ -33,6 +33,8 @@ class _Settlement(NamedTuple):
     what: bytes
     hold: Hold[Any]
     reason: bytes
+    number: int
+    """How many were added before."""
 
 
 @final
@@ -67,8 +69,8 @@ class Settling:
         # Set while there is something to send, and while that is not to wait for more.
         self._wanted = trio.Event()
         self._urgent = trio.Event()
-        # How many were added, and how many the server has answered. Set, and replaced, when that changes.
-        self._added = self._answered = 0
+        self._added = 0
+        # Set, and replaced, when the server has answered.
         self._changed = trio.Event()
         self._ended = False
         # What was written, and not answered: it may have been done.
@@ -82,7 +84,7 @@ class Settling:
     def add(self, what: bytes, hold: Hold[Any], reason: str = "") -> None:
         """Say what becomes of a value."""
         hold.settled = True
-        self._waiting[hold.entry] = _Settlement(what, hold, reason.encode(errors="replace"))
+        self._waiting[hold.entry] = _Settlement(what, hold, reason.encode(errors="replace"), self._added)
         self._added += 1
         self._wanted.set()
         if what in (RETRY, RETURN) or len(self._waiting) >= _BATCH:
@@ -92,12 +94,10 @@ class Settling:
         """Drop what concerns an entry, if anything does: its id is that of another value now."""
         if self._waiting.pop(entry, None) is not None:
             self._uncertain.discard(entry)
-            self._answered += 1
             self._tell()
 
     def forget_all(self) -> None:
         """Drop all that waits: the server has lost the values."""
-        self._answered += len(self._waiting)
         self._waiting.clear()
         self._uncertain.clear()
         self._tell()
@@ -106,13 +106,16 @@ class Settling:
         """Wait until the server has answered what was added so far.
 
         Raises:
-            ConnectionFailedError: the bus has ended before.
+            ConnectionFailedError: the worker has ended before.
         """
         await trio.lowlevel.checkpoint()
         until = self._added
-        while self._answered < until:
+        while any(settlement.number < until for settlement in self._waiting.values()):
             if self._ended:
-                raise self._commands.why_ended()
+                if self._commands.ended.is_set():
+                    raise self._commands.why_ended()
+                text = "the worker has ended before everything was sent"
+                raise ConnectionFailedError(text, kind=Kind.INTERNAL, retryable=False)
             self._urgent.set()
             await self._changed.wait()
 
@@ -137,7 +140,7 @@ class Settling:
         if not batch:
             return
         arguments: list[bytes | int] = [*self._head]
-        for what, hold, reason in batch:
+        for what, hold, reason, _ in batch:
             arguments += (what, hold.entry, hold.attempt, reason)
         try:
             answer = await self._commands.run_script(SETTLE, self._keys, arguments, self._doing)
@@ -161,12 +164,13 @@ class Settling:
         for settlement, result in zip(batch, results, strict=True):
             what, entry = settlement.what, settlement.hold.entry
             if result < 0:
+                if entry in self._waiting:
+                    self._waiting.move_to_end(entry)  # acks go first: they make room
                 continue
             uncertain = entry in self._uncertain
             self._uncertain.discard(entry)
             if self._waiting.get(entry) is settlement:  # else it was forgotten meanwhile
                 del self._waiting[entry]
-                self._answered += 1
             if not result and not uncertain:
                 counts.lost += 1
                 text = "%s: %s of %s came too late: it is another's"
@@ -187,4 +191,3 @@ class Settling:
     def _tell(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
-

