@@ -80,8 +80,9 @@ async def test_an_answer_that_nobody_asked_for_ends_a_connection(shared_server: 
 
 async def test_the_sending_side_can_be_ended(shared_server: SharedServer) -> None:
     connection = await dialled(parse_url(shared_server.url), None)
-    stream = await connection._connect()  # noqa: SLF001  # what the library calls
-    async with stream:
-        await stream.send(b"PING\r\n")
-        await stream.send_eof()
-        assert await stream.receive() == b"+PONG\r\n"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(connection.run)
+        assert connection.stream is not None
+        await connection.stream.send_eof()
+    # The server has closed it.
+    assert not connection.usable
