@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from anyio import TASK_STATUS_IGNORED, connect_tcp
 from anyio.abc import ByteStream
@@ -18,7 +18,6 @@ from coredis.exceptions import InvalidResponse
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
 
     from anyio.abc import TaskStatus
 
@@ -114,7 +113,3 @@ class _Guarded(ByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return self._stream.extra_attributes

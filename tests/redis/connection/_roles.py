@@ -74,7 +74,7 @@ class Role:
     commands: tuple[str, ...]
     """Without one of these, the call or the source fails."""
     others: tuple[str, ...] = ()
-    """Without these, it takes longer: they end what waits at the server. Or something is left behind."""
+    """Without these something takes longer or is left behind, or only what is done now and then fails."""
 
 
 CONNECT = ("info", "evalsha", "eval")
@@ -86,11 +86,8 @@ ROLES = {
     "work": Role(
         work,
         ("{jobs}", "{jobs}:dead"),
-        (
-            *("xinfo|groups", "xgroup|create", "xreadgroup", "xpending", "xclaim", "xack", "xdel", "xrange", "xadd"),
-            "xinfo|consumers",
-        ),
-        ("xgroup|delconsumer", "client|unblock"),
+        ("xinfo|groups", "xgroup|create", "xreadgroup", "xpending", "xclaim", "xack", "xdel", "xrange", "xadd"),
+        ("xinfo|consumers", "xgroup|delconsumer", "client|unblock"),
     ),
     "publish": Role(
         publish,

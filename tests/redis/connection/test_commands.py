@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,12 +18,15 @@ from tests.redis._fake import answering, saying, state_named
 if TYPE_CHECKING:
     from tests.redis.conftest import SharedServer
 
+DEPTH = b"*4\r\n:5\r\n:2\r\n:0\r\n:0\r\n"
 NOWHERE = "redis://127.0.0.1:1"
 
 
 async def test_what_waits_for_a_connection_gets_it_when_there_is_one() -> None:
-    async with answering({"INFO server": None}, then=b"*4\r\n:5\r\n:2\r\n:0\r\n:0\r\n") as place:
-        async with redis.Bus(place.url, dial_timeout="50ms", min_delay="1ms", max_delay="1ms") as bus:
+    async with AsyncExitStack() as stack:
+        place = await stack.enter_async_context(answering({"INFO server": None}, then=DEPTH))
+        bus = redis.Bus(place.url, dial_timeout="50ms", min_delay="1ms", max_delay="1ms")
+        async with bus:
             depths: list[int] = []
 
             async def ask() -> None:

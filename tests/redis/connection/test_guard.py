@@ -76,3 +76,13 @@ async def test_an_answer_that_nobody_asked_for_ends_a_connection(shared_server: 
     # It has ended by itself.
     assert not connection.usable
     assert not connection.transport_healthy
+
+
+async def test_the_sending_side_can_be_ended(shared_server: SharedServer) -> None:
+    connection = await dialled(parse_url(shared_server.url), None)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(connection.run)
+        assert connection.stream is not None
+        await connection.stream.send_eof()
+    # The server has closed it.
+    assert not connection.usable

@@ -66,6 +66,16 @@ async def test_a_server_out_of_memory_says_so_until_it_has_some(server: testing.
         assert bus.statistics().connections == 1
 
 
+async def test_a_worker_tries_again_while_a_server_is_out_of_memory(server: testing.RedisServer) -> None:
+    await _wire.command(server, "CONFIG", "SET", "maxmemory", "1")
+    async with redis.Bus(server.url, min_delay="1ms", max_delay="1ms") as bus, bus.queue("q").work() as deliveries:
+        with trio.fail_after(10):
+            while bus.statistics().connections < 4:  # noqa: ASYNC110  # nothing tells of a worker's connections
+                await trio.sleep(0.001)
+            await _wire.command(server, "CONFIG", "SET", "maxmemory", "0")
+            await deliveries.ready()
+
+
 async def test_a_replica_takes_nothing_and_takes_it_when_it_is_one_no_more(server: testing.RedisServer) -> None:
     async with testing.redis_server(binary=server.binary) as replica, redis.Bus(replica.url) as bus:
         await _wire.command(replica, "REPLICAOF", "127.0.0.1", server.port)

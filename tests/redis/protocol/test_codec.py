@@ -26,7 +26,7 @@ async def test_bytes_go_as_they_are_and_a_str_as_utf_8(shared_server: SharedServ
 @pytest.mark.parametrize("value", [1, None, ["a"], {"a": 1}])
 async def test_other_values_need_a_codec(shared_server: SharedServer, value: Any) -> None:
     async with redis.Bus(shared_server.url) as bus:
-        with pytest.raises(InvalidTypeError, match="data must be bytes or a str, not .*; a codec takes other values"):
+        with pytest.raises(InvalidTypeError, match=r"data must be bytes or a str, not .*; a codec takes other values"):
             await bus.queue("jobs").send(value)
         assert await bus.queue("jobs").depth() == 0
 
