@@ -1,9 +1,9 @@
 """Which patterns of a policy can match what the drivers ask about, and the form to write.
 
 A policy is compared as it is written. One that can never match is a trap: what it was to deny is allowed. It is found
-where it can be known: in patterns of WebSocket URLs, and in policies that name nothing but actions listed here. The
-normal form of a URL is that of the driver (RFC 3986, section 6.2.2), but for international host names, which only the
-driver can turn into ASCII.
+where it can be known: in patterns of WebSocket and Redis URLs, and in policies that name nothing but actions listed
+here. The normal form of a URL is that of its driver (RFC 3986, section 6.2.2), but for international host names, which
+only the driver can turn into ASCII.
 """
 
 from __future__ import annotations
@@ -30,6 +30,17 @@ _URL = re.compile(
     r"(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?",
     re.IGNORECASE,
 )
+_REDIS_SCHEMES = ("redis://", "rediss://")
+_REDIS_PORT = 6379
+_REDIS_MAX_DATABASE = 2**31 - 1
+_MAX_NAME_CHARACTERS = 500
+_BEGINS_AS_REDIS_URL = re.compile(r"rediss?:", re.IGNORECASE)
+_ENDS_IN_REDIS_AUTHORITY = re.compile(r"rediss?://[^/?#]+", re.IGNORECASE)
+_REDIS_URL = re.compile(
+    r"(?P<scheme>rediss?)://([^/?#\\]*@)?(?P<host>\[[^]]*\]|[^]/?#@:\\[]+)(:(?P<port>[0-9]{0,9}))?"
+    r"(/(?P<database>[0-9]{0,10}))?",
+    re.IGNORECASE,
+)
 _NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -44,6 +55,11 @@ _RULES = (
     "at least /, nothing percent-encoded without need, no spaces and no fragment"
 )
 
+_REDIS_RULES = (
+    "scheme and host in lower case, an international host name in its ASCII form, no user, always the port and the "
+    "number of a database"
+)
+
 
 def check_resources(actions: tuple[str, ...], resources: tuple[str, ...]) -> None:
     """Check that the patterns of a policy's resources can match what its actions are asked about.
@@ -54,6 +70,9 @@ def check_resources(actions: tuple[str, ...], resources: tuple[str, ...]) -> Non
     if any(matches(action, "websocket.connect.url") for action in actions):
         for resource in filter(_BEGINS_AS_URL.match, resources):
             _check_url(resource)
+    if any(matches(action, "redis.connect.url") for action in actions):
+        for resource in filter(_BEGINS_AS_REDIS_URL.match, resources):
+            _check_redis_url(resource)
     if actions and all(action in _ASKED_ABOUT for action in actions):
         for resource in resources:
             if not any(_ASKED_ABOUT[action][0](resource) for action in actions):
@@ -69,13 +88,30 @@ def matches(pattern: str, name: str) -> bool:
 def _check_url(pattern: str) -> None:
     beginning = pattern.removesuffix("*")
     form = _normal_pattern(beginning) if pattern.endswith("*") else _normal_url(pattern)
+    _check_form(
+        *(pattern, form, _RULES, _ENDS_IN_AUTHORITY),
+        "such as 'wss://example.com.evil.example/' for 'wss://example.com*'",
+    )
+
+
+def _check_redis_url(pattern: str) -> None:
+    beginning = pattern.removesuffix("*")
+    form = _normal_redis_pattern(beginning) if pattern.endswith("*") else _normal_redis_url(pattern)
+    _check_form(
+        *(pattern, form, _REDIS_RULES, _ENDS_IN_REDIS_AUTHORITY),
+        "such as 'redis://example.com.evil.example:6379/0' for 'redis://example.com*'",
+    )
+
+
+def _check_form(pattern: str, form: str | None, rules: str, ends_in_authority: re.Pattern[str], others: str) -> None:
+    """Check that a pattern is in its normal form; ``form`` is that, or None if there is none."""
     if form == pattern:
         return
-    write = f"its normal form has {_RULES}" if form is None else f"write {_without_query(form)!r}"
-    if pattern.endswith("*") and _ENDS_IN_AUTHORITY.fullmatch(beginning):
+    write = f"its normal form has {rules}" if form is None else f"write {_without_query(form)!r}"
+    if pattern.endswith("*") and ends_in_authority.fullmatch(pattern[:-1]):
         raise InvalidError(
             f"resources must not have a * in the host or port of a URL, as {_shown(pattern)!r} has: it matches hosts "
-            f"of others too, such as 'wss://example.com.evil.example/' for 'wss://example.com*'; {write}"
+            f"of others too, {others}; {write}"
         )
     raise InvalidError(
         f"resources must have URLs in their normal form, unlike {_shown(pattern)!r}, which never matches; {write}"
@@ -119,6 +155,28 @@ def _normal_url(url: str) -> str | None:
         return None
     authority = host if port == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
     return f"{scheme}://{authority}{path}{quote(parts['query'] or '', safe=string.punctuation)}"
+
+
+def _normal_redis_pattern(beginning: str) -> str | None:
+    """Return the normal form of a pattern that ends in ``*``, given what stands before that; None if there is none."""
+    if any(scheme.startswith(beginning.lower()) for scheme in _REDIS_SCHEMES):
+        return f"{beginning.lower()}*"
+    url = _normal_redis_url(beginning)
+    # Without the number of a database, it is for all of them.
+    return url and f"{url if beginning[-1].isdigit() and beginning.count('/') > 2 else url[:-1]}*"
+
+
+def _normal_redis_url(url: str) -> str | None:
+    """Return the normal form of a URL; None if it has none, or only the driver knows it."""
+    parts = _REDIS_URL.fullmatch(url)
+    if parts is None or _NOT_IN_URLS.search(url):
+        return None
+    host = _normal_host(parts["host"])
+    port = int(parts["port"] or _REDIS_PORT)
+    database = int(parts["database"] or 0)
+    if host is None or not 1 <= port <= 65535 or database > _REDIS_MAX_DATABASE:
+        return None
+    return f"{parts['scheme'].lower()}://{host}:{port}/{database}"
 
 
 def _normal_host(host: str) -> str | None:
@@ -169,6 +227,16 @@ def _can_be_url(pattern: str) -> bool:
     return bool(_BEGINS_AS_URL.match(pattern)) or any(matches(pattern, scheme) for scheme in _SCHEMES)
 
 
+def _can_be_redis_url(pattern: str) -> bool:
+    # One that begins as a URL was checked before.
+    return bool(_BEGINS_AS_REDIS_URL.match(pattern)) or any(matches(pattern, scheme) for scheme in _REDIS_SCHEMES)
+
+
+def _can_be_name(pattern: str) -> bool:
+    name = pattern.removesuffix("*")
+    return (pattern.endswith("*") or name != "") and len(name) <= _MAX_NAME_CHARACTERS and not {"{", "}"} & set(name)
+
+
 def _can_be_address(pattern: str) -> bool:
     # A resolver of the user's own may say the path of a Unix socket.
     if pattern.endswith("*"):
@@ -186,6 +254,8 @@ def _can_be_proxy(pattern: str) -> bool:
     return parts["port"] is None or int(parts["port"]) != _PROXY_PORTS[parts["scheme"]]
 
 
+_NAMES = "names of queues and topics, without the prefix of their keys (1 to 500 characters, no braces)"
+
 _ASKED_ABOUT: Mapping[str, tuple[Callable[[str], bool], str]] = {
     "websocket.connect": (lambda pattern: pattern in ("", "*"), "the empty string"),
     "websocket.connect.url": (_can_be_url, "URLs such as 'wss://example.com/'"),
@@ -197,5 +267,9 @@ _ASKED_ABOUT: Mapping[str, tuple[Callable[[str], bool], str]] = {
         _can_be_proxy,
         "URLs of proxies such as 'http://proxy.example.com:3128' (lower case, no user, no path, no default port)",
     ),
+    "redis.connect": (lambda pattern: pattern in ("", "*"), "the empty string"),
+    "redis.connect.url": (_can_be_redis_url, "URLs such as 'redis://example.com:6379/0', with port and database"),
+    "redis.send": (_can_be_name, _NAMES),
+    "redis.receive": (_can_be_name, _NAMES),
 }
 """For each action of a driver, whether a pattern can match what it is asked about, and what that is."""

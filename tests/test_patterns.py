@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 from csp.errors import InvalidError, InvalidTypeError
 from csp.security import Policy
+from trio_csp_redis.protocol.names import check_name
+from trio_csp_redis.protocol.url import parse_url as parse_redis_url
 from trio_csp_websocket.network.proxy import parse_proxy
 from trio_csp_websocket.protocol.url import parse_url
 
 URL_ACTION = "websocket.connect.url"
 ADDRESS_ACTION = "websocket.connect.address"
 PROXY_ACTION = "websocket.connect.proxy"
+REDIS_URL_ACTION = "redis.connect.url"
 WIDE_ACTIONS = [URL_ACTION, "*", "websocket.*", "websocket.connect*", "websocket.connect.*"]
 
 
@@ -226,11 +229,25 @@ def test_no_text_shows_a_query(pattern: str) -> None:
         (PROXY_ACTION, "socks5h://proxy.test:1080"),
         (PROXY_ACTION, "http://[2001:DB8::1]:3128"),
         (PROXY_ACTION, "http://127.1:3128"),
+        ("redis.connect", "redis://h.test:6379/0"),
+        ("redis.connect", "r*"),
+        (REDIS_URL_ACTION, ""),
+        (REDIS_URL_ACTION, "h.test:6379"),
+        (REDIS_URL_ACTION, "wss://h.test/"),
+        (REDIS_URL_ACTION, "REDIS*"),
+        (REDIS_URL_ACTION, "redisss://h.test*"),
+        ("redis.send", ""),
+        ("redis.send", "{jobs}"),
+        ("redis.receive", "{jobs*"),
+        ("redis.receive", "n" * 501),
+        ("redis.receive", "n" * 501 + "*"),
+        (["redis.send", "redis.receive"], "jobs}"),
     ],
 )
 def test_what_such_actions_are_never_asked_about_is_told(actions: str | list[str], pattern: str) -> None:
     text = told(pattern, actions)
-    assert text.startswith(f"resources must not have {pattern!r}, which never matches: websocket.connect")
+    first = actions if isinstance(actions, str) else actions[0]
+    assert text.startswith(f"resources must not have {pattern!r}, which never matches: {first} is asked about ")
     # Some other action may be asked about it.
     others = [actions] if isinstance(actions, str) else actions
     assert Policy([*others, "read"], pattern).resources == (pattern,)
@@ -245,6 +262,11 @@ def test_what_such_actions_are_never_asked_about_is_told(actions: str | list[str
         (["websocket.connect", URL_ACTION], ["", "wss://api.test/*"]),
         ([URL_ACTION, ADDRESS_ACTION], ["wss://api.test/*", "192.0.2.1"]),
         *((PROXY_ACTION, pattern) for pattern in ("*", "http*", "socks5*", "http://*", "http://proxy.test:3*")),
+        *(("redis.connect", pattern) for pattern in ("", "*")),
+        *((REDIS_URL_ACTION, pattern) for pattern in ("*", "r*", "redis*", "redis:*", "rediss://*", "redis://*")),
+        *(("redis.send", pattern) for pattern in ("*", "jobs", "jobs*", "n" * 500, "a b", "redis://H", "\u00fc")),
+        (["redis.connect", REDIS_URL_ACTION], ["", "redis://h.test:6379/*"]),
+        (["redis.connect", "redis.receive"], ["", "jobs"]),
         *((PROXY_ACTION, url) for url in ("http://proxy.test", "https://proxy.test:80", "socks4a://[::1]:9")),
     ],
 )
@@ -258,6 +280,177 @@ def test_an_address_that_is_no_pattern_says_how_a_network_is_written() -> None:
 
 def test_a_proxy_whose_pattern_has_a_password_is_not_shown() -> None:
     assert "hunter2" not in told("http://user:hunter2@proxy.test", PROXY_ACTION)
+
+
+# Redis ----------------------------------------------------------------------------------------------------------------
+
+WIDE_REDIS_ACTIONS = [REDIS_URL_ACTION, "*", "redis.*", "redis.connect*", "redis.connect.*"]
+
+
+@pytest.mark.parametrize("actions", WIDE_REDIS_ACTIONS)
+@pytest.mark.parametrize(
+    ("pattern", "form"),
+    [
+        ("REDIS://h.test:6379/0", "redis://h.test:6379/0"),
+        ("Redis://*", "redis://*"),
+        ("REDISS:*", "rediss:*"),
+        ("redis://H.test.:6379/*", "redis://h.test:6379/*"),
+        ("redis://h.test", "redis://h.test:6379/0"),
+        ("redis://h.test/", "redis://h.test:6379/0"),
+        ("redis://h.test:6379", "redis://h.test:6379/0"),
+        ("redis://h.test:6379/", "redis://h.test:6379/0"),
+        ("rediss://h.test/3", "rediss://h.test:6379/3"),
+        ("redis://h.test:/03", "redis://h.test:6379/3"),
+        ("redis://h.test:06380/0", "redis://h.test:6380/0"),
+        ("redis://h.test/*", "redis://h.test:6379/*"),
+        ("redis://h.test/1*", "redis://h.test:6379/1*"),
+        ("redis://h.test:6379/01*", "redis://h.test:6379/1*"),
+        ("redis://u:p@h.test:6379/*", "redis://h.test:6379/*"),
+        ("redis://[2001:DB8:0::1]:6379/*", "redis://[2001:db8::1]:6379/*"),
+        ("redis://[::ffff:127.0.0.1]:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://[::1]", "redis://[::1]:6379/0"),
+    ],
+)
+def test_a_redis_url_that_is_not_in_its_normal_form_is_told_the_form_to_write(
+    actions: str, pattern: str, form: str
+) -> None:
+    text = told(pattern, actions)
+    assert text.startswith("resources must have URLs in their normal form, unlike ")
+    assert text.endswith(f"write {form!r}")
+    assert Policy(actions, form).resources == (form,)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(
+            "redis:",
+            "redis:/",
+            "redis:h.test",
+            "redis://",
+            "redis:///0",
+            "redis://:6379/0",
+            "redis://b\u00fccher.test/*",
+        ),
+        *(
+            "redis://127.1:6379/0",
+            "redis://0x7f000001/*",
+            "redis://[::1",
+            "redis://h.test:0/0",
+            "redis://h.test:65536/*",
+        ),
+        *(
+            "redis://h.test:port/*",
+            "redis://h.test/x",
+            "redis://h.test/0/",
+            "redis://h.test:6379/0?a",
+            "redis://h/2147483648",
+        ),
+        *("redis://h.test/x*", "redis://h.test:6379/0/*", "redis://h test/*", "redis://h.test/99999999999*"),
+        *("redis://[fe80::1%eth0]:6379/*", "redis://h\\i/*"),
+    ],
+    ids=ascii,
+)
+def test_a_redis_url_without_a_normal_form_is_told_the_rules(pattern: str) -> None:
+    text = told(pattern, REDIS_URL_ACTION)
+    assert "; its normal form has scheme and host in lower case, " in text
+    assert text.endswith("always the port and the number of a database")
+
+
+@pytest.mark.parametrize("effect", ["allow", "deny"])
+@pytest.mark.parametrize(
+    ("pattern", "advice"),
+    [
+        ("redis://h.test*", "write 'redis://h.test:6379/*'"),
+        ("REDISS://H.test*", "write 'rediss://h.test:6379/*'"),
+        ("redis://h.test:*", "write 'redis://h.test:6379/*'"),
+        ("redis://h.test:63*", "write 'redis://h.test:63/*'"),
+        ("redis://h.test:6379*", "write 'redis://h.test:6379/*'"),
+        ("redis://u:p@h.test*", "write 'redis://h.test:6379/*'"),
+        ("redis://[::1]*", "write 'redis://[::1]:6379/*'"),
+        ("redis://127.*", "its normal form has "),
+    ],
+)
+def test_a_star_in_the_host_or_port_of_a_redis_url_is_told_what_it_would_match(
+    pattern: str, advice: str, effect: str
+) -> None:
+    with pytest.raises(InvalidError) as caught:
+        Policy(REDIS_URL_ACTION, pattern, effect)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    text = str(caught.value)
+    assert text.startswith("resources must not have a * in the host or port of a URL")
+    assert "'redis://example.com.evil.example:6379/0'" in text
+    assert f"; {advice}" in text
+
+
+@pytest.mark.parametrize("actions", WIDE_REDIS_ACTIONS)
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("*", "r*", "redis*", "redis:*", "redis://*", "rediss://*", "redis://h.test:6379/0", "redis://h.test:6379/*"),
+        *("redis://h.test:6379/1*", "redis://127.0.0.1:1/15", "rediss://[::1]:6380/2147483647", "redis://a_b:1/0*"),
+    ],
+)
+def test_a_redis_url_in_its_normal_form_or_the_beginning_of_one_is_taken(actions: str, pattern: str) -> None:
+    assert Policy(actions, pattern).resources == (pattern,)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["redis://user:hunter2@A.test/0", "redis://hunter2@a.test*", "redis://u:hunter2/@c"]
+)
+def test_no_text_shows_a_password_of_a_redis_url(pattern: str) -> None:
+    assert "hunter2" not in told(pattern, REDIS_URL_ACTION)
+
+
+redis_urls = st.builds(
+    "{}://{}{}{}{}".format,
+    st.sampled_from(["redis", "rediss", "REDIS"]),
+    st.sampled_from(["", "", "", "user:pass@"]),
+    st.one_of(
+        st.sampled_from(["h.test", "H.test.", "a_b", "127.0.0.1", "127.1", "[::1]", "[::ffff:127.0.0.1]", "a..b"]),
+        st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
+        st.text(max_size=4),
+    ),
+    st.sampled_from(["", ":", ":6379", ":06379", ":1", ":65536", ":0", ":x"]),
+    st.sampled_from(["", "/", "/0", "/00", "/15", "/x", "/2147483648"]),
+).filter(lambda url: "*" not in url)
+
+
+def test_a_redis_url_is_taken_where_it_is_the_normal_form_of_the_driver_and_else_told_that_form() -> None:
+    counts = {"taken": 0, "told": 0, "without": 0}
+
+    @settings(max_examples=800, deadline=None, derandomize=True, database=None)
+    @given(redis_urls)
+    def compare(url: str) -> None:
+        try:
+            form = parse_redis_url(url).url
+        except InvalidError:
+            form = None
+        if form is not None:
+            beginning = form[: form.rindex("/") + 1]
+            for pattern in (form, f"{form}*", f"{beginning}*"):
+                assert Policy(REDIS_URL_ACTION, pattern).resources == (pattern,)
+        if url == form:
+            counts["taken"] += 1
+            return
+        text = told(url, REDIS_URL_ACTION)
+        if form is None:
+            counts["without"] += 1
+        elif url.isascii():
+            assert text.endswith(f"; write {form!r}")
+            counts["told"] += 1
+
+    compare()
+    assert min(counts.values()) >= 10, counts
+
+
+@pytest.mark.parametrize("name", ["", "a", "n" * 500, "n" * 501, "{a", "a}", "a b", "\n", "*"])
+def test_a_name_is_taken_where_it_is_one_of_the_driver(name: str) -> None:
+    try:
+        check_name("name", name)
+    except InvalidError:
+        told(name, "redis.send")
+    else:
+        assert Policy("redis.send", name).resources == (name,)
 
 
 # In step with the driver ----------------------------------------------------------------------------------------------

@@ -70,7 +70,9 @@ def feed(count: int) -> float:
             raise RuntimeError(f"the servers have {connections_of_redis() - before} connections to Redis")
         with ExitStack() as stack:
             streams = [
-                stream for port in ports for stream in stack.enter_context(open_connections(port, CONNECTIONS // SERVERS))
+                stream
+                for port in ports
+                for stream in stack.enter_context(open_connections(port, CONNECTIONS // SERVERS))
             ]
             start = perf_counter()
             publisher = begin("csp", "publish", values)

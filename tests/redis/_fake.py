@@ -47,9 +47,15 @@ class Place:
         """How many connections there are."""
         self.connections = 0
         """How many there have been."""
+        self.streams: set[trio.SocketStream] = set()
         self.commands: list[list[bytes]] = []
         self.answers: dict[str, bytes | None] = {}
         """What `answering` says; a test may change it."""
+
+    async def cut(self) -> None:
+        """End all connections."""
+        for stream in list(self.streams):
+            await trio.aclose_forcefully(stream)
 
 
 async def _words(stream: trio.abc.Stream, read: bytearray) -> list[bytes] | None:
@@ -88,6 +94,7 @@ async def serving(
 
     async def serve(stream: trio.SocketStream) -> None:
         place.open += 1
+        place.streams.add(stream)
         place.connections += 1
         served: trio.abc.Stream = stream
         if ssl_context is not None:
@@ -96,6 +103,7 @@ async def serving(
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await handle(served)
         finally:
+            place.streams.discard(stream)
             await trio.aclose_forcefully(stream)
             place.open -= 1
 
@@ -109,7 +117,11 @@ async def serving(
 
 @asynccontextmanager
 async def answering(
-    answers: Mapping[str, bytes | None] | None = None, *, then: bytes | None = None, close: bool = False
+    answers: Mapping[str, bytes | None] | None = None,
+    *,
+    then: bytes | None = None,
+    close: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[Place]:
     """Serve what speaks Redis: each command gets the answer of the longest text it begins with.
 
@@ -117,6 +129,7 @@ async def answering(
         answers: beside `ANSWERS`, or instead of them; None says nothing.
         then: the answer to other commands; None says nothing.
         close: whether other commands end the connection, after ``then``.
+        ssl_context: for TLS.
     """
 
     async def handle(stream: trio.abc.Stream) -> None:
@@ -132,7 +145,7 @@ async def answering(
             if found is None and close:
                 return
 
-    async with serving(handle) as place:
+    async with serving(handle, ssl_context=ssl_context) as place:
         place.answers.update({**ANSWERS, **(answers or {})})
         yield place
 
@@ -164,7 +177,7 @@ async def relay(port: int, ssl_context: ssl.SSLContext | None = None) -> AsyncGe
     """Pass bytes on to a server on loopback, from connections that may have TLS, which it has not."""
 
     async def copy(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, scope: trio.CancelScope) -> None:
-        with suppress(trio.BrokenResourceError):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for piece in source:
                 await sink.send_all(piece)
         scope.cancel()

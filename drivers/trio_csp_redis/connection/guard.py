@@ -1,23 +1,42 @@
 """A connection of coredis that keeps nothing which nobody asked for.
 
 coredis keeps without bound what it reads before it is known that a Redis server is there, and later what answers no
-request. Its parser, which is compiled, overflows the stack on arrays that are nested some ten thousand times.
+request. Its parser, which is compiled, overflows the stack on arrays that are nested some ten thousand times. What it
+logs of a connection of this driver is dropped.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, final
 
-from anyio import connect_tcp
+from anyio import TASK_STATUS_IGNORED, connect_tcp
 from anyio.abc import ByteStream
 from coredis.connection import TCPConnection, TCPLocation
 from coredis.exceptions import InvalidResponse
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+
+    from anyio.abc import TaskStatus
 
     from trio_csp_redis.protocol.url import Target
+
+# Set in the tasks of a connection of this driver.
+_silent: ContextVar[bool] = ContextVar("_silent", default=False)
+
+
+def _is_of_others(_record: logging.LogRecord) -> bool:
+    """Let records of coredis pass, but for those of this driver's connections.
+
+    It logs the names of users that may not call CLIENT SETINFO, and each failed attempt as an error with a traceback.
+    ``csp.redis`` tells what became of a connection.
+    """
+    return not _silent.get()
+
+
+logging.getLogger("coredis").addFilter(_is_of_others)
 
 # The answers to HELLO, CLIENT SETINFO and SELECT have some hundred bytes; that of HELLO names the server's modules.
 _MAX_GREETING_BYTES = 32 * 1024
@@ -36,6 +55,13 @@ class GuardedConnection(TCPConnection):
             db=target.database,
         )
         self._dialled = _Guarded(stream, self)
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        token = _silent.set(True)
+        try:
+            await super().run(task_status=task_status)
+        finally:
+            _silent.reset(token)
 
     async def _connect(self) -> ByteStream:
         return self._dialled
@@ -87,7 +113,3 @@ class _Guarded(ByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return self._stream.extra_attributes

@@ -90,6 +90,10 @@ class Entries(csp.Source[T_co]):
         self._check_entered()
         return bool(self._held) or self._reading.ended
 
+    def case_receive(self) -> csp.ReceiveCase[T_co]:
+        self._check_entered()
+        return super().case_receive()
+
     def _check_entered(self) -> None:
         if not self._entered:
             raise NoContextError(

@@ -114,7 +114,11 @@ class Reader:
     async def _keep(self) -> None:
         await self._changed.wait()  # there is no connection before something is read
         line = Line(self._commands.settings, self._commands.counts, "topics")
-        self._commands.end(await line.run(lambda link: self._serve(link, line.outage)))
+        try:
+            error = await line.run(lambda link: self._serve(link, line.outage))
+        except Error as failure:
+            error = failure
+        self._commands.end(error)
 
     async def _serve(self, link: Link, outage: Outage | None) -> None:
         """Read on one connection."""

@@ -123,6 +123,6 @@ def gap(outage: Outage | None, missed: int | None) -> csp.Gap:
 
 
 def merged(earlier: csp.Gap, later: csp.Gap) -> csp.Gap:
-    """Return one gap for two that follow each other, without a value in between."""
-    missed = None if earlier.missed is None or later.missed is None else earlier.missed + later.missed
-    return csp.Gap(later.error, earlier.seconds + later.seconds, earlier.attempts + later.attempts, missed)
+    """Return one gap for two without a value in between, of which the later one is of unknown size."""
+    seconds, attempts = earlier.seconds + later.seconds, earlier.attempts + later.attempts
+    return csp.Gap(later.error or earlier.error, seconds, attempts, None)

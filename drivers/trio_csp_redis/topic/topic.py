@@ -94,14 +94,13 @@ class Topic(Generic[T]):
                     else:
                         print(update.data)
 
-        Values are read ahead, as many as there is room for. For a subscriber that is slower than the publishers, reading
-        goes on from where it was once it has room again; it costs no more memory, and slows no other. It misses what
-        the server does not keep for that long. A `csp.Gap` stands where values are missing:
+        Values are read ahead, as many as there is room for. For a subscriber that is slower than the publishers, the
+        driver reads on from where it was once half of its room is free; it costs no more memory, and slows no other.
+        It misses what the server does not keep for that long. A `csp.Gap` stands where values are missing:
 
         - behind a subscriber that was too slow: ``missed`` says how many, without an error
         - behind a lost connection, if anything was missed: ``missed`` says how many; if not, there is none
-        - when the server was started again, or the topic deleted: ``missed`` is None, for the server may have lost
-          values
+        - when the server was started again, or the topic deleted: ``missed`` is None
 
         A value that cannot be decoded closes the source, with an `csp.errors.InvalidError`.
 

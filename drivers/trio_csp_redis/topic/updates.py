@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -30,7 +30,7 @@ _new_tuple = cast(
 
 
 @final
-class Updates(Entries["Published[T] | csp.Gap"]):
+class Updates(Entries["Published[T] | csp.Gap"], Generic[T]):
     """Values of a topic, as a block and a source. Made by `Topic.subscribe`.
 
     A `csp.Gap` stands where values are missing; see `Topic.subscribe`. Entering does not wait for the server. It is
