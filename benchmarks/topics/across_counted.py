@@ -74,7 +74,7 @@ class _Server:
             return [1] * ((len(arguments) - 2) // _SETTLED_FIELDS)
         if script is POSITION:
             return b"0-0", _EPOCH, 0, None, 0
-        return ([], 0) if script is CLAIM else 0
+        return ([], 0, 0) if script is CLAIM else 0
 
 
 @contextmanager
