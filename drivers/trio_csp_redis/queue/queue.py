@@ -169,8 +169,8 @@ class Queue(Generic[T]):
 
         Args:
             consumer: the name of the worker, 1 to 500 characters, which no other worker of the queue may have at the
-                same time. A worker that is started again with the name it had before gets at once what it had in hand.
-                None for a name of its own.
+                same time. When a worker is started again with the name it had before, what it had in hand is handed out
+                again at once, here or elsewhere. None for a name of its own.
             capacity: how many values are fetched ahead, 1 to 10000. Fewer, where the values are large.
             lease: how soon a value of a worker that has died is handed out again; at least 100 ms. All workers of a
                 queue must have the same.
