@@ -10,10 +10,10 @@ from benchmarks.design import format_design
 from benchmarks.meters.instructions import NoToolError, format_instructions
 from benchmarks.meters.measure import Workload, missing_peers, run
 from benchmarks.meters.report import describe_environment, format_busy, format_results, write_json
-from benchmarks.topics import channels, compression, fan_in, memory, timers, websocket, websocket_served
+from benchmarks.topics import across, channels, compression, fan_in, memory, timers, websocket, websocket_served
 
 # A topic is a module with WORKLOADS; add new ones here.
-TOPICS = (channels, fan_in, timers, memory, websocket, websocket_served, compression)
+TOPICS = (channels, fan_in, timers, memory, websocket, websocket_served, compression, across)
 
 _ROUNDS = 9
 

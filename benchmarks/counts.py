@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import trio
+from trio.testing import MockClock
 
 from benchmarks.meters.counters import Allocations, Counter, Instructions, Passes, SystemCalls, TaskSteps
 from benchmarks.meters.report import format_table
-from benchmarks.topics import websocket_counted, websocket_served_counted
+from benchmarks.topics import across_counted, websocket_counted, websocket_served_counted
 from benchmarks.topics.channels import CAPACITY, one_to_one, ping_pong
 from benchmarks.topics.fan_in import select, select_parked, selector
 from benchmarks.topics.timers import select_after
@@ -53,10 +54,12 @@ class Row(NamedTuple):
         side: performs it.
         operations: how many: a multiple of `csp.OPERATIONS_PER_SCHEDULE_POINT`, and of the capacity and the block there
             is.
+        stopped_clock: whether Trio's clock stands still meanwhile, so that nothing happens because of the time.
     """
 
     side: Side
     operations: int = 512
+    stopped_clock: bool = False
 
 
 class Figure(NamedTuple):
@@ -109,29 +112,32 @@ ROWS: Mapping[str, Row] = {
     "WebSocket server, echo 32 B": Row(websocket_served_counted.echo),
     "WebSocket server, accept and close": Row(websocket_served_counted.accept_and_close, 64),
     f"WebSocket server, one message to {websocket_served_counted.MEMBERS}": Row(websocket_served_counted.broadcast, 64),
+    f"Redis topic, receive, capacity {across_counted.CAPACITY}": Row(across_counted.receive, 1024, stopped_clock=True),
+    f"Redis queue, work, capacity {across_counted.CAPACITY}": Row(across_counted.work, 1024, stopped_clock=True),
 }
 
 
 def count_row(row: Row) -> dict[str, float]:
     """Return the figures of a row that can be counted here."""
-    _run(row.side, row.operations, nullcontext())  # what is loaded, cached and specialised the first time
+    _run(row, row.operations, nullcontext())  # what is loaded, cached and specialised the first time
     return {name: _count(row, figure) for name, figure in FIGURES.items() if figure.meter.obstacle() is None}
 
 
 def _count(row: Row, figure: Figure) -> float:
     def total(count: int) -> int:
         meter = figure.meter()
-        _run(row.side, count, meter)
+        _run(row, count, meter)
         return meter.count
 
     count = figure.times * row.operations
     return round((total(2 * count) - total(count)) / count, figure.digits)
 
 
-def _run(side: Side, count: int, meter: Meter) -> None:
+def _run(row: Row, count: int, meter: Meter) -> None:
+    run = partial(trio.run, clock=MockClock() if row.stopped_clock else None)
     # In a thread of its own, where csp begins to count operations until the next visit to the scheduler.
     with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(trio.run, side, count, meter).result()
+        thread.submit(run, row.side, count, meter).result()
 
 
 def count_in_child(names: Sequence[str]) -> Counts:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmarks.meters.measure import Result, Spread
 from benchmarks.meters.report import format_ratio, format_table
-from benchmarks.topics import channels, fan_in, timers, websocket_served
+from benchmarks.topics import across, channels, fan_in, timers, websocket_served
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,6 +147,12 @@ BOUNDS = (
     _cost("WebSocket server, accept and close", 1.25, _TO_WEBSOCKETS),
     _own("memory, an idle connection of a WebSocket server", 11 * 1024, "B"),
     _cost(_TO_ALL, 0.70, websocket_served.ONE_BY_ONE),
+    *(
+        _cost(f"Redis topic, receive, capacity {capacity}", limit, across.BARE)
+        for capacity, limit in across.RECEIVE_TARGETS.items()
+    ),
+    _own("Redis queue, work", across.WORK_TARGET, "us"),
+    _cost("Redis topic, latency, p50", across.LATENCY_TARGET, across.COREDIS),
 )
 """The design's table, in its order. Each bound speaks of the workload it is named for, or of those listed."""
 

@@ -12,7 +12,7 @@ The rooms, from the bottom; each lists its files, and a file imports only what t
 - `_sources`: what else a Trio program waits for
 - `_combinators`: sources made of sources
 
-`csp.websocket` and `csp.testing` are faces of drivers, each of which is a package of its own.
+`csp.websocket`, `csp.redis` and `csp.testing` are faces of drivers, each of which is a package of its own.
 """
 
 from csp import errors, security

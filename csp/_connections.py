@@ -11,27 +11,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Stands between the values of two connections: some may be missing here.
+    """Stands where values may be missing: between those of two connections, or because a consumer was too slow.
 
     It comes when the new connection is open, so a consumer that reacts to it can use that connection. One comes at the
     end too, if values were dropped and no connection followed. Later versions may add fields.
     """
 
     error: ConnectionFailedError | None
-    """Why the old connection ended; None if the peer closed it as it should, with ``code`` and ``reason``."""
+    """Why the old connection ended; None if the peer closed it as it should, with ``code`` and ``reason``, or if there
+    was a connection all the time."""
     seconds: float
     """How long there was no connection, in all."""
     attempts: int
-    """How many attempts the new connection took; at least 1."""
+    """How many attempts the new connection took; 0 if there was one all the time, and the consumer was too slow."""
     missed: int | None = None
-    """How many values are missing, at least: those that connections in between received, and that were dropped because
-    earlier ones still waited. None if there were none: what the peer sent meanwhile is not known."""
+    """How many values are missing; None if that is not known.
+
+    On a WebSocket connection that comes back: at least how many, which are those that connections in between received,
+    and that were dropped because earlier ones still waited. What the peer sent meanwhile is not known."""
     code: int | None = None
     """The close code of the old connection, if its protocol has them."""
     reason: str | None = None
     """The reason that goes with ``code``."""
 
     def __str__(self) -> str:
+        if self.error is None and self.code is None and not self.attempts:
+            missed = "" if self.missed is None else f", {self.missed} are missing"
+            return f"gap: values came faster than they were received{missed}"
         return f"gap of {self.seconds:.2f} s: {_why(self.error)}"
 
 

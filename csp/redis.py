@@ -15,16 +15,15 @@ It needs Redis 7.0 or Valkey 7.2, or newer, and ``pip install 'trio-csp[redis]'`
 in ``trio_csp_redis``.
 """
 
+from csp._connections import ConnectionState, Gap
+from csp._home import publish
+
 try:
-    import coredis  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    from trio_csp_redis.bus.bus import Bus
 except ModuleNotFoundError as error:
     if error.name != "coredis":
         raise
     raise ModuleNotFoundError("csp.redis needs coredis: pip install 'trio-csp[redis]'", name="coredis") from None
-
-from csp._connections import ConnectionState, Gap
-from csp._home import publish
-from trio_csp_redis.bus.bus import Bus
 from trio_csp_redis.connection.counts import BusStatistics
 from trio_csp_redis.protocol.codec import BYTES, JSON, Codec
 from trio_csp_redis.queue.backlog import Backlog

@@ -12,6 +12,7 @@ from sphinx.ext.intersphinx import missing_reference
 
 import csp
 import csp.errors
+import csp.redis
 import csp.security
 import csp.testing
 import csp.websocket
@@ -87,7 +88,7 @@ intersphinx_mapping = {
 
 # What docstrings say --------------------------------------------------------------------------------------------------
 
-FACES = [csp, csp.websocket, csp.websocket.telemetry, csp.errors, csp.security, csp.testing]
+FACES = [csp, csp.redis, csp.websocket, csp.websocket.telemetry, csp.errors, csp.security, csp.testing]
 OTHERS = {
     "AbstractAsyncContextManager": "contextlib.AbstractAsyncContextManager",
     "AfterChannel": "csp.TimerChannel",
@@ -114,6 +115,7 @@ UNDESCRIBED = {
     "T",
     "T_co",
     "TracerProvider",
+    "U",
     "ErrorT",
     "EllipsisType",
     "_OneKindError",
@@ -128,6 +130,12 @@ MADE_BY_FUNCTIONS = {
     "csp.SendEnd",
     "csp.TickerChannel",
     "csp.TimerChannel",
+    "csp.redis.DeadLetters",
+    "csp.redis.Deliveries",
+    "csp.redis.Delivery",
+    "csp.redis.Queue",
+    "csp.redis.Topic",
+    "csp.redis.Updates",
     "csp.testing.RedisServer",
     "csp.testing.ServerConnection",
     "csp.websocket.Client",

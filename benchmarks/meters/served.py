@@ -123,7 +123,7 @@ Load: TypeAlias = "Callable[[int, int, Meter], int]"
 
 
 @contextmanager
-def _on_a_core(*, of_server: bool = False) -> Generator[None]:
+def on_a_core(*, of_server: bool = False) -> Generator[None]:
     """Keep this process, which loads the server, on the first core, or on the last, where the server is."""
     if sys.platform != "linux":
         raise NotImplementedError
@@ -159,7 +159,7 @@ class ServerTime:
     busy: list[float] = field(default_factory=list[float])
 
     def __call__(self, count: int) -> float:
-        with self.serve() as server, _on_a_core(of_server=self.takes_turns):
+        with self.serve() as server, on_a_core(of_server=self.takes_turns):
             clock = _ServerClock(server)
             done = self.load(server.port, count, clock)
         self.busy.append(clock.seconds / clock.wall_seconds)
@@ -174,7 +174,7 @@ class ServerMemory:
     load: Load
 
     def __call__(self, count: int) -> float:
-        with self.serve() as server, _on_a_core():
+        with self.serve() as server, on_a_core():
             growth = _ServerGrowth(server)
             done = self.load(server.port, count, growth)
         return growth.bytes / done

@@ -1,4 +1,4 @@
-"""What csp is compared with, and what WebSocket clients and servers talk to.
+"""What csp is compared with, and what clients and servers talk to.
 
 From the bottom:
 
@@ -13,4 +13,8 @@ From the bottom:
 - `websocket_clients`: the clients
 - `websocket_load`: what loads the servers that are compared
 - `websocket_servers`: these servers, each a process of its own
+- `redis_server`: a Redis or Valkey server, a process of its own
+- `redis_sides`: what uses it: csp, and coredis
+- `redis_fed`: a WebSocket server that is fed from a topic, a process of its own
+- `redis_load`: what feeds these servers, and takes what they send
 """

@@ -70,7 +70,7 @@ def _connect(port: int, *, receive_buffer_bytes: int | None = None) -> socket.so
 
 
 @contextmanager
-def _connections(port: int, count: int, *, one_in_ten_stalls: bool = False) -> Generator[Sequence[socket.socket]]:
+def open_connections(port: int, count: int, *, one_in_ten_stalls: bool = False) -> Generator[Sequence[socket.socket]]:
     """Open connections for the length of a block; every tenth of them with little room for what is not read."""
     raise_file_limit(count + _SPARE_DESCRIPTORS)
     with ExitStack() as stack:
@@ -115,7 +115,7 @@ class _Blocks:
 def echo(size: int, in_flight: int, port: int, count: int, meter: Meter) -> int:
     """Send messages of a size on one connection, so many together, and go on when all of them are back."""
     blocks = -(-count // in_flight)
-    with _connections(port, 1) as (stream,):
+    with open_connections(port, 1) as (stream,):
         exchanging = _Blocks(stream, size, in_flight)
         exchanging.exchange(WARM_UP)
         with meter:
@@ -145,10 +145,10 @@ def visit(port: int, count: int, meter: Meter) -> int:
 
 def stay(port: int, count: int, meter: Meter) -> int:
     """Open connections on which nothing happens."""
-    with _connections(port, 1) as (first,), ExitStack() as stack:
+    with open_connections(port, 1) as (first,), ExitStack() as stack:
         _Blocks(first, 32, 1).exchange(WARM_UP)
         with meter:
-            stack.enter_context(_connections(port, count))
+            stack.enter_context(open_connections(port, count))
             # The last of them has a task of its own when the server has gone on to this.
             _Blocks(first, 32, 1).exchange(WARM_UP)
     return count
@@ -161,7 +161,7 @@ def broadcast(connections: int, port: int, count: int, meter: Meter, *, one_in_t
     """
     payload = text(128).encode()
     message, copy = masked(TEXT, payload), frame(TEXT, payload)
-    with _connections(port, connections, one_in_ten_stalls=one_in_ten_stalls) as streams:
+    with open_connections(port, connections, one_in_ten_stalls=one_in_ten_stalls) as streams:
         reading = [stream for i, stream in enumerate(streams) if not (one_in_ten_stalls and _stalls(i))]
         times = -(-count // len(reading))
 

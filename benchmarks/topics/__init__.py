@@ -10,6 +10,8 @@ From the bottom:
 - `websocket_many`: many connections of which one task receives
 - `websocket`: WebSocket clients against one server
 - `websocket_served`: WebSocket servers under one load
+- `across`: queues and topics of a Redis server
 - `websocket_counted`: a connection whose operations can be counted, for the guard
 - `websocket_served_counted`: a server whose operations can be counted, for the guard
+- `across_counted`: queues and topics without a server, for the guard
 """

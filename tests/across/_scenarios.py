@@ -16,6 +16,7 @@ import trio
 
 import csp
 from csp import redis, testing
+from tests.across._machines import Client, machines
 from tests.across._workers import workers
 from tests.redis import _wire
 
@@ -401,6 +402,53 @@ async def cancelled(binary: str, size: Size) -> Figures:
     return {"values": size.values, "cancelled": scopes, "lost": 0, "done again": len(done) - size.values}
 
 
+async def many_machines(binary: str, size: Size) -> Figures:
+    """Servers and workers of the example are killed: all orders are done, and all clients get news of all of them."""
+    chance = random.Random(size.seed)
+    clients = [Client() for _ in range(4)]
+    orders = {"early"}
+    killed = {"serve": 0, "work": 0}
+    async with (
+        testing.redis_server(binary=binary) as server,
+        _bus(server) as bus,
+        machines(server.url) as group,
+        csp.BackgroundNursery() as nursery,
+    ):
+        # Servers that have just been started tell what was published before.
+        await bus.topic("done").publish('{"order": "early", "by": "nobody"}')
+        async with trio.open_nursery() as starting:
+            for role in (("serve",), ("serve",), ("work", "one"), ("work", "two")):
+                starting.start_soon(group.start, *role)
+        for client in clients:
+            nursery.start_soon(client.run, group.port)
+        for number in range(size.kills):
+            for place, client in enumerate(clients):
+                names = [f"{number}-{place}-{each}" for each in range(size.values // size.kills // len(clients))]
+                orders.update(names)
+                client.order(names)
+            await trio.sleep(chance.uniform(0, 0.3))
+            role = await group.kill(chance.randrange(4))
+            killed[role[0]] += 1
+            await group.start(*role)
+
+        async def all_know() -> bool:
+            return all(client.done == orders for client in clients)
+
+        await _until(all_know)
+        await _empty(bus.queue("orders"))
+        backlog = await bus.queue("orders").backlog()
+    assert backlog.dead_letters == 0
+    assert not any(client.ordered for client in clients)
+    return {
+        "orders": len(orders),
+        "lost": 0,
+        "servers killed": killed["serve"],
+        "workers killed": killed["work"],
+        "messages": sum(client.messages for client in clients),
+        "gaps": sum(client.gaps for client in clients),
+    }
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A promise, and how it is broken on purpose."""
@@ -427,5 +475,6 @@ SCENARIOS: Mapping[str, Scenario] = {
     "slow subscriber": Scenario(slow_subscriber, Size(3000, 0), Size(20_000, 0)),
     "full": Scenario(full, Size(200, 0), Size(4000, 0)),
     "repeated keys": Scenario(repeated_keys, Size(200, 0), Size(4000, 0)),
+    "many machines": Scenario(many_machines, Size(48, 2), Size(3200, 20)),
     "cancelled": Scenario(cancelled, Size(50, 0), Size(1000, 0)),
 }

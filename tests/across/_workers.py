@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
+def variables() -> dict[str, str]:
+    """Return the environment variables with which a process finds the checkout."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "drivers"), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
 class Workers:
     """Worker processes of one queue."""
 
@@ -41,10 +47,7 @@ class Workers:
         self._files.append(file)
         command = [sys.executable, "-m", "tests.across.worker", url, queue, consumer or f"worker-{self._number}", lease]
         command += [str(file), *(["--poison", self._poison] if self._poison else [])]
-        path = os.pathsep.join([str(ROOT), str(ROOT / "drivers"), os.environ.get("PYTHONPATH", "")])
-        process = await trio.lowlevel.open_process(
-            command, env={**os.environ, "PYTHONPATH": path}, stdin=None, stderr=None
-        )
+        process = await trio.lowlevel.open_process(command, env=variables(), stdin=None, stderr=None)
         self.processes.append(process)
         return process
 

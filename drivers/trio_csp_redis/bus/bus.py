@@ -137,7 +137,7 @@ class Bus(Generic[T]):
 
     @property
     def url(self) -> str:
-        """Where the server is: host, port and database."""
+        """Where the server is, with host, port and database, and without the user."""
         return self._commands.settings.target.url
 
     # The block -------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Bus(Generic[T]):
 
     @property
     def state(self) -> csp.ConnectionState:
-        """What the bus is doing: its connection for commands."""
+        """What the bus is doing, by its connection for commands."""
         return self._commands.state
 
     def states(self) -> csp.Source[csp.ConnectionState]:

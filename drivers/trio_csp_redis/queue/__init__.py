@@ -5,7 +5,6 @@
 - `hold`: a value that a worker has, and its lease
 - `settling`: acks and returns on their way to the server
 - `delivery`: `Delivery`, a value to be done
-- `appetite`: how many entries to ask for
 - `worker`: fetches values, keeps their leases, finds those of others that have run out
 - `deliveries`: `Deliveries`, the block and source of a worker
 - `sender`: values on their way into a queue

@@ -20,5 +20,5 @@ class Backlog:
 
     @property
     def depth(self) -> int:
-        """Values that are not done: `waiting` and `in_hand`. This is what the queue's capacity limits."""
+        """Values that are not done, `waiting` and `in_hand`. This is what the queue's capacity limits."""
         return self.waiting + self.in_hand

@@ -63,7 +63,7 @@ class Delivery(Generic[T]):
 
     @property
     def attempt(self) -> int:
-        """How often the value was handed out, this time included: 1 for the first time."""
+        """How often the value was handed out, this time included; 1 for the first time."""
         return self._hold.attempt
 
     @property

@@ -17,22 +17,20 @@ class Hold(Generic[T]):
         entry: the id of the entry.
         attempt: how often it was delivered, this time included.
         data: the value.
-        size_bytes: of the value as it was written.
         leased_at: when the request was written that began the lease; on the clock of `clock`.
         lease_seconds: how long it lasts.
     """
 
-    __slots__ = ("attempt", "data", "entry", "gone", "lease_seconds", "leased_at", "settled", "size_bytes")
+    __slots__ = ("after", "attempt", "data", "entry", "gone", "lease_seconds", "leased_at", "settled")
 
-    def __init__(
-        self, entry: bytes, attempt: int, data: T, size_bytes: int, leased_at: float, lease_seconds: float
-    ) -> None:
+    def __init__(self, entry: bytes, attempt: int, data: T, leased_at: float, lease_seconds: float) -> None:
         self.entry = entry
         self.attempt = attempt
         self.data = data
-        self.size_bytes = size_bytes
         self.leased_at = leased_at
         self.lease_seconds = lease_seconds
+        self.after: int | None = None
+        """What was settled before it was its turn: how many were added to `settling` by then."""
         self.gone: bool = False
         """Whether it is known to be another's, or the server's again."""
         self.settled: bool = False

@@ -43,8 +43,8 @@ _LEAST_LEASE_SECONDS = 0.1
 class Queue(Generic[T]):
     """A work queue of a server: each value is done at least once, by one worker at a time. Made by `Bus.queue`.
 
-    A value leaves the queue when a worker acks it. Values are handed out in the order they were sent, but for those that
-    are handed out again.
+    A value leaves the queue when a worker acks it. Values are handed out in the order they were sent, but for those
+    that are handed out again.
     """
 
     def __init__(
@@ -88,13 +88,14 @@ class Queue(Generic[T]):
 
         It waits for a connection, and while the queue is full, unless its ``overflow`` is ``"error"``. If cancelled
         while it waits for those, nothing was sent. If it fails or is cancelled after it was written, the value may have
-        arrived. To try again is harmless with a ``key`` only. The driver does so itself then, when a connection is lost.
+        arrived. To try again is harmless with a ``key`` only. The driver does so itself then, when a connection is
+        lost.
 
         Args:
             value: the value; what the codec takes, and without one bytes or a str, which goes as UTF-8.
-            key: what makes it the same value, such as the number of an order: if a value was sent with it before, within
-                ``key_ttl``, nothing is sent, and the first one's id is returned, also if the queue is full. 1 to 500
-                characters.
+            key: what makes it the same value, such as the number of an order: if a value was sent with it before,
+                within ``key_ttl``, nothing is sent, and the first one's id is returned, also if the queue is full. 1 to
+                500 characters.
 
         Raises:
             ConnectionFailedError: the connection was lost before there was an answer (kind UNAVAILABLE, retryable), and
@@ -123,9 +124,9 @@ class Queue(Generic[T]):
                 await channel.send(value)
 
         It is for producers that wait in a `csp.select`, with `csp.Channel.case_send`, and for those that send much:
-        values go in batches. A channel's ``send`` returns when the value is in the channel. Leaving the block waits until
-        all is sent. If one cannot be sent, the channel is closed with the reason as its cause, and leaving raises it;
-        what was in the channel is dropped. The reason may be that a connection was lost: with a ``key`` the driver
+        values go in batches. A channel's ``send`` returns when the value is in the channel. Leaving the block waits
+        until all is sent. If one cannot be sent, the channel is closed with the reason as its cause, and leaving raises
+        it; what was in the channel is dropped. The reason may be that a connection was lost: with a ``key`` the driver
         sends again instead. See `send`.
 
         After an exception of the block, sending goes on for at most ``close_timeout`` of the bus; a cancelled block
@@ -162,14 +163,14 @@ class Queue(Generic[T]):
                     with delivery:
                         await work(delivery.data)
 
-        A worker has a connection of its own. It fetches up to ``capacity`` values ahead. What was fetched is its own for
-        the ``lease``, which is renewed until the delivery is settled, however long that takes. If it is not renewed,
-        because the worker has died, is stopped or has no connection, the value is handed out to another one.
+        A worker has a connection of its own. It fetches up to ``capacity`` values ahead. What was fetched is its own
+        for the ``lease``, which is renewed until the delivery is settled, however long that takes. If it is not
+        renewed, because the worker has died, is stopped or has no connection, the value is handed out to another one.
 
         Args:
             consumer: the name of the worker, 1 to 500 characters, which no other worker of the queue may have at the
-                same time. A worker that is started again with the name it had before gets at once what it had in hand.
-                None for a name of its own.
+                same time. When a worker is started again with the name it had before, what it had in hand is handed out
+                again at once, here or elsewhere. None for a name of its own.
             capacity: how many values are fetched ahead, 1 to 10000. Fewer, where the values are large.
             lease: how soon a value of a worker that has died is handed out again; at least 100 ms. All workers of a
                 queue must have the same.
@@ -225,8 +226,8 @@ class Queue(Generic[T]):
         doing = f"looking at queue {self._name!r}"
         answer = await self._commands.run_script(BACKLOG, self._keys, (), doing)
         depth, pending, dead, age_milliseconds = cast("list[int]", answer)
-        # Somebody may have deleted entries that workers have.
-        return Backlog(max(0, depth - pending), pending, dead, age_milliseconds / 1000)
+        pending = min(pending, depth)  # somebody may have deleted entries that workers have
+        return Backlog(depth - pending, pending, dead, age_milliseconds / 1000)
 
     def dead_letters(self, *, capacity: int = 64) -> DeadLetters[T]:
         """Return a block and source of the dead letters, from the oldest on; it follows new ones. Reading removes none.

@@ -2,8 +2,8 @@
 
 A queue is a stream with one consumer group, ``workers``. An entry is acknowledged and deleted in one step, so the
 stream has just what is not done: what waits, and what is in the hands of workers, the group's pending entries. Of a
-pending entry Redis keeps who has it, for how long ("idle"), and how often it was delivered. Each script that changes one
-checks that it is the worker's who asks, and that it was not delivered again: XACK and XCLAIM check neither.
+pending entry Redis keeps who has it, for how long ("idle"), and how often it was delivered. Each script that changes
+one checks that it is the worker's who asks, and that it was not delivered again: XACK and XCLAIM check neither.
 
 A value that is given back keeps its last worker, with an idle time above the lease: so every worker may claim it.
 """
@@ -156,8 +156,8 @@ end
 return 1
 """)
 
-# Arguments: the worker, then for each id and attempt. Returns 1 for each whose lease begins again, 0 for what is not this
-# worker's any more.
+# Arguments: the worker, then for each id and attempt. Returns 1 for each whose lease begins again, 0 for what is not
+# this worker's any more.
 RENEW: Final = Script("""
 local results = {}
 for i = 2, #ARGV, 2 do
@@ -170,8 +170,9 @@ end
 return results
 """)
 
-# Arguments: the worker, the lease in milliseconds, then the ids of what is in hand. Gives everything else back that this
-# worker has, without counting it as a delivery; deletes the worker if there is nothing. Returns how many were given back.
+# Arguments: the worker, the lease in milliseconds, then the ids of what is in hand. Gives everything else back that
+# this worker has, without counting it as a delivery; deletes the worker if there is nothing. Returns how many were
+# given back.
 LEAVE: Final = Script("""
 local queue, me, lease = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local kept = {}

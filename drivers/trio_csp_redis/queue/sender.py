@@ -55,7 +55,7 @@ class Sender:
         self._key = key
         self._name = name
         self.capacity = capacity
-        self._overflow = overflow
+        self._overflow: QueueOverflow = overflow
         self._key_ttl_milliseconds = key_ttl_milliseconds
         self._doing = f"sending to queue {name!r}"
 
@@ -86,7 +86,7 @@ class Sender:
     async def _send(self, values: Sequence[bytes], keys: Sequence[str]) -> list[bytes | None]:
         prefix = self._commands.settings.prefix
         once = [once_key(prefix, self._name, key) for key in keys]
-        arguments = (self.capacity, self._key_ttl_milliseconds, *values)
+        arguments: list[bytes | int] = [self.capacity, self._key_ttl_milliseconds, *values]
         counts = self._commands.counts
         while True:
             link = await self._commands.link()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("csp.redis")
 
 # How long acks wait for others that go with them, and how many there are to be.
-_GATHER_SECONDS = 0.05
+_GATHER_SECONDS = 0.02
 _BATCH = 128
 # How long to wait after an answer of the server that may pass, such as that it is out of memory.
 _PAUSE_SECONDS = 0.25
@@ -48,6 +48,7 @@ class Settling:
         lease_milliseconds: of the worker.
         doing: what errors say is being done.
         returned: called when values have been given back.
+        answered: called when the server has answered.
     """
 
     def __init__(
@@ -58,18 +59,21 @@ class Settling:
         lease_milliseconds: int,
         doing: str,
         returned: Callable[[], object],
+        answered: Callable[[], object],
     ) -> None:
         self._commands = commands
         self._keys = keys
         self._head = (consumer, lease_milliseconds + 1)
         self._doing = doing
         self._returned = returned
+        self._on_answer = answered
         # What is to be sent, by entry; the first ones may have been written already.
         self._waiting: OrderedDict[bytes, _Settlement] = OrderedDict()
         # Set while there is something to send, and while that is not to wait for more.
         self._wanted = trio.Event()
         self._urgent = trio.Event()
-        self._added = 0
+        self.added: int = 0
+        """How many were added so far."""
         # Set, and replaced, when the server has answered.
         self._changed = trio.Event()
         self._ended = False
@@ -84,11 +88,18 @@ class Settling:
     def add(self, what: bytes, hold: Hold[Any], reason: str = "") -> None:
         """Say what becomes of a value."""
         hold.settled = True
-        self._waiting[hold.entry] = _Settlement(what, hold, reason.encode(errors="replace"), self._added)
-        self._added += 1
+        self._waiting[hold.entry] = _Settlement(what, hold, reason.encode(errors="replace"), self.added)
+        self.added += 1
         self._wanted.set()
         if what in (RETRY, RETURN) or len(self._waiting) >= _BATCH:
             self._urgent.set()
+
+    def has_sent(self, until: int) -> bool:
+        """Tell whether the server has answered the first ``until`` that were added; if not, hurry."""
+        if not self._waiting or next(iter(self._waiting.values())).number >= until:
+            return True
+        self._urgent.set()
+        return False
 
     def forget(self, entry: bytes) -> None:
         """Drop what concerns an entry, if anything does: its id is that of another value now."""
@@ -109,7 +120,7 @@ class Settling:
             ConnectionFailedError: the worker has ended before.
         """
         await trio.lowlevel.checkpoint()
-        until = self._added
+        until = self.added
         while any(settlement.number < until for settlement in self._waiting.values()):
             if self._ended:
                 if self._commands.ended.is_set():
@@ -191,3 +202,4 @@ class Settling:
     def _tell(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
+        self._on_answer()

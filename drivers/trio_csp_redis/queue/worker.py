@@ -9,8 +9,8 @@ Four tasks, while the block of `Deliveries` lasts:
 
 A lease is counted from when the request that began it was written, so that it ends here before it ends at the server.
 A value that was delivered before may be one that kills its workers. Such values are claimed one at a time: of them, at
-most one is fetched and not handed out. So one that kills does not take others along, which would have been counted as
-delivered each time, and would become dead letters with it.
+most one is fetched and not handed out, and it is handed out once the acks before it have arrived. So one that kills
+does not take others along, which would have been counted as delivered each time, and would become dead letters with it.
 
 What the server says of a value that is held is believed: that it is another's, that the queue is gone, that the server
 was started again and may have forgotten who has what. An id that comes as a new value is one, even if it is held.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 import trio
@@ -29,11 +30,11 @@ import csp
 from csp.errors import Error, InvalidError, Kind
 from trio_csp_redis.connection.line import Line
 from trio_csp_redis.queue import clock
-from trio_csp_redis.queue.appetite import Appetite
 from trio_csp_redis.queue.delivery import Delivery
 from trio_csp_redis.queue.hold import Hold
 from trio_csp_redis.queue.scripts import CLAIM, DATA, GROUP, JOIN, LEAVE, REJECT, RELEASE, RENEW, RETRY, TIDY
 from trio_csp_redis.queue.settling import Settling
+from trio_csp_redis.reading.appetite import Appetite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -87,19 +88,19 @@ class Worker(Generic[T]):
         self._commands = commands
         self._keys = keys
         self._consumer = consumer.encode()
-        self._capacity = capacity
         self._lease_seconds = lease_seconds
         self._lease_milliseconds = max(1, int(lease_seconds * 1000))
         self._max_deliveries = max_deliveries
         self._decode = decode
         self._wake = wake
         self._doing = f"working on queue {name!r}"
-        self._appetite = Appetite()
-        self.settling = Settling(commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned)
+        self._appetite = Appetite(capacity)
+        self.settling = Settling(
+            commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned, self._wake
+        )
         # What is not settled, by id: fetched, or in hand. And what of it is fetched only, in order.
         self._held: dict[bytes, Hold[T]] = {}
         self._fetched: deque[Hold[T]] = deque()
-        self._fetched_bytes = 0
         # Of what is fetched: how many were delivered before. And whether there are more of them to be claimed.
         self._suspects = 0
         self._more_suspects = False
@@ -134,22 +135,22 @@ class Worker(Generic[T]):
         """Return whether a value can be handed out. Those are dropped of whose lease so much has run out."""
         fetched = self._fetched
         while fetched and fetched[0].spent(share):
-            self._drop_first()
-        return bool(fetched)
+            self._lose(self._take_first())
+        return bool(fetched) and (fetched[0].attempt == 1 or self._has_turn(fetched[0]))
 
-    def _drop_first(self) -> None:
-        hold = self._take_first()
-        if not hold.gone:
-            self._lose(hold)
+    def _has_turn(self, hold: Hold[T]) -> bool:
+        """Return whether a value that was delivered before can be handed out: what was settled so far has arrived."""
+        if hold.after is None:
+            hold.after = self.settling.added
+        return self.settling.has_sent(hold.after)
 
     def _take_first(self) -> Hold[T]:
         hold = self._fetched.popleft()
-        self._fetched_bytes -= hold.size_bytes
         if hold.attempt > 1:
             self._suspects -= 1
             if self._more_suspects:
                 self._scan_now.set()
-        if len(self._fetched) * 2 <= self._capacity:
+        if len(self._fetched) <= self._appetite.low:
             self._room.set()
         return hold
 
@@ -165,12 +166,12 @@ class Worker(Generic[T]):
     @property
     def fetched(self) -> int:
         """How many values can be handed out."""
-        return len(self._fetched)
+        return sum(not hold.gone for hold in self._fetched)
 
     @property
     def in_hand(self) -> int:
         """How many deliveries are neither settled nor known to be lost."""
-        return len(self._held) - sum(not hold.gone for hold in self._fetched)
+        return len(self._held) - self.fetched
 
     def settle(self, hold: Hold[Any], what: bytes, reason: str = "") -> bool:
         if hold.settled or hold.gone or self._left:
@@ -186,33 +187,28 @@ class Worker(Generic[T]):
     def dropped(self, hold: Hold[Any]) -> None:
         if self._token is not None and not self._left:
             self._dropped.append(hold)
-            try:
+            with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._settle_dropped, idempotent=True)
-            except trio.RunFinishedError:
-                pass
 
     def _settle_dropped(self) -> None:
         while self._dropped:
             hold = self._dropped.popleft()
             if self.settle(hold, RETRY):
-                _logger.warning(
-                    "%s: the delivery %s was neither acked nor given back when it was garbage-collected: it is given back",
-                    self._doing,
-                    hold.entry.decode(),
-                )
+                text = "%s: delivery %s was garbage-collected, and neither acked nor given back: it is given back"
+                _logger.warning(text, self._doing, hold.entry.decode())
 
     def _lose(self, hold: Hold[T]) -> None:
-        """Note that a value is another's."""
-        hold.gone = True
-        if self._held.get(hold.entry) is hold:
+        """Note that a value is another's, unless that is known, or it was settled."""
+        if not (hold.gone or hold.settled):
+            hold.gone = True
             del self._held[hold.entry]
-        self._commands.counts.lost += 1
+            self._commands.counts.lost += 1
 
     def _lose_all(self) -> None:
         for hold in list(self._held.values()):
             self._lose(hold)
         self._fetched.clear()
-        self._fetched_bytes = self._suspects = 0
+        self._suspects = 0
         self._room.set()
 
     def _in_hand(self) -> list[bytes]:
@@ -275,9 +271,9 @@ class Worker(Generic[T]):
         self.settling.forget_all()
 
     def _wanted_count(self) -> int:
-        """Return how many values to ask for: none until half of them are handed out."""
-        room = self._capacity - len(self._fetched)
-        return self._appetite.count(room, self._fetched_bytes) if room * 2 >= self._capacity else 0
+        """Return how many values to ask for: none until half of the room is free."""
+        held = len(self._fetched)
+        return self._appetite.count(held) if held <= self._appetite.low else 0
 
     async def _join(self, link: Link) -> None:
         """Make the group if there is none, and take what this worker has that it does not know of."""
@@ -322,7 +318,7 @@ class Worker(Generic[T]):
     async def _claim(self, link: Link, whose: bytes) -> bool:
         """Claim values, if there is room; return whether there may be more."""
         async with self._claiming:
-            count = self._appetite.count(self._capacity - len(self._fetched), self._fetched_bytes)
+            count = self._appetite.count(len(self._fetched))
             if count <= 0 or self._left:
                 return False
             known = self._know() if whose == b"others" else [*self._know(), *self._orphaned]
@@ -344,29 +340,28 @@ class Worker(Generic[T]):
 
     def _take(self, entries: Iterable[tuple[bytes, int, Sequence[bytes]]], written: float, *, new: bool) -> None:
         """Hold entries that the server has given to this worker."""
-        sizes: list[int] = []
+        before = len(self._fetched)
+        largest = -1
         for entry, attempt, fields in entries:
-            if new and (held := self._held.get(entry)) is not None:
-                self._lose(held)
-            if new:
+            if new:  # whatever this worker has of that id
+                if (held := self._held.get(entry)) is not None:
+                    self._lose(held)
                 self.settling.forget(entry)
             raw = _data_of(fields)
-            size = 0 if raw is None else len(raw)
-            sizes.append(size)
-            hold = Hold(entry, attempt, cast("T", None), size, written, self._lease_seconds)
+            hold = Hold(entry, attempt, cast("T", None), written, self._lease_seconds)
             try:
                 if raw is None:
                     raise InvalidError(f"the entry has no field {DATA.decode()!r}")
+                largest = max(largest, len(raw))
                 hold.data = self._decode(raw)
             except Exception as error:  # noqa: BLE001  # a user's function may raise anything
                 self.settling.add(REJECT, hold, _cannot_decode(error))
                 continue
             self._held[entry] = hold
             self._fetched.append(hold)
-            self._fetched_bytes += size
             self._suspects += attempt > 1
-        if sizes:
-            self._appetite.saw(max(sizes))
+        if largest >= 0:
+            self._appetite.saw(largest, before)
         self._wake()
 
     async def _renew(self) -> None:
@@ -395,7 +390,7 @@ class Worker(Generic[T]):
         for hold, is_own in zip(holds, own, strict=True):
             if is_own:
                 hold.leased_at = written
-            elif not hold.settled:
+            else:
                 self._lose(hold)
 
     async def _scan(self) -> None:
@@ -456,12 +451,17 @@ class Worker(Generic[T]):
         try:
             async with self._claiming:  # what comes by a claim that is under way is given back too
                 await self.settling.flush()
-                if self._joins and (self._fetched or self._commands.connected):
-                    arguments = (self._consumer, self._lease_milliseconds, *self._in_hand(), *self._orphaned)
-                    returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
-                    self._commands.counts.returned += cast("int", returned)
+                await self._give_back()
         except Error as error:
             _logger.info("%s: leaving: %s", self._doing, csp.errors.shown(str(error), None))
+
+    async def _give_back(self) -> None:
+        """Give back what was not handed out; with nothing to give back, do not wait for a connection."""
+        if self._joins and (self._fetched or self._commands.connected):
+            in_hand = (*self._in_hand(), *self._orphaned)
+            arguments: list[bytes | int] = [self._consumer, self._lease_milliseconds, *in_hand]
+            returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
+            self._commands.counts.returned += cast("int", returned)
 
     def leave_now(self) -> None:
         """Forget everything: nothing more can be handed out or settled."""
@@ -472,7 +472,7 @@ class Worker(Generic[T]):
             hold.gone = True
         self._held.clear()
         self._fetched.clear()
-        self._fetched_bytes = self._suspects = 0
+        self._suspects = 0
 
     async def _unblock(self, link: Link) -> None:
         """Have the server answer the request for values that is under way."""

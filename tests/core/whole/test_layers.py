@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CSP = Path(csp.__file__).parent
 LIBRARIES: Mapping[str, frozenset[str]] = {
     "csp": frozenset({"trio", "outcome"}),
-    "trio_csp_redis": frozenset({"trio", "coredis", "anyio", "typing_extensions"}),
+    "trio_csp_redis": frozenset({"trio", "coredis", "anyio", "idna", "typing_extensions"}),
     "trio_csp_websocket": frozenset(
         {
             "trio",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import trio
 
@@ -25,7 +26,8 @@ class Server(Protocol):
     def url(self) -> str: ...
 
 
-class Pending(NamedTuple):
+@dataclass(frozen=True)
+class Pending:
     """An entry that a worker has, as the server tells it."""
 
     id: str
@@ -36,7 +38,8 @@ class Pending(NamedTuple):
 
 def a_bus(server: Server, **options: Any) -> redis.Bus[bytes]:
     """Return a bus that comes back at once."""
-    return redis.Bus(server.url, **{"min_delay": "5ms", "max_delay": "20ms", **options})
+    chosen: dict[str, Any] = {"min_delay": "5ms", "max_delay": "20ms", **options}
+    return redis.Bus(server.url, **chosen)
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:

@@ -13,7 +13,12 @@ def test_it_is_one_that_runs_while_the_machine_is_suspended(monkeypatch: pytest.
     asked: list[int] = []
     monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
     monkeypatch.setattr(time, "CLOCK_MONOTONIC", 6, raising=False)
-    monkeypatch.setattr(time, "clock_gettime", lambda number: asked.append(number) or 4.5, raising=False)
+
+    def clock_gettime(number: int) -> float:
+        asked.append(number)
+        return 4.5
+
+    monkeypatch.setattr(time, "clock_gettime", clock_gettime, raising=False)
     assert clock._clock()() == 4.5
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")
     assert clock._clock()() == 4.5

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def test_it_is_lost_when_its_lease_may_have_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(clock, "now", lambda: now)
-    hold = Hold(b"1-1", 1, b"", 0, leased_at=100.0, lease_seconds=30.0)
+    hold = Hold(b"1-1", 1, b"", leased_at=100.0, lease_seconds=30.0)
     assert not hold.lost
     now = 127.0
     assert not hold.lost

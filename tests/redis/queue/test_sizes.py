@@ -1,3 +1,5 @@
+"""Values of all sizes: how many are fetched ahead, so that they take a bounded number of bytes."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -5,37 +7,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.redis.queue._workers import a_bus, take, until
-from trio_csp_redis.queue.appetite import Appetite
 
 if TYPE_CHECKING:
     from tests.redis.conftest import SharedServer
 
 MIB = 1024 * 1024
-
-
-def test_it_asks_for_what_there_is_room_for() -> None:
-    appetite = Appetite()
-    appetite.saw(100)
-    for _ in range(20):
-        appetite.saw(100)
-    assert appetite.count(64, 0) == 64
-    assert appetite.count(0, 0) == 0
-
-
-def test_before_the_first_it_takes_them_for_large_ones() -> None:
-    assert Appetite().count(10_000, 0) == 16
-
-
-def test_large_ones_are_asked_for_one_by_one_and_not_when_much_is_held() -> None:
-    appetite = Appetite()
-    appetite.saw(50 * MIB)
-    assert appetite.count(100, 0) == 1
-    assert appetite.count(100, 16 * MIB) == 0
-    appetite.saw(0)
-    appetite.saw(0)
-    appetite.saw(0)
-    appetite.saw(0)
-    assert appetite.count(100, 0) == 5
 
 
 async def test_large_values_are_not_all_fetched_ahead(shared_server: SharedServer) -> None:
@@ -55,7 +31,7 @@ async def test_large_values_are_not_all_fetched_ahead(shared_server: SharedServe
                 received += 1
                 # A batch of unknown size comes first; those that follow are bounded.
                 if received >= 8 - 3:
-                    assert deliveries._worker._fetched_bytes <= 20 * MIB
+                    assert deliveries._worker.fetched <= 4
             await deliveries.flush()
 
 
@@ -70,7 +46,7 @@ async def test_what_others_gave_back_is_bounded_too(shared_server: SharedServer)
         async with jobs.work() as deliveries:
             await deliveries.ready()
             worker = deliveries._worker
-            worker._appetite.saw(5 * MIB)
+            worker._appetite.saw(5 * MIB, 0)
             while worker.fetched:
                 for delivery in await take(deliveries, worker.fetched):
                     delivery.ack()
