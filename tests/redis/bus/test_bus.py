@@ -18,6 +18,8 @@ from tests.redis._fake import answering, saying, state_named
 if TYPE_CHECKING:
     from tests.redis.conftest import SharedServer
 
+FIRST = "trio_csp_redis.bus.bus"
+"""What the face imports first of what needs coredis."""
 NOWHERE = "redis://127.0.0.1:1"
 
 
@@ -203,10 +205,10 @@ def import_without(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleNotFound
 
     class Blocked:
         def find_spec(self, wanted: str, _path: object = None, _target: object = None) -> None:
-            if wanted == "coredis":
+            if wanted == FIRST:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.delitem(sys.modules, "coredis")
+    monkeypatch.delitem(sys.modules, FIRST)
     monkeypatch.setattr(sys, "meta_path", [Blocked(), *sys.meta_path])
     spec = importlib.util.spec_from_file_location("csp_redis_again", redis.__file__)
     assert spec is not None
