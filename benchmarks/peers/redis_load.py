@@ -28,14 +28,18 @@ def connections_of_redis() -> int:
         return lines.read(size).count(b"id=") - 1
 
 
-def _take_all(streams: list[socket.socket], expected: bytes) -> None:
-    """Receive on all connections until each has had what was published, in order."""
+def take_all(streams: list[socket.socket], expected: bytes, *, waiting_seconds: float = _WAITING_SECONDS) -> None:
+    """Receive on all connections until each has had what was published, in order.
+
+    Raises:
+        RuntimeError: something else comes; or nothing, for so long, on those that miss something.
+    """
     with selectors.DefaultSelector() as selector:
         left: dict[socket.socket, int] = dict.fromkeys(streams, 0)
         for stream in streams:
             selector.register(stream, selectors.EVENT_READ)
         while left:
-            ready = selector.select(_WAITING_SECONDS)
+            ready = selector.select(waiting_seconds)
             if not ready:
                 raise RuntimeError(f"{len(left)} connections miss messages")
             for key, _ in ready:
@@ -76,7 +80,7 @@ def feed(count: int) -> float:
             ]
             start = perf_counter()
             publisher = begin("csp", "publish", values)
-            _take_all(streams, expected)
+            take_all(streams, expected)
             seconds = perf_counter() - start
             publisher.answer()
             if connections_of_redis() - before != 2 * SERVERS:
