@@ -8,6 +8,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.redis._binaries import binaries
+
 if TYPE_CHECKING:
     import pytest
 
@@ -80,8 +82,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if any(item.path.is_relative_to(path) for path in NOT_MEASURED):
             item.add_marker("no_cover")
     if list(config.args) == list(config.getini("testpaths")):
-        left_out = [item for item in items if _has_second_server(item)]
-        kept = [item for item in items if item not in set(left_out)]
+        left_out = list(filter(_has_second_server, items))
+        kept = [item for item in items if not _has_second_server(item)]
         left_out += [item for name, stride in LONG.items() for item in _all_but_one_of(stride, name, kept)]
         config.hook.pytest_deselected(items=left_out)
         gone = set(map(id, left_out))

@@ -64,7 +64,7 @@ def test_every_side_has_the_works_that_rows_ask_for() -> None:
     ],
 )
 def test_a_work_leaves_the_server_as_it_was(side: str, work: str, arguments: list[int]) -> None:
-    from benchmarks.meters.across import server_port  # noqa: PLC0415  # it is there if benchmarks are
+    from benchmarks.meters.across import server_port  # it is there if benchmarks are
 
     assert trio.run(redis_sides.WORKS[side][work], server_port(), 30, *arguments) > 0
 
