@@ -8,6 +8,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.redis._binaries import binaries
+
 if TYPE_CHECKING:
     import pytest
 
@@ -42,8 +44,10 @@ NOT_MEASURED = [
 ]
 
 # Of these, only one test of so many is run where all tests are, or none for 0, so that this takes a few minutes; all of
-# them where a path is given: `pytest tests/hostile`. CI does so.
+# them where a path is given: `pytest tests/hostile`. CI does so. Likewise, tests with a Redis or Valkey server are run
+# with one of those that are here, and with each where a path is given.
 LONG = {
+    "across": 2,
     "conformance": 0,
     "fuzz": 0,
     "hostile": 10,
@@ -78,10 +82,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if any(item.path.is_relative_to(path) for path in NOT_MEASURED):
             item.add_marker("no_cover")
     if list(config.args) == list(config.getini("testpaths")):
-        left_out = [item for name, stride in LONG.items() for item in _all_but_one_of(stride, name, items)]
+        left_out = list(filter(_has_second_server, items))
+        kept = [item for item in items if not _has_second_server(item)]
+        left_out += [item for name, stride in LONG.items() for item in _all_but_one_of(stride, name, kept)]
         config.hook.pytest_deselected(items=left_out)
         gone = set(map(id, left_out))
         items[:] = [item for item in items if id(item) not in gone]
+
+
+def _has_second_server(item: pytest.Item) -> bool:
+    """Tell whether a test of the Redis driver is run with another server than the first that is here."""
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and any(path in callspec.params.values() for path in list(binaries().values())[1:])
 
 
 def _all_but_one_of(stride: int, name: str, items: list[pytest.Item]) -> list[pytest.Item]:

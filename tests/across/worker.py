@@ -26,15 +26,14 @@ async def work(options: argparse.Namespace) -> None:
     bus = redis.Bus(options.url, min_delay="20ms", max_delay="200ms", timeout="3s")
     async with bus, bus.queue(options.queue).work(consumer=options.consumer, lease=options.lease) as deliveries:
         async for delivery in deliveries:
-            if delivery.lost:
-                continue
             note("begin", delivery)
             number, _, milliseconds = delivery.data.decode().partition(":")
             if number == options.poison:
                 os._exit(9)
             with delivery:
                 await trio.sleep(int(milliseconds) / 1000)
-                note("lost" if delivery.lost else "end", delivery)
+                lost = delivery.lost
+                note("lost" if lost else "end", delivery)
 
 
 def main() -> None:

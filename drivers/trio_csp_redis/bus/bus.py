@@ -88,7 +88,7 @@ class Bus(Generic[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self: Bus[T],
+        self,
         url: str,
         *,
         ssl_context: ssl.SSLContext | None = None,

@@ -147,8 +147,9 @@ async def _dialled(nursery: trio.Nursery, settings: Settings) -> Link:
     url = settings.target.url
     failure: Error | None = None
     await trio.lowlevel.checkpoint_if_cancelled()
+    scope = trio.move_on_after(settings.dial_seconds)
     try:
-        with trio.move_on_after(settings.dial_seconds) as scope:
+        with scope:
             link = Link(await dialled(settings.target, settings.ssl_context), settings)
             await nursery.start(link.keep)
             await _look(link, url)

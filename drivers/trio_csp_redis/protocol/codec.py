@@ -49,7 +49,7 @@ def check_codec(codec: object) -> None:
     """
     pair = cast("tuple[object, ...]", codec)
     if not isinstance(codec, tuple) or len(pair) != 2 or not all(map(callable, pair)):
-        raise InvalidTypeError(f"codec must be a pair of functions (encode, decode), not {shown(repr(codec))}")
+        raise InvalidTypeError(f"codec must be a pair of functions (encode, decode), not {shown(repr(pair))}")
 
 
 def encoded(codec: Codec[T], value: T | str) -> bytes:

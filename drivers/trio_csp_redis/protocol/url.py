@@ -24,8 +24,8 @@ _BRACKETED = re.compile(r"\[[^]%]*\](:[0-9]*)?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _NO_HOST = (
-    "url has a host that is neither a name nor an address: it must be a name, an IPv4 address of four numbers, or an IPv6 "
-    "address in brackets without a zone"
+    "url has a host that is neither a name nor an address: it must be a name, an IPv4 address of four numbers, or an "
+    "IPv6 address in brackets without a zone"
 )
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -60,8 +60,8 @@ def parse_url(url: object) -> Target:
         )
     if "?" in url or "#" in url:
         raise InvalidError(
-            "url must have no query and no fragment: options are arguments of Bus; in a user or password, write %3F and "
-            "%23"
+            "url must have no query and no fragment: options are arguments of Bus; in a user or password, write %3F "
+            "and %23"
         )
     try:
         parts = urlsplit(url)

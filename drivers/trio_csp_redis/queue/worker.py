@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 import trio
 
 import csp
-from csp.errors import Error, InvalidError, Kind
+from csp.errors import Error, InvalidError, Kind, PermissionDeniedError
 from trio_csp_redis.connection.line import Line
 from trio_csp_redis.queue import clock
 from trio_csp_redis.queue.delivery import Delivery
@@ -419,6 +419,9 @@ class Worker(Generic[T]):
             joins = self._joins
             try:
                 await self._commands.run_script(TIDY, self._keys[:1], (self._consumer, milliseconds), self._doing)
+            except PermissionDeniedError as error:
+                _logger.warning("workers that are no more are not deleted: %s", csp.errors.shown(str(error), None))
+                return
             except Error as error:
                 self._pass(error, joins)
             await trio.sleep(max(1.0, self._lease_seconds))

@@ -74,7 +74,9 @@ class Role:
     commands: tuple[str, ...]
     """Without one of these, the call or the source fails."""
     others: tuple[str, ...] = ()
-    """Without these something takes longer or is left behind, or only what is done now and then fails."""
+    """Without these something takes longer or is left behind."""
+    sometimes: tuple[str, ...] = ()
+    """Without these a source fails that has lasted."""
 
 
 CONNECT = ("info", "evalsha", "eval")
@@ -87,7 +89,8 @@ ROLES = {
         work,
         ("{jobs}", "{jobs}:dead"),
         ("xinfo|groups", "xgroup|create", "xreadgroup", "xpending", "xclaim", "xack", "xdel", "xrange", "xadd"),
-        ("xinfo|consumers", "xgroup|delconsumer", "client|unblock"),
+        ("xgroup|delconsumer", "client|unblock"),
+        ("xinfo|consumers",),
     ),
     "publish": Role(
         publish,

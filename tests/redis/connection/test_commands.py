@@ -56,7 +56,7 @@ async def test_what_waits_as_the_block_is_left_is_told() -> None:
 
         async def ask(call: object) -> None:
             with pytest.raises(ConnectionFailedError, match="the bus has ended") as error:
-                await call()  # type: ignore[operation, operator]
+                await call()  # type: ignore[operator]
             caught.append(error.value)
 
         jobs, prices = bus.queue("jobs"), bus.topic("prices")
@@ -76,7 +76,7 @@ async def test_a_loop_that_ignores_how_the_bus_has_ended_does_not_starve_others(
             async def ignore(call: object) -> None:
                 while True:
                     with pytest.raises(Error):
-                        await call()  # type: ignore[operation, operator]
+                        await call()  # type: ignore[operator]
 
             jobs, prices = bus.queue("jobs"), bus.topic("prices")
             for call in (
@@ -112,7 +112,7 @@ async def test_a_loop_that_ignores_what_a_server_refuses_does_not_starve_others(
 async def test_each_end_raises_an_error_of_its_own() -> None:
     async with redis.Bus(NOWHERE, max_attempts=1) as bus:
         await state_named(bus, "closed")
-        errors = []
+        errors: list[Error] = []
         for _ in range(2):
             with pytest.raises(ConnectionFailedError) as caught:
                 await bus.queue("jobs").depth()

@@ -98,7 +98,7 @@ async def test_a_connection_that_has_lasted_starts_counting_anew() -> None:
 
 async def test_waits_are_between_the_least_and_a_bound_that_doubles() -> None:
     async with saying() as place, redis.Bus(place.url, min_delay="1ms", max_delay="8ms", max_attempts=6) as bus:
-        states = []
+        states: list[redis.State] = []
         while (state := (await seen(bus, 1))[0]).name != "closed":
             if state.name == "waiting":
                 states.append(state)

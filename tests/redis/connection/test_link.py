@@ -26,9 +26,9 @@ NO_SERVER = "what answers there is no Redis server"
 RANDOM = random.Random(7).randbytes(4000).replace(b"\n", b"")
 
 
-async def failure_at(url: str, **options: str) -> Error:
+async def failure_at(url: str, dial_timeout: str = "30s") -> Error:
     """Return why a bus does not get a connection, after it has tried for a second time."""
-    async with redis.Bus(url, min_delay="1ms", max_delay="2ms", **options) as bus:  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    async with redis.Bus(url, min_delay="1ms", max_delay="2ms", dial_timeout=dial_timeout) as bus:
         first = await state_named(bus, "waiting", "closed")
         if first.name == "waiting":
             second = await state_named(bus, "waiting", "closed")
@@ -39,7 +39,7 @@ async def failure_at(url: str, **options: str) -> Error:
         return first.error
 
 
-# Servers that are none -------------------------------------------------------------------------------------------------
+# Servers that are none ------------------------------------------------------------------------------------------------
 
 NOT_REDIS: Mapping[str, bytes] = {
     "http": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
@@ -189,7 +189,7 @@ async def test_a_server_that_is_slow_but_in_time_is_one() -> None:
         assert (await state_named(bus, "open", "waiting")).name == "open"
 
 
-# Servers that cannot serve ---------------------------------------------------------------------------------------------
+# Servers that cannot serve --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ async def test_a_server_that_is_slow_but_in_time_is_one() -> None:
         ({"HELLO": hello("6.0.0")}, "version 6.0.0"),
         ({"HELLO": hello("")}, "version "),
         ({"HELLO": hello("seven")}, "version seven"),
-        ({"HELLO": b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`\r\n"}, "of before version 6"),
+        ({"HELLO": b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n"}, "of before version 6"),
         ({"HELLO": b"-ERR unknown command 'HELLO'\r\n"}, "of before version 6"),
     ],
 )
@@ -249,9 +249,9 @@ async def test_a_server_that_has_loaded_its_data_is_used() -> None:
     "said", [b"+OK\r\n", b":1\r\n", b"_\r\n", b"*0\r\n", bulk("nothing to see"), bulk(b"\xff:\xff")]
 )
 async def test_a_server_that_tells_nothing_of_itself_is_used(said: bytes) -> None:
-    async with answering({"INFO": said, "INFO server": said, "INFO persistence": said}) as place:
-        async with redis.Bus(place.url) as bus:
-            assert (await state_named(bus, "open", "waiting", "closed")).name == "open"
+    answers: dict[str, bytes | None] = {"INFO server": said, "INFO persistence": said}
+    async with answering(answers) as place, redis.Bus(place.url) as bus:
+        assert (await state_named(bus, "open", "waiting", "closed")).name == "open"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ async def test_an_error_that_trying_again_does_not_help_ends_the_bus(command: st
     assert said.decode().strip("-\r\n").removeprefix("ERR ") in str(error)
 
 
-# Answers on an open connection ------------------------------------------------------------------------------------------
+# Answers on an open connection ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ async def test_an_error_that_trying_again_does_not_help_ends_the_bus(command: st
         (b"-MISCONF Redis is configured\r\n", Kind.UNAVAILABLE, True, "the server cannot serve now: MISCONF"),
         (b"-MASTERDOWN Link\r\n", Kind.UNAVAILABLE, True, "the server cannot serve now: MASTERDOWN"),
         (b"-NOPERM User alice has no permissions to x\r\n", Kind.PERMISSION_DENIED, False, "the user has no perm"),
-        (b"-ERR ACL failure in script: User alice has no permissions to run\r\n", Kind.PERMISSION_DENIED, False, "ACL"),
+        (b"-ERR ACL failure in script: User alice has no permissions\r\n", Kind.PERMISSION_DENIED, False, "ACL"),
         (b"-ERR The user executing the script can't run\r\n", Kind.PERMISSION_DENIED, False, "The user executing"),
         (b"-NOAUTH Authentication required.\r\n", Kind.PERMISSION_DENIED, False, "another user or password"),
         (b"-ERR something\r\n", Kind.UNKNOWN, None, "the server answered with an error: something"),
@@ -374,7 +374,7 @@ async def test_a_script_is_sent_in_full_where_the_server_does_not_know_it() -> N
         assert [words[0] for words in place.commands[-2:]] == [b"EVALSHA", b"EVAL"]
 
 
-# What nobody asked for --------------------------------------------------------------------------------------------------
+# What nobody asked for ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("said", [b">2\r\n+message\r\n+x\r\n", b"+OK\r\n"])

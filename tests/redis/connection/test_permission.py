@@ -15,6 +15,8 @@ from tests.redis import _wire
 from tests.redis._fake import answering, state_named
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tests.redis.conftest import SharedServer
 
 URL = "redis://h.test:6379/0"
@@ -34,7 +36,11 @@ async def test_a_bus_is_entered_where_connecting_is_allowed(shared_server: Share
             jobs = bus.queue("jobs-1")
             await jobs.send(b"x")
             assert await jobs.depth() == 1
-            for call in (lambda: bus.queue("other").send(b"x"), lambda: bus.topic("other").publish(b"x")):
+            calls: list[Callable[[], Awaitable[object]]] = [
+                lambda: bus.queue("other").send(b"x"),
+                lambda: bus.topic("other").publish(b"x"),
+            ]
+            for call in calls:
                 with pytest.raises(PermissionDeniedError, match=r"^sending to 'other' is not allowed \(redis.send\)$"):
                     await call()
             for receive in (

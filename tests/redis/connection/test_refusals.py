@@ -14,6 +14,8 @@ from tests.redis import _wire
 from tests.redis._fake import state_named
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tests.redis.conftest import SharedServer
 
 
@@ -23,14 +25,15 @@ async def test_a_key_that_holds_something_else_fails_what_uses_it_and_nothing_el
     await _wire.command(shared_server, "XADD", "{o}:once:k", "*", "a", "b")
     await _wire.command(shared_server, "XADD", "{n}:topic", "*", "a", "b")
     async with redis.Bus(shared_server.url) as bus:
-        for call in (
+        calls: list[Callable[[], Awaitable[object]]] = [
             lambda: bus.queue("q").send(b"x"),
             lambda: bus.queue("q").depth(),
             lambda: bus.queue("d").depth(),
             lambda: bus.queue("o").send(b"x", key="k"),
             lambda: bus.topic("t").publish(b"x"),
             lambda: bus.topic("n").publish(b"x"),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(Error) as caught:
                 await call()
             assert (type(caught.value), caught.value.kind, caught.value.retryable) == (Error, Kind.CONFLICT, False)
@@ -43,7 +46,7 @@ async def test_a_key_that_holds_something_else_fails_what_uses_it_and_nothing_el
                 await stack.enter_async_context(bus.queue("d").dead_letters()),
             ]
             for source in sources:
-                assert await source.receive() == (None, False)
+                assert not (await source.receive()).ok
                 assert isinstance(source.cause, Error)
                 assert (source.cause.kind, source.cause.retryable) == (Kind.CONFLICT, False), source
             with pytest.raises(Error) as caught:
@@ -56,7 +59,11 @@ async def test_a_key_that_holds_something_else_fails_what_uses_it_and_nothing_el
 async def test_a_server_out_of_memory_says_so_until_it_has_some(server: testing.RedisServer) -> None:
     async with redis.Bus(server.url) as bus:
         await _wire.command(server, "CONFIG", "SET", "maxmemory", "1")
-        for call in (lambda: bus.queue("q").send(b"x"), lambda: bus.topic("t").publish(b"x")):
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: bus.queue("q").send(b"x"),
+            lambda: bus.topic("t").publish(b"x"),
+        ]
+        for call in calls:
             with pytest.raises(Error, match="the server is out of memory: ") as caught:
                 await call()
             assert (caught.value.kind, caught.value.retryable) == (Kind.RATE_LIMITED, True)
@@ -79,7 +86,11 @@ async def test_a_worker_tries_again_while_a_server_is_out_of_memory(server: test
 async def test_a_replica_takes_nothing_and_takes_it_when_it_is_one_no_more(server: testing.RedisServer) -> None:
     async with testing.redis_server(binary=server.binary) as replica, redis.Bus(replica.url) as bus:
         await _wire.command(replica, "REPLICAOF", "127.0.0.1", server.port)
-        for call in (lambda: bus.queue("q").send(b"x"), lambda: bus.topic("t").publish(b"x")):
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: bus.queue("q").send(b"x"),
+            lambda: bus.topic("t").publish(b"x"),
+        ]
+        for call in calls:
             with pytest.raises(ConnectionFailedError, match="the server cannot serve now: You can't write") as caught:
                 await call()
             assert (caught.value.kind, caught.value.retryable) == (Kind.UNAVAILABLE, True)
@@ -140,19 +151,25 @@ async def test_databases_do_not_see_each_other(shared_server: SharedServer) -> N
     ],
 )
 async def test_a_password_is_needed_and_must_be_the_right_one(binary: str, user: str, ends: bool) -> None:
-    async with testing.redis_server(binary=binary, arguments=["--requirepass", "secret8"]) as server:
+    async with AsyncExitStack() as stack:
+        protected = testing.redis_server(binary=binary, arguments=["--requirepass", "secret8"])
+        server = await stack.enter_async_context(protected)
         async with redis.Bus(server.url.replace("//", f"//{user}")) as bus:
             state = await state_named(bus, "closed", "waiting", "open")
             assert state.name == ("closed" if ends else "open")
             if ends:
                 assert isinstance(state.error, PermissionDeniedError)
                 assert ": the server wants another user or password: " in str(state.error)
-                for call in (lambda: bus.queue("q").send(b"x"), lambda: bus.queue("q").depth()):
+                calls: list[Callable[[], Awaitable[object]]] = [
+                    lambda: bus.queue("q").send(b"x"),
+                    lambda: bus.queue("q").depth(),
+                ]
+                for call in calls:
                     with pytest.raises(PermissionDeniedError, match="the bus has ended: ") as caught:
                         await call()
                     assert caught.value.__cause__ is state.error
                 async with bus.queue("q").work() as deliveries:
-                    assert await deliveries.receive() == (None, False)
+                    assert not (await deliveries.receive()).ok
                     assert isinstance(deliveries.cause, PermissionDeniedError)
 
 

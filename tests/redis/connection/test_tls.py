@@ -28,18 +28,18 @@ NO_REDIS = pytest.mark.skipif("redis" not in binaries(), reason="there is no red
 
 def of_server(certificate: trustme.LeafCert, *, asks: bool = False) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
+    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL
     if asks:
-        CA.configure_trust(context)
+        CA.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
 def of_client(certificate: trustme.LeafCert | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    CA.configure_trust(context)
+    CA.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL
     if certificate is not None:
-        certificate.configure_cert(context)
+        certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # names a type of OpenSSL
     return context
 
 
@@ -78,9 +78,11 @@ async def test_a_bus_over_tls(shared_server: SharedServer) -> None:
 
 
 async def test_a_name_in_the_url_is_that_of_the_certificate(shared_server: SharedServer) -> None:
-    async with relay(shared_server.port, SERVER) as place:
-        async with redis.Bus(place.url.replace("127.0.0.1", "localhost"), ssl_context=of_client()) as bus:
-            await use(bus)
+    async with (
+        relay(shared_server.port, SERVER) as place,
+        redis.Bus(place.url.replace("127.0.0.1", "localhost"), ssl_context=of_client()) as bus,
+    ):
+        await use(bus)
 
 
 async def test_a_relay_that_goes_away_is_a_connection_that_is_lost(shared_server: SharedServer) -> None:
