@@ -377,11 +377,7 @@ async def repeated_keys(binary: str, size: Size) -> Figures:
 
 
 async def cancelled(binary: str, size: Size) -> Figures:
-<<<<<<< HEAD
-    """Workers are cancelled at random moments: nothing is lost, and what is given back does not count as an attempt."""
-=======
     """Workers are cancelled at random moments: nothing is lost, and what was given back counts as no attempt."""
->>>>>>> main
     chance = random.Random(size.seed)
     done: list[bytes] = []
     attempts = 0
