@@ -82,7 +82,7 @@ def _rows() -> tuple[Workload, ...]:
             )
             for tasks in (1, 32)
         ),
-        _row(f"Redis topic, {SERVERS} servers of {CONNECTIONS // SERVERS} connections", feed, {}, 200_000),
+        _row(f"Redis topic, {SERVERS} processes of {CONNECTIONS // SERVERS} connections", feed, {}, 200_000),
     )
 
 
