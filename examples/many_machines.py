@@ -19,7 +19,7 @@ import sys
 from contextlib import AsyncExitStack
 from functools import partial
 from subprocess import PIPE
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 signal.signal(signal.SIGINT, lambda _signal, _frame: os._exit(130))  # Ctrl-C while this loads
 
@@ -27,6 +27,9 @@ import trio
 
 import csp
 from csp import redis, testing, websocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CLIENTS, ORDERS = 6, 100  # orders of each client
 
@@ -41,15 +44,8 @@ async def serve(url: str, port: str) -> None:
         async def handle(connection: websocket.ServerConnection) -> None:
             """Take the orders of a client, which first says which news it saw last."""
             since = str((await connection.receive_value()).data)
-            if place(since) < place(latest):
-                async with news.subscribe(since=since) as missed:
-                    async for update in missed:
-                        if isinstance(update, redis.Published):
-                            if update.data is not None:
-                                await connection.send(told(update))
-                            if place(update.id) >= place(latest):
-                                break
-            hub.add(connection)  # no checkpoint since it was compared: what follows is broadcast to it
+            await tell_missed(connection, news, since, lambda: latest)
+            hub.add(connection)  # what follows is broadcast to it
             async for message in connection:
                 await orders.send(message.data, key=str(message.data))
 
@@ -66,6 +62,20 @@ async def serve(url: str, port: str) -> None:
                         print("ready", flush=True)
                     elif update.data is not None:
                         hub.broadcast(told(update))
+
+
+async def tell_missed(
+    connection: websocket.ServerConnection, news: redis.Topic[Any], since: str, latest: Callable[[], str]
+) -> None:
+    """Send a client what it has not seen; return at the moment at which it has had the latest."""
+    if place(since) < place(latest()):
+        async with news.subscribe(since=since) as missed:
+            async for update in missed:
+                if isinstance(update, redis.Published):
+                    if update.data is not None:
+                        await connection.send(told(update))
+                    if place(update.id) >= place(latest()):
+                        return
 
 
 def told(update: redis.Published[Any]) -> str:
@@ -162,7 +172,7 @@ async def main(url: str | None) -> None:
 
 async def doing(done: dict[str, set[str]], count: int) -> None:
     """Wait until all clients together have news of so many orders."""
-    while len(set().union(*done.values())) < count:
+    while len(set[str]().union(*done.values())) < count:
         await csp.after("10ms").receive()
 
 

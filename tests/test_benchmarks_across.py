@@ -1,4 +1,4 @@
-"""The benchmarks of queues and topics: the processes they have, what they check, and the guard's server that is not there."""
+"""The benchmarks of queues and topics: their processes, what they check, and the guard's server that is not there."""
 
 from __future__ import annotations
 

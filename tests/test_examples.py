@@ -26,8 +26,9 @@ EXAMPLE_PATHS = sorted(EXAMPLES.glob("*.py"))
 
 sends_signals = pytest.mark.skipif(sys.platform == "win32", reason="a process can only be killed here")
 
-# The examples that cannot run here, and why. Some need a system with Unix sockets, scripts that are programs, SIGTERM, and
-# children that inherit sockets; one binds sockets to interfaces; one has servers that share a port, and a Redis server.
+# The examples that cannot run here, and why. Some need a system with Unix sockets, scripts that are programs, SIGTERM,
+# and children that inherit sockets; one binds sockets to interfaces; one has servers that
+# share a port, and a Redis server.
 ELSEWHERE: dict[str, str] = {}
 if sys.platform == "win32":
     ELSEWHERE |= dict.fromkeys(("open_stream", "several_processes", "ssh_tunnel", "unix_socket"), "it is for Unix")

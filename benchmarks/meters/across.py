@@ -1,4 +1,4 @@
-"""What runs with a Redis server: that server, the sides that are measured, each a process of its own, and what asks them.
+"""What runs with a Redis server: it, the sides that are measured, each a process of its own, and what asks them.
 
 The server is on the last core. A side is on the first, or on the last where it waits for each answer.
 """
@@ -44,6 +44,7 @@ class Program:
     """A program of the benchmarks that runs until this process ends, and answers lines with lines."""
 
     def __init__(self, *command: str) -> None:
+        self._command = " ".join(command)
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -73,7 +74,7 @@ class Program:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a process has ended: {self._process.args}")
+            raise RuntimeError(f"a process has ended: {self._command}")
         return json.loads(line)
 
 
@@ -82,7 +83,7 @@ def server_port() -> int:
     """Return the port of the Redis server, which is started if it does not run."""
     with on_a_core(of_server=True):
         program = Program("benchmarks.peers.redis_server")
-    said = program.answer()
+    said: dict[str, str] = program.answer()
     name, _, version = said["version"].partition(" ")
     found(name, version)
     port = urlsplit(said["url"]).port
@@ -92,7 +93,7 @@ def server_port() -> int:
 
 @cache
 def _process_of(side: str) -> Program:
-    return Program("benchmarks.peers.redis_sides")
+    return Program("benchmarks.peers.redis_sides", side)
 
 
 def begin(side: str, work: str, *arguments: object, cores: set[int] | None = None) -> Program:
@@ -101,7 +102,7 @@ def begin(side: str, work: str, *arguments: object, cores: set[int] | None = Non
     program = _process_of(side)
     if cores is not None:
         program.stay_on(cores)
-    program.say([side, work, port, *arguments])
+    program.say([work, port, *arguments])
     return program
 
 

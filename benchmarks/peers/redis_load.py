@@ -36,15 +36,14 @@ def take_all(streams: list[socket.socket], expected: bytes, *, waiting_seconds: 
     """
     with selectors.DefaultSelector() as selector:
         left: dict[socket.socket, int] = dict.fromkeys(streams, 0)
-        for stream in streams:
-            selector.register(stream, selectors.EVENT_READ)
+        for each in streams:
+            selector.register(each, selectors.EVENT_READ, each)
         while left:
             ready = selector.select(waiting_seconds)
             if not ready:
                 raise RuntimeError(f"{len(left)} connections miss messages")
             for key, _ in ready:
-                stream = key.fileobj
-                assert isinstance(stream, socket.socket)
+                stream: socket.socket = key.data
                 data = stream.recv(1 << 16)
                 start = left[stream]
                 if not data or expected[start : start + len(data)] != data:

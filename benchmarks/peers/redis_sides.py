@@ -1,6 +1,6 @@
-"""What csp and coredis do with one server: ``python -m benchmarks.peers.redis_sides``, each side a process of its own.
+"""What csp and coredis do with one server: ``python -m benchmarks.peers.redis_sides SIDE``, each a process of its own.
 
-Each line of its standard input is a JSON list: the side, the work, the server's port, how many times, and what more the
+Each line of its standard input is a JSON list: the work, the server's port, how many times, and what more the
 work takes. Its answer is a line with the cost of one operation in microseconds.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import coredis
 import trio
@@ -117,10 +117,10 @@ async def bare_receive(port: int, count: int, capacity: int) -> float:
         await nursery.start(_run, connection)
         with stopwatch:
             while received < count:
-                request: Awaitable[Any] = connection.create_request(
+                request: Awaitable[object] = connection.create_request(
                     b"XREAD", b"COUNT", capacity // 2, b"STREAMS", key, cursor, decode=False
                 )
-                entries = (await request)[key]
+                entries = cast("dict[bytes, list[tuple[bytes, object]]]", await request)[key]
                 received += len(entries)
                 cursor = entries[-1][0]
         nursery.cancel_scope.cancel()
@@ -165,7 +165,7 @@ async def coredis_latency(port: int, count: int, percent: int) -> float:
     """Do the same with coredis' publish and subscribe."""
     times: list[float] = []
     async with _client(port) as client, client.pubsub(channels=["latency"], ignore_subscribe_messages=True) as messages:
-        while not await client.publish("latency", b""):
+        while not await client.publish("latency", b""):  # noqa: ASYNC110  # it is the server that knows
             await trio.sleep(0.01)
         await messages.get_message()
         for _ in range(_WARM_UP + count):
@@ -344,9 +344,10 @@ WORKS: Mapping[str, Mapping[str, Work]] = {
 
 def main() -> None:
     """Do what the lines of the standard input ask for."""
+    works = WORKS[sys.argv[1]]
     for line in sys.stdin:
-        side, work, *arguments = json.loads(line)
-        print(json.dumps(trio.run(WORKS[side][work], *arguments)), flush=True)
+        work, *arguments = json.loads(line)
+        print(json.dumps(trio.run(works[work], *arguments)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Queues and topics whose operations can be counted: what csp.redis does with the answers of a server that is not there.
+"""Queues and topics whose operations can be counted: what csp.redis does with answers of a server that is not there.
 
 Its connections are replaced by scripts of answers, which come at once, and no clock runs meanwhile: what there is to
 read when the driver reads is the same each time. What coredis does is not in it.
@@ -67,14 +67,15 @@ class _Server:
         self._given += len(answer)
         return {key: answer}
 
-    async def run(self, script: object, keys: Sequence[bytes], arguments: Sequence[bytes | int], doing: str) -> object:
+    async def run(self, script: object, _keys: object, arguments: Sequence[bytes | int], _doing: str) -> object:
         """Answer a script as a server does that has everything, and nothing of other workers."""
         await trio.lowlevel.checkpoint()
         if script is SETTLE:
             return [1] * ((len(arguments) - 2) // _SETTLED_FIELDS)
         if script is POSITION:
             return b"0-0", _EPOCH, 0, None, 0
-        return ([], 0, 0) if script is CLAIM else 0
+        nothing: list[object] = []
+        return (nothing, 0, 0) if script is CLAIM else 0
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""The servers and workers of ``examples/many_machines.py``, which may be killed, and clients that look at all they get."""
+"""The servers and workers of ``examples/many_machines.py``, which may be killed, and clients that check all."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -106,7 +106,7 @@ class Client:
             nursery.start_soon(self._send, feed)
             while True:
                 value, ok = await feed.receive()
-                assert ok, f"the feed has ended: {feed.cause!r}"
+                assert ok, f"the feed has ended: {feed.state.error!r}"
                 if isinstance(value, csp.Gap):
                     self.gaps += 1
                     continue
@@ -119,10 +119,9 @@ class Client:
 
     async def _send(self, feed: websocket.Feed) -> None:
         async for name in self._sent:
-            try:
+            # If that fails, it is sent with those that were ordered and not done, on the next connection.
+            with suppress(csp.errors.ConnectionFailedError):
                 await feed.send(name)
-            except csp.errors.ConnectionFailedError:
-                pass  # it is sent with those that were ordered and not done, on the next connection
 
 
 def _place(entry: str) -> tuple[int, ...]:

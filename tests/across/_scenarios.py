@@ -417,7 +417,8 @@ async def many_machines(binary: str, size: Size) -> Figures:
         # Servers that have just been started tell what was published before.
         await bus.topic("done").publish('{"order": "early", "by": "nobody"}')
         async with trio.open_nursery() as starting:
-            for role in (("serve",), ("serve",), ("work", "one"), ("work", "two")):
+            roles: list[tuple[str, ...]] = [("serve",), ("serve",), ("work", "one"), ("work", "two")]
+            for role in roles:
                 starting.start_soon(group.start, *role)
         for client in clients:
             nursery.start_soon(client.run, group.port)

@@ -140,9 +140,10 @@ class Worker(Generic[T]):
 
     def _has_turn(self, hold: Hold[T]) -> bool:
         """Return whether a value that was delivered before can be handed out: what was settled so far has arrived."""
-        if hold.after is None:
-            hold.after = self.settling.added
-        return self.settling.has_sent(hold.after)
+        after = self.settling.added if hold.after is None else hold.after
+        if not self.in_hand:  # else what is in hand may be settled before somebody asks again
+            hold.after = after
+        return self.settling.has_sent(after)
 
     def _take_first(self) -> Hold[T]:
         hold = self._fetched.popleft()
