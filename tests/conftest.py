@@ -72,6 +72,10 @@ LONG = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ordinary", action="store_true", help="run as few of the long tests as where all tests are run")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # It is of pytest-cov, without which the tests run too.
     config.addinivalue_line("markers", "no_cover: do not measure the coverage of this test")
@@ -81,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if any(item.path.is_relative_to(path) for path in NOT_MEASURED):
             item.add_marker("no_cover")
-    if list(config.args) == list(config.getini("testpaths")):
+    if config.getoption("--ordinary") or list(config.args) == list(config.getini("testpaths")):
         left_out = list(filter(_has_second_server, items))
         kept = [item for item in items if not _has_second_server(item)]
         left_out += [item for name, stride in LONG.items() for item in _all_but_one_of(stride, name, kept)]
