@@ -695,3 +695,45 @@ async def test_tidying_goes_on_when_the_queue_was_gone(
 def test_each_worker_looks_at_least_every_second() -> None:
     source = Path(module.__file__).read_text(encoding="utf-8")
     assert "_SCAN_SECONDS = (0.5, 1.0)" in source
+
+
+async def test_what_was_delivered_before_comes_once_the_acks_before_it_have_arrived(
+    shared_server: SharedServer,
+) -> None:
+    async with a_bus(shared_server) as bus:
+        jobs = bus.queue("jobs")
+        for value in (b"one", b"two", b"three"):
+            await jobs.send(value)
+        async with jobs.work() as deliveries:
+            first, second, third = await take(deliveries, 3)
+            third.retry()
+            await until(lambda: deliveries._worker.fetched == 1)
+            assert deliveries.is_ready(csp.Moment())  # nothing was settled that has not arrived
+            first.ack()
+            assert not deliveries.is_ready(csp.Moment())
+            await until(lambda: deliveries.is_ready(csp.Moment()))
+            second.ack()
+            with pytest.raises(trio.WouldBlock):
+                deliveries.receive_nowait()
+            (again,) = await take(deliveries)
+            assert (again.data, again.attempt, bus.statistics().acked) == (b"three", 2, 2)
+            again.ack()
+
+
+async def test_of_what_was_delivered_before_one_is_fetched_at_a_time(shared_server: SharedServer) -> None:
+    async with a_bus(shared_server) as bus:
+        jobs = bus.queue("jobs")
+        for number in range(6):
+            await jobs.send(str(number))
+        async with jobs.work() as deliveries:
+            for delivery in await take(deliveries, 6):
+                delivery.retry()
+            await deliveries.flush()
+        async with jobs.work() as deliveries:
+            await deliveries.ready()
+            for number in range(6):
+                assert deliveries._worker.fetched <= 1
+                (delivery,) = await take(deliveries)
+                assert (delivery.data, delivery.attempt) == (str(number).encode(), 2)
+                delivery.ack()
+            await deliveries.flush()
