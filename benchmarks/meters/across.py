@@ -128,7 +128,9 @@ class Asked:
     def __call__(self, count: int) -> float:
         if self.filled:
             begin("csp", "fill", count).answer()
-        cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
+        cores = [0]
+        if sys.platform == "linux":
+            cores = sorted(os.sched_getaffinity(0))
         core = cores[-1] if self.takes_turns else cores[0]
         cost: float = begin(self.side, self.work, count, *self.arguments, cores={core}).answer()
         return cost

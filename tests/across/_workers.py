@@ -18,6 +18,8 @@ from tests.across import _journal
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+# Servers run on systems that have these.
+STOP, CONTINUE = (getattr(signal, name, signal.SIGTERM) for name in ("SIGSTOP", "SIGCONT"))
 ROOT = Path(__file__).parents[2]
 
 
@@ -59,11 +61,11 @@ class Workers:
 
     @staticmethod
     def stop(process: trio.Process) -> None:
-        process.send_signal(signal.SIGSTOP)
+        process.send_signal(STOP)
 
     @staticmethod
     def resume(process: trio.Process) -> None:
-        process.send_signal(signal.SIGCONT)
+        process.send_signal(CONTINUE)
 
     def journal(self) -> _journal.Journal:
         """Return what was done so far."""
@@ -83,5 +85,5 @@ async def workers(url: str, queue: str, *, lease: str, poison: str | None = None
             with trio.CancelScope(shield=True):
                 for process in group.processes:
                     if process.returncode is None:
-                        process.send_signal(signal.SIGCONT)
+                        process.send_signal(CONTINUE)
                         await group.kill(process)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import trio
 import csp
 from csp import redis, testing
 from csp.errors import Error, Kind, PermissionDeniedError
+from tests.across._workers import CONTINUE, STOP
 from tests.redis import _wire
 from tests.redis.queue._workers import (
     KEY,
@@ -218,13 +218,13 @@ async def test_a_worker_that_is_stopped_past_its_lease_does_nothing_that_is_anot
             while not output.endswith(b"\n"):
                 output += await process.stdout.receive_some()
             assert output == b"one\n"
-            process.send_signal(signal.SIGSTOP)
+            process.send_signal(STOP)
             async with jobs.work(lease=LEASE) as deliveries:
                 for delivery in await take(deliveries, 3):
                     assert delivery.attempt == 2
                     delivery.ack()
             assert await length(shared_server) == 0
-            process.send_signal(signal.SIGCONT)
+            process.send_signal(CONTINUE)
             await jobs.send(b"end")
             output = b""
             with trio.fail_after(10):
