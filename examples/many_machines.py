@@ -135,9 +135,10 @@ async def start(nursery: trio.Nursery, *arguments: str) -> trio.Process:
     return process
 
 
-async def main(url: str | None) -> None:
+async def show(url: str | None, ended: csp.Channel[None]) -> None:
     """Start all of it, kill some, and tell what clients saw."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(ended)
         if url is None:
             url = (await stack.enter_async_context(testing.redis_server())).url
         nursery = await stack.enter_async_context(csp.BackgroundNursery())
@@ -174,6 +175,15 @@ async def doing(done: dict[str, set[str]], count: int) -> None:
     """Wait until all clients together have news of so many orders."""
     while len(set[str]().union(*done.values())) < count:
         await csp.after("10ms").receive()
+
+
+async def main(url: str | None) -> None:
+    """Do so, until Ctrl-C."""
+    ended = csp.Channel[None]()
+    async with csp.from_signals(signal.SIGINT) as stop, csp.BackgroundNursery() as nursery:
+        nursery.start_soon(show, url, ended)
+        if stop.gave(await csp.select(stop.case_receive(), ended.case_receive())):
+            raise SystemExit(130)
 
 
 if __name__ == "__main__":
