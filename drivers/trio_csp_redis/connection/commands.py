@@ -86,7 +86,8 @@ class Commands:
         if self.cause is not None and self.cause.kind in (Kind.PERMISSION_DENIED, Kind.INVALID):
             error = csp.errors.wrap(self.cause, "the bus has ended")
         else:
-            error = ConnectionFailedError("the bus has ended", kind=Kind.INTERNAL, retryable=False)
+            why = "" if self.cause is None else f": {self.cause.message}"
+            error = ConnectionFailedError(f"the bus has ended{why}", kind=Kind.INTERNAL, retryable=False)
         error.__cause__ = self.cause
         return error
 

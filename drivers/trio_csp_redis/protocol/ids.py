@@ -41,5 +41,6 @@ def parse_id(name: str, text: object) -> Id:
         raise InvalidTypeError(f"{name} must be a string, not {type(text).__name__}")
     parts = _ID.fullmatch(text.encode(errors="replace"))
     if parts is None or int(parts[1]) > _MAX_PART or int(parts[2]) > _MAX_PART:
-        raise InvalidError(f"{name} must be an entry's id such as '1733030400000-0', not {text[:60]!r}")
+        text = text[:60]
+        raise InvalidError(f"{name} must be 'now', 'start' or an entry's id such as '1733030400000-0', not {text!r}")
     return int(parts[1]), int(parts[2])

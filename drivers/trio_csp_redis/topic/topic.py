@@ -37,7 +37,7 @@ class Topic(Generic[T]):
     """
 
     def __init__(self, commands: Commands, reader: Reader, name: object, keep: object, codec: Codec[T]) -> None:
-        self._name = check_name("topic", name)
+        self._name = check_name("name", name)
         self._keep = parse_whole_number("keep", keep, 1, _MAX_KEEP)
         check_codec(codec)
         prefix = commands.settings.prefix

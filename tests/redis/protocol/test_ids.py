@@ -22,7 +22,9 @@ def test_ids_are_written_and_read_and_keep_their_order(one: tuple[int, int], oth
     "text", ["", "1", "1-", "-1", "1-2-3", "a-b", "+1-0", "1-0 ", "\u0661-0", "\ud800-0", "1-18446744073709551616", "$"]
 )
 def test_what_is_no_id_is_invalid(text: str) -> None:
-    with pytest.raises(InvalidError, match=r"^since must be an entry's id such as '1733030400000-0', not "):
+    with pytest.raises(
+        InvalidError, match=r"^since must be 'now', 'start' or an entry's id such as '1733030400000-0', not "
+    ):
         parse_id("since", text)
 
 
