@@ -74,6 +74,8 @@ LONG = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ordinary", action="store_true", help="run as few of the long tests as where all tests are run")
+    parser.addoption("--one-of", type=int, default=1, metavar="N", help="run one of N of the tests that are left")
+    parser.addoption("--second-server", action="store_true", help="run what an ordinary run leaves out for its server")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,13 +87,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if any(item.path.is_relative_to(path) for path in NOT_MEASURED):
             item.add_marker("no_cover")
+    chosen = items
     if config.getoption("--ordinary") or list(config.args) == list(config.getini("testpaths")):
-        left_out = list(filter(_has_second_server, items))
-        kept = [item for item in items if not _has_second_server(item)]
-        left_out += [item for name, stride in LONG.items() for item in _all_but_one_of(stride, name, kept)]
-        config.hook.pytest_deselected(items=left_out)
-        gone = set(map(id, left_out))
-        items[:] = [item for item in items if id(item) not in gone]
+        chosen = [item for item in items if not _has_second_server(item)]
+        left_out = {id(item) for name, stride in LONG.items() for item in _all_but_one_of(stride, name, chosen)}
+        chosen = [item for item in chosen if id(item) not in left_out]
+    if config.getoption("--second-server"):
+        chosen = [item for item in chosen if _has_second_server(item)]
+    chosen = chosen[:: config.getoption("--one-of")]
+    kept = set(map(id, chosen))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = chosen
 
 
 def _has_second_server(item: pytest.Item) -> bool:
