@@ -36,8 +36,7 @@ class Gap:
 
     def __str__(self) -> str:
         if self.error is None and self.code is None and not self.attempts:
-            missed = "" if self.missed is None else f", {self.missed} are missing"
-            return f"gap: values came faster than they were received{missed}"
+            return f"gap: {'some' if self.missed is None else self.missed} values are missing"
         return f"gap of {self.seconds:.2f} s: {_why(self.error)}"
 
 

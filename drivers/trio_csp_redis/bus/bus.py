@@ -9,6 +9,7 @@ from trio.lowlevel import enable_ki_protection
 
 import csp
 from csp.errors import NoContextError
+from trio_csp_redis.connection.blocks import single
 from trio_csp_redis.connection.commands import Commands
 from trio_csp_redis.connection.permission import check_connect
 from trio_csp_redis.connection.settings import parse_settings
@@ -46,7 +47,8 @@ class Bus(Generic[T]):
     At the end of the block everything that the bus opened is closed. Workers and subscriptions are blocks of their own,
     which should end before.
 
-    Logger ``csp.redis`` tells each change of a connection at level INFO.
+    Logger ``csp.redis`` tells each change of a connection at level INFO, but at WARNING the first failure of an outage,
+    and that the bus has ended for good.
 
     Args:
         url: ``redis://user:password@host:port/db``, or ``rediss:`` for TLS. User and password are percent-decoded; they
@@ -154,9 +156,12 @@ class Bus(Generic[T]):
 
     async def _run(self) -> None:
         with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._commands.run, name="csp.redis commands")
-                nursery.start_soon(self._reader.run, name="csp.redis reader")
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._commands.run, name="csp.redis commands")
+                    nursery.start_soon(self._reader.run, name="csp.redis reader")
+            except BaseExceptionGroup as group:
+                raise single(group) from None
 
     @enable_ki_protection
     async def __aexit__(

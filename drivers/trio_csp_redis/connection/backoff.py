@@ -29,7 +29,7 @@ class Backoff:
     @property
     def bound_seconds(self) -> float:
         """The longest that the next wait can be."""
-        doubled = self._min_seconds * 2.0 ** min(self.failures + 1, 60)
+        doubled = self._min_seconds * 2.0 ** min(max(1, self.failures), 60)
         return max(self._min_seconds, min(self._max_seconds, doubled))
 
     def fail(self) -> None:

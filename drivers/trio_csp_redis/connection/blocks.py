@@ -25,6 +25,17 @@ def ended_early(block: str, exc: BaseException | None) -> ChannelBrokenError | N
     return error
 
 
+def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one exception that a group holds, beside cancellations and in groups; the group if it holds several.
+
+    A KeyboardInterrupt in a task of the client library comes out of its nurseries like that.
+    """
+    error: BaseException | None = group.split(trio.Cancelled)[1]
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return group if error is None else error
+
+
 def _failure(exc: BaseException) -> BaseException | None:
     """Return what is not a cancellation; None if everything is."""
     if isinstance(exc, BaseExceptionGroup):

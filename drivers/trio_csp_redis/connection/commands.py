@@ -77,7 +77,7 @@ class Commands:
         self.cause = cause
         self._set_state(csp.ConnectionState("closed", self.state.attempt, cause))
         why = "" if cause is None else f": {shown(str(cause), None)}"
-        _logger.info("%s: ended%s", self.settings.target.url, why)
+        _logger.log(logging.WARNING if why else logging.INFO, "%s: ended%s", self.settings.target.url, why)
         self.ended.set()
         self._announce()
 

@@ -128,6 +128,8 @@ class Line:
     ) -> None:
         state = csp.ConnectionState(name, self._backoff.failures + 1, error, seconds)
         level = logging.DEBUG if name == "connecting" else logging.INFO
+        if name == "waiting" and self._backoff.failures == 1:
+            level = logging.WARNING  # once in an outage: whoever logs nothing else learns what is waited for
         _logger.log(level, "%s: %s: %s", self._settings.target.url, self._purpose, shown(str(state), None))
         self._tell(state)
 

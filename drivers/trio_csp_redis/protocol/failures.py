@@ -41,9 +41,12 @@ def answered(error: Exception, doing: str) -> Error:
         doing: what was being done, as ``"sending to queue 'jobs'"``.
     """
     text = _text(error)
+    found: Error
     match error:
+        case reported.AuthenticationRequiredError():
+            found = PermissionDeniedError(f"{doing}: the server wants a password, and was given none")
         case reported.AuthenticationError():
-            found: Error = PermissionDeniedError(f"{doing}: the server wants another user or password: {text}")
+            found = PermissionDeniedError(f"{doing}: the server wants another user or password: {text}")
         case reported.AuthorizationError():
             found = PermissionDeniedError(f"{doing}: the server does not permit it: {text}")
         case reported.WrongTypeError():

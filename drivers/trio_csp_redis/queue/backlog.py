@@ -10,7 +10,7 @@ class Backlog:
     """What there was in a queue at one moment. Later versions may add fields."""
 
     waiting: int
-    """Values that no worker has."""
+    """Values that no worker has fetched yet."""
     in_hand: int
     """Values that a worker has fetched, is doing, or has given back."""
     dead_letters: int

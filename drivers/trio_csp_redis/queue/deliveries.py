@@ -9,7 +9,7 @@ from trio.lowlevel import enable_ki_protection
 
 import csp
 from csp.errors import ConnectionFailedError, InvalidError, Kind, NoContextError
-from trio_csp_redis.connection.blocks import ended_early
+from trio_csp_redis.connection.blocks import ended_early, single
 from trio_csp_redis.queue.delivery import Delivery
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ class Deliveries(csp.Source[Delivery[T]]):
         with self._scope:
             try:
                 cause = await self._worker.run()
+            except BaseExceptionGroup as group:
+                raise single(group) from None
             finally:
                 self._worker.leave_now()
             if not self._closed:

@@ -14,7 +14,7 @@ def test_the_bound_doubles_from_twice_the_least_to_the_most() -> None:
     for _ in range(9):
         bounds.append(backoff.bound_seconds)
         backoff.fail()
-    assert bounds == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
+    assert bounds == pytest.approx([0.1, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
     backoff.succeed()
     assert backoff.failures == 0
     assert backoff.bound_seconds == pytest.approx(0.1)

@@ -258,7 +258,7 @@ async def test_a_server_that_tells_nothing_of_itself_is_used(said: bytes) -> Non
     ("command", "said", "text"),
     [
         ("HELLO", b"-WRONGPASS invalid username-password pair\r\n", "the server wants another user or password"),
-        ("HELLO", b"-NOAUTH HELLO must be called with the client\r\n", "the server wants another user or password"),
+        ("HELLO", b"-NOAUTH HELLO must be called with the client\r\n", "the server wants a password, and was"),
         ("HELLO", b"-DENIED Redis is running in protected mode\r\n", "the server does not permit it: DENIED Redis"),
         ("INFO server", b"-NOPERM User alice has no permissions\r\n", "the server does not permit it: the user has no"),
     ],
@@ -296,7 +296,7 @@ async def test_an_error_that_trying_again_does_not_help_ends_the_bus(command: st
         (b"-NOPERM User alice has no permissions to x\r\n", Kind.PERMISSION_DENIED, False, "the user has no perm"),
         (b"-ERR ACL failure in script: User alice has no permissions\r\n", Kind.PERMISSION_DENIED, False, "ACL"),
         (b"-ERR The user executing the script can't run\r\n", Kind.PERMISSION_DENIED, False, "The user executing"),
-        (b"-NOAUTH Authentication required.\r\n", Kind.PERMISSION_DENIED, False, "another user or password"),
+        (b"-NOAUTH Authentication required.\r\n", Kind.PERMISSION_DENIED, False, "a password, and was given none"),
         (b"-ERR something\r\n", Kind.UNKNOWN, None, "the server answered with an error: something"),
         (b"-NOSCRIPT No matching script\r\n", Kind.UNKNOWN, None, "the server answered with an error: No matching"),
         (b"-NOGROUP No such key\r\n", Kind.NOT_FOUND, True, "the queue is gone"),
