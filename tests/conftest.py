@@ -65,7 +65,6 @@ LONG = {
     "websocket/client/test_reconnecting_model.py": 4,
     "websocket/client/test_reconnecting_random.py": 4,
     "websocket/command_line/test_as_a_process.py": 2,
-    "websocket/command_line/test_in_a_terminal.py": 3,
     "websocket/command_line/test_listen_as_a_process.py": 3,
     "websocket/command_line/test_reconnect_as_a_process.py": 2,
     "websocket/protocol/test_round_trips.py": 4,
