@@ -332,12 +332,13 @@ async def test_one_that_is_forgotten_once_it_is_lost_is_not_given_back(
 async def test_one_that_is_lost_by_the_time_it_is_looked_at_is_not_given_back(
     shared_server: SharedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from trio_csp_redis.queue.hold import Hold
-
-    async with a_bus(shared_server) as bus, bus.queue("jobs").work() as deliveries:
-        await deliveries.ready()
-        worker = deliveries._worker
-        worker.dropped(Hold(b"1-1", 1, b"", -10.0, 1.0))
-        await until(lambda: not worker._dropped)
+    async with a_bus(shared_server) as bus:
+        jobs = bus.queue("jobs")
+        await jobs.send(b"one")
+        async with jobs.work(lease="1h") as deliveries:
+            in_hand = await take(deliveries)
+            in_hand[0]._hold.leased_at -= 3600
+            drop(in_hand)
+            await until(lambda: bus.statistics().lost == 1)
     assert bus.statistics().retried == 0
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
