@@ -25,15 +25,18 @@ def ended_early(block: str, exc: BaseException | None) -> ChannelBrokenError | N
     return error
 
 
-def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one exception that a group holds, beside cancellations and in groups; the group if it holds several.
+def single(error: BaseException) -> BaseException:
+    """Return the one exception that a group holds, beside cancellations and in groups; itself if it holds several.
 
-    A KeyboardInterrupt in a task of the client library comes out of its nurseries like that.
+    A KeyboardInterrupt in a task of the client library comes out of its nurseries in groups.
     """
-    error: BaseException | None = group.split(trio.Cancelled)[1]
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return group if error is None else error
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    rest = group.split(trio.Cancelled)[1]
+    if rest is None or len(rest.exceptions) > 1:
+        return group
+    return single(rest.exceptions[0])
 
 
 def _failure(exc: BaseException) -> BaseException | None:
