@@ -34,9 +34,10 @@ def single(error: BaseException) -> BaseException:
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)
     rest = group.split(trio.Cancelled)[1]
-    if rest is None or len(rest.exceptions) > 1:
+    if rest is None:
         return group
-    return single(rest.exceptions[0])
+    first, *others = rest.exceptions
+    return group if others else single(first)
 
 
 def _failure(exc: BaseException) -> BaseException | None:

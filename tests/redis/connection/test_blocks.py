@@ -92,3 +92,14 @@ def test_several_exceptions_stay_a_group() -> None:
     assert single(nested) is one
     both = BaseExceptionGroup("", [one, two])
     assert single(both) is both
+
+
+async def test_a_group_of_cancellations_stays_one() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            group = BaseExceptionGroup("", [cancelled])
+            assert single(group) is group
+            raise
