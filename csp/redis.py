@@ -20,8 +20,8 @@ from csp._home import publish
 
 try:
     from trio_csp_redis.bus.bus import Bus
-except ModuleNotFoundError as error:
-    if error.name != "coredis":
+except ModuleNotFoundError as _missing:
+    if _missing.name != "coredis":
         raise
     raise ModuleNotFoundError("csp.redis needs coredis: pip install 'trio-csp[redis]'", name="coredis") from None
 from trio_csp_redis.connection.counts import BusStatistics

@@ -7,7 +7,7 @@ that is late breaks the connection here, so that a server that has vanished is n
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 import trio
 from coredis import exceptions as reported
@@ -20,18 +20,33 @@ from trio_csp_redis.protocol import failures
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Sequence
 
-    from trio_csp_redis.connection.guard import GuardedConnection
     from trio_csp_redis.connection.settings import Settings
     from trio_csp_redis.protocol.script import Script
 
 _OLDEST = (7, 0)
 
 
+class Connection(Protocol):
+    """What is used of a connection of coredis, whose own types are not all known."""
+
+    @property
+    def client_id(self) -> int | None: ...
+    @property
+    def server_version(self) -> str | None: ...
+    @property
+    def usable(self) -> bool: ...
+    async def run(self, *, task_status: Any) -> None: ...
+    def invalidate(self) -> None: ...
+    def create_request(
+        self, command: bytes, *args: bytes | str | int, decode: bool, timeout: float
+    ) -> Awaitable[object]: ...
+
+
 @final
 class Link:
     """One open connection. Made by `connected`."""
 
-    def __init__(self, connection: GuardedConnection, settings: Settings) -> None:
+    def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
         self._timeout_seconds = settings.timeout_seconds
         self._url = settings.target.url

@@ -24,11 +24,11 @@ class Hold(Generic[T]):
     __slots__ = ("after", "attempt", "data", "entry", "gone", "lease_seconds", "leased_at", "settled")
 
     def __init__(self, entry: bytes, attempt: int, data: T, leased_at: float, lease_seconds: float) -> None:
-        self.entry = entry
-        self.attempt = attempt
-        self.data = data
-        self.leased_at = leased_at
-        self.lease_seconds = lease_seconds
+        self.entry: bytes = entry
+        self.attempt: int = attempt
+        self.data: T = data
+        self.leased_at: float = leased_at
+        self.lease_seconds: float = lease_seconds
         self.after: int | None = None
         """What was settled before it was its turn: how many were added to `settling` by then."""
         self.gone: bool = False

@@ -141,8 +141,9 @@ for _, entry in ipairs(pending) do
     end
   end
 end
--- What was claimed must come to the worker; so an error waits for the next time.
-if failed and #claimed == 0 then return failed end
+-- What was claimed must come to the worker; so an error waits for the next time. That there is no memory passes: acks
+-- make room, and so the others must be done.
+if failed and #claimed == 0 and string.sub(failed.err, 1, 3) ~= 'OOM' then return failed end
 return {claimed, buried, more}
 """
 )

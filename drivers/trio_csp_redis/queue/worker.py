@@ -95,7 +95,7 @@ class Worker(Generic[T]):
         self._wake = wake
         self._doing = f"working on queue {name!r}"
         self._appetite = Appetite(capacity)
-        self.settling = Settling(
+        self.settling: Settling = Settling(
             commands, keys, self._consumer, self._lease_milliseconds, self._doing, self._returned, self._wake
         )
         # What is not settled, by id: fetched, or in hand. And what of it is fetched only, in order.

@@ -61,7 +61,7 @@ class Reading(ABC):
     """Which of an entry's fields and values is the large one."""
 
     def __init__(self, key: bytes, capacity: int) -> None:
-        self.key = key
+        self.key: bytes = key
         self._capacity = capacity
         self._appetite = Appetite(capacity)
         self.cursor: Id = FIRST

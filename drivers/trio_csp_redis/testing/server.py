@@ -58,10 +58,10 @@ class RedisServer:
     __slots__ = ("_arguments", "_has_port", "_log_start", "_port", "_process", "binary", "folder", "host", "version")
 
     def __init__(self, binary: str, version: str, folder: Path, arguments: tuple[str, ...]) -> None:
-        self.binary = binary
-        self.version = version
-        self.host = _HOST
-        self.folder = folder
+        self.binary: str = binary
+        self.version: str = version
+        self.host: str = _HOST
+        self.folder: Path = folder
         self._arguments = arguments
         self._port = random.choice(_PORTS)
         self._has_port = False
