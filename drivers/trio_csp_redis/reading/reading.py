@@ -126,6 +126,10 @@ class Reading(ABC):
         """Whether it is behind, and has room enough to be read by itself."""
         return self.behind and len(self.held) <= self.low
 
+    def go_to(self, cursor: Id) -> None:
+        """Read on after an entry."""
+        self.cursor = cursor
+
     def set_behind(self, behind: bool) -> None:  # says what is set
         """Note whether there may be entries that were not read."""
         self.behind = behind

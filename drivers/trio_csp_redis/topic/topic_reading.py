@@ -70,21 +70,21 @@ class TopicReading(Reading):
     def _begin(self, last: Id, mark: Mark, found: bytes | None, *, kept: bool) -> None:
         """Learn where to begin: the server is reached for the first time."""
         if self._since is None:
-            self.cursor = last
+            self.go_to(last)
             self._position.set(mark)
             self.set_behind(False)
         elif self._since > last:
-            self.cursor = self._since
+            self.go_to(self._since)
             self.check(last)
         else:
-            self.cursor = self._since
+            self.go_to(self._since)
             if self._since != FIRST:
                 self._position.set(mark_before(self._since, mark.epoch, found, kept=kept))
 
     def _restarted(self, last: Id, outage: Outage | None) -> None:
         """Go on after the server was started again: it may have lost values that were there."""
         if last < self.cursor:
-            self.cursor = FIRST
+            self.go_to(FIRST)
         self._position.set(None)
         self._miss(gap(outage, None))
 
