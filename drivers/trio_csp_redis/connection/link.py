@@ -29,17 +29,25 @@ _OLDEST = (7, 0)
 class Connection(Protocol):
     """What is used of a connection of coredis, whose own types are not all known."""
 
+    client_id: int | None
+    server_version: str | None
+
     @property
-    def client_id(self) -> int | None: ...
-    @property
-    def server_version(self) -> str | None: ...
-    @property
-    def usable(self) -> bool: ...
-    async def run(self, *, task_status: Any) -> None: ...
-    def invalidate(self) -> None: ...
+    def usable(self) -> bool:
+        """Whether requests can be written."""
+        ...
+
+    async def run(self, *, task_status: Any) -> None:
+        """Log in, and keep the connection."""
+
+    def invalidate(self) -> None:
+        """Close it."""
+
     def create_request(
         self, command: bytes, *args: bytes | str | int, decode: bool, timeout: float
-    ) -> Awaitable[object]: ...
+    ) -> Awaitable[object]:
+        """Write a request; return what waits for its answer."""
+        ...
 
 
 @final
