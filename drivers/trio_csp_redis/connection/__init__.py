@@ -1,6 +1,7 @@
 """Connections to one server, which come back.
 
 - `blocks`: what sources say whose block ends
+- `visiting`: operations that fail at once
 - `settings`: what can be set for a bus, checked
 - `counts`: what a bus has done
 - `backoff`: how long to wait before the next attempt

@@ -113,8 +113,10 @@ class Commands:
             if self.ended.is_set():
                 await trio.lowlevel.checkpoint()  # a loop that ignores the error must not starve the others
                 raise self.why_ended()
-            if self._link is not None and self._link.usable:
-                return self._link
+            if self._link is not None:
+                self._link.give_up_if_late()
+                if self._link.usable:
+                    return self._link
             await self._changed.wait()
 
     async def run_script(

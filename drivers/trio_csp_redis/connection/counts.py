@@ -17,7 +17,7 @@ class BusStatistics:
     attempts: int
     """Attempts to connect, those that failed included."""
     sent: int
-    """Values that queues have taken."""
+    """Values that queues have taken, as far as the answer was waited for."""
     repeated: int
     """Sends with a key that were written again, because the connection was lost before the answer."""
     published: int
@@ -25,7 +25,7 @@ class BusStatistics:
     delivered: int
     """Deliveries that workers handed out."""
     redelivered: int
-    """Those of them that had been handed out before, here or elsewhere."""
+    """Those of them that had been delivered before, here or elsewhere: see `Delivery.attempt`."""
     acked: int
     """Deliveries that the server has taken an ack for."""
     retried: int

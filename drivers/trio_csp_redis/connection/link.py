@@ -6,8 +6,9 @@ that is late breaks the connection here, so that a server that has vanished is n
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, cast, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import trio
 from coredis import exceptions as reported
@@ -18,12 +19,21 @@ from trio_csp_redis.connection.guard import dialled
 from trio_csp_redis.protocol import failures
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from trio_csp_redis.connection.settings import Settings
     from trio_csp_redis.protocol.script import Script
 
 _OLDEST = (7, 0)
+
+
+class Answer(Awaitable[object], Protocol):
+    """The answer to a request, which may come."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has come."""
+        ...
 
 
 class Connection(Protocol):
@@ -43,9 +53,7 @@ class Connection(Protocol):
     def invalidate(self) -> None:
         """Close it."""
 
-    def create_request(
-        self, command: bytes, *args: bytes | str | int, decode: bool, timeout: float
-    ) -> Awaitable[object]:
+    def create_request(self, command: bytes, *args: bytes | str | int, decode: bool, timeout: float) -> Answer:
         """Write a request; return what waits for its answer."""
         ...
 
@@ -59,6 +67,8 @@ class Link:
         self._timeout_seconds = settings.timeout_seconds
         self._url = settings.target.url
         self._broken: Error | None = None
+        # The oldest request whose caller was cancelled, and when its answer is due.
+        self._abandoned: tuple[Answer, float] | None = None
         self.run_id: bytes = b""
         """Of the server's process: another one after a restart."""
         self.lost: trio.Event = trio.Event()
@@ -86,6 +96,15 @@ class Link:
             await self._connection.run(task_status=task_status)
         finally:
             self.lost.set()
+
+    def give_up_if_late(self) -> None:
+        """Close the connection if an answer is late that nobody waits for any more; who waits, notices by itself."""
+        if self._abandoned is not None:
+            answer, due = self._abandoned
+            if answer.complete:
+                self._abandoned = None
+            elif trio.current_time() >= due:
+                self.break_off(failures.late(f"no answer within {self._timeout_seconds:g} s"))
 
     def why_lost(self) -> Error:
         """Return what broke the connection."""
@@ -135,11 +154,15 @@ class Link:
         self, command: bytes, arguments: Sequence[bytes | str | int], doing: str, seconds: float
     ) -> object:
         """As `call`, but that `NoScriptError` comes out as it is."""
+        due = trio.current_time() + seconds
         try:
-            request: Awaitable[Any] = self._connection.create_request(
-                command, *arguments, decode=False, timeout=seconds
-            )
-            return cast("object", await request)
+            request = self._connection.create_request(command, *arguments, decode=False, timeout=seconds)
+            try:
+                return await request
+            except trio.Cancelled:
+                if self._abandoned is None or self._abandoned[0].complete:
+                    self._abandoned = request, due
+                raise
         except reported.NoScriptError:
             raise
         except TimeoutError:

@@ -68,7 +68,7 @@ def not_connected(error: BaseException, url: str) -> Error:
     for inner in _chain(error):
         match inner:
             case reported.UnknownCommandError():
-                return too_old("of before version 6")
+                return too_old("older than version 6")
             case reported.ResponseError() | reported.BusyLoadingError():
                 found = answered(inner, doing)
                 return found if found.kind is not Kind.UNKNOWN else InvalidError(f"{doing}: {_text(inner)}")

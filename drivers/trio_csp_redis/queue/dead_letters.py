@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, final
 
 import trio
@@ -10,6 +11,7 @@ from trio.lowlevel import enable_ki_protection
 
 import csp
 from csp.errors import ConnectionFailedError, Error, InvalidTypeError, Kind
+from trio_csp_redis.connection.visiting import checked
 from trio_csp_redis.protocol.failures import may_have_arrived
 from trio_csp_redis.protocol.ids import id_of
 from trio_csp_redis.protocol.script import Script
@@ -92,13 +94,17 @@ class DeadLetter(Generic[T_co]):
 class _DeadReading(Reading):
     """What is read of dead letters: everything."""
 
-    __slots__ = ()
+    __slots__ = ("_doing",)
 
     size_at = 1  # a letter begins with the value
 
+    def __init__(self, key: bytes, capacity: int, doing: str) -> None:
+        super().__init__(key, capacity)
+        self._doing = doing
+
     async def open(self, link: Link, outage: Outage | None) -> None:
         del outage  # nothing is trimmed, so nothing is missed
-        self.check(id_of(cast("bytes", await link.run(LAST, (self.key,), (), "reading dead letters"))))
+        self.check(id_of(cast("bytes", await link.run(LAST, (self.key,), (), self._doing))))
         self.reach()
 
     def start_again(self) -> None:
@@ -122,7 +128,7 @@ class DeadLetters(Entries[DeadLetter[T]]):
         self, commands: Commands, reader: Reader, name: str, key: bytes, capacity: int, codec: Codec[T]
     ) -> None:
         doing = f"reading dead letters of queue {name!r}"
-        super().__init__(commands, reader, _DeadReading(key, capacity), "dead_letters", doing)
+        super().__init__(commands, reader, _DeadReading(key, capacity, doing), "dead_letters", doing)
         self._name = name
         self._decode = codec[1]
 
@@ -191,7 +197,7 @@ async def requeue(
         ConnectionFailedError: there was no answer; it may have been done.
         InvalidTypeError: letter is no dead letter.
     """
-    place, entry = _place_of(letter)
+    place, entry = await checked(partial(_place_of, letter))
     wait = Waiting(overflow, name, capacity)
     while True:
         answer = await _run(commands, REQUEUE, keys, (place, entry, capacity), f"requeueing in queue {name!r}")
@@ -218,7 +224,8 @@ async def discard(commands: Commands, key: bytes, name: str, letter: DeadLetter[
         InvalidTypeError: letter is no dead letter.
     """
     doing = f"discarding a dead letter of queue {name!r}"
-    if not await _run(commands, DISCARD, (key,), _place_of(letter), doing):
+    place = await checked(partial(_place_of, letter))
+    if not await _run(commands, DISCARD, (key,), place, doing):
         raise _gone(letter, name)
 
 

@@ -96,14 +96,16 @@ class Deliveries(csp.Source[Delivery[T]]):
         with self._scope:
             try:
                 cause = await self._worker.run()
+                if not self._closed:
+                    self._closed = True
+                    self._cause = cause
+                self.wake()
+                with trio.move_on_after(self._commands.settings.close_seconds):
+                    await self._worker.leave()
             except BaseExceptionGroup as group:
                 raise single(group) from None
             finally:
                 self._worker.leave_now()
-            if not self._closed:
-                self._closed = True
-                self._cause = cause
-            self.wake()
 
     async def ready(self) -> None:
         """Wait until the server is reached, and values can come.

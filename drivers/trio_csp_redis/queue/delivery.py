@@ -63,7 +63,11 @@ class Delivery(Generic[T]):
 
     @property
     def attempt(self) -> int:
-        """How often the value was handed out, this time included; 1 for the first time."""
+        """How often the value was delivered, this time included; 1 for the first time.
+
+        What a worker had fetched ahead when it died, or had to let go of because its lease had run out, counts as
+        delivered to it, although nobody has seen it there.
+        """
         return self._hold.attempt
 
     @property

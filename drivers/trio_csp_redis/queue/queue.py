@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar, cast, final
 
 import trio
 
 from csp.errors import InvalidError, InvalidTypeError
 from trio_csp_redis.connection.permission import check_receive, check_send
+from trio_csp_redis.connection.visiting import checked
 from trio_csp_redis.protocol.checks import parse_seconds, parse_text, parse_whole_number
 from trio_csp_redis.protocol.codec import check_codec, encoded
 from trio_csp_redis.protocol.names import check_name, dead_key, queue_key
@@ -107,10 +109,15 @@ class Queue(Generic[T]):
             InvalidError: the value cannot be encoded, or the key is malformed; nothing was sent.
             NoContextError: the bus has not been entered.
         """
-        check_send(self._name)
-        data = encoded(self._codec, value)
-        keys = () if key is None else (parse_text("key", key, MAX_KEY_CHARACTERS),)
-        self._commands.check_entered()
+
+        def check() -> tuple[bytes, tuple[str, ...]]:
+            check_send(self._name)
+            data = encoded(self._codec, value)
+            keys = () if key is None else (parse_text("key", key, MAX_KEY_CHARACTERS),)
+            self._commands.check_entered()
+            return data, keys
+
+        data, keys = await checked(check)
         await trio.lowlevel.checkpoint_if_cancelled()
         (entry,) = await self._sender.send((data,), keys)
         return entry
@@ -174,7 +181,7 @@ class Queue(Generic[T]):
             capacity: how many values are fetched ahead, 1 to 10000. Fewer, where the values are large.
             lease: how soon a value of a worker that has died is handed out again; at least 100 ms. All workers of a
                 queue must have the same.
-            max_deliveries: how often a value is handed out before it becomes a dead letter.
+            max_deliveries: how often a value is delivered before it becomes a dead letter; see `Delivery.attempt`.
 
         Raises:
             InvalidError: an argument is out of range or malformed. On entering: a worker of this process has the name.
@@ -221,8 +228,7 @@ class Queue(Generic[T]):
         Raises:
             Error: as in `depth`.
         """
-        check_receive(self._name)
-        self._commands.check_entered()
+        await checked(partial(self._check, check_receive))
         doing = f"looking at queue {self._name!r}"
         answer = await self._commands.run_script(BACKLOG, self._keys, (), doing)
         depth, pending, dead, age_milliseconds = cast("list[int]", answer)
@@ -253,8 +259,7 @@ class Queue(Generic[T]):
         Raises:
             Error: it is not among the dead letters any more (kind NOT_FOUND); or as in `send`.
         """
-        check_send(self._name)
-        self._commands.check_entered()
+        await checked(partial(self._check, check_send))
         return await requeue(self._commands, self._keys, self._name, self._sender.capacity, self._overflow, letter)
 
     async def discard(self, letter: DeadLetter[T]) -> None:
@@ -263,9 +268,13 @@ class Queue(Generic[T]):
         Raises:
             Error: it is not among the dead letters any more (kind NOT_FOUND); or as in `depth`.
         """
-        check_receive(self._name)
-        self._commands.check_entered()
+        await checked(partial(self._check, check_receive))
         await discard(self._commands, self._keys[1], self._name, letter)
+
+    def _check(self, permit: Callable[[str], None]) -> None:
+        """Check that the policies permit something, and that the bus has been entered."""
+        permit(self._name)
+        self._commands.check_entered()
 
     def __repr__(self) -> str:
         return f"<csp.redis.Queue {self._name!r} at {self._commands.settings.target.url}>"

@@ -71,8 +71,8 @@ end
 """
 
 # Arguments: the worker, the idle time of what is given back, then for each: what to do, id, attempt, reason. Keys: the
-# queue, its dead letters. Returns 1 for each that was done, 0 for what is not this worker's any more, and -1 for what
-# there is no memory for now.
+# queue, its dead letters. Returns 1 for each that was done, 0 for what is not this worker's any more, -1 for what there
+# is no memory for now, and -2 for what the server refuses; of one alone, the error.
 SETTLE: Final = Script(
     _BURY
     + """
@@ -89,8 +89,9 @@ for i = 3, #ARGV, 4 do
       redis.call('XDEL', queue, id)
     elseif what == 'reject' then
       local failed = bury(queue, dead, id, attempt, ARGV[i + 3])
-      if failed and string.sub(failed.err, 1, 3) ~= 'OOM' then return failed end
-      if failed then result = -1 end
+      local refused = failed and string.sub(failed.err, 1, 3) ~= 'OOM'
+      if refused and #ARGV == 6 then return failed end
+      if failed then result = refused and -2 or -1 end
     else
       local count = what == 'retry' and attempt or attempt - 1
       redis.call('XCLAIM', queue, 'workers', me, 0, id, 'IDLE', ARGV[2], 'RETRYCOUNT', count, 'JUSTID')

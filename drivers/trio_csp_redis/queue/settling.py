@@ -26,6 +26,10 @@ _BATCH = 128
 # How long to wait after an answer of the server that may pass, such as that it is out of memory.
 _PAUSE_SECONDS = 0.25
 
+# What SETTLE returns for what it could not do.
+_NO_MEMORY = -1
+_REFUSED = -2
+
 
 class _Settlement(NamedTuple):
     """What becomes of a value."""
@@ -146,10 +150,16 @@ class Settling:
                 self._wanted = trio.Event()
                 self._urgent = trio.Event()
 
+    async def send_rest(self) -> None:
+        """Send what waits, once `run` has ended; raises what it raised if that is still so."""
+        while self._waiting:
+            await self._send()
+
     async def _send(self) -> None:
-        batch = list(islice(self._waiting.values(), _BATCH))
-        if not batch:
-            return
+        if batch := list(islice(self._waiting.values(), _BATCH)):
+            await self._send_batch(batch)
+
+    async def _send_batch(self, batch: list[_Settlement]) -> None:
         arguments: list[bytes | int] = [*self._head]
         for what, hold, reason, _ in batch:
             arguments += (what, hold.entry, hold.attempt, reason)
@@ -166,8 +176,10 @@ class Settling:
             return
         results = cast("list[int]", answer)
         self._note(batch, results)
-        if -1 in results:
+        if _NO_MEMORY in results:
             await trio.sleep(_PAUSE_SECONDS)
+        if _REFUSED in results:  # the others are done; alone, it raises
+            await self._send_batch([batch[results.index(_REFUSED)]])
 
     def _note(self, batch: list[_Settlement], results: list[int]) -> None:
         counts = self._commands.counts

@@ -37,7 +37,7 @@ from trio_csp_redis.queue.settling import Settling
 from trio_csp_redis.reading.appetite import Appetite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from trio_csp_redis.connection.commands import Commands
     from trio_csp_redis.connection.link import Link
@@ -107,6 +107,9 @@ class Worker(Generic[T]):
         # What a request is under way for.
         self._fetching: Link | None = None
         self._left = False
+        # Whether the tasks have ended, and why, if one of them has failed.
+        self._stopped = False
+        self._failure: Error | None = None
         self._run_id: bytes | None = None
         # Claims go one after another: what one gets is known to the next.
         self._claiming = trio.Lock()
@@ -226,17 +229,20 @@ class Worker(Generic[T]):
     async def run(self) -> Error:
         """Work until the bus ends, or the queue cannot be worked on; return why."""
         self._token = trio.lowlevel.current_trio_token()
+        async with csp.BackgroundNursery() as nursery:
+            for task in (self.settling.run, self._renew, self._scan, self._tidy, self._keep):
+                nursery.start_soon(self._run_task, task, nursery.cancel_scope)
+            await self._commands.ended.wait()
+        self._stopped = True
+        return self._failure or self._commands.cause or self._commands.why_ended()
+
+    async def _run_task(self, task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        """Run a task. If it fails, all end: with the first failure, as several may be refused at the same moment."""
         try:
-            async with csp.BackgroundNursery() as nursery:
-                nursery.start_soon(self.settling.run)
-                nursery.start_soon(self._renew)
-                nursery.start_soon(self._scan)
-                nursery.start_soon(self._tidy)
-                nursery.start_soon(self._keep)
-                await self._commands.ended.wait()
+            await task()
         except Error as error:
-            return error
-        return self._commands.cause or self._commands.why_ended()
+            self._failure = self._failure or error
+            scope.cancel()
 
     async def _keep(self) -> None:
         line = Line(self._commands.settings, self._commands.counts, self._doing)
@@ -452,18 +458,18 @@ class Worker(Generic[T]):
         fetching = self._fetching
         if fetching is not None:
             await self._unblock(fetching)
-        try:
-            async with self._claiming:  # what comes by a claim that is under way is given back too
-                await self.settling.flush()
-                await self._give_back()
-        except Error as error:
-            _logger.info("%s: leaving: %s", self._doing, csp.errors.shown(str(error), None))
+        async with self._claiming:  # what comes by a claim that is under way is given back too
+            for step in (self.settling.send_rest if self._stopped else self.settling.flush, self._give_back):
+                try:
+                    await step()
+                except Error as error:
+                    _logger.info("%s: leaving: %s", self._doing, csp.errors.shown(str(error), None))
 
     async def _give_back(self) -> None:
         """Give back what was not handed out; with nothing to give back, do not wait for a connection."""
         if self._joins and (self._fetched or self._commands.connected):
-            in_hand = (*self._in_hand(), *self._orphaned)
-            arguments: list[bytes | int] = [self._consumer, self._lease_milliseconds, *in_hand]
+            kept = (*self._in_hand(), *self._orphaned, *self.settling.entries)
+            arguments: list[bytes | int] = [self._consumer, self._lease_milliseconds, *kept]
             returned = await self._commands.run_script(LEAVE, self._keys[:1], arguments, self._doing)
             self._commands.counts.returned += cast("int", returned)
 

@@ -9,6 +9,7 @@ import trio
 
 from csp.errors import ConnectionFailedError
 from trio_csp_redis.connection.permission import check_receive, check_send
+from trio_csp_redis.connection.visiting import checked
 from trio_csp_redis.protocol.checks import parse_whole_number
 from trio_csp_redis.protocol.codec import check_codec, encoded
 from trio_csp_redis.protocol.failures import may_have_arrived
@@ -69,9 +70,14 @@ class Topic(Generic[T]):
             InvalidError: the value cannot be encoded; nothing was published.
             NoContextError: the bus has not been entered.
         """
-        check_send(self._name)
-        data = encoded(self._codec, value)
-        self._commands.check_entered()
+
+        def check() -> bytes:
+            check_send(self._name)
+            data = encoded(self._codec, value)
+            self._commands.check_entered()
+            return data
+
+        data = await checked(check)
         await trio.lowlevel.checkpoint_if_cancelled()
         link = await self._commands.link()
         arguments = data, self._keep, secrets.token_hex(8).encode()

@@ -199,8 +199,8 @@ async def test_a_server_that_is_slow_but_in_time_is_one() -> None:
         ({"HELLO": hello("6.0.0")}, "version 6.0.0"),
         ({"HELLO": hello("")}, "version "),
         ({"HELLO": hello("seven")}, "version seven"),
-        ({"HELLO": b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n"}, "of before version 6"),
-        ({"HELLO": b"-ERR unknown command 'HELLO'\r\n"}, "of before version 6"),
+        ({"HELLO": b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n"}, "older than version 6"),
+        ({"HELLO": b"-ERR unknown command 'HELLO'\r\n"}, "older than version 6"),
     ],
 )
 async def test_a_server_that_is_too_old_ends_the_bus(answers: dict[str, bytes | None], version: str) -> None:
@@ -428,3 +428,13 @@ async def test_the_answer_to_a_call_that_was_cancelled_is_dropped() -> None:
             gate.set()
             assert await bus.queue("jobs").depth() == 6
             assert bus.statistics().connections == 1
+
+
+async def test_an_answer_that_is_late_is_noticed_although_every_caller_was_cancelled_before() -> None:
+    async with answering() as place, redis.Bus(place.url, timeout="80ms", min_delay="1ms") as bus:
+        await state_named(bus, "open")
+        with trio.fail_after(10):
+            while place.connections == 1:
+                with trio.move_on_after(0.02):
+                    await bus.queue("jobs").depth()
+        await state_named(bus, "waiting")

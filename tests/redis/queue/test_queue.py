@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from csp import redis, security
 from csp.errors import (
@@ -284,3 +286,24 @@ async def test_a_dead_letter_goes_back_into_the_queue_or_away(shared_server: Sha
             assert (again.data, again.attempt) == (b"one", 1)
             again.ack()
         assert await jobs.backlog() == redis.Backlog(0, 0, 0, 0.0)
+
+
+@pytest.mark.parametrize("entered", [True, False])
+async def test_what_fails_at_once_lets_others_run(shared_server: SharedServer, entered: bool) -> None:
+    bus = a_bus(shared_server)
+    async with contextlib.AsyncExitStack() as stack:
+        if entered:
+            await stack.enter_async_context(bus)
+        jobs, prices = bus.queue("jobs"), bus.topic("prices")
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: jobs.send(cast("bytes", object())),
+            lambda: jobs.send(b"x", key=""),
+            lambda: prices.publish(cast("bytes", object())),
+            lambda: jobs.requeue(cast("redis.DeadLetter[bytes]", "none")),
+            lambda: jobs.discard(cast("redis.DeadLetter[bytes]", "none")),
+        ]
+        if not entered:
+            calls += [jobs.depth, jobs.backlog, lambda: jobs.send(b"x"), lambda: prices.publish(b"x")]
+        for call in calls:
+            with trio.testing.assert_checkpoints(), pytest.raises((InvalidError, NoContextError)):
+                await call()

@@ -737,3 +737,73 @@ async def test_of_what_was_delivered_before_one_is_fetched_at_a_time(shared_serv
                 assert (delivery.data, delivery.attempt) == (str(number).encode(), 2)
                 delivery.ack()
             await deliveries.flush()
+
+
+async def test_one_that_there_is_no_memory_to_bury_does_not_keep_the_others_from_being_done(
+    server: testing.RedisServer,
+) -> None:
+    async with a_bus(server) as bus:
+        jobs = bus.queue("jobs")
+        for number in range(30):
+            await jobs.send(str(number))
+        async with jobs.work(capacity=4, max_deliveries=1) as deliveries:
+            (first,) = await take(deliveries)
+            await _wire.command(server, "CONFIG", "SET", "maxmemory", 1)
+            first.retry()  # it is to become a dead letter
+            for _ in range(29):
+                (delivery,) = await take(deliveries)
+                delivery.ack()
+        assert bus.statistics().connections == 2
+        async with jobs.work(capacity=4, max_deliveries=1) as deliveries:
+            await deliveries.ready()
+            assert not await dead_letters(server)
+            await _wire.command(server, "CONFIG", "SET", "maxmemory", 0)
+
+            async def buried() -> bool:
+                return len(await dead_letters(server)) == 1
+
+            await until(buried)
+
+
+async def test_several_requests_that_are_refused_at_once_end_the_source_and_nothing_else(
+    server: testing.RedisServer,
+) -> None:
+    async with a_bus(server) as bus:
+        jobs = bus.queue("jobs")
+        for number in range(4):
+            await jobs.send(str(number))
+        async with jobs.work(capacity=4, lease=LEASE) as deliveries:
+            first, second, *_ = await take(deliveries, 4)
+            await _wire.command(server, "ACL", "SETUSER", "default", "resetkeys", "~other*")
+            server.pause()
+            first.ack()
+            second.retry()
+            await trio.sleep(0.25)  # what becomes of them, and renewals, are written
+            server.resume()
+            with trio.fail_after(10):
+                assert not (await deliveries.receive()).ok
+            assert isinstance(deliveries.cause, PermissionDeniedError)
+        assert bus.state.name == "open"
+
+
+async def test_where_the_source_fails_acks_arrive_and_what_was_fetched_is_given_back(
+    shared_server: SharedServer,
+) -> None:
+    await _wire.command(shared_server, "SET", "{jobs}:dead", "something else")
+    async with a_bus(shared_server) as bus:
+        jobs = bus.queue("jobs")
+        for number in range(20):
+            await jobs.send(str(number))
+        async with jobs.work(capacity=16, lease="1h") as deliveries:
+            refused, *done = await take(deliveries, 10)
+            assert refused.reject("no")
+            for delivery in done:
+                assert delivery.ack()
+            await until(lambda: deliveries.closed)
+            assert isinstance(deliveries.cause, Error)
+            assert deliveries.cause.kind is Kind.CONFLICT
+            await until(lambda: bus.statistics().open_connections == 1)
+            assert await length(shared_server) == 11
+            async with jobs.work(lease="1h") as others:
+                again = await take(others, 10)
+                assert {delivery.attempt for delivery in again} == {1}
