@@ -234,7 +234,10 @@ class Worker(Generic[T]):
                 nursery.start_soon(self._run_task, task, nursery.cancel_scope)
             await self._commands.ended.wait()
         self._stopped = True
-        return self._failure or self._commands.cause or self._commands.why_ended()
+        if self._failure is not None:
+            return self._failure
+        self.leave_now()  # nothing can be sent any more
+        return self._commands.cause or self._commands.why_ended()
 
     async def _run_task(self, task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         """Run a task. If it fails, all end: with the first failure, as several may be refused at the same moment."""
