@@ -9,8 +9,8 @@ from trio.lowlevel import enable_ki_protection
 
 import csp
 from csp.errors import NoContextError
-from trio_csp_redis.connection.blocks import single
 from trio_csp_redis.connection.commands import Commands
+from trio_csp_redis.connection.exceptions import single
 from trio_csp_redis.connection.permission import check_connect
 from trio_csp_redis.connection.settings import parse_settings
 from trio_csp_redis.protocol.codec import BYTES, check_codec

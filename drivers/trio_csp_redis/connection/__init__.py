@@ -1,5 +1,6 @@
 """Connections to one server, which come back.
 
+- `exceptions`: what comes out of nurseries
 - `blocks`: what sources say whose block ends
 - `visiting`: operations that fail at once
 - `settings`: what can be set for a bus, checked

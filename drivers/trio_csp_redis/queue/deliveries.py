@@ -9,7 +9,8 @@ from trio.lowlevel import enable_ki_protection
 
 import csp
 from csp.errors import ConnectionFailedError, InvalidError, Kind, NoContextError
-from trio_csp_redis.connection.blocks import ended_early, single
+from trio_csp_redis.connection.blocks import ended_early
+from trio_csp_redis.connection.exceptions import single
 from trio_csp_redis.queue.delivery import Delivery
 
 if TYPE_CHECKING:
