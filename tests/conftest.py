@@ -6,12 +6,10 @@ import os
 import signal
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.redis._binaries import binaries
-
-if TYPE_CHECKING:
-    import pytest
 
 # Where the tests run in the background of a shell, they inherit a Ctrl-C that is ignored; some are about Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,6 +80,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ordinary", action="store_true", help="run as few of the long tests as where all tests are run")
     parser.addoption("--one-of", type=int, default=1, metavar="N", help="run one of N of the tests that are left")
     parser.addoption("--second-server", action="store_true", help="run what an ordinary run leaves out for its server")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Have one process more than there are processors: many tests wait, for servers and for what they have started."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
