@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import urllib.request
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from tests.redis._binaries import binaries
+
+if TYPE_CHECKING:
+    import pytest
 
 # Where the tests run in the background of a shell, they inherit a Ctrl-C that is ignored; some are about Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,22 +26,19 @@ urllib.request.getproxies = urllib.request.getproxies_environment
 # Tests that repeat one thing very often. Measuring their coverage would double the time they take, and what they reach
 # is reached by others: the lines and branches are covered to 100 % without them.
 NOT_MEASURED = [
-    Path(__file__).parent / path
-    for path in (
-        "conformance",
-        "core/whole/test_composed.py",
-        "core/whole/test_model.py",
-        "fuzz",
-        "hostile",
-        "redis/queue/test_cancellation.py",
-        "redis/queue/test_random_work.py",
-        "websocket/protocol/test_round_trips.py",
-        "websocket/server/test_random_programs.py",
-        "websocket/whole/test_cancellation.py",
-        "websocket/whole/test_hub_members.py",
-        "websocket/whole/test_memory.py",
-        "websocket/whole/test_server_cancellation.py",
-    )
+    "conformance",
+    "core/whole/test_composed.py",
+    "core/whole/test_model.py",
+    "fuzz",
+    "hostile",
+    "redis/queue/test_cancellation.py",
+    "redis/queue/test_random_work.py",
+    "websocket/protocol/test_round_trips.py",
+    "websocket/server/test_random_programs.py",
+    "websocket/whole/test_cancellation.py",
+    "websocket/whole/test_hub_members.py",
+    "websocket/whole/test_memory.py",
+    "websocket/whole/test_server_cancellation.py",
 ]
 
 # Of these, only one test of so many is run where all tests are, or none for 0, so that this takes a few minutes; all of
@@ -82,12 +82,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--second-server", action="store_true", help="run what an ordinary run leaves out for its server")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Have one process more than there are processors: many tests wait, for servers and for what they have started."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_configure(config: pytest.Config) -> None:
     # It is of pytest-cov, without which the tests run too.
     config.addinivalue_line("markers", "no_cover: do not measure the coverage of this test")
@@ -95,7 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.path.is_relative_to(path) for path in NOT_MEASURED):
+        if any(_is_below(item.path, name) for name in NOT_MEASURED):
             item.add_marker("no_cover")
     chosen = items
     if config.getoption("--ordinary") or list(config.args) == list(config.getini("testpaths")):
@@ -110,6 +104,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
 
 
+@functools.cache  # there are twenty thousand tests, in a few hundred files
+def _is_below(path: Path, name: str) -> bool:
+    """Tell whether a file is one below ``tests/``, or in a folder there."""
+    return path.is_relative_to(Path(__file__).parent / name)
+
+
 def _has_second_server(item: pytest.Item) -> bool:
     """Tell whether a test of the Redis driver is run with another server than the first that is here."""
     callspec = getattr(item, "callspec", None)
@@ -117,5 +117,5 @@ def _has_second_server(item: pytest.Item) -> bool:
 
 
 def _all_but_one_of(stride: int, name: str, items: list[pytest.Item]) -> list[pytest.Item]:
-    members = [item for item in items if item.path.is_relative_to(Path(__file__).parent / name)]
+    members = [item for item in items if _is_below(item.path, name)]
     return [item for number, item in enumerate(members) if not stride or number % stride]
