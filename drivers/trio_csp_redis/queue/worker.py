@@ -89,7 +89,8 @@ class Worker(Generic[T]):
         self._keys = keys
         self._consumer = consumer.encode()
         self._lease_seconds = lease_seconds
-        self._lease_milliseconds = max(1, int(lease_seconds * 1000))
+        # At the server one more: it counts from the whole millisecond before the moment.
+        self._lease_milliseconds = int(lease_seconds * 1000) + 1
         self._max_deliveries = max_deliveries
         self._decode = decode
         self._wake = wake
@@ -119,6 +120,8 @@ class Worker(Generic[T]):
         self._orphaned: set[bytes] = set()
         # How often the server was asked to make the group.
         self._joins = 0
+        # Whether what a worker of this name had before was given back: after that, what it has is this worker's.
+        self._released = False
         # Whether the queue was gone when it was last asked.
         self._gone = False
         # Set, and replaced, when there is room; when it is to be looked for returned values.
@@ -298,10 +301,11 @@ class Worker(Generic[T]):
             self._lose_all()
         self._run_id = link.run_id
         self._gone = self._unsure = False
-        if self.reached:
+        if self._released:
             await self._claim_all(link, b"again")
         else:
             await link.run(RELEASE, self._keys[:1], (self._consumer, self._lease_milliseconds), self._doing)
+            self._released = True
         await self._claim_all(link, b"others")  # it is older than what waits
         self.reached = True
         self.joined.set()

@@ -38,6 +38,7 @@ from trio_csp_redis.queue.scripts import TIDY
 if TYPE_CHECKING:
     from csp.testing import RedisServer
     from tests.redis.conftest import SharedServer
+    from trio_csp_redis.connection.link import Link
 
 LEASE_SECONDS = 0.3
 
@@ -270,6 +271,52 @@ async def test_a_worker_of_the_name_it_had_before_gets_at_once_what_it_had(share
             assert sorted((each.id, each.attempt) for each in again) == [(ids[0], 2), (ids[1], 2), (ids[3], 1)]
             assert [each.ack() for each in again] == [True] * 3
     assert bus.statistics().redelivered == 2
+
+
+async def test_what_it_has_claimed_stays_its_own_when_the_connection_is_lost_before_all_is_claimed(
+    shared_server: SharedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = module.Worker._claim
+    claims = 0
+
+    async def claim_and_cut(worker: module.Worker[bytes], link: Link, whose: bytes) -> bool:
+        nonlocal claims
+        more = await claim(worker, link, whose)
+        claims += 1
+        if claims == 1:
+            await cut(shared_server)
+            return True  # as where there is more to be claimed
+        return more
+
+    async with a_bus(shared_server) as bus, a_bus(shared_server) as second_bus:
+        jobs = bus.queue("jobs")
+        entry = await jobs.send(b"one")
+        async with jobs.work(lease="1h") as deliveries:
+            (delivery,) = await take(deliveries)
+            delivery.retry()
+        monkeypatch.setattr(module.Worker, "_claim", claim_and_cut)
+        async with jobs.work(consumer="first", lease="1h") as first:
+            await first.ready()
+            monkeypatch.undo()
+            async with second_bus.queue("jobs").work(consumer="second", lease="1h") as second:
+                await second.ready()
+                assert {each.id: each.consumer for each in await pending(shared_server)} == {entry: "first"}
+                (delivery,) = await take(first)
+                assert (delivery.data, delivery.attempt) == (b"one", 2)
+                delivery.ack()
+    assert claims >= 2
+    assert await length(shared_server) == 0
+
+
+async def test_the_server_gives_nothing_away_in_the_millisecond_in_which_a_lease_ends(
+    shared_server: SharedServer,
+) -> None:
+    async with a_bus(shared_server) as bus:
+        jobs = bus.queue("jobs")
+        async with jobs.work(lease="300ms") as deliveries:
+            assert deliveries._worker._lease_milliseconds == 301
+        async with jobs.work(lease="100500us") as deliveries:
+            assert deliveries._worker._lease_milliseconds == 101
 
 
 async def test_what_came_too_often_when_it_is_found_becomes_a_dead_letter(shared_server: SharedServer) -> None:
