@@ -5,6 +5,11 @@ task ever waits in it: one that has to wait, in a plain operation or in a select
 `csp._core.waiters`, because a select must be able to leave all its queues in one step. The memory channel is opened
 when the first value is buffered, so that an idle or unbuffered channel stays small.
 
+The values of a `Channel.send_many` that has to wait go around it: from its deque into another one, which is behind the
+memory channel, and from there to the receivers. That costs a fifth of a way through the memory channel, and who sends
+many values has most to gain. The buffer is both then, under the one bound; once it is empty, it is the memory channel
+alone again.
+
 Invariants, outside of a method:
 
 - a value is buffered only while no receiver is parked, and a sender is parked only while the buffer is full (a select
@@ -14,8 +19,8 @@ Invariants, outside of a method:
 
 A finalizer may send, receive and close in the middle of a method, wherever something is called or allocated. So what a
 method has found out before such a point is asked again behind it, or what fails there is tried again. The count of
-values goes up before a value is put into the memory channel, and down after one was taken from it. So it is never less
-than what is in there, and what the count has room for, the memory channel has room for.
+values goes up before a value is put into the buffer, and down after one was taken from it. So it is never less than what
+is in there, and what the count has room for, the memory channel has room for.
 """
 
 from __future__ import annotations
@@ -37,12 +42,12 @@ from trio.lowlevel import (
 )
 
 from csp._core.arguments import check_count
-from csp._core.checkpoint import schedule_point_due, turns
+from csp._core.checkpoint import Turn, schedule_point_due, turns
 from csp._core.ends import ReceiveEnd, SendEnd
 from csp._core.queues import Queue, count, first, items, join, leave
 from csp._core.results import Received, SelectResult, new_tuple
 from csp._core.runs import check_run, no_run
-from csp._core.sending import SendCase, SendManyWaiter, SendWaiter
+from csp._core.sending import SendCase, SendManyWaiter, SendWaiter, move
 from csp._core.source import Moment, ReceiveCase, ReceiveWaiter, Source
 from csp._core.waiters import GONE, Taken, Waiter
 from csp.errors import (
@@ -118,6 +123,7 @@ class Channel(Source[T]):
 
     __slots__ = (
         "_abandoned",
+        "_around",
         "_buffered",
         "_capacity",
         "_cause",
@@ -125,6 +131,8 @@ class Channel(Source[T]):
         "_details",
         "_drained",
         "_dropped",
+        "_memory",
+        "_next",
         "_overflow",
         "_put",
         "_room",
@@ -133,7 +141,12 @@ class Channel(Source[T]):
     )
 
     # ``send_nowait`` and ``receive_nowait`` of the memory channel, once it is open.
+    _memory: tuple[Callable[[T], None], Callable[[], T]]
+    # Puts a value into the buffer, once there is one: into the memory channel, or around it.
     _put: Callable[[T], None]
+    # Takes the next value of it, and raises if there is none there: `trio.WouldBlock`, or IndexError around it.
+    _next: Callable[[], T]
+    # The same; while `_call_when_drained` waits, with what that does.
     _take: Callable[[], T]
 
     def __init__(self, capacity: float = 0, *, overflow: Overflow = "wait") -> None:
@@ -152,6 +165,8 @@ class Channel(Source[T]):
         self._room = 0.0
         self._put = _not_open
         self._buffered = 0
+        # The values that go around the memory channel, from when the first does until the buffer is empty.
+        self._around: deque[T] | None = None
         self._senders: Queue[Waiter] = None
         self._closed = False
         self._cause: BaseException | None = None
@@ -233,8 +248,17 @@ class Channel(Source[T]):
                     waiter = SendManyWaiter(self, values)
                 except RuntimeError:
                     raise no_run("a send") from None
+                if self._buffered and self._around is None:
+                    self._begin_around()
                 self._park_sender(waiter)
                 await wait_task_rescheduled(waiter.abort)
+                continue
+            if 0 < self._buffered < self._room:
+                await checkpoint_if_cancelled()
+                turn = turns.current
+                self._put_many(values, turn)
+                if turn.left <= 0:
+                    await turn.end()
                 continue
             value = values.popleft()
             try:
@@ -242,6 +266,22 @@ class Channel(Source[T]):
             except BaseException:
                 values.appendleft(value)
                 raise
+
+    def _put_many(self, values: deque[T], turn: Turn) -> None:
+        """Send values as long as there is room, nobody is waiting, and no visit to the scheduler is due."""
+        while turn.left > 0 and values:
+            value = values.popleft()
+            if not 0 < self._buffered < self._room:  # full; or a finalizer has received, or closed the channel
+                values.appendleft(value)
+                return
+            self._buffered += 1
+            try:
+                self._put(value)
+            except trio.WouldBlock:  # a finalizer has filled it
+                self._buffered -= 1
+                values.appendleft(value)
+                return
+            turn.left -= 1
 
     @enable_ki_protection
     def send_nowait(self, value: T) -> None:
@@ -271,6 +311,9 @@ class Channel(Source[T]):
             self._send_to_full(value)
         elif self._put is _not_open:
             self._open()
+            self.send_nowait(value)
+        elif self._around is not None and not self._buffered:
+            self._end_around()
             self.send_nowait(value)
         else:
             self._buffered += 1
@@ -429,7 +472,8 @@ class Channel(Source[T]):
                 await checkpoint_if_cancelled()
                 try:
                     value = self._take()
-                except trio.WouldBlock:  # a finalizer has taken it
+                except (trio.WouldBlock, IndexError):  # what is next went around, or a finalizer has taken it
+                    self._go_around()
                     return await self.receive()
                 senders = self._senders
                 if senders is None:
@@ -464,6 +508,34 @@ class Channel(Source[T]):
         return received
 
     @enable_ki_protection
+    async def __anext__(self) -> T:
+        """Take the next value, as in `Source`; a call less for each."""
+        if not self._buffered:
+            return await super().__anext__()
+        try:
+            await checkpoint_if_cancelled()
+            try:
+                value = self._take()
+            except (trio.WouldBlock, IndexError):  # as in receive
+                self._go_around()
+                return await super().__anext__()
+            senders = self._senders
+            if senders is None:
+                self._buffered -= 1
+            elif isinstance(senders, OrderedDict) or (offered := senders.offer(self)) is GONE:
+                self._refill()
+            else:
+                self._put(offered)
+            turn = turns.current
+            turn.left -= 1
+            if turn.left <= 0:
+                await turn.end()
+        except RuntimeError:
+            check_run("a receive")
+            raise
+        return value
+
+    @enable_ki_protection
     def receive_nowait(self) -> Received[T]:
         """Take the next value without waiting.
 
@@ -473,7 +545,12 @@ class Channel(Source[T]):
             trio.WouldBlock: the channel is open, and nothing is buffered and no sender waits.
         """
         if self._buffered:
-            value = self._take()
+            try:
+                value = self._take()
+            except (trio.WouldBlock, IndexError):
+                if self._go_around():
+                    return self.receive_nowait()
+                raise trio.WouldBlock from None  # a finalizer takes it, in the middle of a receive
             if self._senders is None:
                 self._buffered -= 1
             else:
@@ -486,6 +563,30 @@ class Channel(Source[T]):
             raise trio.WouldBlock
         received: Received[T] = new_tuple(Received, (value, True))
         return received
+
+    def _take_more(self, values: list[T], most: int) -> None:
+        around = self._around
+        if around is None or self._drained is not None:
+            super()._take_more(values, most)
+            return
+        # What the memory channel still has comes before.
+        there = len(values)
+        super()._take_more(values, min(most, self._buffered - len(around)))
+        most -= len(values) - there
+        if most > 0 and self._go_around() and self._around is around:
+            self._take_from_around(values, most, around)
+
+    def _take_from_around(self, values: list[T], most: int, around: deque[T]) -> None:
+        """Take values, all of which have gone around the memory channel, or will do."""
+        sender = self._senders
+        if isinstance(sender, SendManyWaiter):
+            # For what is taken as much comes from there.
+            self._buffered += most
+            self._buffered -= most - sender.offer_many(self, around, most)
+        elif sender is not None:
+            super()._take_more(values, most)
+            return
+        self._buffered -= move(around, values, min(most, len(around)))
 
     def _next_offer(self) -> Any:
         """Return the value of the sender that has waited longest; `GONE` if none waits any more."""
@@ -505,11 +606,45 @@ class Channel(Source[T]):
     def _open(self) -> None:
         """Open the memory channel, unless it is open."""
         sender, receiver = trio.open_memory_channel[T](self._capacity)
-        put, take = sender.send_nowait, receiver.receive_nowait
+        memory = put, take = sender.send_nowait, receiver.receive_nowait
         # Only now: a finalizer may have opened one while this one was made.
         if self._put is _not_open:
-            self._put, self._take = put, take
+            self._memory = memory
+            self._put = put
+            self._next = self._take = take
             self._room = 0 if self._closed else self._capacity
+
+    # In the next three, what is made comes first, and then all is set in one step, in which no finalizer runs.
+
+    def _begin_around(self) -> None:
+        """Put values around the memory channel from now on."""
+        around = deque[T]()
+        put = around.append
+        if self._around is None:
+            self._around = around
+            self._put = put
+
+    def _go_around(self) -> bool:
+        """Take the next values from those that went around the memory channel; tell whether there are any."""
+        around = self._around
+        if not around:
+            return False
+        take = around.popleft
+        if self._around is around:
+            self._next = take
+            if self._drained is None:  # else what `_take` is takes the next
+                self._take = take
+        return True
+
+    def _end_around(self) -> None:
+        """Put values into the memory channel again, if the buffer is empty."""
+        put, take = self._memory
+        if not self._buffered:
+            self._around = None
+            self._put = put
+            self._next = take
+            if self._drained is None:
+                self._take = take
 
     def _call_when_drained(self, number: int, call: Callable[[], None]) -> Callable[[], None]:
         """Have a function called, once: when values are taken and at most ``number`` stay, or the channel is closed.
@@ -518,10 +653,9 @@ class Channel(Source[T]):
 
         Returns a function that calls it off.
         """
-        take = self._take
 
         def taking() -> T:
-            value = take()
+            value = self._next()
             # It is counted until this returns. If senders wait, the next of them takes its place.
             if self._buffered <= number + 1 and self._senders is None:
                 drained()
@@ -532,7 +666,7 @@ class Channel(Source[T]):
             call()
 
         def call_off() -> None:
-            self._take = take
+            self._take = self._next
             self._drained = None
 
         self._take = taking

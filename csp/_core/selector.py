@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -43,7 +44,9 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from csp._core.checkpoint import schedule_point_due
+from csp._core.arguments import check_count
+from csp._core.channel import Channel
+from csp._core.checkpoint import schedule_point_due, turns
 from csp._core.queues import Queue, first, items, join, leave
 from csp._core.results import SelectResult, new_tuple
 from csp._core.runs import check_run
@@ -208,6 +211,46 @@ class Selector(Generic[T]):
         assert result is not None
         return result
 
+    @enable_ki_protection
+    async def select_many(self, limit: int) -> list[SelectResult[T]]:
+        """Take what there is now of all sources, up to ``limit`` values, waiting for the first.
+
+        The results are those that `select` would give one after the other, and each counts towards the next visit to
+        the scheduler. If cancelled, nothing is lost.
+
+        Returns a list of at least one result; an empty one, as iteration ends, once no case is left or the selector is
+        closed.
+
+        Raises:
+            InvalidError: limit is below 1.
+            InvalidTypeError: limit is not an int.
+        """
+        check_count(limit, "limit")
+        result = await self._next(iterating=True)
+        if result is None:
+            return []
+        results = [result]
+        self._take_more(results, limit)
+        turn = turns.current
+        turn.left -= len(results) - 1
+        if turn.left <= 0:
+            await turn.end()
+        return results
+
+    def _take_more(self, results: list[SelectResult[T]], limit: int) -> None:
+        """Take what there is now, until a list has ``limit`` results."""
+        # What a source raises waits for the next select: what was taken must not be lost.
+        with suppress(Exception):
+            while len(results) < limit:
+                result = self._take_buffered()
+                if result is None:
+                    watch = self._first_ready()
+                    if watch is None:
+                        break
+                    result = self._take(watch)
+                results.append(result)
+        self._end_iteration_if_empty()
+
     def __aiter__(self) -> Self:
         return self
 
@@ -225,6 +268,17 @@ class Selector(Generic[T]):
         try:
             if self._ready:
                 await checkpoint_if_cancelled()
+                if (
+                    self._ready
+                    and type(source := self._ready[0].source) is Channel
+                    and source._buffered > 1  # the last one takes more: then it is another's turn
+                    and (result := self._take_buffered()) is not None
+                ):
+                    turn = turns.current
+                    turn.left -= 1
+                    if turn.left <= 0:
+                        await turn.end()
+                    return result
                 watch = self._first_ready()
                 if watch is not None:
                     try:
@@ -268,9 +322,35 @@ class Selector(Generic[T]):
             watch = self._ready[0] if self._ready else None
             if watch is None:
                 return None
-            if not watch.dropped and watch.source.is_ready(Moment()):
+            if not watch.dropped and _is_ready(watch.source):
                 return watch
             self._pass_on(watch)
+
+    def _take_buffered(self) -> SelectResult[T] | None:
+        """Take a value from the head, if it is a channel that has one in its buffer; None if it is anything else.
+
+        The same as `_first_ready` and `_take` without their calls: this is what a selector mostly does.
+        """
+        watch = self._ready[0] if self._ready else None
+        if watch is None or type(watch.source) is not Channel:
+            return None
+        channel: Channel[Any] = watch.source
+        if channel._buffered < 2 or watch.dropped:
+            return None
+        try:
+            value = channel._take()
+        except (trio.WouldBlock, IndexError):  # what is next went around, or a finalizer has taken it
+            return None
+        if channel._senders is None:
+            channel._buffered -= 1
+        else:
+            channel._refill()
+        self._given += 1
+        if self._given >= _VALUES_IN_A_ROW:
+            self._given = 0
+            self._ready.rotate(-1)
+        result: SelectResult[T] = new_tuple(SelectResult, (channel, value, True, False, watch.index, False))
+        return result
 
     def _take(self, watch: _Watch) -> SelectResult[T]:
         """Take a value from the source at the head of the ready queue, which has one."""
@@ -281,7 +361,7 @@ class Selector(Generic[T]):
             source._forget_watches()  # this one too
         elif not ok:
             self._drop(watch)
-        elif not source.is_ready(Moment()):
+        elif not _is_ready(source):
             self._pass_on(watch)
         elif self._given >= _VALUES_IN_A_ROW:
             self._given = 0
@@ -300,7 +380,7 @@ class Selector(Generic[T]):
             return
         source = watch.source
         source._await_ready(watch)
-        if source.is_ready(Moment()):  # a finalizer has sent something before the source knew of it
+        if _is_ready(source):  # a finalizer has sent something before the source knew of it
             watch.notify()
         elif watch.fetches:
             source.on_wanted()
@@ -476,6 +556,13 @@ class _SelectorWaiter(Waiter):
         if self._closed:
             raise trio.ClosedResourceError("the selector was closed")
         return self._result
+
+
+def _is_ready(source: Source[Any]) -> bool:
+    """Tell whether a source is ready; with fewer calls if it is a channel, as most are."""
+    if type(source) is Channel:
+        return source._buffered > 0 or source._senders is not None or source._closed
+    return source.is_ready(Moment())
 
 
 def _as_case(source: _Receivable[T], name: str) -> ReceiveCase[T]:

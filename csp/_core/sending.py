@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
+from itertools import repeat, starmap
 from typing import TYPE_CHECKING, Any, Never, TypeVar, final
 
 from trio.lowlevel import current_task, reschedule
@@ -14,7 +16,19 @@ from csp._core.waiters import GONE, Waiter
 if TYPE_CHECKING:
     from csp._core.sink import Sink
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+def move(values: deque[T], to: list[T], number: int) -> int:
+    """Move so many values from the left end of a deque to the end of a list; return how many there were.
+
+    Each is in one of the two at any moment; no finalizer runs in between.
+    """
+    before = len(to)
+    with suppress(IndexError):  # a finalizer has taken some, since they were counted
+        to.extend(starmap(values.popleft, repeat((), number)))
+    return len(to) - before
 
 
 @final
@@ -96,6 +110,23 @@ class SendManyWaiter(SendWaiter):
             return following
         self._value = following
         return value
+
+    def offer_many(self, source: object, to: deque[Any], most: int) -> int:
+        """Move the next values to the end of a deque, up to ``most``; complete the send with the last there is.
+
+        Returns how many were moved.
+        """
+        value = self._value
+        following: list[Any] = []
+        number = move(self._rest, following, min(most, len(self._rest)))
+        if following and self._value is value:  # else a finalizer has taken it
+            self._value = following.pop()
+            to.append(value)
+        to.extend(following)
+        if number < most and (value := self.offer(source)) is not GONE:
+            to.append(value)
+            number += 1
+        return number
 
     def fail(self, source: object) -> None:
         task, self._task = self._task, None

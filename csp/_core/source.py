@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable
+from contextlib import suppress
 from types import MethodType
 from typing import (
     TYPE_CHECKING,
@@ -37,6 +38,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
+from csp._core.arguments import check_count
 from csp._core.case import Case
 from csp._core.causes import error_of
 from csp._core.checkpoint import OPERATIONS_PER_SCHEDULE_POINT, schedule_point_due, turns
@@ -271,6 +273,43 @@ class Source(ABC, Generic[T_co]):
         except RuntimeError:
             check_run("a receive")
             raise
+
+    @enable_ki_protection
+    async def receive_many(self, limit: int) -> list[T_co]:
+        """Take the values that are there now, up to ``limit`` of them, waiting for the first.
+
+        For consumers that can treat several at once: a batch costs little more than one value. They come in the order
+        of `receive`, and each counts towards the next visit to the scheduler: see `csp.OPERATIONS_PER_SCHEDULE_POINT`.
+        If cancelled, nothing is lost. See tokio's ``Receiver::recv_many`` for the model.
+
+        Returns a list of at least one value; an empty one once the source is closed and drained, as `cause` then tells.
+
+        Raises:
+            InvalidError: limit is below 1.
+            InvalidTypeError: limit is not an int.
+        """
+        check_count(limit, "limit")
+        value, ok = await self.receive()
+        if not ok:
+            return []
+        values = [value]
+        self._take_more(values, limit - 1)
+        turn = turns.current
+        turn.left -= len(values) - 1
+        if turn.left <= 0:
+            await turn.end()
+        return values
+
+    def _take_more(self, values: list[T_co], most: int) -> None:  # type: ignore[misc]  # private
+        """Take the values that are there now, up to ``most``, and put them at the end of a list."""
+        # What a source raises that has given something waits for the next receive: what was taken must not be lost.
+        with suppress(Exception):
+            while most > 0 and self.is_ready(Moment()):
+                value, ok = self.receive_nowait()
+                if not ok:
+                    return
+                values.append(value)
+                most -= 1
 
     def __aiter__(self) -> Self:
         return self

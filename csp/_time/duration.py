@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from datetime import timedelta
 from numbers import Number
@@ -25,8 +24,12 @@ _NANOSECONDS = {
 # Go keeps a duration in a signed 64-bit count of nanoseconds: about 292 years.
 _MAX_NANOSECONDS = 2**63 - 1
 
-# Longer strings are not cached: nobody writes such literals.
-_MAX_CACHED_LENGTH = 32
+# Longer strings are not remembered: nobody writes such literals.
+_MAX_REMEMBERED_LENGTH = 32
+_MOST_REMEMBERED = 64
+
+remembered: dict[str, float] = {}
+"""The seconds of strings that were parsed, for those who cannot afford a call: most durations are one of a few literals."""
 
 _TERM = re.compile(r"(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 
@@ -47,8 +50,8 @@ def parse_duration(duration: Duration, *, name: str = "duration") -> float:
         InvalidError: the string is malformed, or the duration is beyond Go's 292 years.
     """
     if isinstance(duration, str):
-        # Most durations are one of a few literals.
-        return _seconds_cached(duration, name) if len(duration) <= _MAX_CACHED_LENGTH else _seconds(duration, name)
+        seconds = remembered.get(duration)
+        return _remember(duration, name) if seconds is None else seconds
     if isinstance(duration, timedelta):
         if abs(duration / timedelta(microseconds=1)) * 1000 > _MAX_NANOSECONDS:
             raise InvalidError(f"{name} must be within 292 years, not {duration!r}")
@@ -92,11 +95,14 @@ def _parse(text: str, name: str) -> int:
     return -total if negative else total
 
 
-def _seconds(text: str, name: str) -> float:
-    return _parse(text, name) / 1e9
-
-
-_seconds_cached = functools.lru_cache(maxsize=64)(_seconds)
+def _remember(text: str, name: str) -> float:
+    """Return the seconds of a Go duration string, and remember them."""
+    seconds = _parse(text, name) / 1e9
+    if len(text) <= _MAX_REMEMBERED_LENGTH:
+        if len(remembered) >= _MOST_REMEMBERED:
+            remembered.clear()
+        remembered[text] = seconds
+    return seconds
 
 
 def _nanoseconds(term: re.Match[str]) -> int:

@@ -7,7 +7,7 @@ from typing import final
 import trio
 
 from csp._core.runs import no_run
-from csp._time.duration import Duration, parse_duration, positive_duration
+from csp._time.duration import Duration, parse_duration, positive_duration, remembered
 from csp._time.timer_channels import SILENT, AfterChannel, TickerChannel, TimerChannel
 
 
@@ -110,7 +110,13 @@ def after(duration: Duration) -> AfterChannel:
 
     Raises: as `Timer` does, except that the duration need not be above 0.
     """
-    return AfterChannel(_now() + parse_duration(duration, name="after's duration"))
+    seconds = remembered.get(duration) if type(duration) is str else None
+    if seconds is None:
+        seconds = parse_duration(duration, name="after's duration")
+    try:
+        return AfterChannel(trio.current_time() + seconds)
+    except RuntimeError:
+        raise no_run("a timer") from None
 
 
 def tick(duration: Duration) -> TickerChannel:
