@@ -582,11 +582,13 @@ class Channel(Source[T]):
         if isinstance(sender, SendManyWaiter):
             # For what is taken as much comes from there.
             self._buffered += most
-            self._buffered -= most - sender.offer_many(self, around, most)
+            missing = most - sender.offer_many(self, around, most)
+            self._buffered -= missing
         elif sender is not None:
             super()._take_more(values, most)
             return
-        self._buffered -= move(around, values, min(most, len(around)))
+        number = move(around, values, min(most, len(around)))
+        self._buffered -= number
 
     def _next_offer(self) -> Any:
         """Return the value of the sender that has waited longest; `GONE` if none waits any more."""

@@ -119,10 +119,14 @@ class SendManyWaiter(SendWaiter):
         value = self._value
         following: list[Any] = []
         number = move(self._rest, following, min(most, len(self._rest)))
-        if following and self._value is value:  # else a finalizer has taken it
-            self._value = following.pop()
-            to.append(value)
-        to.extend(following)
+        if following:
+            last = following.pop()
+            if self._value is value:
+                self._value = last
+                to.append(value)
+            else:  # a finalizer has taken it
+                following.append(last)
+            to.extend(following)
         if number < most and (value := self.offer(source)) is not GONE:
             to.append(value)
             number += 1

@@ -24,6 +24,7 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 import csp._core.channel as channel_module
 import csp._core.selector as selector_module
+from csp import errors
 from csp._core import source
 from tests._interrupting import Interrupting
 
@@ -59,6 +60,10 @@ PROGRAMS: dict[str, list[Step]] = {
     "two send, receive": [("send", 3), ("send", 2), ("receive", 5)],
     "send_many, receive": [("send_many", 4), ("receive", 5)],
     "two send_many, receive": [("send_many", 3), ("send_many", 2), ("receive", 4), ("select", 3)],
+    "send_many, receive_many": [("send_many", 6), ("receive_many", 3), ("receive_many", 4)],
+    "receive_many, send_many": [("receive_many", 4), ("send_many", 6), ("receive_many", 3)],
+    "send, send_many, iterate": [("send", 2), ("send_many", 5), ("iterate", 6), ("send_many", 3)],
+    "send_many, select_many": [("send_many", 5), ("select_many", 4), ("send_nowait", 2), ("receive_many", 4)],
     "select, send": [("select", 2), ("send", 3)],
     "two select, send": [("select", 2), ("select", 2), ("send in a select", 3)],
     "selector, send": [("selector", 2), ("send", 3)],
@@ -131,7 +136,7 @@ class Run:
 
     async def step(self, step: Step) -> None:
         name, number = step
-        with trio.CancelScope() as scope, suppress(csp.ChannelClosedError):
+        with trio.CancelScope() as scope, suppress(errors.Error):  # the channel was closed, maybe with a cause
             self.scopes.append(scope)
             if name == "send_many":
                 values = [self.new() for _ in range(number)]
@@ -143,6 +148,21 @@ class Run:
             elif name.startswith("send"):
                 for _ in range(number):
                     await self.send(name)
+            elif name == "receive_many":
+                while number > 0 and (values_now := await self.channel.receive_many(number)):
+                    self.received.extend(values_now)
+                    number -= len(values_now)
+            elif name == "select_many":
+                with csp.Selector(self.channel) as selector:
+                    while number > 0 and (results := await selector.select_many(number)):
+                        self.received.extend(result.value for result in results if result.ok)
+                        number -= len(results)
+            elif name == "iterate":
+                async for value in self.channel:
+                    self.received.append(value)
+                    number -= 1
+                    if not number:
+                        break
             elif name == "selector":
                 with csp.Selector(self.channel) as selector:
                     await self.receive(number, selector.select)
