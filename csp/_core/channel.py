@@ -19,8 +19,9 @@ Invariants, outside of a method:
 
 A finalizer may send, receive and close in the middle of a method, wherever something is called or allocated. So what a
 method has found out before such a point is asked again behind it, or what fails there is tried again. The count of
-values goes up before a value is put into the buffer, and down after one was taken from it. So it is never less than what
-is in there, and what the count has room for, the memory channel has room for.
+values goes up before a value is put into the buffer, and down after one was taken from it. So it is never less than
+what is in there, and what the count has room for, the memory channel has room for. (``self._buffered -= call()`` would
+take back what a finalizer does in the call: the count is read before.)
 """
 
 from __future__ import annotations
@@ -284,7 +285,7 @@ class Channel(Source[T]):
             turn.left -= 1
 
     @enable_ki_protection
-    def send_nowait(self, value: T) -> None:
+    def send_nowait(self, value: T) -> None:  # noqa: C901  # a call costs more than a branch
         """Send a value without waiting.
 
         Raises:

@@ -262,7 +262,7 @@ class Selector(Generic[T]):
         return result
 
     @enable_ki_protection
-    async def _next(  # noqa: C901  # a call costs more than a branch
+    async def _next(  # noqa: C901, PLR0912  # a call costs more than a branch
         self, *, iterating: bool, tries: int = _TRIES
     ) -> SelectResult[T] | None:
         try:

@@ -29,7 +29,7 @@ _MAX_REMEMBERED_LENGTH = 32
 _MOST_REMEMBERED = 64
 
 remembered: dict[str, float] = {}
-"""The seconds of strings that were parsed, for those who cannot afford a call: most durations are one of a few literals."""
+"""The seconds of strings that were parsed: most durations are one of a few literals. For who cannot afford a call."""
 
 _TERM = re.compile(r"(?P<whole>[0-9]*)(?:\.(?P<fraction>[0-9]*))?(?P<unit>ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 
