@@ -88,7 +88,9 @@ USES: dict[str, list[Callable[[], Awaitable[object]]]] = {
     "csp.Channel.receive": [csp.Channel[int]().receive, channel_of(1).receive],
     "csp.Channel.receive_value": [csp.Channel[int]().receive_value, channel_of(1).receive_value],
     "csp.Channel.__anext__": [csp.Channel[int]().__anext__, channel_of(1).__anext__],
+    "csp.Channel.receive_many": [lambda: csp.Channel[int]().receive_many(1), lambda: channel_of(1).receive_many(1)],
     "csp.Source.receive": [Own(False).receive, Own(True).receive, csp.never().receive],
+    "csp.Source.receive_many": [lambda: Own(False).receive_many(1), lambda: Own(True).receive_many(1)],
     "csp.Source.receive_value": [Own(False).receive_value, Own(True).receive_value],
     "csp.Source.__anext__": [Own(False).__anext__, Own(True).__anext__],
     "csp.PullSource.__aenter__": [lambda: enter(csp.PullSource(work))],
@@ -98,8 +100,14 @@ USES: dict[str, list[Callable[[], Awaitable[object]]]] = {
     "csp.ReceiveEnd.__anext__": [csp.Channel[int]().receiver.__anext__],
     "csp.ReceiveEnd.aclose": [csp.Channel[int]().receiver.aclose],
     "csp.Selector.select": [csp.Selector(csp.Channel[int]()).select, csp.Selector(channel_of(1)).select],
+    "csp.Selector.select_many": [
+        lambda: csp.Selector(csp.Channel[int]()).select_many(1),
+        lambda: csp.Selector(channel_of(1)).select_many(1),
+        lambda: csp.Selector[int]().select_many(1),
+    ],
     "csp.Selector.__anext__": [csp.Selector(csp.Channel[int]()).__anext__, csp.Selector[int]().__anext__],
     "csp.TimerChannel.receive": [lambda: made_in_a_run(lambda: csp.after("1h")).receive()],
+    "csp.TimerChannel.receive_many": [lambda: made_in_a_run(lambda: csp.tick("1h")).receive_many(1)],
     "csp.TimerChannel.receive_value": [lambda: made_in_a_run(lambda: csp.tick("1h")).receive_value()],
     "csp.TimerChannel.__anext__": [lambda: made_in_a_run(lambda: csp.Timer("1h").channel).__anext__()],
     "csp.Moment": [partial(call, csp.Moment().time)],
@@ -152,7 +160,8 @@ OTHERS = {
 # Entering an end waits for nothing; a PullSource gives nothing before its block.
 OTHER_METHODS = {
     *("csp.SendEnd.__aenter__", "csp.ReceiveEnd.__aenter__"),
-    *("csp.PullSource.receive", "csp.PullSource.receive_value", "csp.PullSource.__anext__"),
+    *("csp.PullSource.receive", "csp.PullSource.receive_many", "csp.PullSource.receive_value"),
+    "csp.PullSource.__anext__",
 }
 
 

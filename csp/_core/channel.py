@@ -132,6 +132,7 @@ class Channel(Source[T]):
         "_details",
         "_drained",
         "_dropped",
+        "_from_around",
         "_memory",
         "_next",
         "_overflow",
@@ -145,6 +146,8 @@ class Channel(Source[T]):
     _memory: tuple[Callable[[T], None], Callable[[], T]]
     # Puts a value into the buffer, once there is one: into the memory channel, or around it.
     _put: Callable[[T], None]
+    # Takes one that went around.
+    _from_around: Callable[[], T]
     # Takes the next value of it, and raises if there is none there: `trio.WouldBlock`, or IndexError around it.
     _next: Callable[[], T]
     # The same; while `_call_when_drained` waits, with what that does.
@@ -276,12 +279,7 @@ class Channel(Source[T]):
                 values.appendleft(value)
                 return
             self._buffered += 1
-            try:
-                self._put(value)
-            except trio.WouldBlock:  # a finalizer has filled it
-                self._buffered -= 1
-                values.appendleft(value)
-                return
+            self._put(value)
             turn.left -= 1
 
     @enable_ki_protection
@@ -622,21 +620,18 @@ class Channel(Source[T]):
     def _begin_around(self) -> None:
         """Put values around the memory channel from now on."""
         around = deque[T]()
-        put = around.append
-        if self._around is None:
-            self._around = around
-            self._put = put
+        put, take = around.append, around.popleft
+        self._around = around
+        self._put = put
+        self._from_around = take
 
     def _go_around(self) -> bool:
         """Take the next values from those that went around the memory channel; tell whether there are any."""
-        around = self._around
-        if not around:
+        if not self._around:
             return False
-        take = around.popleft
-        if self._around is around:
-            self._next = take
-            if self._drained is None:  # else what `_take` is takes the next
-                self._take = take
+        self._next = self._from_around
+        if self._drained is None:  # else what `_take` is takes the next
+            self._take = self._from_around
         return True
 
     def _end_around(self) -> None:

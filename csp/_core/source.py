@@ -300,7 +300,7 @@ class Source(ABC, Generic[T_co]):
             await turn.end()
         return values
 
-    def _take_more(self, values: list[T_co], most: int) -> None:  # type: ignore[misc]  # private
+    def _take_more(self, values: list[T_co], most: int) -> None:
         """Take the values that are there now, up to ``most``, and put them at the end of a list."""
         # What a source raises that has given something waits for the next receive: what was taken must not be lost.
         with suppress(Exception):

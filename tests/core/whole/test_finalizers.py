@@ -15,7 +15,7 @@ import os
 import sys
 from collections import Counter, deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import pytest
 import trio
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 _EVERY = 1 if os.environ.get("CSP_FINALIZERS") else 37
 
 Step: TypeAlias = tuple[str, int]
-Action: TypeAlias = Literal["send", "send twice", "receive", "receive all", "close", "cancel", "send elsewhere"]
+Action: TypeAlias = Literal[
+    "send", "send twice", "receive", "receive all", "receive all, send", "close", "cancel", "send elsewhere"
+]
 
-ACTIONS: tuple[Action, ...] = ("send", "send twice", "receive", "receive all", "close", "cancel", "send elsewhere")
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 CHANNELS: list[tuple[float, csp.Overflow]] = [
     (0, "wait"),
@@ -106,6 +108,9 @@ class Run:
                     self.received.extend(self.some(1))
                 case "receive all":
                     self.received.extend(self.some(sys.maxsize))
+                case "receive all, send":
+                    self.received.extend(self.some(sys.maxsize))
+                    self.send_nowait()
                 case "close":
                     self.channel.close()
                 case "cancel":
@@ -134,7 +139,7 @@ class Run:
                 return
             yield value
 
-    async def step(self, step: Step) -> None:
+    async def step(self, step: Step) -> None:  # noqa: C901, PLR0912  # a step of each kind
         name, number = step
         with trio.CancelScope() as scope, suppress(errors.Error):  # the channel was closed, maybe with a cause
             self.scopes.append(scope)
@@ -149,9 +154,9 @@ class Run:
                 for _ in range(number):
                     await self.send(name)
             elif name == "receive_many":
-                while number > 0 and (values_now := await self.channel.receive_many(number)):
-                    self.received.extend(values_now)
-                    number -= len(values_now)
+                while number > 0 and (some := await self.channel.receive_many(number)):
+                    self.received.extend(some)
+                    number -= len(some)
             elif name == "select_many":
                 with csp.Selector(self.channel) as selector:
                     while number > 0 and (results := await selector.select_many(number)):
@@ -247,6 +252,25 @@ def test_a_finalizer_may_do_anything_at_any_moment(program: str, action: Action)
                 raise
             if not run.interrupting.done:
                 break
+
+
+# What only few moments bring about: at all of them.
+AROUND: list[Step] = [("send_many", 5), ("receive_many", 4), ("receive_many", 1), ("send_nowait", 2), ("iterate", 3)]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_at_each_moment_while_values_go_around_the_memory_channel(capacity: int, action: Action) -> None:
+    for at in range(sys.maxsize):
+        run = Run(AROUND, (capacity, "wait"), action, at)
+        try:
+            trio.run(run.main)
+            run.check()
+        except BaseException as error:
+            error.add_note(f"capacity {capacity}, {action!r} at {at}")
+            raise
+        if not run.interrupting.done:
+            break
 
 
 # While a queue grows or shrinks --------------------------------------------------------------------------------------

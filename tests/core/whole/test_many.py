@@ -153,6 +153,19 @@ async def test_each_value_counts_towards_the_visit_to_the_scheduler() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("way", ["receive", "__anext__"])
+async def test_a_runtime_error_in_a_run_is_not_taken_for_a_missing_run(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("something else")
+
+    channel = holding(1)
+    monkeypatch.setattr("csp._core.channel.checkpoint_if_cancelled", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        await getattr(channel, way)()
+
+
 # Every kind of source -------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +237,7 @@ async def test_combinators() -> None:
     assert sorted(got) == [1, 2, 3, 4]
 
 
-# The values of a send_many ---------------------------------------------------------------------------------------------
+# The values of a send_many --------------------------------------------------------------------------------------------
 
 
 async def test_the_buffer_stays_as_full_as_with_receives_one_at_a_time(nursery: trio.Nursery) -> None:
@@ -245,6 +258,18 @@ async def test_the_buffer_stays_as_full_as_with_receives_one_at_a_time(nursery: 
     assert (len(channel), channel.statistics().tasks_waiting_send) == (2, 0)
     assert await channel.receive_many(100) == [8, 9]
     assert len(channel) == 0
+
+
+async def test_other_senders_come_after_a_send_many(nursery: trio.Nursery) -> None:
+    channel = csp.Channel[int](2)
+    nursery.start_soon(channel.send_many, deque(range(5)))
+    await wait_all_tasks_blocked()
+    nursery.start_soon(channel.send, 5)
+    await wait_all_tasks_blocked()
+    nursery.start_soon(channel.send_many, deque([6, 7, 8]))
+    await wait_all_tasks_blocked()
+    assert await channel.receive_many(4) == [0, 1, 2, 3]
+    assert await channel.receive_many(100) == [4, 5, 6, 7, 8]
 
 
 async def test_a_cancelled_send_many_has_back_what_was_not_taken() -> None:
@@ -323,10 +348,14 @@ async def test_who_waits_for_the_buffer_to_be_drained_is_called_however_the_valu
     call_off()
     assert await channel.receive_many(5) == [6, 7]
     assert called == [2]
+    channel._call_when_drained(0, lambda: called.append(len(channel)))
+    channel.send_nowait(8)
+    assert await channel.receive_many(5) == [8]
+    assert called == [2, 1]
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_random_mixes_of_senders_and_receivers_keep_the_order(seed: int) -> None:
+async def test_random_mixes_of_senders_and_receivers_keep_the_order(seed: int) -> None:  # noqa: C901  # many ways
     chance = random.Random(seed)
     channel = csp.Channel[int](chance.choice([0, 1, 2, 5, 16, math.inf]))
     sent: list[int] = []
@@ -372,7 +401,7 @@ async def test_random_mixes_of_senders_and_receivers_keep_the_order(seed: int) -
     assert got == sent == list(range(len(sent)))
 
 
-# Selectors -------------------------------------------------------------------------------------------------------------
+# Selectors ------------------------------------------------------------------------------------------------------------
 
 
 async def test_select_many_gives_what_selects_one_after_the_other_would() -> None:
@@ -410,7 +439,7 @@ async def test_select_many_ends_when_no_case_is_left_or_the_selector_is_closed(n
     nursery.start_soon(select)
     await wait_all_tasks_blocked()
     channel.close()
-    assert await wait_all_tasks_blocked() is None
+    await wait_all_tasks_blocked()
     assert got == [1]
     assert await selector.select_many(10) == []
     selector.close()
