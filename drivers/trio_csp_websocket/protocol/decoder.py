@@ -14,8 +14,9 @@ but held: parsing pauses in front of it, until `arm` takes it or `refuse` refuse
 from __future__ import annotations
 
 import codecs
+import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from csp.errors import shown
 from trio_csp_websocket.protocol.close import parse_close
@@ -78,12 +79,29 @@ MAX_INFLATED_BYTES = 1024 * 1024
 _MAX_STREAMED_BYTES = 256 * 1024
 
 
+# So much is read at a time of what cannot be read to where it belongs.
+_SCRATCH_BYTES = 120 * 1024
+
+
+class _Scratch(threading.local):
+    """Memory that is read to again and again: in each thread its own, as a Trio run has."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_SCRATCH_BYTES))
+
+
+_scratch = _Scratch()
+
+
 class Decoder:
     """Parses plain frames, as a server sends them.
 
     Args:
         read_limit_bytes: the largest message to accept; one byte more is a violation with code 1009.
     """
+
+    # Whether payload is taken as it arrives.
+    _plain: ClassVar[bool] = True
 
     def __init__(self, read_limit_bytes: int) -> None:
         self.messages: deque[Message] = deque()
@@ -128,8 +146,11 @@ class Decoder:
         self._armed: Streamed | None = None
         self._stream: Streamed | None = None
 
-    def feed(self, block: bytes) -> list[Control]:
-        """Take in what was read; append messages to `messages` and return the control frames, in order."""
+    def feed(self, block: bytes | memoryview) -> list[Control]:
+        """Take in what was read; append messages to `messages` and return the control frames, in order.
+
+        Where payload is `missing`, the block may be a view of memory that is used again.
+        """
         controls: list[Control] = []
         if self._closed:
             return controls
@@ -143,6 +164,8 @@ class Decoder:
             if self._unfinished is not None:
                 self._inflate(self._unfinished)
             start = self._collect(block) if self.missing and not self.paused else 0
+            if type(block) is memoryview:
+                block, start = bytes(block[start:]), 0
             self._parse(block, start, controls)
         except ProtocolViolation as violation:
             self.violation = violation
@@ -152,6 +175,20 @@ class Decoder:
             self._closed = True
             self.paused = False
         return controls
+
+    # Reading to where it belongs -------------------------------------------------------------------------------------
+
+    def room(self) -> memoryview:
+        """Return where payload that is `missing` can be read to. `filled` takes it from there, before anything else."""
+        if self._plain and self._stream is None and not self._compressed:
+            return self._payload.room(self.missing)
+        return _scratch.view
+
+    def filled(self, size: int) -> memoryview:
+        """Return what was read to where `room` said: the next block to `feed`."""
+        if self._plain and self._stream is None and not self._compressed:
+            return self._payload.written(size)
+        return _scratch.view[:size]
 
     # Streaming -------------------------------------------------------------------------------------------------------
 
@@ -243,7 +280,7 @@ class Decoder:
             raise protocol_error("a frame from the server is masked")
         return payload_length(block, start)
 
-    def _payload_between(self, block: bytes, start: int, end: int) -> bytes:
+    def _payload_between(self, block: bytes | memoryview, start: int, end: int) -> bytes | memoryview:
         """Return the next bytes of the payload of the frame whose header was parsed last."""
         return block[start:end]
 
@@ -305,7 +342,7 @@ class Decoder:
             self.payload_bytes_received += payload_bytes
         return start
 
-    def _collect(self, block: bytes) -> int:
+    def _collect(self, block: bytes | memoryview) -> int:
         """Take more of the payload being collected; return where in the block the next frame starts."""
         missing = self.missing
         taken = min(missing, len(block))
@@ -385,11 +422,11 @@ class Decoder:
                 stream, self._armed = self._armed, None
                 self._begin_stream(stream)
 
-    def _take_payload(self, payload: bytes) -> None:
+    def _take_payload(self, payload: bytes | memoryview) -> None:
         """Take all of a data frame's payload, or the next part of it."""
         if self._compressed:
             assert self.inflater is not None
-            self._inflate(self.inflater.inflate(payload, end=self._final and not self.missing))
+            self._inflate(self.inflater.inflate(bytes(payload), end=self._final and not self.missing))
             return
         self._add(payload)
         if self._final and not self.missing:
@@ -413,9 +450,9 @@ class Decoder:
         if self._final and not self.missing:
             self._finish_message()
 
-    def _add(self, piece: bytes) -> None:
+    def _add(self, piece: bytes | memoryview) -> None:
         if self._stream is not None:
-            self._add_to_stream(self._stream, piece)
+            self._add_to_stream(self._stream, bytes(piece))
             return
         self._payload.add(piece)
         if self._utf8 is not None:
@@ -426,23 +463,20 @@ class Decoder:
         if self._stream is not None:
             self._finish_stream(self._stream)
             return
-        payload = self._payload.take()
+        size = self._payload.size
         if self._opcode == TEXT_FRAME:
-            self.messages.append(Message("text", _text(payload)))
+            try:
+                text = self._payload.take_text()
+            except UnicodeDecodeError:
+                raise not_utf8() from None
+            self.messages.append(Message("text", text))
         else:
-            self.messages.append(Message("binary", payload))
+            self.messages.append(Message("binary", self._payload.take()))
         self.messages_received += 1
-        self.payload_bytes_received += len(payload)
+        self.payload_bytes_received += size
 
 
-def _text(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        raise not_utf8() from None
-
-
-def _decoded(decoder: IncrementalDecoder, piece: bytes, *, final: bool = False) -> str:
+def _decoded(decoder: IncrementalDecoder, piece: bytes | memoryview, *, final: bool = False) -> str:
     """Return the characters that end in this piece of a text; refuse what cannot become UTF-8, whatever follows."""
     try:
         return decoder.decode(piece, final)

@@ -31,6 +31,8 @@ _KEY_BYTES = 4
 class UnmaskingDecoder(Decoder):
     """Parses masked frames, as a client sends them, each with a key of its own."""
 
+    _plain = False
+
     def __init__(self, read_limit_bytes: int) -> None:
         super().__init__(read_limit_bytes)
         # The key of the frame whose header was parsed last, turned so that it begins with the next byte's.
@@ -49,7 +51,7 @@ class UnmaskingDecoder(Decoder):
         self._key = block[key_start:payload_start]
         return length, payload_start
 
-    def _payload_between(self, block: bytes, start: int, end: int) -> bytes:
+    def _payload_between(self, block: bytes | memoryview, start: int, end: int) -> bytes:
         key = self._key
         used = (end - start) % _KEY_BYTES
         self._key = key[used:] + key[:used]

@@ -11,6 +11,8 @@ import trio
 from trio_csp_websocket.transport.base import SLICE_BYTES, Transport, ends_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
 # From this size on, data is cut into slices. The last one has what is left, so that none is small: each takes a packet.
@@ -40,6 +42,26 @@ class SocketTransport(Transport):
         while (data := await self.receive_now(max_bytes)) is None:
             await trio.lowlevel.wait_readable(self._socket)
         return data
+
+    async def receive_into(self, room: Callable[[], memoryview], max_bytes: int) -> int | bytes:
+        if self._unread:
+            return await self.receive_some(max_bytes)
+        await trio.lowlevel.checkpoint()
+        while (size := self._read_into(room)) is None:
+            await trio.lowlevel.wait_readable(self._socket)
+        return size
+
+    def _read_into(self, room: Callable[[], memoryview]) -> int | None:
+        """Read what has arrived; return None if nothing has."""
+        try:
+            with room() as view:
+                size = self._socket.recv_into(view)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        self.bytes_received += size
+        return size
 
     async def receive_now(self, max_bytes: int) -> bytes | None:
         try:
