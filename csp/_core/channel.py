@@ -647,13 +647,16 @@ class Channel(Source[T]):
     def _call_when_drained(self, number: int, call: Callable[[], None]) -> Callable[[], None]:
         """Have a function called, once: when values are taken and at most ``number`` stay, or the channel is closed.
 
-        For drivers that bound what waits here by more than the number of values. Only one can be waited for at a time.
+        For drivers that bound what waits here by more than the number of values. Of several calls, the last is to be
+        called off first.
 
         Returns a function that calls it off.
         """
+        outer = self._drained
+        before = self._take
 
         def taking() -> T:
-            value = self._next()
+            value = self._next() if outer is None else before()
             # It is counted until this returns. If senders wait, the next of them takes its place.
             if self._buffered <= number + 1 and self._senders is None:
                 drained()
@@ -664,8 +667,8 @@ class Channel(Source[T]):
             call()
 
         def call_off() -> None:
-            self._take = self._next
-            self._drained = None
+            self._take = self._next if outer is None else before
+            self._drained = outer
 
         self._take = taking
         self._drained = drained

@@ -79,10 +79,10 @@ if TYPE_CHECKING:
 
 _events = Events("csp.websocket")
 
-_READ_BYTES = 64 * 1024
 # The most that is read into a block made for it. Larger blocks are dear: see `trio_csp_websocket.protocol.pieces`. Of a
 # large message what is missing is read to where it belongs.
-_MAX_READ_BYTES = 120 * 1024
+READ_BYTES = 120 * 1024
+"""How much is read at a time, of what is not read to where it belongs."""
 
 # Where nothing more is read: after this long in which nothing was received, no pong is waited for.
 _PATIENCE_SECONDS = 1.0
@@ -269,7 +269,7 @@ class Connection:
                     if self.state is State.FAILED:
                         await self._wait_for_silence()
                     await self.transport.send_eof()
-                    while await self.transport.receive_some(_READ_BYTES):
+                    while await self.transport.receive_some(READ_BYTES):
                         pass
         await self._close_transport()
 
@@ -486,7 +486,7 @@ class Connection:
         left = READ_AHEAD_BYTES
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while not self._rests and self.ending is None and left > 0:
-                block = b"" if self.decoder.paused else await self.transport.receive_now(_READ_BYTES)
+                block = b"" if self.decoder.paused else await self.transport.receive_now(READ_BYTES)
                 if not block and not self.decoder.paused:
                     break
                 self.feed(block or b"")
@@ -515,7 +515,7 @@ class Connection:
         if self.state is not State.OPEN:
             return  # only the close timeout counts
         try:
-            block = None if liveness.final else await self.transport.receive_now(_READ_BYTES)
+            block = None if liveness.final else await self.transport.receive_now(READ_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._lose(str(error) or "the connection broke")
             return
@@ -530,20 +530,19 @@ class Connection:
         Args:
             visited: whether the scheduler was just visited, so that what has arrived may be read without a visit.
         """
-        size = max(self.decoder.missing, _READ_BYTES)
         # When we are closing, only the close timeout counts.
         liveness = None if self.closing else self._liveness
         block: bytes | int | None = None
         try:
             if visited and self.transport.synchronous:
-                block = await self.transport.receive_now(min(size, _MAX_READ_BYTES))
+                block = await self.transport.receive_now(READ_BYTES)
             if block is None:
                 if liveness is not None:
                     liveness.begin_wait()
-                if size > _MAX_READ_BYTES:
-                    block = await self.transport.receive_into(self.decoder.room, _MAX_READ_BYTES)
+                if self.decoder.missing > READ_BYTES:
+                    block = await self.transport.receive_into(self.decoder.room, READ_BYTES)
                 else:
-                    block = await self.transport.receive_some(size)
+                    block = await self.transport.receive_some(READ_BYTES)
                 if liveness is not None:
                     liveness.end_wait()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -639,7 +638,7 @@ class Connection:
         """Read until the peer stops sending: before that, it might see the end of our direction and miss the frame."""
         while True:
             with trio.move_on_after(_SILENCE_SECONDS) as listening:
-                if not await self.transport.receive_some(_READ_BYTES):
+                if not await self.transport.receive_some(READ_BYTES):
                     return
             if listening.cancelled_caught:
                 return

@@ -87,7 +87,7 @@ class _Scratch(threading.local):
     """Memory that is read to again and again: in each thread its own, as a Trio run has."""
 
     def __init__(self) -> None:
-        self.view = memoryview(bytearray(_SCRATCH_BYTES))
+        self.memory = bytearray(_SCRATCH_BYTES)
 
 
 _scratch = _Scratch()
@@ -182,13 +182,14 @@ class Decoder:
         """Return where payload that is `missing` can be read to. `filled` takes it from there, before anything else."""
         if self._plain and self._stream is None and not self._compressed:
             return self._payload.room(self.missing)
-        return _scratch.view
+        return memoryview(_scratch.memory)
 
     def filled(self, size: int) -> memoryview:
         """Return what was read to where `room` said: the next block to `feed`."""
         if self._plain and self._stream is None and not self._compressed:
             return self._payload.written(size)
-        return _scratch.view[:size]
+        with memoryview(_scratch.memory) as view:
+            return view[:size]
 
     # Streaming -------------------------------------------------------------------------------------------------------
 
@@ -347,7 +348,12 @@ class Decoder:
         missing = self.missing
         taken = min(missing, len(block))
         self.missing = missing - taken
-        self._take_payload(self._payload_between(block, 0, taken))
+        payload = self._payload_between(block, 0, taken)
+        try:
+            self._take_payload(payload)
+        finally:
+            if type(payload) is memoryview:
+                payload.release()  # a violation must not keep it in its traceback: the buffer could not grow any more
         return taken
 
     def _check_header(self, head: int, length: int) -> None:
@@ -429,7 +435,9 @@ class Decoder:
             self._inflate(self.inflater.inflate(bytes(payload), end=self._final and not self.missing))
             return
         self._add(payload)
-        if self._final and not self.missing:
+        if self.missing:
+            self._payload.gather()
+        elif self._final:
             self._finish_message()
 
     def _inflate(self, pieces: Iterator[bytes]) -> None:

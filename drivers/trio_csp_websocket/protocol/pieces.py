@@ -81,7 +81,10 @@ class Pieces:
             small += piece
         else:
             self._pieces.append(bytes(piece))
-        if self.size > _HUGE_BYTES:
+
+    def gather(self) -> None:
+        """Have what follows written into one buffer, if there is much already."""
+        if self._huge is None and self.size > _HUGE_BYTES:
             self._begin_huge()
 
     def _begin_huge(self) -> bytearray:

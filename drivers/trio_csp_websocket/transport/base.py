@@ -84,7 +84,7 @@ class Transport(ABC):
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return what has arrived, waiting for at least one byte; b"" at the end."""
 
-    async def receive_into(self, room: Callable[[], memoryview], max_bytes: int) -> int | bytes:  # noqa: ARG002
+    async def receive_into(self, room: Callable[[], memoryview], max_bytes: int) -> int | bytes:
         """Read to where ``room`` says, and return how much, waiting for at least one byte; 0 at the end.
 
         ``room`` is asked right before something is read, and nothing else runs between that and the return. A transport

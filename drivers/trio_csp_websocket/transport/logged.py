@@ -121,6 +121,9 @@ class LoggedTransport(Transport):
         self.note_received(data)
         return data
 
+    async def receive_into(self, room: Callable[[], memoryview], max_bytes: int) -> int | bytes:
+        return await self.receive_some(max_bytes)  # the log needs the bytes
+
     async def receive_now(self, max_bytes: int) -> bytes | None:
         data = await self.inner.receive_now(max_bytes)
         self.note_received(data or b"")

@@ -35,18 +35,26 @@ class SocketTransport(Transport):
         self.local, self.remote = ends_of(stream.socket)
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
+        # Whether the last read found less than it asked for: there is nothing more then, most of the time.
+        self._emptied = False
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        # Also lets the consumer of the previous block run first.
-        await trio.lowlevel.checkpoint()
+        await self._let_others_run()
         while (data := await self.receive_now(max_bytes)) is None:
             await trio.lowlevel.wait_readable(self._socket)
         return data
 
+    async def _let_others_run(self) -> None:
+        """Let the consumer of the previous block run first; wait for the next one, where a read would find nothing."""
+        if self._emptied and not self._unread and self._socket.fileno() != -1:
+            await trio.lowlevel.wait_readable(self._socket)
+        else:
+            await trio.lowlevel.checkpoint()
+
     async def receive_into(self, room: Callable[[], memoryview], max_bytes: int) -> int | bytes:
         if self._unread:
             return await self.receive_some(max_bytes)
-        await trio.lowlevel.checkpoint()
+        await self._let_others_run()
         while (size := self._read_into(room)) is None:
             await trio.lowlevel.wait_readable(self._socket)
         return size
@@ -56,6 +64,7 @@ class SocketTransport(Transport):
         try:
             with room() as view:
                 size = self._socket.recv_into(view)
+                self._emptied = size < len(view)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -71,6 +80,7 @@ class SocketTransport(Transport):
         except OSError as error:
             raise self._translated(error) from error
         self.bytes_received += len(data)
+        self._emptied = len(data) < max_bytes
         return data
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:

@@ -23,6 +23,7 @@ from tests.websocket._server import (
     frame,
     text,
 )
+from trio_csp_websocket.connection.connection import READ_BYTES
 from trio_csp_websocket.connection.delivery import READ_AHEAD_BYTES, READ_AHEAD_MESSAGES
 
 if TYPE_CHECKING:
@@ -67,19 +68,20 @@ async def test_what_is_read_ahead_is_bounded_in_bytes_and_in_messages(size: int,
             server.send(frame(TEXT, bytes(size)) * (40_000 // (size + 2)))
             await wait_all_tasks_blocked()
         ahead = client.statistics().bytes_received - opened
-        assert ahead < READ_AHEAD_BYTES + 64 * 1024
-        assert client.statistics().messages_received < READ_AHEAD_MESSAGES + 64 * 1024 // (size + 2)
+        assert ahead < READ_AHEAD_BYTES + READ_BYTES
+        assert client.statistics().messages_received < READ_AHEAD_MESSAGES + READ_BYTES // (size + 2)
         assert ahead >= READ_AHEAD_BYTES or client.statistics().messages_received >= READ_AHEAD_MESSAGES
 
 
 async def test_a_message_that_has_begun_is_read_to_its_end(autojump_clock: MockClock) -> None:
     server = Server()
     async with connecting(server, channel_capacity=1) as client:
-        server.send(text("a"), text("b"), frame(BINARY, bytes(1_000_000)), frame(PING, b"p"))
+        sizes = [1, 1, 1_000_000, READ_BYTES]
+        server.send(*(frame(BINARY, bytes(size)) for size in sizes), frame(PING, b"p"))
         await wait_all_tasks_blocked()
         assert client.statistics().messages_received == 3
         assert not server.frames
-        assert [len((await client.receive()).value.data) for _ in range(3)] == [1, 1, 1_000_000]
+        assert [len((await client.receive()).value.data) for _ in range(4)] == sizes
 
 
 async def test_reading_goes_on_as_messages_are_received(autojump_clock: MockClock) -> None:

@@ -62,6 +62,70 @@ async def test_writing_at_once_to_a_peer_that_has_closed_breaks() -> None:
         transport.send_now(b"x")
 
 
+async def test_what_arrives_is_read_to_where_it_is_wanted(nursery: trio.Nursery) -> None:
+    transport, peer = over_sockets()
+    memory = bytearray(8)
+    asked = 0
+
+    def room() -> memoryview:
+        nonlocal asked
+        asked += 1
+        return memoryview(memory)[:5]
+
+    await peer.send_all(b"hello, you")
+    assert await transport.receive_into(room, 100) == 5
+    assert memory == b"hello\0\0\0"
+    assert await transport.receive_into(room, 100) == 5
+    assert memory == b", you\0\0\0"
+    nursery.start_soon(transport.receive_into, room, 100)
+    await wait_all_tasks_blocked()
+    await peer.send_all(b"again")
+    await wait_all_tasks_blocked()
+    assert memory == b"again\0\0\0"
+    transport.unread(b"before")
+    before = asked
+    assert await transport.receive_into(room, 4) == b"befo"
+    assert await transport.receive_into(room, 4) == b"re"
+    assert asked == before
+    assert transport.bytes_received == 15 + 6
+    await peer.aclose()
+    assert await transport.receive_into(room, 100) == 0
+    await transport.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await transport.receive_into(room, 100)
+
+
+@pytest.mark.parametrize("way", ["receive_some", "receive_into"])
+async def test_a_reset_and_a_close_while_it_waits_end_a_read(way: str, nursery: trio.Nursery) -> None:
+    memory = bytearray(100)
+    for reset in (False, True):
+        transport, peer = over_sockets()
+        await peer.send_all(b"short")
+
+        async def read(transport: SocketTransport = transport) -> object:
+            if way == "receive_some":
+                return await transport.receive_some(100)
+            return await transport.receive_into(lambda: memoryview(memory), 100)
+
+        assert await read() in (5, b"short")
+        # There is nothing more, which is known by now.
+        outcome: list[str] = []
+        nursery.start_soon(outcome_of, read, outcome)
+        await wait_all_tasks_blocked()
+        assert not outcome
+        if reset:
+            transport.send_now(b"unread")
+            await peer.aclose()
+        else:
+            await transport.aclose()
+        await wait_all_tasks_blocked()
+        assert outcome == ["BrokenResourceError" if reset else "ClosedResourceError"]
+        await transport.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await read()
+        await peer.aclose()
+
+
 async def test_an_end_of_a_closed_socket_is_an_error() -> None:
     transport, peer = over_sockets()
     await transport.aclose()
