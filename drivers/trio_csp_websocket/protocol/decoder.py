@@ -164,14 +164,14 @@ class Decoder:
             if self._unfinished is not None:
                 self._inflate(self._unfinished)
             start = self._collect(block) if self.missing and not self.paused else 0
-            if type(block) is memoryview:
+            if isinstance(block, memoryview):
                 block, start = bytes(block[start:]), 0
             self._parse(block, start, controls)
         except ProtocolViolation as violation:
             self.violation = violation
             if violation.reason == _HTTP_INSTEAD:
                 # Only what is parsed is found to be HTTP.
-                self.violation = _http_instead(block, start)  # pyright: ignore[reportPossiblyUnboundVariable]  # see above
+                self.violation = _http_instead(bytes(block), start)  # pyright: ignore[reportPossiblyUnboundVariable]  # see above
             self._closed = True
             self.paused = False
         return controls
@@ -270,7 +270,7 @@ class Decoder:
                     self._take_payload(self._payload_between(block, payload_start, size))
                     return
                 break
-            self._finish_frame(head, self._payload_between(block, payload_start, end), controls)
+            self._finish_frame(head, bytes(self._payload_between(block, payload_start, end)), controls)
             start = end
         if start < size and not self._closed:
             self._rest = block[start:] if start else block
@@ -352,7 +352,7 @@ class Decoder:
         try:
             self._take_payload(payload)
         finally:
-            if type(payload) is memoryview:
+            if isinstance(payload, memoryview):
                 payload.release()  # a violation must not keep it in its traceback: the buffer could not grow any more
         return taken
 

@@ -65,7 +65,7 @@ class Pieces:
         """Add a piece. Of a view the bytes are copied, unless it comes from `written`."""
         size = len(piece)
         if self._huge is not None:
-            if type(piece) is bytes or piece.obj is not self._huge:
+            if not (isinstance(piece, memoryview) and piece.obj is self._huge):
                 _write(self._huge, self.size, piece)
             self.size += size
             return

@@ -92,7 +92,7 @@ class ScriptedDecoder(UnmaskingDecoder):
         self.answer_pings: bool = True
         """Whether pings are returned, and so answered."""
 
-    def feed(self, block: bytes) -> list[Control]:
+    def feed(self, block: bytes | memoryview) -> list[Control]:
         controls = super().feed(block)
         return controls if self.answer_pings else [control for control in controls if control.opcode != PING]
 

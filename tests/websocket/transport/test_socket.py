@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -10,6 +11,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.websocket.transport._pairs import fill, outcome_of, over_sockets
 from trio_csp_websocket.transport.socket import SocketTransport
+
+if TYPE_CHECKING:
+    from trio_csp_websocket.transport.base import Transport
 
 
 async def test_a_socket_takes_what_it_has_room_for_at_once() -> None:
@@ -102,7 +106,7 @@ async def test_a_reset_and_a_close_while_it_waits_end_a_read(way: str, nursery: 
         transport, peer = over_sockets()
         await peer.send_all(b"short")
 
-        async def read(transport: SocketTransport = transport) -> object:
+        async def read(transport: Transport = transport) -> object:
             if way == "receive_some":
                 return await transport.receive_some(100)
             return await transport.receive_into(lambda: memoryview(memory), 100)
