@@ -49,8 +49,8 @@ class _Turns(threading.local):
 turns = _Turns()
 
 
-def schedule_point_due() -> bool:
-    """Count an operation that the current thread completed; tell whether a schedule point is due.
+def schedule_point_due(operations: int = 1) -> bool:
+    """Count an operation that the current thread completed, or several; tell whether a schedule point is due.
 
     For a source of your own, after an operation that did not wait::
 
@@ -58,7 +58,7 @@ def schedule_point_due() -> bool:
             await trio.lowlevel.cancel_shielded_checkpoint()
     """
     turn = turns.current
-    turn.left -= 1
+    turn.left -= operations
     if turn.left > 0:
         return False
     turn.left = OPERATIONS_PER_SCHEDULE_POINT

@@ -12,10 +12,10 @@ import csp
 from csp.errors import ConnectionFailedError, Kind, NoContextError
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import TEXT, CloseCode
-from trio_csp_websocket.protocol.messages import encoded, json_payload
+from trio_csp_websocket.protocol.messages import each_of, encoded, encoded_many, json_payload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterable
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -85,6 +85,19 @@ class Feed:
         self._check_receiving()
         return await self._keeper.channel.receive_value()
 
+    async def receive_many(self, limit: int) -> list[Message | csp.Gap]:
+        """Take the messages and gaps that are there now, up to ``limit`` of them, waiting for the first.
+
+        Short for ``channel().receive_many(limit)``: an empty list once the feed has ended.
+
+        Raises:
+            InvalidError: limit is below 1.
+            InvalidTypeError: limit is not an int.
+            NoContextError: as in `receive`.
+        """
+        self._check_receiving()
+        return await self._keeper.channel.receive_many(limit)
+
     def __aiter__(self) -> Self:
         return self
 
@@ -148,6 +161,29 @@ class Feed:
             encoded(data, type)  # raises at once if it cannot be sent
             client = await self._next_client()
         await client.send(data, type)
+
+    async def send_many(
+        self,
+        messages: Iterable[str | Buffer],
+        type: int | None = None,  # noqa: A002  # as in Client
+    ) -> None:
+        """Send messages in one go, as `Client.send_many` does; wait for a connection if there is none.
+
+        All of them go out on the same connection. What is said of `send` holds for all of them together.
+
+        Raises:
+            InvalidError: as in `Client.send_many`.
+            InvalidTypeError: as in `Client.send_many`.
+            ConnectionFailedError: as in `send`.
+            ConnectionTimeoutError: as in `send`.
+            NoContextError: as in `send`.
+        """
+        client = self.client
+        if client is None:
+            messages = tuple(each_of(messages))
+            encoded_many(messages, type)  # raises at once if one of them cannot be sent
+            client = await self._next_client()
+        await client.send_many(messages, type)
 
     async def send_json(self, value: T, *, dumps: Callable[[T], str | Buffer] | None = None) -> None:
         """Send a value as JSON in a text message, as `Client.send_json` encodes it and as `send` sends it.

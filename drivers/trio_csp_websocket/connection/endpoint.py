@@ -6,8 +6,9 @@ from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import checkpoint_if_cancelled, disable_ki_protection, enable_ki_protection
 
+import csp
 from csp.errors import ConnectionFailedError, ConnectionTimeoutError, InvalidError, Kind, shown
 from trio_csp_websocket.connection.ending import cut_short
 from trio_csp_websocket.connection.message_stream import MessageStream
@@ -18,16 +19,15 @@ from trio_csp_websocket.connection.writer import WriteTimeoutError
 from trio_csp_websocket.protocol.close import check_close
 from trio_csp_websocket.protocol.constants import BINARY, TEXT, CloseCode
 from trio_csp_websocket.protocol.frames import MAX_CONTROL_PAYLOAD, PING
-from trio_csp_websocket.protocol.messages import Message, encoded, json_payload
+from trio_csp_websocket.protocol.messages import Message, encoded, encoded_many, json_payload
 from trio_csp_websocket.protocol.url import without_query
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from types import TracebackType
 
     from typing_extensions import Buffer
 
-    import csp
     from trio_csp_websocket.connection.connection import Connection
     from trio_csp_websocket.connection.statistics import Statistics
     from trio_csp_websocket.transport.base import Address, PeerCertificate
@@ -89,8 +89,22 @@ class Endpoint(trio.abc.AsyncResource):
             await self._before_use()
         return await self._connection.delivery.channel.receive_value()
 
+    async def receive_many(self, limit: int) -> list[Message]:
+        """Take the messages that are there now, up to ``limit`` of them, waiting for the first.
+
+        Short for ``channel().receive_many(limit)``: an empty list once the connection has ended; see `error` then.
+
+        Raises:
+            InvalidError: limit is below 1.
+            InvalidTypeError: limit is not an int.
+        """
+        if self._before_use is not None:
+            await self._before_use()
+        return await self._connection.delivery.channel.receive_many(limit)
+
     def __aiter__(self) -> AsyncIterator[Message]:
-        return self
+        # The channel says the same at the end, and takes a call less for each message.
+        return self if self._before_use is not None else self._connection.delivery.channel
 
     async def __anext__(self) -> Message:
         """Take the next message. When the connection has ended, stop the iteration, or raise `error` if it is set."""
@@ -126,6 +140,7 @@ class Endpoint(trio.abc.AsyncResource):
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def send(
         self,
         data: str | Buffer | AsyncIterable[str | Buffer],
@@ -164,11 +179,56 @@ class Endpoint(trio.abc.AsyncResource):
         opcode, payload = encoded(data, type)
         if self._before_use is not None:
             await self._before_use()
+        writer = self._connection.writer
         try:
-            await self._connection.writer.send(opcode, payload)
+            # What `Writer.send` does, without that call.
+            await checkpoint_if_cancelled()
+            if not writer.accepting:
+                await writer.refused()
+            outgoing = writer.begin(opcode, payload)
+            if outgoing is not None:
+                await writer.wait_written(outgoing)
+            elif csp.schedule_point_due():
+                await trio.lowlevel.cancel_shielded_checkpoint()
         except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
             await self._sending_failed(error)
 
+    async def send_many(
+        self,
+        messages: Iterable[str | Buffer],
+        type: int | None = None,  # noqa: A002  # as in send
+    ) -> None:
+        """Send messages in one go: the same as a `send` for each of them, but written together, for one wait.
+
+        For many small messages: 16 of them cost a third of 16 sends. No other message comes between them, and none goes
+        out if one of them cannot be sent. If cancelled before writing the first began, nothing is sent; if later, all
+        of them are, unless the connection ends. ``write_timeout`` is for all of them together. Towards the next visit
+        to the scheduler 32 of them count as one operation. Without any message this only lets other tasks run.
+
+        Args:
+            messages: any iterable; it is gone through once, at once, and stays as it is. Each is what `send` takes, but
+                no async iterable.
+            type: of each of them: see `send`.
+
+        Raises:
+            InvalidError: as in `send`, for any of them; nothing was sent.
+            InvalidTypeError: ``messages`` is a str, bytes-like or an async iterable, or no iterable; or one of them is
+                neither a str nor bytes-like. Nothing was sent.
+            ConnectionFailedError: as in `send`.
+            ConnectionTimeoutError: as in `send`.
+        """
+        payloads = encoded_many(messages, type)
+        if self._before_use is not None:
+            await self._before_use()
+        if not payloads:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._connection.writer.send_many(payloads)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, WriteTimeoutError) as error:
+            await self._sending_failed(error)
+
+    @disable_ki_protection  # pieces come from the user's own code
     async def _send_pieces(
         self,
         pieces: AsyncIterable[str | Buffer],

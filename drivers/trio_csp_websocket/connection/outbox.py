@@ -69,6 +69,10 @@ class Posted:
         return self.message.opcode
 
     @property
+    def number(self) -> int:
+        return 1
+
+    @property
     def size(self) -> int:
         return len(self.message.payload)
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from trio_csp_websocket.protocol.frames import CONTINUATION
+from trio_csp_websocket.protocol.frames import CONTINUATION, TEXT_FRAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trio_csp_websocket.protocol.encoder import Encoder
+    from trio_csp_websocket.protocol.large_frame import LargeFrame
 
 
 class Outgoing(Protocol):
@@ -25,7 +26,12 @@ class Outgoing(Protocol):
         """How many bytes of payload wait, uncompressed."""
         ...
 
-    def begin(self, encoder: Encoder) -> bytes:
+    @property
+    def number(self) -> int:
+        """How many messages or pings it is."""
+        ...
+
+    def begin(self, encoder: Encoder) -> bytes | LargeFrame:
         """Return the frame, which is written next."""
         ...
 
@@ -49,12 +55,16 @@ class Awaited:
         self.failure: Exception | None = None
 
     @property
+    def number(self) -> int:
+        return 1
+
+    @property
     def size(self) -> int:
         return len(self.payload)
 
-    def begin(self, encoder: Encoder) -> bytes:
+    def begin(self, encoder: Encoder) -> bytes | LargeFrame:
         self.started = True
-        return encoder.encode(self.opcode, self.payload)
+        return encoder.begin(self.opcode, self.payload)
 
     def written(self) -> None:
         self.done.set()
@@ -62,6 +72,32 @@ class Awaited:
     def failed(self, failure: Exception) -> None:
         self.failure = failure
         self.done.set()
+
+
+class Several(Awaited):
+    """Messages that go out together, one right behind the other.
+
+    Args:
+        messages: their opcodes and payloads.
+    """
+
+    __slots__ = ("_messages",)
+
+    @property
+    def number(self) -> int:
+        return len(self._messages)
+
+    def __init__(self, messages: Sequence[tuple[int, bytes]]) -> None:
+        super().__init__(TEXT_FRAME, b"")
+        self._messages = messages
+
+    @property
+    def size(self) -> int:
+        return sum(len(payload) for _, payload in self._messages)
+
+    def begin(self, encoder: Encoder) -> bytes:
+        self.started = True
+        return encoder.encode_many(self._messages)
 
 
 class Piece(Awaited):

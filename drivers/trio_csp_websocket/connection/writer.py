@@ -24,18 +24,19 @@ import contextlib
 import math
 from collections import OrderedDict
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from csp import schedule_point_due
 from trio_csp_websocket.connection.outbox import Posted
-from trio_csp_websocket.connection.outgoing import Awaited, Turn
+from trio_csp_websocket.connection.outgoing import Awaited, Several, Turn
 from trio_csp_websocket.protocol.frames import PING, PONG
+from trio_csp_websocket.protocol.large_frame import LargeFrame
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_csp_websocket.connection.outbox import Outbox
     from trio_csp_websocket.connection.outgoing import Outgoing, Piece
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 MAX_WAITING_PONGS = 16
 """How many pongs may wait to be written; if there are more, the latest are written."""
+
+# So many messages that are sent together count as one operation. A visit to the scheduler costs about as much.
+_MESSAGES_OF_AN_OPERATION = 32
 
 # Queued frames are written together until they reach this size.
 _COALESCED_BYTES = 64 * 1024
@@ -104,6 +108,7 @@ class Writer:
         "_free",
         "_idle",
         "_in_flight",
+        "_large",
         "_later",
         "_nursery",
         "_ping",
@@ -153,6 +158,8 @@ class Writer:
         self._close_started = False
         # What a synchronous write left over, to be written before anything else.
         self._rest: memoryview | None = None
+        # The large frame that this belongs to, or that the task is writing, if pieces of it are still to come.
+        self._large: LargeFrame | None = None
         # The frames that the task is writing, or that `_rest` belongs to.
         self._in_flight: list[Outgoing] = []
         # Whether the task is inside a write.
@@ -188,21 +195,51 @@ class Writer:
         """
         await checkpoint_if_cancelled()
         if not self._accepting:
-            await self._refused()
-        if self._free:
-            if self._write_now(self.encoder.encode(opcode, payload)):
-                if schedule_point_due():
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                return
-            outgoing = Awaited(opcode, b"", started=True)
-            self._in_flight.append(outgoing)
-            self._ensure_task()
-        else:
+            await self.refused()
+        outgoing = self.begin(opcode, payload)
+        if outgoing is not None:
+            await self.wait_written(outgoing)
+        elif schedule_point_due():
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def begin(self, opcode: int, payload: bytes | bytearray | memoryview) -> Awaited | None:
+        """Write a frame, or as much of it as the system takes at once, or queue it; return what to wait for, if any.
+
+        For `send` and those who do what it does with a call less: frames are `accepting`, and Ctrl-C must not come
+        between this and `wait_written`.
+        """
+        if not self._free:
             outgoing = Awaited(opcode, bytes(payload))
             self._enqueue(outgoing)
-        await self._wait_written(outgoing)
+            return outgoing
+        frame = self.encoder.begin(opcode, payload)
+        if self._write_now(frame) if type(frame) is bytes else self._write_large_now(cast("LargeFrame", frame)):
+            return None
+        return self._left_over(Awaited(opcode, b"", started=True))
 
-    async def _refused(self) -> None:
+    def _left_over(self, outgoing: Awaited) -> Awaited:
+        self._in_flight.append(outgoing)
+        self._ensure_task()
+        return outgoing
+
+    @enable_ki_protection
+    async def send_many(self, messages: Sequence[tuple[int, bytes]]) -> None:
+        """Write messages in one go, as `send` does: all of them, or none."""
+        await checkpoint_if_cancelled()
+        if not self._accepting:
+            await self.refused()
+        several = Several(messages)
+        if not self._free:
+            self._enqueue(several)
+        elif self._write_now(several.begin(self.encoder)):
+            if schedule_point_due(1 + len(messages) // _MESSAGES_OF_AN_OPERATION):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        else:
+            self._left_over(several)
+        await self.wait_written(several)
+
+    async def refused(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()  # a loop that ignores the error must not starve the others
         raise trio.ClosedResourceError("the connection has ended, or is being closed")
 
@@ -236,9 +273,9 @@ class Writer:
         if wait and not self._transport.synchronous:
             outgoing = Awaited(0, b"", started=True)
             self._in_flight.append(outgoing)
-            await self._wait_written(outgoing)
+            await self.wait_written(outgoing)
 
-    async def _wait_written(self, outgoing: Awaited) -> None:
+    async def wait_written(self, outgoing: Awaited) -> None:
         try:
             progress = True
             while progress and not outgoing.done.is_set():
@@ -275,20 +312,20 @@ class Writer:
         """
         await checkpoint_if_cancelled()
         if not self._accepting:
-            await self._refused()
+            await self.refused()
         if self._turn is None and not self._task_exists:
             self._turn = turn
             self._free = False
         else:
             self._enqueue(turn)
-            await self._wait_written(turn)
+            await self.wait_written(turn)
 
     @enable_ki_protection
     async def send_piece(self, piece: Piece) -> None:
         """Write a frame of the message that has its turn, as `send` does."""
         await checkpoint_if_cancelled()
         if not self._accepting:
-            await self._refused()
+            await self.refused()
         if self._transport.synchronous and not self._task_exists:
             if self._write_now(piece.begin(self.encoder)):
                 if schedule_point_due():
@@ -298,7 +335,7 @@ class Writer:
         else:
             self._queue[piece] = None
         self._ensure_task()
-        await self._wait_written(piece)
+        await self.wait_written(piece)
 
     @enable_ki_protection
     def end_pieces(self, turn: Turn) -> None:
@@ -460,6 +497,7 @@ class Writer:
         self._pongs.clear()
         self._close_frame = None
         self._rest = None
+        self._large = None
         self._writing = False
         for outgoing in waiting:
             outgoing.failed(failure)
@@ -506,6 +544,7 @@ class Writer:
             self._writing
             or self._transport.pending
             or self._rest is not None
+            or self._large is not None
             or self._first is not None
             or bool(self._queue)
             or self._ping is not None
@@ -526,22 +565,26 @@ class Writer:
             size += max(begun - (self._transport.bytes_sent - sent), 0)
         elif self._rest is not None:
             size += len(self._rest)
-        return len(queued) + len(self._in_flight), size
+        if self._large is not None:
+            size += self._large.left
+        return sum(outgoing.number for outgoing in (*queued, *self._in_flight)), size
 
     @property
     def ping_waits(self) -> bool:
         """Whether a ping of a user's is queued."""
         return any(outgoing.opcode == PING for outgoing in self._queue)
 
-    def _next_frames(self) -> bytes:
+    def _next_frames(self) -> bytes | memoryview:
         """Take the next frames out of the queue, as many as are worth one system call, and encode them.
 
-        What comes before all frames goes by itself.
+        What comes before all frames goes by itself. Of a large frame it is the next piece.
         """
+        if self._large is not None:
+            return self._next_piece(self._large)
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        frames: list[bytes] = []
+        frames: list[bytes | memoryview] = []
         size = 0
         if self._ping is not None:
             frames.append(self._ping)
@@ -554,14 +597,34 @@ class Writer:
                 self._give_turn(outgoing)
                 continue
             self._in_flight.append(outgoing)
-            frames.append(outgoing.begin(self.encoder))
-            size += len(frames[-1])
-        if self._close_frame is not None and not self._close_started and not self._queue:
+            frame = outgoing.begin(self.encoder)
+            if isinstance(frame, LargeFrame):
+                frames.append(self._next_piece(frame))
+                break
+            frames.append(frame)
+            size += len(frame)
+        whole = self._large is None
+        if whole and self._close_frame is not None and not self._close_started and not self._queue:
             frames.append(self._close_frame)
             self._close_started = True
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
-    def _write_now(self, frames: bytes) -> bool:
+    def _next_piece(self, frame: LargeFrame) -> bytes | memoryview:
+        piece = frame.take()
+        self._large = frame if frame.left else None
+        return piece
+
+    def _write_large_now(self, frame: LargeFrame) -> bool:
+        """Write of a large frame what the system takes at once, and keep the rest; return whether that was all."""
+        while frame.left:
+            if not self._write_now(frame.take()):
+                if frame.left:
+                    frame.keep()
+                    self._large = frame
+                return False
+        return True
+
+    def _write_now(self, frames: bytes | memoryview) -> bool:
         """Write what the system takes at once and keep the rest; return whether that was all."""
         try:
             sent = self._transport.send_now(frames)
@@ -580,9 +643,11 @@ class Writer:
             on_broken(error)
 
     def _written(self) -> None:
-        """Note that all frames in flight are written, and wake their tasks."""
+        """Note that all frames in flight are written, and wake their tasks; or that a piece of a large frame is."""
         self._rest = None
         self._writing = False
+        if self._large is not None:
+            return
         for outgoing in self._in_flight:
             outgoing.written()
         self._in_flight.clear()

@@ -15,10 +15,11 @@ from trio_csp_websocket.protocol.frames import (
     LENGTH_64_BITS,
     MASKED,
 )
+from trio_csp_websocket.protocol.large_frame import LARGE_BYTES, LargeFrame
 from trio_csp_websocket.protocol.masking import apply_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from trio_csp_websocket.protocol.deflate import Deflater
     from trio_csp_websocket.protocol.shared import SharedMessage
@@ -33,6 +34,9 @@ _MASKED_HEAD_16_BITS = struct.Struct("!BBH4s").pack
 _MASKED_HEAD_64_BITS = struct.Struct("!BBQ4s").pack
 
 _KEYS_AT_ONCE = 128
+_SPLIT = struct.Struct("4s" * _KEYS_AT_ONCE).unpack
+# The heads of masked data frames without their keys, by opcode and length.
+_SMALL_HEADS = [[bytes((FIN | opcode, MASKED | length)) for length in range(126)] for opcode in range(3)]
 
 
 class Encoder:
@@ -62,6 +66,22 @@ class Encoder:
         self.messages_sent += 1
         self.payload_bytes_sent += len(payload)
         return frame
+
+    def encode_many(self, messages: Sequence[tuple[int, bytes]]) -> bytes:
+        """Return the frames of messages, given by opcode and payload, one behind the other."""
+        return b"".join([self.encode(opcode, payload) for opcode, payload in messages])
+
+    def begin(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes | LargeFrame:
+        """Return a frame, as `encode` does; one that is large and not compressed is made as it is written."""
+        if len(payload) < LARGE_BYTES or self.deflater is not None:
+            return self.encode(opcode, payload)
+        frame = self._large_frame(FIN | opcode, payload)
+        self.messages_sent += 1
+        self.payload_bytes_sent += len(payload)
+        return frame
+
+    def _large_frame(self, head: int, payload: bytes | bytearray | memoryview) -> LargeFrame:
+        return LargeFrame(_HEAD_64_BITS(head, LENGTH_64_BITS, len(payload)), payload, None)
 
     def encode_shared(self, message: SharedMessage) -> bytes:
         """Return a whole frame, as `encode` does, of a message that others may have encoded in the same form."""
@@ -129,9 +149,31 @@ class MaskingEncoder(Encoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._next_key = _random_keys().__next__
+        self._keys: list[bytes] = []
 
     # Each frame has a key of its own.
+
+    def encode_many(self, messages: Sequence[tuple[int, bytes]]) -> bytes:
+        if self.deflater is not None:
+            return super().encode_many(messages)
+        # As in `encode`, without calls and the joining of each frame.
+        while len(self._keys) < len(messages):
+            self._more_keys()
+        take_key, frames, size = self._keys.pop, list[bytes](), 0
+        add = frames.append
+        for opcode, payload in messages:
+            length = len(payload)
+            size += length
+            if length < 126:
+                key = take_key()
+                add(_SMALL_HEADS[opcode][length])
+                add(key)
+                add(apply_mask(payload, key))
+            else:
+                add(self._frame(FIN | opcode, payload))
+        self.messages_sent += len(messages)
+        self.payload_bytes_sent += size
+        return b"".join(frames)
 
     def encode_shared(self, message: SharedMessage) -> bytes:
         deflater, payload = self.deflater, message.payload
@@ -144,17 +186,21 @@ class MaskingEncoder(Encoder):
 
     def _frame(self, head: int, payload: bytes | bytearray | memoryview) -> bytes:
         length = len(payload)
-        key = self._next_key()
+        if not self._keys:
+            self._more_keys()
+        key = self._keys.pop()
         if length < 126:
             return _MASKED_HEAD_7_BITS(head, MASKED | length, key) + apply_mask(payload, key)
         if length < 1 << 16:
             return _MASKED_HEAD_16_BITS(head, MASKED | LENGTH_16_BITS, length, key) + apply_mask(payload, key)
         return _MASKED_HEAD_64_BITS(head, MASKED | LENGTH_64_BITS, length, key) + apply_mask(payload, key)
 
+    def _large_frame(self, head: int, payload: bytes | bytearray | memoryview) -> LargeFrame:
+        if not self._keys:
+            self._more_keys()
+        key = self._keys.pop()
+        return LargeFrame(_MASKED_HEAD_64_BITS(head, MASKED | LENGTH_64_BITS, len(payload), key), payload, key)
 
-def _random_keys() -> Iterator[bytes]:
-    # The keys must be unpredictable; asking the system for many at once makes them cheap.
-    while True:
-        keys = os.urandom(4 * _KEYS_AT_ONCE)
-        for start in range(0, len(keys), 4):
-            yield keys[start : start + 4]
+    def _more_keys(self) -> None:
+        # Keys must be unpredictable; asking the system for many at once makes them cheap.
+        self._keys += _SPLIT(os.urandom(4 * _KEYS_AT_ONCE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
 from csp.errors import InvalidError, InvalidTypeError
@@ -82,6 +83,29 @@ def encoded(data: object, type: int | None, *, name: str = "data") -> tuple[int,
         except UnicodeDecodeError as error:
             raise InvalidError(f"{name} must be UTF-8 to go as text: {error}") from None
     return BINARY if type is None else type, payload
+
+
+def encoded_many(messages: object, type: int | None) -> list[tuple[int, bytes]]:  # noqa: A002
+    """Return opcode and payload of each of many messages; raise `InvalidError` if one of them cannot be sent."""
+    check_type(type)
+    payloads: list[tuple[int, bytes]] = []
+    add = payloads.append
+    for message in cast("Iterable[object]", each_of(messages)):
+        if type is None and isinstance(message, str) and message.isascii():  # most are: without calls
+            add((TEXT, message.encode()))
+        else:
+            opcode, payload = encoded(message, type, name="each message")
+            add((opcode, bytes(payload)))
+    return payloads
+
+
+def each_of(messages: T) -> T:
+    """Return messages if they are many; raise `InvalidTypeError` for anything else."""
+    one = isinstance(messages, str | bytes | bytearray | memoryview)
+    if isinstance(messages, Iterable) and not one:
+        return cast("T", messages)
+    hint = "; send takes one" if one else ""
+    raise InvalidTypeError(f"messages must be an iterable of messages, not {messages.__class__.__name__}{hint}")
 
 
 def json_payload(value: T, dumps: Callable[[T], str | Buffer] | None) -> bytes | bytearray:
