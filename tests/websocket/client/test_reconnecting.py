@@ -132,7 +132,8 @@ async def test_it_can_be_entered_once(autojump_clock: MockClock) -> None:
 
 async def test_before_it_is_entered_it_tells_what_to_write() -> None:
     feed = Site().feed()
-    for use in (feed.close, feed.receive, feed.__anext__, lambda: feed.send("a")):
+    uses = (feed.close, feed.receive, feed.__anext__, lambda: feed.send("a"), lambda: feed.send_many(["a"]))
+    for use in (*uses, lambda: feed.receive_many(1)):
         with pytest.raises(NoContextError, match=r"write `async with websocket\.reconnecting\(url\) as feed`"):
             await use()
 
@@ -576,6 +577,36 @@ async def test_a_send_during_which_the_connection_fails_raises_and_is_not_repeat
         assert caught.value.retryable is False
         await trio.sleep(5)
         assert site.servers[1].frames == []
+
+
+async def test_many_are_sent_together_once_there_is_a_connection(autojump_clock: MockClock) -> None:
+    site = Site(down(), down())
+    async with site.feed() as feed:
+        await feed.send_many(iter(["a", b"b"]))
+        assert trio.current_time() == pytest.approx(2)
+        await feed.send_many(["c", "d"], BINARY)
+        assert site.servers[0].frames == [
+            *(Frame(TEXT, b"a"), Frame(BINARY, b"b")),
+            *(Frame(BINARY, b"c"), Frame(BINARY, b"d")),
+        ]
+
+
+@pytest.mark.parametrize("messages", ["ab", b"ab", 1, ["a", 1]])
+async def test_many_that_cannot_be_sent_are_told_before_there_is_a_connection(
+    messages: Any, autojump_clock: MockClock
+) -> None:
+    async with Site(down()).feed() as feed:
+        with pytest.raises(InvalidTypeError, match="message"):
+            await feed.send_many(messages)
+        assert trio.current_time() == 0
+
+
+async def test_messages_and_gaps_are_received_many_at_a_time(autojump_clock: MockClock) -> None:
+    site = Site(saying(text("a"), text("b")), saying(text("c")))
+    async with site.feed() as feed:
+        await trio.sleep(30)
+        values = await feed.receive_many(4)
+        assert [getattr(value, "data", "gap") for value in values] == ["a", "b", "gap", "c"]
 
 
 @pytest.mark.parametrize("data", [1, None])

@@ -31,6 +31,8 @@ from tests.websocket._server import (
 from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
     from trio.testing import MockClock
 
     from csp.websocket import Client
@@ -719,3 +721,131 @@ async def test_a_loop_that_ignores_errors_does_not_starve_the_others(autojump_cl
                     await (client.send("data") if deed == "send" else client.ping())
             nursery.cancel_scope.cancel()
         assert ticks >= 5
+
+
+# Many in one go -------------------------------------------------------------------------------------------------------
+
+
+async def test_many_messages_are_sent_in_order_each_of_its_type(autojump_clock: MockClock) -> None:
+    server = Server()
+    messages = ["a", b"b", bytearray(b"c"), memoryview(b"d"), array.array("B", b"e"), "\u00fc" * 100, "x" * 100_000]
+    async with connecting(server) as client:
+        await client.send_many(messages)
+        await client.send_many(message for message in ("f", b"g"))
+        await client.send_many({"h": 1}, BINARY)
+        await client.send_many((b"i",), TEXT)
+        await wait_all_tasks_blocked()
+        assert server.frames == [
+            *(Frame(TEXT, b"a"), Frame(BINARY, b"b"), Frame(BINARY, b"c"), Frame(BINARY, b"d"), Frame(BINARY, b"e")),
+            *(Frame(TEXT, ("\u00fc" * 100).encode()), Frame(TEXT, b"x" * 100_000)),
+            *(Frame(TEXT, b"f"), Frame(BINARY, b"g"), Frame(BINARY, b"h"), Frame(TEXT, b"i")),
+        ]
+        assert client.statistics().messages_sent == 11
+    assert len(messages) == 7
+
+
+async def test_no_messages_are_a_checkpoint(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server) as client:
+        with trio.testing.assert_checkpoints():
+            await client.send_many([])
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.send_many(())
+        assert scope.cancelled_caught
+        assert server.frames == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "type_", "error", "message"),
+    [
+        ("abc", None, InvalidTypeError, "messages must be an iterable of messages, not str; send takes one"),
+        (b"abc", None, InvalidTypeError, "messages must be an iterable of messages, not bytes; send takes one"),
+        (
+            memoryview(b""),
+            None,
+            InvalidTypeError,
+            "messages must be an iterable of messages, not memoryview; send takes one",
+        ),
+        (5, None, InvalidTypeError, "messages must be an iterable of messages, not int"),
+        (None, None, InvalidTypeError, "messages must be an iterable of messages, not NoneType"),
+        (["a", 5], None, InvalidTypeError, "each message must be a str or bytes-like, not int"),
+        (["a", "\ud800"], None, InvalidError, "each message cannot be encoded as UTF-8: "),
+        (["a", b"\xff"], TEXT, InvalidError, "each message must be UTF-8 to go as text: "),
+        ([], 3, InvalidError, "type must be "),
+    ],
+)
+async def test_many_messages_of_which_one_cannot_be_sent_are_not_sent(
+    messages: Any, type_: Any, error: type[Exception], message: str, autojump_clock: MockClock
+) -> None:
+    server = Server()
+    async with connecting(server) as client:
+        with pytest.raises(error) as caught:
+            await client.send_many(messages, type_)
+        assert str(caught.value).startswith(message)
+        await wait_all_tasks_blocked()
+        assert server.frames == []
+        assert client.statistics().messages_sent == 0
+        await client.send("after")
+        await wait_all_tasks_blocked()
+        assert server.frames == [Frame(TEXT, b"after")]
+
+
+async def test_what_an_iterable_raises_is_raised_and_nothing_sent(autojump_clock: MockClock) -> None:
+    def messages() -> Iterator[str]:
+        yield "a"
+        raise OSError("no more")
+
+    async def pieces() -> AsyncGenerator[str]:
+        yield "a"  # pragma: no cover  # it is not started
+
+    server = Server()
+    async with connecting(server) as client:
+        with pytest.raises(OSError, match="no more"):
+            await client.send_many(messages())
+        with pytest.raises(InvalidTypeError, match="not async_generator"):
+            await client.send_many(pieces())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        assert server.frames == []
+
+
+async def test_many_messages_on_a_connection_that_has_ended_fail_as_one_does(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server) as client:
+        await ended(server, close(1000))
+        with pytest.raises(
+            ConnectionFailedError, match=r"sending failed: the connection has ended \(code 1000\)"
+        ) as caught:
+            await client.send_many(["a", "b"])
+        assert (caught.value.kind, caught.value.retryable) == (Kind.INTERNAL, False)
+        assert await client.receive_many(10) == []
+
+
+async def test_many_messages_are_received_in_one_go(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server, channel_capacity=2) as client:
+        server.send(*(text(str(number)) for number in range(10)))
+        await wait_all_tasks_blocked()
+        first = await client.receive_many(4)
+        rest = await client.receive_many(100)
+        assert [message.data for message in first + rest] == [str(number) for number in range(10)]
+        assert len(first) == 4
+        await ended(server, close(1000))
+        assert await client.receive_many(1) == []
+
+
+async def test_iterating_over_a_client_ends_and_fails_as_its_channel_does(autojump_clock: MockClock) -> None:
+    server = Server()
+    async with connecting(server) as client:
+        await ended(server, text("a"), text("b"), close(1000))
+        assert [message.data async for message in client] == ["a", "b"]
+        assert [message async for message in client] == []
+    server = Server()
+    async with connecting(server) as client:
+        await ended(server, text("a"))
+        assert (await anext(aiter(client))).data == "a"
+        with pytest.raises(ConnectionFailedError) as caught:
+            await anext(aiter(client))
+        assert caught.value is not client.error
+        assert str(caught.value) == str(client.error)
+        with pytest.raises(ConnectionFailedError):
+            await anext(client)

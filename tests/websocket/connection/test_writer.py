@@ -12,7 +12,10 @@ from trio.testing import wait_all_tasks_blocked
 import csp
 from tests.websocket._server import BINARY, CLOSE, PING, PONG, TEXT, Frame, take_frame
 from trio_csp_websocket.connection.writer import MAX_WAITING_PONGS, Writer, WriteTimeoutError
-from trio_csp_websocket.protocol.encoder import MaskingEncoder
+from trio_csp_websocket.protocol.deflate import Deflater
+from trio_csp_websocket.protocol.encoder import Encoder, MaskingEncoder
+from trio_csp_websocket.protocol.large_frame import LARGE_BYTES
+from trio_csp_websocket.protocol.negotiation import DeflateParameters
 from trio_csp_websocket.transport.base import Transport
 
 if TYPE_CHECKING:
@@ -912,3 +915,198 @@ async def test_a_send_with_room_is_not_hurried(autojump_clock: MockClock, nurser
     for _ in range(100):
         await writer.send(TEXT, b"data")
     assert len(transport.frames()) == 100
+
+
+# Large frames, in pieces ----------------------------------------------------------------------------------------------
+
+MUCH = bytes(range(256)) * 1000
+
+
+@pytest.mark.parametrize("masking", [True, False])
+@pytest.mark.parametrize("size", [LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1, 2 * LARGE_BYTES, len(MUCH)])
+async def test_a_large_message_is_one_frame_whatever_is_taken_at_once(
+    masking: bool, size: int, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    payload = MUCH[:size]
+    for room in (0, 1, 13, LARGE_BYTES, LARGE_BYTES + 14, size, size + 9, 1 << 30):
+        transport = ScriptedTransport(room)
+        writer = Writer(transport, nursery, MaskingEncoder() if masking else Encoder())
+        _, outcome = later(nursery, sending(writer, payload))
+        await wait_all_tasks_blocked()
+        whole = room >= size + (10 if size > 65_535 else 4) + 4 * masking
+        assert outcome == ["done"] * whole
+        messages, waiting = writer.waiting
+        assert messages == (not whole)
+        assert (waiting == 0) == whole
+        _, behind = later(nursery, sending(writer, b"behind"))
+        writer.send_pongs([b"pong"])
+        transport.gate.set()
+        await wait_all_tasks_blocked()
+        assert (outcome, behind) == (["done"], ["done"])
+        assert writer.waiting == (0, 0)
+        assert not writer.busy
+        frames = transport.frames() if masking else plain_frames(bytes(transport.written))
+        assert frames[0] == Frame(BINARY, payload)
+        assert {frame.payload for frame in frames[1:]} == {b"behind", b"pong"}
+        assert max(transport.calls) <= (LARGE_BYTES if masking else max(LARGE_BYTES, size)) + 14
+        assert (writer.encoder.messages_sent, writer.encoder.payload_bytes_sent) == (2, size + 6)
+
+
+async def test_large_messages_that_wait_go_out_in_pieces_too(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    transport = ScriptedTransport(0)
+    writer = Writer(transport, nursery, MaskingEncoder())
+    payloads = [b"first", MUCH, b"third", MUCH[::-1], MUCH[1:]]
+    outcomes: list[list[str]] = []
+    for payload in payloads:
+        outcomes.append(later(nursery, sending(writer, payload))[1])
+        await wait_all_tasks_blocked()
+    writer.send_close(control(CLOSE, b"\x03\xe8"))
+    assert writer.waiting[1] >= sum(map(len, payloads))
+    transport.gate.set()
+    await wait_all_tasks_blocked()
+    assert outcomes == [["done"]] * len(payloads)
+    assert transport.frames() == [*(Frame(BINARY, payload) for payload in payloads), Frame(CLOSE, b"\x03\xe8")]
+    assert max(transport.calls) < 2 * LARGE_BYTES
+
+
+async def test_a_large_message_whose_sender_is_cancelled_goes_out_as_it_was(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport(1000)
+    writer = Writer(transport, nursery, MaskingEncoder())
+    data = bytearray(MUCH)
+    scope, outcome = later(nursery, lambda: writer.send(BINARY, data))
+    await wait_all_tasks_blocked()
+    scope.cancel()
+    await wait_all_tasks_blocked()
+    assert outcome == ["cancelled"]
+    data.clear()  # the caller's again
+    transport.gate.set()
+    await wait_all_tasks_blocked()
+    assert transport.frames() == [Frame(BINARY, MUCH)]
+
+
+async def test_a_break_in_a_large_message_fails_it_and_what_waits(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport(1000)
+    writer = Writer(transport, nursery, MaskingEncoder())
+    _, outcome = later(nursery, sending(writer, MUCH))
+    await wait_all_tasks_blocked()
+    _, behind = later(nursery, sending(writer, MUCH))
+    await wait_all_tasks_blocked()
+    transport.failure = trio.BrokenResourceError("broken")
+    transport.gate.set()
+    await wait_all_tasks_blocked()
+    assert (outcome, behind) == (["BrokenResourceError"], ["BrokenResourceError"])
+    assert not writer.busy
+    assert writer.waiting == (0, 0)
+
+
+async def test_a_large_message_that_is_compressed_is_compressed_as_a_whole(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport()
+    encoder = MaskingEncoder()
+    encoder.deflater = Deflater(DeflateParameters())
+    await Writer(transport, nursery, encoder).send(BINARY, MUCH)
+    assert len(transport.calls) == 1
+    assert len(transport.written) < len(MUCH) // 10
+
+
+# Many in one go -------------------------------------------------------------------------------------------------------
+
+MANY = [(TEXT, b"one"), (BINARY, b""), (TEXT, bytes(200)), (BINARY, MUCH), (TEXT, b"last")]
+
+
+@pytest.mark.parametrize("masking", [True, False])
+@pytest.mark.parametrize("room", [0, 7, 70_000, 1 << 30])
+async def test_many_messages_go_out_in_one_write_if_there_is_room(
+    masking: bool, room: int, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport(room)
+    writer = Writer(transport, nursery, MaskingEncoder() if masking else Encoder())
+    _, outcome = later(nursery, lambda: writer.send_many(MANY))
+    await wait_all_tasks_blocked()
+    assert outcome == ["done"] * (room == 1 << 30)
+    assert writer.waiting[0] == (0 if outcome else len(MANY))
+    transport.gate.set()
+    await wait_all_tasks_blocked()
+    assert outcome == ["done"]
+    assert len(transport.calls) == (1 if room == 1 << 30 else 2)
+    frames = transport.frames() if masking else plain_frames(bytes(transport.written))
+    assert frames == [Frame(*message) for message in MANY]
+    assert writer.encoder.messages_sent == len(MANY)
+    assert writer.encoder.payload_bytes_sent == sum(len(payload) for _, payload in MANY)
+
+
+async def test_many_messages_that_wait_are_all_withdrawn_or_all_written(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    transport = ScriptedTransport(1)
+    writer = Writer(transport, nursery, MaskingEncoder())
+    _, first = later(nursery, lambda: writer.send_many(MANY[:2]))
+    await wait_all_tasks_blocked()
+    scope, second = later(nursery, lambda: writer.send_many(MANY))
+    _, third = later(nursery, sending(writer, b"third"))
+    await wait_all_tasks_blocked()
+    assert writer.waiting[0] == 2 + len(MANY) + 1
+    scope.cancel()
+    await wait_all_tasks_blocked()
+    assert second == ["cancelled"]
+    transport.gate.set()
+    await wait_all_tasks_blocked()
+    assert (first, third) == (["done"], ["done"])
+    assert transport.frames() == [*(Frame(*message) for message in MANY[:2]), Frame(BINARY, b"third")]
+    transport.room, transport.gate = 1, trio.Event()
+    scope, fourth = later(nursery, lambda: writer.send_many(MANY))
+    await wait_all_tasks_blocked()
+    scope.cancel()
+    await wait_all_tasks_blocked()
+    transport.gate.set()
+    await wait_all_tasks_blocked()
+    assert fourth == ["cancelled"]
+    assert transport.frames()[3:] == [Frame(*message) for message in MANY]
+
+
+async def test_many_messages_are_refused_where_one_would_be(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    writer = Writer(ScriptedTransport(), nursery, MaskingEncoder())
+    writer.refuse()
+    with pytest.raises(trio.ClosedResourceError):
+        await writer.send_many(MANY)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await writer.send_many(MANY)
+    assert scope.cancelled_caught
+
+
+async def test_of_messages_sent_together_thirty_two_count_as_one_operation(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    writer = Writer(ScriptedTransport(), nursery, MaskingEncoder())
+    ran: list[str] = []
+
+    async def other() -> None:
+        ran.append("other")
+
+    while not csp.schedule_point_due():
+        pass
+    nursery.start_soon(other)
+    for _ in range(csp.OPERATIONS_PER_SCHEDULE_POINT // 2 - 1):
+        await writer.send_many([(TEXT, b"x")] * 32)
+    assert ran == []
+    await writer.send_many([(TEXT, b"x")] * 32)
+    assert ran == ["other"]
+
+
+def plain_frames(written: bytes) -> list[Frame]:
+    """Return the frames that were written without masks."""
+    frames: list[Frame] = []
+    while written:
+        size = written[1]
+        start = {126: 4, 127: 10}.get(size, 2)
+        if size > 125:
+            size = int.from_bytes(written[2:start], "big")
+        frames.append(Frame(written[0] & 15, written[start : start + size]))
+        written = written[start + size :]
+    return frames
