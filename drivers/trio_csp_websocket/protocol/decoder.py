@@ -79,7 +79,8 @@ MAX_INFLATED_BYTES = 1024 * 1024
 _MAX_STREAMED_BYTES = 256 * 1024
 
 
-# So much is read at a time of what cannot be read to where it belongs.
+# So much is read at a time at most: meanwhile nothing else runs. And so much of what cannot be read to where it belongs.
+_MAX_ROOM_BYTES = 1024 * 1024
 _SCRATCH_BYTES = 120 * 1024
 
 
@@ -181,7 +182,7 @@ class Decoder:
     def room(self) -> memoryview:
         """Return where payload that is `missing` can be read to. `filled` takes it from there, before anything else."""
         if self._plain and self._stream is None and not self._compressed:
-            return self._payload.room(self.missing)
+            return self._payload.room(min(self.missing, _MAX_ROOM_BYTES))
         return memoryview(_scratch.memory)
 
     def filled(self, size: int) -> memoryview:

@@ -582,7 +582,8 @@ async def test_a_send_during_which_the_connection_fails_raises_and_is_not_repeat
 async def test_many_are_sent_together_once_there_is_a_connection(autojump_clock: MockClock) -> None:
     site = Site(down(), down())
     async with site.feed() as feed:
-        await feed.send_many(iter(["a", b"b"]))
+        messages: list[str | bytes] = ["a", b"b"]
+        await feed.send_many(iter(messages))
         assert trio.current_time() == pytest.approx(2)
         await feed.send_many(["c", "d"], BINARY)
         assert site.servers[0].frames == [

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from trio.testing import MockClock
+    from typing_extensions import Buffer
 
     from csp.websocket import Client
     from trio_csp_websocket.transport.base import Transport
@@ -728,7 +729,15 @@ async def test_a_loop_that_ignores_errors_does_not_starve_the_others(autojump_cl
 
 async def test_many_messages_are_sent_in_order_each_of_its_type(autojump_clock: MockClock) -> None:
     server = Server()
-    messages = ["a", b"b", bytearray(b"c"), memoryview(b"d"), array.array("B", b"e"), "\u00fc" * 100, "x" * 100_000]
+    messages: list[str | Buffer] = [
+        "a",
+        b"b",
+        bytearray(b"c"),
+        memoryview(b"d"),
+        array.array("B", b"e"),
+        "\u00fc" * 100,
+        "x" * 100_000,
+    ]
     async with connecting(server) as client:
         await client.send_many(messages)
         await client.send_many(message for message in ("f", b"g"))

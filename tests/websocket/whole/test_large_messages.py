@@ -17,7 +17,7 @@ from tests.websocket._peers import BINARY, CLOSE, TEXT, Frame, Peer, frame, raw_
 from trio_csp_websocket.connection.connection import READ_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 LIMIT = 1 << 23
 CLOSED = Frame(CLOSE, b"", 0)
@@ -38,10 +38,13 @@ async def echo(connection: websocket.ServerConnection) -> None:
 
 
 @asynccontextmanager
-async def echoing(*, compressed: bool = False) -> AsyncGenerator[websocket.Client]:
+async def echoing(
+    handler: Callable[[websocket.ServerConnection], Awaitable[None]] = echo, *, compressed: bool = False
+) -> AsyncGenerator[websocket.Client]:
+    """A client of a server, by default of one that echoes."""
     mode = websocket.COMPRESSION.CONTEXT_TAKEOVER if compressed else websocket.COMPRESSION.DISABLED
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(websocket.serve, echo, 0, read_limit=LIMIT, compression=mode))
+        server = await nursery.start(partial(websocket.serve, handler, 0, read_limit=LIMIT, compression=mode))
         async with websocket.connect(server.url, read_limit=LIMIT, compression=mode) as client:
             yield client
         nursery.cancel_scope.cancel()
@@ -68,6 +71,29 @@ async def test_large_and_small_ones_without_waiting_for_each_other() -> None:
         nursery.start_soon(send)
         for each in data:
             assert (await client.receive_value()).data == each
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_many_messages_in_one_go_both_ways(compressed: bool) -> None:
+    async def echo_many(connection: websocket.ServerConnection) -> None:
+        while messages := await connection.receive_many(10):
+            await connection.send_many([message.data for message in messages])
+
+    data = [noise(size) for size in (1, 0, 300_000, 20)] * 20 + [letters(number) for number in range(100)]
+    async with echoing(echo_many, compressed=compressed) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_many, data)
+        got: list[str | bytes] = []
+        while len(got) < len(data):
+            got += [message.data for message in await client.receive_many(1000)]
+    assert got == data
+
+
+async def test_a_server_can_send_many_before_it_has_accepted() -> None:
+    async def greet(connection: websocket.ServerConnection) -> None:
+        await connection.send_many(["hello", b"you"])
+
+    async with echoing(greet) as client:
+        assert [message.data async for message in client] == ["hello", b"you"]
 
 
 async def test_several_connections_receive_parts_of_large_messages_in_turn() -> None:
