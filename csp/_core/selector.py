@@ -332,9 +332,12 @@ class Selector(Generic[T]):
         The same as `_first_ready` and `_take` without their calls: this is what a selector mostly does.
         """
         watch = self._ready[0] if self._ready else None
-        if watch is None or type(watch.source) is not Channel:
+        if watch is None:
             return None
-        channel: Channel[Any] = watch.source
+        source: object = watch.source
+        if type(source) is not Channel:
+            return None
+        channel: Channel[Any] = source  # pyright: ignore[reportUnknownVariableType]  # of anything
         if channel._buffered < 2 or watch.dropped:
             return None
         try:

@@ -110,13 +110,10 @@ def after(duration: Duration) -> AfterChannel:
 
     Raises: as `Timer` does, except that the duration need not be above 0.
     """
-    seconds = remembered.get(duration) if type(duration) is str else None
+    seconds = remembered.get(duration) if isinstance(duration, str) else None
     if seconds is None:
         seconds = parse_duration(duration, name="after's duration")
-    try:
-        return AfterChannel(trio.current_time() + seconds)
-    except RuntimeError:
-        raise no_run("a timer") from None
+    return AfterChannel(_now() + seconds)
 
 
 def tick(duration: Duration) -> TickerChannel:

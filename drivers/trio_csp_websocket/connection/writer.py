@@ -24,7 +24,7 @@ import contextlib
 import math
 from collections import OrderedDict
 from enum import Enum, auto
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
@@ -33,7 +33,7 @@ from csp import schedule_point_due
 from trio_csp_websocket.connection.outbox import Posted
 from trio_csp_websocket.connection.outgoing import Awaited, Several, Turn
 from trio_csp_websocket.protocol.frames import PING, PONG
-from trio_csp_websocket.protocol.large_frame import LargeFrame
+from trio_csp_websocket.protocol.large_frame import LARGE_BYTES, LargeFrame
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -212,8 +212,10 @@ class Writer:
             outgoing = Awaited(opcode, bytes(payload))
             self._enqueue(outgoing)
             return outgoing
-        frame = self.encoder.begin(opcode, payload)
-        if self._write_now(frame) if type(frame) is bytes else self._write_large_now(cast("LargeFrame", frame)):
+        if len(payload) < LARGE_BYTES:
+            if self._write_now(self.encoder.encode(opcode, payload)):
+                return None
+        elif self._write_begun(self.encoder.begin(opcode, payload)):
             return None
         return self._left_over(Awaited(opcode, b"", started=True))
 
@@ -614,8 +616,10 @@ class Writer:
         self._large = frame if frame.left else None
         return piece
 
-    def _write_large_now(self, frame: LargeFrame) -> bool:
-        """Write of a large frame what the system takes at once, and keep the rest; return whether that was all."""
+    def _write_begun(self, frame: bytes | LargeFrame) -> bool:
+        """Write of a frame what the system takes at once, and keep the rest; return whether that was all."""
+        if isinstance(frame, bytes):
+            return self._write_now(frame)
         while frame.left:
             if not self._write_now(frame.take()):
                 if frame.left:

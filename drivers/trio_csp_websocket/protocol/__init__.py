@@ -10,6 +10,7 @@ From the bottom:
 - `messages`: data messages, received and to be sent
 - `close`: close frames, and which codes and reasons they may have
 - `masking`: masking payloads
+- `large_frame`: a frame that is made piece by piece as it is written
 - `pieces`: bytes that arrive in pieces
 - `streamed`: a message whose pieces are taken as they arrive
 - `negotiation`: agreeing on compression, at either end

@@ -79,8 +79,9 @@ MAX_INFLATED_BYTES = 1024 * 1024
 _MAX_STREAMED_BYTES = 256 * 1024
 
 
-# So much is read at a time at most: meanwhile nothing else runs. And so much of what cannot be read to where it belongs.
+# So much is read at a time at most: nothing else runs meanwhile.
 _MAX_ROOM_BYTES = 1024 * 1024
+# And so much of what cannot be read to where it belongs.
 _SCRATCH_BYTES = 120 * 1024
 
 

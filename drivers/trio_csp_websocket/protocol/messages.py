@@ -101,11 +101,12 @@ def encoded_many(messages: object, type: int | None) -> list[tuple[int, bytes]]:
 
 def each_of(messages: T) -> T:
     """Return messages if they are many; raise `InvalidTypeError` for anything else."""
-    one = isinstance(messages, str | bytes | bytearray | memoryview)
-    if isinstance(messages, Iterable) and not one:
-        return cast("T", messages)
-    hint = "; send takes one" if one else ""
-    raise InvalidTypeError(f"messages must be an iterable of messages, not {messages.__class__.__name__}{hint}")
+    given = type(messages).__name__
+    if isinstance(messages, str | bytes | bytearray | memoryview):
+        raise InvalidTypeError(f"messages must be an iterable of messages, not {given}; send takes one")
+    if not isinstance(messages, Iterable):
+        raise InvalidTypeError(f"messages must be an iterable of messages, not {given}")
+    return cast("T", messages)
 
 
 def json_payload(value: T, dumps: Callable[[T], str | Buffer] | None) -> bytes | bytearray:
