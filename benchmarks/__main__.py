@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def main() -> None:
     """Run the benchmarks that the command line asks for."""
     options = _parse()
     if options.child:
-        _run_side(*options.child)
+        _run_side(*options.child, warm_up=options.warm_up)
         return
     workloads = _select_workloads(options.only, options.without)
     if options.list:
@@ -80,11 +81,15 @@ def _count_instructions(workloads: list[Workload]) -> None:
     print(f"\n{table}")
 
 
-def _run_side(name: str, side: str, count: str) -> None:
-    """Perform one side of one workload so many times, and nothing else."""
+def _run_side(name: str, side: str, count: str, *, warm_up: int) -> None:
+    """Perform one side of one workload so many times, and nothing else; print what was measured."""
     (workload,) = (workload for workload in _every() if workload.name == name)
-    measure = workload.csp if side == "csp" else workload.peers[side]
-    measure(int(count))
+    measure = workload.measure_of(side)
+    if warm_up:
+        measure(warm_up)
+    cost = measure(int(count))
+    busy: list[float] = getattr(measure, "busy", [])
+    print(json.dumps({"cost": cost, "busy": busy[-1] if busy else None}))
 
 
 def _parse() -> argparse.Namespace:
@@ -112,7 +117,9 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="count instructions instead of time, with perf or valgrind; half a minute a side, so use --only",
     )
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # What --instructions runs.
+    # One side alone: what `benchmarks.meters.apart` and --instructions run.
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--warm-up", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

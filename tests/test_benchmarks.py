@@ -9,6 +9,7 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,25 @@ def test_the_benchmarks_run_as_they_always_have() -> None:
         )
         assert (program, helped.returncode, helped.stderr) == (program, 0, b"")
         assert helped.stdout.decode().startswith(f"usage: python -m {program} ")
+
+
+def test_a_side_is_measured_in_a_process_of_its_own() -> None:
+    from benchmarks.meters.measure import Result, run  # there may be no benchmarks
+    from benchmarks.topics import channels
+
+    def not_here(_count: int) -> float:
+        raise AssertionError("measured in this process")  # pragma: no cover  # that is what is tested
+
+    (row,) = (each for each in channels.WORKLOADS if each.name == "1 to 1, unbuffered")
+    only = {"memory channel": not_here}
+    (result,) = run([replace(row, csp=not_here, peers=only, count=200)], rounds=1, quick=False)
+    assert isinstance(result, Result)
+    assert len(result.csp) == len(result.peers["memory channel"]) == 1
+    assert 0.1 < result.ratios("memory channel")[0] < 10
+
+
+def test_a_side_that_fails_is_told() -> None:
+    from benchmarks.meters.apart import SideError, measure_apart
+
+    with pytest.raises(SideError, match=r"nobody of 'ping-pong' failed:\n[\s\S]*KeyError: 'nobody'"):
+        measure_apart("ping-pong", "nobody", 1, 0, {})

@@ -2,6 +2,7 @@
 
 From the bottom:
 
+- `apart`: a side in a process of its own
 - `measure`: workloads, and their rounds
 - `counters`: steps, passes, allocations, instructions and system calls, counted for the guard
 - `report`: the environment, the table and the JSON

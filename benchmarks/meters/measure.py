@@ -19,8 +19,13 @@ from typing import Any, Protocol, Self, TypeAlias
 
 import trio
 
+from benchmarks.meters.apart import measure_apart
+
 Measure: TypeAlias = Callable[[int], float]
 """Performs an operation so many times; returns what one costs, in the unit of its workload."""
+
+CSP = "csp"
+"""What csp's own side is called."""
 
 _QUICK_FRACTION = 25
 _WARM_UP_FRACTION = 100
@@ -78,6 +83,16 @@ def microseconds_of_asyncio(side: Side, run: Callable[[Coroutine[Any, Any, None]
         return stopwatch.seconds / count * 1e6
 
     return measure
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A measure that starts a process of its own, which is built or filled once for all rounds."""
+
+    measure: Measure
+
+    def __call__(self, count: int) -> float:
+        return self.measure(count)
 
 
 def fewer(measure: Measure, divisor: int) -> Measure:
@@ -140,6 +155,8 @@ class Workload:
         cost_target: the design's bound on csp's cost, if there is one.
         group: what the row is about; ``--only`` also goes by it.
         on_request: whether it is run only if its whole name is asked for.
+        apart: whether each side is measured in a process of its own; not if it is one already.
+        environment: returns what those processes need in their environment.
     """
 
     name: str
@@ -151,6 +168,12 @@ class Workload:
     cost_target: float | None = None
     group: str = ""
     on_request: bool = False
+    apart: bool = True
+    environment: Callable[[], Mapping[str, str]] = dict[str, str]
+
+    def measure_of(self, side: str) -> Measure:
+        """Return the measure of csp or of a peer."""
+        return self.csp if side == CSP else self.peers[side]
 
 
 @dataclass
@@ -162,19 +185,35 @@ class Result:
     peers: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     def run_round(self, number: int, *, quick: bool) -> None:
-        """Measure csp and each peer once."""
+        """Measure csp and each peer once. A quick round does it in this process."""
         workload = self.workload
         count = max(1, workload.count // _QUICK_FRACTION) if quick else workload.count
-        sides = [(self.csp, workload.csp)]
-        sides += [(self.peers.setdefault(name, []), measure) for name, measure in workload.peers.items()]
+        sides = [(self.csp, CSP), *((self.peers.setdefault(name, []), name) for name in workload.peers)]
         turn = number % len(sides)
-        for values, measure in sides[turn:] + sides[:turn]:
-            values.append(measure(count))
+        for values, side in sides[turn:] + sides[:turn]:
+            measure = workload.measure_of(side)
+            if quick or not workload.apart or isinstance(measure, Elsewhere):
+                values.append(measure(count))
+            else:
+                values.append(self._measure_apart(side, count))
+
+    def _measure_apart(self, side: str, count: int) -> float:
+        workload = self.workload
+        measured = measure_apart(workload.name, side, count, self._warm_up_count, workload.environment())
+        busy: list[float] | None = getattr(workload.measure_of(side), "busy", None)
+        if busy is not None:
+            busy.append(measured["busy"])
+        return float(measured["cost"])
 
     def warm_up(self) -> None:
-        """Do a little on every side, unmeasured: what happens only once is then over."""
+        """Do a little on every side that is measured here, unmeasured: what happens only once is then over."""
         for measure in (self.workload.csp, *self.workload.peers.values()):
-            measure(max(1, self.workload.count // _WARM_UP_FRACTION))
+            if not self.workload.apart or isinstance(measure, Elsewhere):
+                measure(self._warm_up_count)
+
+    @property
+    def _warm_up_count(self) -> int:
+        return max(1, self.workload.count // _WARM_UP_FRACTION)
 
     def ratios(self, peer: str) -> list[float]:
         """Return csp's cost over a peer's, round by round."""

@@ -105,6 +105,8 @@ def _lines(result: Result) -> list[tuple[str, ...]]:
     for name, values in result.peers.items():
         ratio = Spread.of(result.ratios(name))
         target, verdict = _judge(workload.ratio_targets.get(name), ratio.median, " x")
+        if ratio.median > 1:
+            verdict = ", ".join(filter(None, (verdict, "behind")))
         lines.append(
             (
                 workload.name,

@@ -36,6 +36,9 @@ WITH_TLS = available("trustme")
 LIMIT_BYTES = 16 * 1024 * 1024
 """The largest message that the clients accept."""
 
+# The name in the environment of what the server says of itself.
+_SERVER = "TRIO_CSP_BENCHMARKS_SERVER"
+
 _STOPPING_SECONDS = 5
 _FEWEST = 8
 
@@ -57,7 +60,10 @@ def address(path: str, *, secure: bool = False) -> Address:
 
 @cache
 def _start_server() -> dict[str, Any]:
-    """Start the server, to run until this process ends, and return what it says of itself."""
+    """Start the server, to run until this process ends, and return what it says of itself; or one that runs already."""
+    if _SERVER in os.environ:
+        running: dict[str, Any] = json.loads(os.environ[_SERVER])
+        return running
     command = [sys.executable, "-m", "benchmarks.peers.websocket_server", *["--secure"] * WITH_TLS]
     process = subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
@@ -67,6 +73,11 @@ def _start_server() -> dict[str, Any]:
     atexit.register(process.stdin.close)  # the first of them to run, at which the server ends
     answer: dict[str, Any] = json.loads(process.stdout.readline())
     return answer
+
+
+def with_server() -> dict[str, str]:
+    """Return the environment of processes that are to use this process's server."""
+    return {_SERVER: json.dumps(_start_server())}
 
 
 @cache

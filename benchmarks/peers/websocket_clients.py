@@ -69,11 +69,56 @@ class CoroutineConnection:
         return differences(times)
 
 
+class IteratingConnection(CoroutineConnection):
+    """A client of csp whose messages come by `async for`."""
+
+    def __init__(self, client: websocket.Client) -> None:
+        super().__init__(client.send, client.receive)
+        self._client = client
+
+    async def receive(self, count: int) -> None:
+        async for _ in self._client:
+            count -= 1
+            if not count:
+                return
+
+
+class ManyConnection(CoroutineConnection):
+    """A client of csp that receives what there is, and sends several messages together."""
+
+    def __init__(self, client: websocket.Client) -> None:
+        super().__init__(client.send, client.receive)
+        self._client = client
+
+    async def receive(self, count: int) -> None:
+        while count:
+            count -= len(await self._client.receive_many(count))
+
+    async def send(self, text: str, count: int) -> None:
+        messages = [text] * MANY
+        for _ in range(count // MANY):
+            await self._client.send_many(messages)
+        await self._client.send_many(messages[: count % MANY])
+
+
 @asynccontextmanager
-async def _connect_csp(url: str, tls: ssl.SSLContext | None, *, compressed: bool) -> AsyncGenerator[Connection, None]:
+async def _connect_csp(
+    url: str,
+    tls: ssl.SSLContext | None,
+    *,
+    compressed: bool,
+    use: Callable[[websocket.Client], Connection] = lambda client: CoroutineConnection(client.send, client.receive),
+) -> AsyncGenerator[Connection, None]:
     compression = websocket.COMPRESSION.CONTEXT_TAKEOVER if compressed else websocket.COMPRESSION.DISABLED
     async with websocket.connect(url, ssl_context=tls, compression=compression) as client:
-        yield CoroutineConnection(client.send, client.channel().receive)
+        yield use(client)
+
+
+@asynccontextmanager
+async def _connect_feed(url: str, tls: ssl.SSLContext | None, *, compressed: bool) -> AsyncGenerator[Connection, None]:
+    compression = websocket.COMPRESSION.CONTEXT_TAKEOVER if compressed else websocket.COMPRESSION.DISABLED
+    async with websocket.reconnecting(url, ssl_context=tls, compression=compression) as feed:
+        yield CoroutineConnection(feed.send, feed.receive)
 
 
 @asynccontextmanager
@@ -162,7 +207,14 @@ def _installed_peers() -> list[Library]:
     return peers
 
 
+MANY = 16
+"""How many messages csp sends together, where it does."""
+
 CSP = Library("csp", _connect_csp, on_trio)
+CSP_ITERATING = Library("csp", partial(_connect_csp, use=IteratingConnection), on_trio)
+CSP_MANY = Library("csp", partial(_connect_csp, use=ManyConnection), on_trio)
+CSP_FEED = Library("csp", _connect_feed, on_trio)
+CSP_CLIENT = Library("csp's client", _connect_csp, on_trio)
 TRIO_WEBSOCKET = Library("trio-websocket", _connect_trio_websocket, on_trio, share=0.1)
 _INSTALLED = _installed_peers()
 

@@ -37,7 +37,7 @@ def _row(
     cost_target: float | None = None,
 ) -> Workload:
     return Workload(
-        name, ours, peers, count=count, ratio_targets=ratio_targets or {}, cost_target=cost_target, group=GROUP
+        name, ours, peers, count, "us", ratio_targets or {}, cost_target=cost_target, group=GROUP, apart=False
     )
 
 

@@ -16,7 +16,16 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import csp
-from benchmarks.meters.measure import Measure, Meter, Workload, available, fewer, microseconds, microseconds_of_asyncio
+from benchmarks.meters.measure import (
+    Elsewhere,
+    Measure,
+    Meter,
+    Workload,
+    available,
+    fewer,
+    microseconds,
+    microseconds_of_asyncio,
+)
 from benchmarks.peers import aiochan_channels, asyncio_queues, go_select, memory_channels
 from benchmarks.peers.memory_channels import open_anyio, open_trio
 from benchmarks.topics.channels import CAPACITY, produce
@@ -108,7 +117,7 @@ def _selector_workload(size: int, *, all_busy: bool) -> Workload:
     # A wait looks at every task, but gives a value of each busy queue.
     peers["asyncio.wait"] = waiting if all_busy else fewer(waiting, max(1, size // 32))
     if not all_busy and go_select.available():
-        peers[GO] = fewer(partial(go_select.select, size), max(1, size // 64))
+        peers[GO] = Elsewhere(fewer(partial(go_select.select, size), max(1, size // 64)))
         if size in _GO_TARGETS:
             targets[GO] = _GO_TARGETS[size]
     return Workload(

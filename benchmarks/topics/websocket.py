@@ -14,8 +14,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.meters.measure import Measure, Stopwatch, Workload
-from benchmarks.meters.rig import CHECKOUT, WITH_TLS, Allocations, ClientTime, address, on_a_core
-from benchmarks.peers.websocket_clients import COMPRESSING_PEERS, CSP, PEERS, TRIO_WEBSOCKET, Library
+from benchmarks.meters.rig import CHECKOUT, WITH_TLS, Allocations, ClientTime, address, on_a_core, with_server
+from benchmarks.peers.websocket_clients import (
+    COMPRESSING_PEERS,
+    CSP,
+    CSP_CLIENT,
+    CSP_FEED,
+    CSP_ITERATING,
+    CSP_MANY,
+    MANY,
+    PEERS,
+    TRIO_WEBSOCKET,
+    Library,
+)
 from benchmarks.peers.websocket_messages import WARM_UP, text
 from benchmarks.topics.websocket_many import CONNECTIONS, clones, selector
 
@@ -25,8 +36,15 @@ if TYPE_CHECKING:
     from benchmarks.meters.measure import Meter
 
 _GROUP = "WebSocket"
-_SIZES = {"32 B": 32, "1 KiB": 1024, "16 KiB": 16 * 1024, "1 MiB": 1024 * 1024}
-_COUNTS = {"32 B": 20_000, "1 KiB": 10_000, "16 KiB": 1500, "1 MiB": 40}
+_SIZES = {
+    "32 B": 32,
+    "1 KiB": 1024,
+    "16 KiB": 16 * 1024,
+    "128 KiB": 128 * 1024,
+    "1 MiB": 1024 * 1024,
+    "4 MiB": 4 * 1024 * 1024,
+}
+_COUNTS = {"32 B": 20_000, "1 KiB": 10_000, "16 KiB": 1500, "128 KiB": 300, "1 MiB": 40, "4 MiB": 16}
 
 
 async def _receive(
@@ -110,6 +128,7 @@ def _row(
     count: int,
     ratio_targets: Mapping[str, float],
     *,
+    ours: Library = CSP,
     peers: Sequence[Library] = PEERS,
     takes_turns: bool = False,
     **options: bool,
@@ -121,21 +140,32 @@ def _row(
 
     return Workload(
         name,
-        time(CSP),
+        time(ours),
         {library.name: time(library) for library in peers},
         count=count,
         ratio_targets=ratio_targets,
         group=_GROUP,
+        environment=with_server,
     )
 
 
-_RECEIVE_TARGETS = {
-    "32 B": {"trio-websocket": 0.1, "websockets (trio)": 0.25, "picows": 4.0},
+_RECEIVE_TARGETS: dict[str, dict[str, float]] = {
+    "32 B": {"trio-websocket": 1 / 12, "websockets (trio)": 0.25, "picows": 3.4},
     "1 KiB": {"trio-websocket": 0.1, "websockets (trio)": 1 / 3, "picows": 4.0},
     "16 KiB": {"trio-websocket": 0.1},
-    "1 MiB": {"trio-websocket": 1 / 4.5},
+    "128 KiB": {},
+    "1 MiB": {"trio-websocket": 1 / 4.5, "picows": 1.3},
+    "4 MiB": {},
 }
-_SEND_TARGETS = {"32 B": 1 / 8, "1 KiB": 1 / 8, "16 KiB": 1 / 7, "1 MiB": 1 / 3.5}
+_SEND_TARGETS: dict[str, dict[str, float]] = {
+    "32 B": {"trio-websocket": 1 / 7},
+    "1 KiB": {"trio-websocket": 1 / 8},
+    "16 KiB": {"trio-websocket": 1 / 4.2},
+    "128 KiB": {},
+    "1 MiB": {"trio-websocket": 1 / 3.5, "picows": 1.3},
+    "4 MiB": {},
+}
+_FEED_COUNTS = {"32 B": 20_000, "16 KiB": 1500}
 _TLS_COUNTS = {"32 B": 5000, "1 KiB": 4000, "16 KiB": 1000, "1 MiB": 20}
 _TLS_TARGETS = {"32 B": {TRIO_WEBSOCKET.name: 0.5}, "16 KiB": {TRIO_WEBSOCKET.name: 0.5}}
 _PEER = TRIO_WEBSOCKET.name
@@ -162,6 +192,7 @@ def _latency_row(percentile: int) -> Workload:
         {library.name: _latency(percentile, library) for library in PEERS},
         count=1000,
         group=_GROUP,
+        environment=with_server,
     )
 
 
@@ -171,8 +202,37 @@ WORKLOADS = (
         for name, size in _SIZES.items()
     ),
     *(
-        _row(f"WebSocket send, {name}", partial(_send, size), _COUNTS[name], {_PEER: _SEND_TARGETS[name]})
+        _row(f"WebSocket send, {name}", partial(_send, size), _COUNTS[name], _SEND_TARGETS[name])
         for name, size in _SIZES.items()
+    ),
+    _row(
+        "WebSocket receive by async for, 32 B",
+        partial(_receive, 32),
+        _COUNTS["32 B"],
+        {"picows": 3.1},
+        ours=CSP_ITERATING,
+    ),
+    *(
+        _row(
+            f"WebSocket receive many at once, {name}",
+            partial(_receive, _SIZES[name]),
+            _COUNTS[name],
+            {"picows": target},
+            ours=CSP_MANY,
+        )
+        for name, target in (("32 B", 1.4), ("1 KiB", 2.3))
+    ),
+    _row(f"WebSocket send {MANY} at once, 32 B", partial(_send, 32), _COUNTS["32 B"], {"picows": 0.7}, ours=CSP_MANY),
+    *(
+        _row(
+            f"WebSocket receive through a feed, {name}",
+            partial(_receive, _SIZES[name]),
+            count,
+            {},
+            ours=CSP_FEED,
+            peers=[CSP_CLIENT],
+        )
+        for name, count in _FEED_COUNTS.items()
     ),
     *(_tls_rows() if WITH_TLS else ()),
     _row(
@@ -191,8 +251,9 @@ WORKLOADS = (
         ClientTime(selector),
         {_PEER: ClientTime(clones)},
         count=40 * CONNECTIONS,
-        ratio_targets={_PEER: 0.1},
+        ratio_targets={_PEER: 1 / 10},
         group=_GROUP,
+        environment=with_server,
     ),
     Workload(
         "memory, an idle WebSocket connection",
@@ -200,8 +261,9 @@ WORKLOADS = (
         {library.name: _bytes_of_idle(library) for library in PEERS},
         count=100,
         unit="B",
-        cost_target=20 * 1024,
+        cost_target=18 * 1024,
         group=_GROUP,
+        environment=with_server,
     ),
     *(
         [
@@ -212,6 +274,7 @@ WORKLOADS = (
                 unit="MiB",
                 cost_target=8,
                 group=_GROUP,
+                environment=with_server,
             )
         ]
         if sys.platform == "linux"

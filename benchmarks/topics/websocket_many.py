@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import count as numbers
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 500
 
-_GATES = numbers()
+# Each process that the server serves has gates of its own.
+_GATES = numbers(os.getpid() * 1000)
 
 
 async def selector(count: int, meter: Meter) -> None:

@@ -74,7 +74,9 @@ def _time_row(
         for side, serving in sides.items()
     }
     ours = times.pop("csp")
-    return Workload(name, ours, times, count=count, ratio_targets=ratio_targets, group=GROUP, on_request=on_request)
+    return Workload(
+        name, ours, times, count=count, ratio_targets=ratio_targets, group=GROUP, on_request=on_request, apart=False
+    )
 
 
 def _to_all(connections: int, *, one_in_ten_stalls: bool = False) -> Load:
@@ -119,6 +121,7 @@ def _rows() -> Sequence[Workload]:
             unit="B",
             cost_target=11 * 1024,
             group=GROUP,
+            apart=False,
         ),
         _time_row(
             f"WebSocket server, one message to {_CONNECTIONS} connections",
