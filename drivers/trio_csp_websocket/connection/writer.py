@@ -637,7 +637,9 @@ class Writer:
             raise
         if sent == len(frames) and not self._transport.pending:
             return True
-        self._rest = memoryview(frames)[sent:]
+        rest = memoryview(frames)[sent:]
+        # A caller that is cancelled may do with its data what it likes.
+        self._rest = rest if rest.readonly else memoryview(bytes(rest))
         return False
 
     def _break(self, error: trio.BrokenResourceError | trio.ClosedResourceError) -> None:
