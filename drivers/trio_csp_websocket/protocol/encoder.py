@@ -199,7 +199,8 @@ class MaskingEncoder(Encoder):
         if not self._keys:
             self._more_keys()
         key = self._keys.pop()
-        return LargeFrame(_MASKED_HEAD_64_BITS(head, MASKED | LENGTH_64_BITS, len(payload), key), payload, key)
+        first = _MASKED_HEAD_64_BITS(head, MASKED | LENGTH_64_BITS, len(payload), key)
+        return LargeFrame(first, payload, lambda piece: apply_mask(piece, key))
 
     def _more_keys(self) -> None:
         # Keys must be unpredictable; asking the system for many at once makes them cheap.

@@ -6,9 +6,10 @@ again: see `trio_csp_websocket.protocol.pieces`. The pieces are small enough for
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
-from trio_csp_websocket.protocol.masking import apply_mask
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LARGE_BYTES: Final = 64 * 1024
 """From this size on a payload is written in pieces, which are no larger. A multiple of a key's four bytes."""
@@ -21,15 +22,20 @@ class LargeFrame:
     Args:
         head: of the frame.
         payload: at least `LARGE_BYTES`; it must stay as it is until `keep` was called, or all of it is taken.
-        key: masks it; None for a plain frame.
+        mask: masks a piece of it; None for a plain frame.
     """
 
-    __slots__ = ("_head", "_key", "_view")
+    __slots__ = ("_head", "_mask", "_view")
 
-    def __init__(self, head: bytes, payload: bytes | bytearray | memoryview, key: bytes | None) -> None:
+    def __init__(
+        self,
+        head: bytes,
+        payload: bytes | bytearray | memoryview,
+        mask: Callable[[bytes | bytearray | memoryview], bytes] | None,
+    ) -> None:
         self._head = head
         self._view = memoryview(payload)
-        self._key = key
+        self._mask = mask
 
     @property
     def left(self) -> int:
@@ -40,11 +46,11 @@ class LargeFrame:
         """Return the next piece."""
         head, view = self._head, self._view
         # Of a plain payload all behind the first piece goes as it is.
-        size = LARGE_BYTES if head or self._key is not None else len(view)
+        size = LARGE_BYTES if head or self._mask is not None else len(view)
         piece, self._view = view[:size], view[size:]
         self._head = b""
-        if self._key is not None:
-            return head + apply_mask(piece, self._key)
+        if self._mask is not None:
+            return head + self._mask(piece)
         return head + piece if head else piece
 
     def keep(self) -> None:

@@ -13,6 +13,7 @@ from trio_csp_websocket.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from trio_csp_websocket.protocol.frames import Control
+    from trio_csp_websocket.protocol.large_frame import LargeFrame
 
 RAW = 0x100
 """Stands for an opcode: what `ScriptedEncoder` is given with it is written as it is. Frames have 0 to 15."""
@@ -102,3 +103,6 @@ class ScriptedEncoder(Encoder):
 
     def encode(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes:
         return bytes(payload) if opcode == RAW else super().encode(opcode, payload)
+
+    def begin(self, opcode: int, payload: bytes | bytearray | memoryview) -> bytes | LargeFrame:
+        return bytes(payload) if opcode == RAW else super().begin(opcode, payload)

@@ -169,9 +169,14 @@ def test_ctrl_c_while_messages_are_parsed_is_raised_later_and_loses_none(
     trio.run(main)
 
 
-@pytest.mark.parametrize("size", [10, 24 << 20])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *(("send_now", 10), ("encode", 10), ("_write_now", 10)),
+        *(("send_now", 24 << 20), ("begin", 24 << 20), ("_write_now", 24 << 20)),
+    ],
+)
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("name", ["send_now", "encode", "_write_now"])
 def test_ctrl_c_during_a_send_never_leaves_half_a_frame_on_a_live_connection(
     name: str, after: bool, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +195,7 @@ def test_ctrl_c_during_a_send_never_leaves_half_a_frame_on_a_live_connection(
 
     async def main() -> None:
         async with raw_server(server) as url, websocket.connect(url, close_timeout="2s") as client:
-            target = {"send_now": SocketTransport, "encode": Encoder, "_write_now": Writer}[name]
+            target = {"send_now": SocketTransport, "_write_now": Writer}.get(name, Encoder)
             interrupting(target, name, monkeypatch, after=after)
             interrupted = False
             try:

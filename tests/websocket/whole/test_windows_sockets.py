@@ -13,6 +13,7 @@ from tests.websocket._links import contexts
 from tests.websocket._server import BINARY, CLOSE, TEXT, Frame
 from tests.websocket._windows import Link
 from tests.websocket.connection._timeouts import PongingServer, opcodes, pings
+from trio_csp_websocket.protocol.large_frame import LARGE_BYTES
 from trio_csp_websocket.transport.base import SLICE_BYTES
 
 if TYPE_CHECKING:
@@ -128,14 +129,14 @@ async def test_a_feed_keeps_its_connection_during_a_large_send(
     assert link.connections == 1
 
 
-async def test_a_message_of_less_than_two_slices_is_written_at_once(
+async def test_a_message_that_is_not_large_is_written_at_once(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     server = PongingServer()
     url, link = slow_link(server, nursery, monkeypatch)
     async with websocket.connect(url) as client:
-        await client.send(bytes(2 * SLICE_BYTES - 100))
-        assert link.sizes[-1] == 2 * SLICE_BYTES - 100 + 14
+        await client.send(bytes(LARGE_BYTES - 1))
+        assert link.sizes[-1] == LARGE_BYTES - 1 + 8
 
 
 async def test_a_large_message_is_written_at_once_where_there_is_room(
@@ -148,4 +149,5 @@ async def test_a_large_message_is_written_at_once_where_there_is_room(
         before = trio.current_time()
         await client.send(bytes(4 * SLICE_BYTES))
         assert trio.current_time() == before
-        assert link.sizes[-4:] == [SLICE_BYTES, SLICE_BYTES, SLICE_BYTES, SLICE_BYTES + 14]
+        pieces = 4 * SLICE_BYTES // LARGE_BYTES
+        assert link.sizes[-pieces:] == [LARGE_BYTES + 14, *[LARGE_BYTES] * (pieces - 1)]
