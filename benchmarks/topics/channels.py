@@ -93,7 +93,7 @@ def _iterate_workload() -> Workload:
         "1 to 1, capacity 100, async for",
         microseconds(_iterate),
         peers,
-        ratio_targets={PEER: 0.19},
+        ratio_targets={PEER: 0.20},
         group=GROUP,
     )
 

@@ -150,7 +150,7 @@ def _row(
 
 
 _RECEIVE_TARGETS: dict[str, dict[str, float]] = {
-    "32 B": {"trio-websocket": 1 / 12, "websockets (trio)": 0.25, "picows": 3.4},
+    "32 B": {"trio-websocket": 0.1, "websockets (trio)": 0.25, "picows": 4.0},
     "1 KiB": {"trio-websocket": 0.1, "websockets (trio)": 1 / 3, "picows": 4.0},
     "16 KiB": {"trio-websocket": 0.1},
     "128 KiB": {},
@@ -158,9 +158,9 @@ _RECEIVE_TARGETS: dict[str, dict[str, float]] = {
     "4 MiB": {},
 }
 _SEND_TARGETS: dict[str, dict[str, float]] = {
-    "32 B": {"trio-websocket": 1 / 7},
+    "32 B": {"trio-websocket": 1 / 8},
     "1 KiB": {"trio-websocket": 1 / 8},
-    "16 KiB": {"trio-websocket": 1 / 4.2},
+    "16 KiB": {"trio-websocket": 1 / 7},
     "128 KiB": {},
     "1 MiB": {"trio-websocket": 1 / 3.5, "picows": 1.3},
     "4 MiB": {},
@@ -261,7 +261,7 @@ WORKLOADS = (
         {library.name: _bytes_of_idle(library) for library in PEERS},
         count=100,
         unit="B",
-        cost_target=18 * 1024,
+        cost_target=20 * 1024,
         group=_GROUP,
         environment=with_server,
     ),
