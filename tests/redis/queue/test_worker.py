@@ -276,7 +276,7 @@ async def test_a_worker_of_the_name_it_had_before_gets_at_once_what_it_had(share
 async def test_what_it_has_claimed_stays_its_own_when_the_connection_is_lost_before_all_is_claimed(
     shared_server: SharedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = module.Worker._claim
+    claim = module.Worker[bytes]._claim
     claims = 0
 
     async def claim_and_cut(worker: module.Worker[bytes], link: Link, whose: bytes) -> bool:
